@@ -1,0 +1,63 @@
+"""What every test of the tier shares: the environment's values, and a visitor outside it."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+import requests
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+
+class Tier:
+    """The environment under test, as its inventory and group_vars describe it."""
+
+    def __init__(self, inventory):
+        self.inventory = str(inventory)
+        self.name = pathlib.Path(self.inventory).stem
+
+    @functools.cache
+    def value(self, expression, host="localhost"):
+        """The value of an Ansible expression in a host's eyes, templated.
+
+        Raises subprocess.CalledProcessError where Ansible cannot evaluate it.
+        """
+        done = subprocess.run(
+            ["ansible", host, "-i", self.inventory, "-o", "-m", "ansible.builtin.debug",
+             "-a", "msg={{ {'value': " + expression + "} | to_json }}"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+            env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline",
+                     ANSIBLE_DISPLAY_OK_HOSTS="true", ANSIBLE_LOAD_CALLBACK_PLUGINS="true"))
+        found = json.loads(done.stdout.split("=>", 1)[1])["msg"]
+        return (json.loads(found) if isinstance(found, str) else found)["value"]
+
+    def hosts(self, group):
+        """Names of the hosts of a group."""
+        return self.value(f"groups['{group}']")
+
+    def address(self, host):
+        """Address peers reach a host at."""
+        return self.value(f"(all_hosts | selectattr('name', 'eq', '{host}') | first).address")
+
+    @property
+    def url(self):
+        """The site as a visitor types it: https and the virtual IP."""
+        return "https://" + self.value(f"hostvars[groups['lb'][0]].lb_vip")
+
+
+@pytest.fixture(scope="session")
+def tier(request):
+    """The environment named by --ansible-inventory."""
+    return Tier(request.config.getoption("ansible_inventory") or ROOT / "inventories/local.yml")
+
+
+@pytest.fixture
+def visitor(tier):
+    """A browser's session outside the tier, trusting the environment's own authority."""
+    with requests.Session() as session:
+        session.verify = str(ROOT / ".state" / tier.name / "ca.crt")
+        yield session
