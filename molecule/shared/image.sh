@@ -3,6 +3,9 @@
 #
 # The base comes from a Debian mirror, checked against the Debian archive keys, so no image
 # registry is needed and every machine builds the same thing.
+#
+#   image.sh          build what is missing
+#   image.sh remove   remove the images, unless a container still uses them
 set -eu
 
 here=$(dirname "$(readlink -f "$0")")
@@ -13,6 +16,13 @@ say() { printf 'image: %s\n' "$*"; }
 die() { printf 'image: %s\n' "$*" >&2; exit 1; }
 
 [ "$(id -u)" = 0 ] || exec sudo DEBIAN_MIRROR="$mirror" "$0" "$@"
+
+if [ "${1:-}" = remove ]; then
+  if [ -z "$(docker ps --all --quiet --filter label=realworld)" ]; then
+    docker image rm --force realworld/builder:13 realworld/node:13 realworld/debian:13 >/dev/null 2>&1 || true
+  fi
+  exit 0
+fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -61,3 +61,14 @@ def visitor(tier):
     with requests.Session() as session:
         session.verify = str(ROOT / ".state" / tier.name / "ca.crt")
         yield session
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Record each outcome, so that `make test` can tell which tests never ran."""
+    report = yield
+    ledger = os.environ.get("TEST_LEDGER")
+    if ledger and (report.when == "call" or report.outcome != "passed"):
+        with open(ledger, "a", encoding="utf-8") as lines:
+            print(json.dumps([f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome]), file=lines)
+    return report

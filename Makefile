@@ -1,0 +1,125 @@
+# The front door. `make help` lists the verbs; README.md explains them.
+ENV      ?= local
+MITOGEN  ?= 1
+STATE    := .state/$(ENV)
+SHARED   := molecule/shared
+INVENTORY = inventories/$(ENV).yml
+VENV     := $(CURDIR)/.venv
+
+export ENV
+SYSTEM_PATH := $(PATH)
+export PATH := $(VENV)/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export ANSIBLE_VAULT_PASSWORD_FILE ?= $(CURDIR)/$(STATE)/vault-password
+# The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
+ifeq ($(MITOGEN),1)
+export ANSIBLE_STRATEGY := mitogen_linear
+export ANSIBLE_STRATEGY_PLUGINS = $(wildcard $(VENV)/lib/python3*/site-packages/ansible_mitogen/plugins/strategy)
+export ANSIBLE_DEPRECATION_WARNINGS := false
+endif
+
+PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff)
+
+.DEFAULT_GOAL := help
+.PHONY: help
+
+help: ## This list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   MITOGEN=0\n'
+
+# ------------------------------------------------------------------ what every verb stands on
+
+$(VENV)/.ready: .config/requirements.txt
+	@echo 'venv: installing the pinned tools of .config/requirements.txt into .venv'
+	@PATH='$(SYSTEM_PATH)' $(SHARED)/venv.sh '$(VENV)'
+	@touch $@
+
+.PHONY: ready
+ready: $(VENV)/.ready
+	@[ -f $(INVENTORY) ] || { echo "No environment '$(ENV)': there is no $(INVENTORY). There are: $(basename $(notdir $(wildcard inventories/*.yml)))." >&2; exit 2; }
+	@if [ ! -s "$$ANSIBLE_VAULT_PASSWORD_FILE" ]; then \
+	  if [ -f group_vars/$(ENV)/vault.yml ]; then \
+	    echo "group_vars/$(ENV)/vault.yml is there and its password is not: put it in $$ANSIBLE_VAULT_PASSWORD_FILE (mode 600), or name its file in ANSIBLE_VAULT_PASSWORD_FILE." >&2; exit 2; fi; \
+	  mkdir -p -m 700 $(STATE) && (umask 077; head -c 32 /dev/urandom | base64 > "$$ANSIBLE_VAULT_PASSWORD_FILE"); fi
+
+# Containers, where the environment's hosts are containers on this machine.
+CONTAINERS := $(shell grep -qs '^env_containers: true' group_vars/$(ENV)/main.yml && echo yes)
+
+.PHONY: platform
+platform: ready
+ifeq ($(CONTAINERS),yes)
+	@$(SHARED)/engine.sh up
+	@$(SHARED)/image.sh
+	@echo 'platform: booting the containers of $(INVENTORY)'
+	@ansible-playbook -i $(INVENTORY) $(SHARED)/create.yml $(QUIET)
+endif
+
+QUIET = > $(STATE)/last.log 2>&1 || { cat $(STATE)/last.log >&2; exit 1; }
+
+# ------------------------------------------------------------------ verbs
+
+.PHONY: converge site up secrets secret summary
+converge: ## Build the whole tier of ENV, or bring it back to its declared state
+ifdef CHECK
+	@$(MAKE) --no-print-directory standing site
+else
+	@start=$$(date +%s) && $(MAKE) --no-print-directory up site && $(MAKE) --no-print-directory summary START=$$start
+endif
+
+up: platform secrets ## Boot ENV's containers, bare (converge does it by itself)
+
+standing: ready
+ifeq ($(CONTAINERS),yes)
+	@docker ps --quiet --filter label=realworld=$(ENV) 2>/dev/null | grep -q . || { \
+	  echo "Nothing stands yet for a dry run to look at. 'make up' boots the hosts bare; 'make converge' builds everything." >&2; exit 2; }
+endif
+
+site: ready
+	@$(PLAY) playbooks/site.yml
+
+secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
+	@ansible-playbook -i $(INVENTORY) playbooks/secrets.yml $(QUIET)
+
+secret: ready ## Show one secret of ENV: make secret NAME=munin_password
+	@ansible-vault view group_vars/$(ENV)/vault.yml | python -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["$(NAME)"])'
+
+summary:
+	@ansible-playbook -i $(INVENTORY) playbooks/summary.yml -e summary_start=$(or $(START),0) $(QUIET)
+	@cat $(STATE)/summary.txt
+
+deploy: ready ## Build the release of ENV's site once and roll it out
+	@$(PLAY) playbooks/deploy.yml
+
+down: ready ## Remove ENV's containers, their network and their secrets (local and test only)
+ifneq ($(CONTAINERS),yes)
+	@echo "ENV=$(ENV) has real hosts: nothing here removes them." >&2; exit 2
+else
+	@$(SHARED)/engine.sh up
+	@ansible-playbook -i $(INVENTORY) $(SHARED)/destroy.yml $(QUIET)
+	@rm -rf $(STATE) group_vars/$(ENV)/vault.yml
+	@$(SHARED)/image.sh remove
+	@$(SHARED)/engine.sh down
+	@echo "down: the containers, network and secrets of $(ENV) are gone."
+endif
+
+.PHONY: deploy down
+
+# ------------------------------------------------------------------ tests
+
+.PHONY: test lint static molecule bench lock
+test: ready ## Everything: lint, static tests, the tier in containers, and a closing count
+	@python molecule/run.py
+
+lint: ready ## yamllint and ansible-lint (profile production)
+	@yamllint --strict -c .config/yamllint.yml .
+	@ANSIBLE_INVENTORY_UNPARSED_FAILED=false ansible-lint --offline -q -c .config/ansible-lint.yml
+
+static: ready ## The repository's own rules: a second, no containers
+	@pytest -q molecule/tests/static
+
+bench: ready ## Measure this machine: fresh machine to page, converge, no-change, floor
+	@python molecule/bench.py
+
+lock: ready ## Renew .config/requirements.txt from requirements.in
+	@UV_SYSTEM_CERTS=1 uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \
+	  -o .config/requirements.txt .config/requirements.in

@@ -1,0 +1,97 @@
+"""Measure this machine, with the `test` environment: prints one table.
+
+The floor is what no configuration management can beat here: the packages the tier needs,
+installed on all hosts at once by a plain shell. Ratios to it compare across machines; seconds do not.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENV = dict(os.environ, ENV="test", ANSIBLE_VAULT_PASSWORD_FILE=str(ROOT / ".state/test/vault-password"), MAKEFLAGS="")
+RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=0\s+failed=0\s+skipped=(\d+)", re.M)
+
+
+def run(*command, **extra):
+    """Run a command; return (seconds, standard output). Exits with the output where it fails."""
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env={**ENV, **extra}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    return time.monotonic() - start, done.stdout
+
+
+def make(*words, **extra):
+    """Run a verb of the Makefile."""
+    return run("make", "--no-print-directory", *words, "ENV=test", **extra)
+
+
+def packages():
+    """{host: its Debian packages}, as group_vars declare them."""
+    _seconds, out = run("ansible", "all", "-i", "inventories/test.yml", "-m", "ansible.builtin.debug",
+                        "-a", "msg={{ host_packages | join(' ') }}",
+                        ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline", ANSIBLE_STRATEGY="linear")
+    return {line.split(" ")[0]: json.loads(line.split("=>", 1)[1])["msg"].split()
+            for line in out.splitlines() if "=>" in line}
+
+
+def install(host, names):
+    """Install packages on a bare host by a plain shell."""
+    run("docker", "exec", f"test-{host}", "sh", "-c",
+        "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d && "
+        "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "
+        + " ".join(names))
+
+
+def floor():
+    """Seconds to install every host's packages, all hosts at once."""
+    wanted = packages()
+    start = time.monotonic()
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        list(pool.map(install, wanted, wanted.values()))
+    return time.monotonic() - start
+
+
+def main():
+    """Print the table."""
+    rows = []
+
+    def row(name, seconds, note=""):
+        rows.append((name, f"{seconds:.1f} s", note))
+        print(f"  {name}: {seconds:.1f} s {note}", flush=True)
+
+    make("up")
+    make("down")
+    venv = run("molecule/shared/venv.sh", str(ROOT / ".state/bench-venv"))[0]
+    run("rm", "-rf", str(ROOT / ".state/bench-venv"))
+    row("virtualenv from the lock", venv)
+    cold_image = not run("docker", "image", "ls", "-q", "realworld/node")[1].strip()
+    up, _ = make("up")
+    row("engine, images and bare hosts", up, "" if cold_image else "(images were there)")
+    floor_seconds = floor()
+    row("floor: the same packages, plain shell", floor_seconds, "1.0 x")
+    make("down")
+    make("up")
+    subprocess.run("rm -rf .state/releases", shell=True, cwd=ROOT, check=True)
+    cold, _ = make("site")
+    row("converge from booted hosts", cold, f"{cold / floor_seconds:.2f} x floor")
+    row("fresh machine to page", venv + up + cold, "sum of the above")
+    for name, switch in (("", {}), (", plain Ansible", {"MITOGEN": "0"})):
+        seconds, out = make("site", *(f"{k}={v}" for k, v in switch.items()))
+        recap = RECAP.findall(out)
+        changed = sum(int(c) for _ok, c, _s in recap)
+        count = sum(int(ok) for ok, _c, _s in recap)
+        row(f"no-change converge{name}", seconds, f"changed={changed}, {count} host-tasks, {seconds / count:.3f} s each")
+    make("down")
+    width = max(len(name) for name, _s, _n in rows)
+    print("\n" + "\n".join(f"{name:{width}}  {seconds:>8}  {note}" for name, seconds, note in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Wrong input is refused, with the line to change, before anything is touched."""
+
+import importlib.util
+import pathlib
+import re
+import shutil
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+GROUPS = yaml.safe_load((ROOT / "playbooks/preflight.yml").read_text())[0]["vars"]["preflight_groups"]
+
+
+@pytest.fixture(scope="module")
+def preflight():
+    spec = importlib.util.spec_from_file_location("preflight", ROOT / "roles/preflight/library/preflight.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The files preflight reads, to plant errors in."""
+    for part in ("inventories", "group_vars", "roles", "playbooks", "molecule"):
+        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("vault.yml", "tests"))
+    return tmp_path
+
+
+@pytest.fixture
+def complaints(preflight, copy):
+    """Run the check on the copy as one environment."""
+    def run(env="local"):
+        values = yaml.safe_load((copy / f"group_vars/{env}/main.yml").read_text())
+        return preflight.check(copy, copy / f"inventories/{env}.yml", GROUPS, values)
+    return run
+
+
+def edit(path, pattern, replacement):
+    text = path.read_text()
+    changed = re.sub(pattern, replacement, text, count=1, flags=re.M)
+    assert changed != text, f"{pattern} is not in {path}"
+    path.write_text(changed)
+
+
+@pytest.mark.parametrize("env", ["local", "test"])
+def test_what_is_committed_is_right(complaints, env):
+    assert complaints(env) == []
+
+
+@pytest.mark.parametrize("env", ["staging", "production"])
+def test_example_addresses_are_refused(complaints, env):
+    found = complaints(env)
+    assert len(found) == 11
+    assert all("example address" in line for line in found)
+
+
+@pytest.mark.parametrize(("path", "pattern", "replacement", "said"), [
+    ("inventories/local.yml", r"^        cache:\n(          hosts:\n)(.*\n){2}", "", "the group 'cache' has no hosts"),
+    ("inventories/local.yml", r"^        media:", "        medai:", "unknown group 'medai'; did you mean 'media'?"),
+    ("inventories/local.yml", r"172\.30\.10\.22", "172.30.10.21", "app2 has the address 172.30.10.21 of app1"),
+    ("inventories/local.yml", r"172\.30\.10\.51", "10.1.2.3", "db1 at 10.1.2.3 is outside network_cidr"),
+    ("inventories/local.yml", r"172\.30\.10\.12", "172.30.10.100", "lb2 has the address of lb_vip"),
+    ("inventories/local.yml", r"^            monitor1:\n\Z", "", "'quorum' has 2 hosts"),
+    ("inventories/local.yml", r"^            db2:\n", "            db9:\n", "db9 has no ansible_host"),
+    ("inventories/local.yml", r"^    local:", "    lokal:", "there is no group 'local'"),
+    ("group_vars/all/ports.yml", r"^app_port:", "app_prot:", "nothing reads 'app_prot'; did you mean 'app_port'?"),
+    ("group_vars/local/main.yml", r"172\.30\.10\.100", "172.30.99.1", "lb_vip 172.30.99.1 is outside"),
+    ("group_vars/local/main.yml", r"^env_name: local", "env_name: lokal", "env_name is 'lokal'"),
+])
+def test_a_planted_error_is_named_with_its_line(complaints, copy, path, pattern, replacement, said):
+    edit(copy / path, pattern, replacement)
+    found = complaints()
+    assert any(said in line for line in found), found
+    assert all(re.match(r"(inventories|group_vars)/\S+: ", line) for line in found)
+
+
+def test_the_line_is_the_right_one(complaints, copy):
+    edit(copy / "inventories/local.yml", r"172\.30\.10\.22", "172.30.10.21")
+    line = int(re.search(r"local\.yml:(\d+): app2", "\n".join(complaints()))[1])
+    assert "app2" in (copy / "inventories/local.yml").read_text().splitlines()[line - 1]

@@ -1,0 +1,152 @@
+"""The rules of the house, read off the files: no containers, about a second."""
+
+import pathlib
+import re
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+ENVIRONMENTS = sorted(p.stem for p in (ROOT / "inventories").glob("*.yml"))
+ROLES = sorted(p.parent.parent for p in (ROOT / "roles").glob("*/tasks/main.yml"))
+TEMPLATES = sorted((ROOT / "roles").glob("*/templates/**/*.j2"))
+
+
+def load(path):
+    """A YAML file's content; Ansible's own tags read as None."""
+    class Loader(yaml.SafeLoader):
+        pass
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+    return yaml.load(path.read_text(), Loader)
+
+
+def group_files(environment=None):
+    """Files of group_vars for one environment, or those every environment shares."""
+    if environment:
+        return [p for p in (ROOT / "group_vars" / environment).glob("*.yml") if p.name != "vault.yml"]
+    return sorted([*(ROOT / "group_vars/all").glob("*.yml"), *(ROOT / "group_vars").glob("*.yml")])
+
+
+def tasks(path):
+    """Every task of a task file, blocks opened."""
+    def opened(items):
+        for task in items or []:
+            yield task
+            for part in ("block", "rescue", "always"):
+                yield from opened(task.get(part))
+    return list(opened(load(path)))
+
+
+def specs(role):
+    """{entry point: {variable: spec}} of a role."""
+    found = load(role / "meta/argument_specs.yml")["argument_specs"]
+    return {entry: spec.get("options") or {} for entry, spec in found.items()}
+
+
+def test_no_variable_is_set_in_two_group_vars_files():
+    seen = {}
+    for path in [*group_files(), *group_files("local")]:
+        for name in load(path) or {}:
+            assert name not in seen, f"{name} is set in {seen[name]} and in {path}"
+            seen[name] = path
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_environments_have_the_same_variables(environment):
+    def names(env):
+        return {name for path in group_files(env) for name in load(path)}
+    assert names(environment) == names("local")
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_environments_have_the_same_groups(environment):
+    def groups(env):
+        return set(load(ROOT / f"inventories/{env}.yml")["all"]["children"][env]["children"])
+    assert groups(environment) == groups("local")
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_specs_match_defaults(role):
+    """Options are the defaults and the required, nothing else; a spec's own default is never applied."""
+    defaults = load(role / "defaults/main.yml") if (role / "defaults/main.yml").exists() else {}
+    options = {name: spec for entry in specs(role).values() for name, spec in entry.items()}
+    assert all("default" not in spec for spec in options.values())
+    undeclared = set(defaults or {}) - set(options) - {n for n in defaults or {} if n.startswith("__")}
+    assert not undeclared, f"defaults without a spec: {undeclared}"
+    neither = {n for n, spec in options.items() if n not in (defaults or {}) and not spec.get("required")}
+    assert not neither, f"neither a default nor required: {neither}"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_every_variable_a_role_reads_is_declared(role):
+    """A name in a template or a task that group_vars or defaults set is in the role's specs."""
+    settable = {name for path in [*group_files(), *group_files("local")] for name in load(path) or {}}
+    # What Ansible itself and the house give every role.
+    settable -= {"host_bare", "ansible_managed", "ansible_user"}
+    options = {name for entry in specs(role).values() for name in entry}
+    text = "\n".join(p.read_text() for d in ("tasks", "templates", "handlers") for p in (role / d).rglob("*") if p.is_file())
+    text = re.sub(r"(?m)^\s*#.*$", "", text)
+    read = {name for name in settable if re.search(rf"\b{name}\b", text)}
+    assert read <= options, f"read and not declared: {sorted(read - options)}"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_roles_name_no_group_and_read_no_other_host(role):
+    for path in role.rglob("*"):
+        if path.suffix in (".yml", ".j2"):
+            assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b|\bhostvars\b", path.read_text()), path
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda p: f"{p.parent.parent.name}/{p.name}")
+def test_every_template_says_who_manages_it(template):
+    assert "ansible_managed" in "\n".join(template.read_text().splitlines()[:3])
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_what_is_notified_exists_and_what_exists_is_notified(role):
+    handlers_file = role / "handlers/main.yml"
+    handlers = tasks(handlers_file) if handlers_file.exists() else []
+    names = {h["name"] for h in handlers} | {h["listen"] for h in handlers if "listen" in h}
+    notified = set()
+    for path in [*(role / "tasks").glob("*.yml"), *([handlers_file] if handlers else [])]:
+        for task in tasks(path):
+            notify = task.get("notify", [])
+            notified |= {notify} if isinstance(notify, str) else set(notify)
+    assert notified <= names, f"no such handler: {notified - names}"
+    heard = {h["name"] for h in handlers if h["name"] in notified or h.get("listen") in notified}
+    assert {h["name"] for h in handlers} == heard, "a handler nobody notifies"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "roles").glob("*/tasks/*.yml")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_templates_have_a_mode(path):
+    for task in tasks(path):
+        for module in ("ansible.builtin.template", "ansible.builtin.copy"):
+            if module in task:
+                assert "mode" in task[module], f"{path}: {task.get('name')}"
+
+
+def test_every_playbook_has_a_verb():
+    makefile = (ROOT / "Makefile").read_text()
+    parts = {p.name for p in (ROOT / "playbooks").glob("*.yml") if f"import_playbook: {p.name}" in
+             "".join(q.read_text() for q in (ROOT / "playbooks").glob("*.yml"))}
+    for path in (ROOT / "playbooks").glob("*.yml"):
+        assert path.name in parts or f"playbooks/{path.name}" in makefile, f"{path.name} has no verb in the Makefile"
+
+
+def test_every_verb_is_explained():
+    """`make help` lists every verb; the README names every one of them."""
+    verbs = re.findall(r"(?m)^([a-z-]+):.*## ", (ROOT / "Makefile").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for verb in verbs:
+        assert f"make {verb}" in readme, f"README.md does not mention make {verb}"
+
+
+def test_every_scenario_runs_something():
+    for path in (ROOT / "molecule").glob("*/molecule.yml"):
+        config = load(path) or {}
+        effect = config.get("ansible", {}).get("playbooks", {}).get("side_effect")
+        sequence = config.get("scenario", {}).get("test_sequence", [])
+        assert not any(s.startswith("side_effect") for s in sequence) or effect, path
+        assert effect is None or (path.parent / effect).exists(), effect
+        tests = path.parent / config.get("verifier", {}).get("directory", "../tests/default")
+        assert list(tests.glob("test_*.py")), tests
