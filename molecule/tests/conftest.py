@@ -44,6 +44,11 @@ class Tier:
         return self.value(f"(all_hosts | selectattr('name', 'eq', '{host}') | first).address")
 
     @property
+    def key(self):
+        """Path of the private key that opens the hosts."""
+        return os.path.expanduser(self.value("hostvars[groups['all'][0]].ansible_ssh_private_key_file"))
+
+    @property
     def url(self):
         """The site as a visitor types it: https and the virtual IP."""
         return "https://" + self.value(f"hostvars[groups['lb'][0]].lb_vip")

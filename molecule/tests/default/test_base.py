@@ -1,8 +1,63 @@
 """Every host, whatever its tier."""
 
+import subprocess
+
 testinfra_hosts = ["ansible://all"]
 
 
+def ssh(tier, host, user, *options):
+    """Try to log in to a host as a user; return the finished process."""
+    key = tier.key
+    return subprocess.run(
+        ["ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+         "-o", "ControlMaster=no", "-o", "ControlPath=none", *options, f"{user}@{tier.address(host)}", "true"],
+        capture_output=True, text=True, check=False)
+
+
+def name_of(host):
+    """The inventory name of a testinfra host."""
+    return host.backend.get_pytest_id().removeprefix("ansible://")
+
+
 def test_every_host_knows_every_other_by_name(host, tier):
+    known = dict(reversed(line.split()[:2]) for line in host.check_output(
+        "getent hosts " + " ".join(tier.hosts("all"))).splitlines())
     for name in tier.hosts("all"):
-        assert tier.address(name) in host.check_output("getent hosts %s", name)
+        assert known[name] == tier.address(name)
+
+
+def test_nothing_has_failed(host):
+    assert host.check_output("systemctl is-system-running") == "running"
+
+
+def test_root_cannot_log_in(host, tier):
+    refused = ssh(tier, name_of(host), "root")
+    assert refused.returncode == 255
+    assert "Permission denied" in refused.stderr
+
+
+def test_nobody_logs_in_without_a_key(host, tier):
+    operator = tier.value("operator_name")
+    refused = ssh(tier, name_of(host), operator, "-o", "PubkeyAuthentication=no", "-o", "IdentityFile=none")
+    assert refused.returncode == 255
+    # What the server offers: keys, and nothing one could guess.
+    assert "Permission denied (publickey)" in refused.stderr
+
+
+def test_the_operator_logs_in_and_becomes_root(host, tier):
+    assert ssh(tier, name_of(host), tier.value("operator_name")).returncode == 0
+    assert host.check_output("id --user --name") == "root"
+
+
+def test_what_a_service_logs_reaches_syslog_and_the_journal(host):
+    host.check_output("logger --tag tier-test 'a line to be found'")
+    host.check_output("journalctl --sync")
+    assert "a line to be found" in host.check_output("journalctl --identifier tier-test --lines 1 --output cat")
+    assert host.run("grep --quiet 'tier-test.*a line to be found' /var/log/syslog").rc == 0
+
+
+def test_logs_are_bounded(host):
+    """The journal says itself how much it may take; every file in /var/log is some rotation's."""
+    limit = host.check_output("journalctl --unit systemd-journald --grep 'max .*free' --lines 1 --output cat")
+    assert "max 200M" in limit or "max 200.0M" in limit, limit
+    assert host.run("logrotate --debug /etc/logrotate.conf").rc == 0

@@ -1,0 +1,187 @@
+"""The graphs: what every host answers the monitor, what the monitor keeps and shows."""
+
+import json
+import shlex
+import socket
+import time
+
+import pytest
+
+testinfra_hosts = ["ansible://monitor"]
+
+# Run on the monitor: every plugin of every host, asked as the master asks. Prints
+# {host: {plugin: [values]}}. Some plugins answer from the second question on.
+ASK = """
+import concurrent.futures, json, socket, sys, time
+
+def ask(address, port):
+    try:
+        return answers(address, port)
+    except OSError as error:
+        return {str(error): ["U"]}
+
+def answers(address, port):
+    with socket.create_connection((address, port), timeout=30) as connection:
+        lines = connection.makefile("rw", newline="\\n")
+        def say(words):
+            lines.write(words + "\\n"); lines.flush()
+        lines.readline()
+        say("cap multigraph"); lines.readline()
+        say("list"); plugins = lines.readline().split()
+        def values(plugin):
+            say("fetch " + plugin)
+            return [line.split()[1] for line in iter(lines.readline, ".\\n") if ".value " in line]
+        found = {}
+        for plugin in plugins:
+            deadline = time.monotonic() + 10
+            while not found.get(plugin) and time.monotonic() < deadline:
+                found[plugin] = values(plugin)
+        return found
+
+hosts = json.loads(sys.argv[1])
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    print(json.dumps(dict(zip(hosts, pool.map(lambda name: ask(*hosts[name]), hosts)))))
+"""
+
+# Run on the monitor: {file: [time, value]} of every round-robin database.
+LAST = """
+import glob, json, subprocess
+files = glob.glob("/var/lib/munin/*/*.rrd")
+done = subprocess.run(["rrdtool", "-"], input="".join(f"lastupdate {name}\\n" for name in files),
+                      capture_output=True, text=True, check=True)
+answers = [line.split(": ") for line in done.stdout.splitlines() if ": " in line]
+print(json.dumps(dict(zip(files, ([int(when), value] for when, value in answers)))))
+"""
+
+
+def run_python(host, script, *arguments):
+    command = ["python3", "-c", script, *arguments]
+    return json.loads(host.check_output(" ".join(map(shlex.quote, command))))
+
+
+@pytest.fixture(scope="module")
+def addresses(tier):
+    """{host: (address, port)} of every node."""
+    return {node["name"]: (node["address"], tier.value("munin_node_port"))
+            for node in tier.value("all_hosts")}
+
+
+@pytest.fixture(scope="module")
+def declared(tier):
+    """{host: plugins} as the inventory has them, without the network interfaces."""
+    lists = tier.value("dict(groups['all'] | zip(groups['all'] | map('extract', hostvars, 'munin_node_plugins')))")
+    return {name: {plugin.replace(" ", "") for plugin in plugins} for name, plugins in lists.items()}
+
+
+@pytest.fixture(scope="module")
+def answers(host, addresses):
+    return run_python(host, ASK, json.dumps(addresses))
+
+
+@pytest.fixture(scope="module")
+def web(tier):
+    """The pages' address and login."""
+    monitor = tier.hosts("monitor")[0]
+    port = tier.value("monitor_port")
+    return {"url": f"https://{tier.address(monitor)}:{port}/munin/", "http": f"http://{tier.address(monitor)}/munin/",
+            "auth": ("munin", tier.value("munin_password", host=monitor))}
+
+
+@pytest.fixture(scope="module")
+def run_once(host):
+    """One run of the master, by the unit the timer starts; when it began, by the monitor's clock."""
+    began = int(host.check_output("date +%s"))
+    host.check_output("systemctl start munin-cron.service")
+    return began
+
+
+def test_every_host_runs_exactly_the_declared_plugins(answers, declared):
+    running = {name: {plugin for plugin in plugins if not plugin.startswith("if_")}
+               for name, plugins in answers.items()}
+    assert running == declared
+
+
+def test_every_host_shows_its_network_interfaces(answers):
+    assert [name for name, plugins in answers.items() if not any(p.startswith("if_") for p in plugins)] == []
+
+
+def test_every_plugin_of_every_host_answers_with_values(answers):
+    silent = [f"{name}: {plugin}" for name, plugins in answers.items() for plugin, values in plugins.items()
+              if not any(value != "U" for value in values)]
+    assert silent == []
+
+
+def test_nobody_but_the_monitor_is_answered(host, tier, addresses):
+    def answered_to(ask):
+        return [name for name in addresses if "munin node" in ask(*addresses[name])]
+
+    def from_here(address, port):
+        try:
+            with socket.create_connection((address, port), timeout=5) as connection:
+                return connection.recv(200).decode()
+        except ConnectionError:
+            return ""
+
+    def from_node(node):
+        return lambda address, port: node.run(f"timeout 5 bash -c 'head -1 </dev/tcp/{address}/{port}'").stdout
+
+    assert answered_to(from_here) == []
+    for name in tier.hosts("app")[:1] + tier.hosts("db")[-1:]:
+        assert answered_to(from_node(host.get_host(f"ansible://{name}?ansible_inventory={tier.inventory}"))) == []
+    assert answered_to(from_node(host)) == list(addresses)
+
+
+def test_the_master_records_every_plugin_of_every_host(host, declared, run_once):
+    last = run_python(host, LAST)
+    fresh = {path.rsplit("/", 1)[1] for path, (when, value) in last.items()
+             if when >= run_once and value.lower() not in ("u", "nan", "-nan")}
+    missing = [f"{name}: {plugin}" for name, plugins in declared.items() for plugin in plugins
+               if not any(rrd.startswith(f"{name}-{plugin}") for rrd in fresh)]
+    assert missing == []
+
+
+def test_runs_go_on_by_themselves(host, run_once):
+    assert host.service("munin-cron.timer").is_enabled
+    left = host.check_output("systemctl list-timers munin-cron.timer --output=json")
+    # Microseconds since the epoch; the clock of Munin's databases ticks every five minutes.
+    assert 0 < json.loads(left)[0]["next"] / 1e6 - time.time() <= 300
+    assert not host.file("/etc/cron.d/munin").exists
+
+
+def test_pages_ask_for_the_password(visitor, web):
+    assert visitor.get(web["url"]).status_code == 401
+    assert visitor.get(web["url"], auth=("munin", "wrong")).status_code == 401
+    assert visitor.get(web["url"] + "static/logo.png").status_code == 401
+
+
+def test_pages_list_every_host_in_its_tier(visitor, web, tier, run_once):
+    page = visitor.get(web["url"], auth=web["auth"])
+    assert page.status_code == 200
+    missing = [f"{group}/{node['name']}" for group, nodes in tier.value("munin_tiers").items() for node in nodes
+               if f'href="{group}/{node["name"]}/index.html"' not in page.text]
+    assert missing == []
+    listed = [node["name"] for nodes in tier.value("munin_tiers").values() for node in nodes]
+    assert sorted(listed) == sorted(tier.hosts("all"))
+
+
+@pytest.mark.parametrize("graph", ["load-day", "load-week", "memory-day", "df-year"])
+def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
+    for group, nodes in tier.value("munin_tiers").items():
+        picture = visitor.get(f"{web['url']}{group}/{nodes[0]['name']}/{graph}.png", auth=web["auth"])
+        assert picture.headers["Content-Type"] == "image/png"
+        assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000
+
+
+def test_plain_http_is_redirected(visitor, web):
+    answer = visitor.get(web["http"], allow_redirects=False)
+    assert answer.status_code == 301
+    assert answer.headers["Location"].startswith("https://")
+    assert answer.headers["Location"].endswith("/munin/")
+
+
+def test_a_plugin_added_by_hand_does_not_outlive_a_restart(host, addresses, declared, tier):
+    host.check_output("ln -s /usr/share/munin/plugins/users /etc/munin/plugins/users")
+    host.check_output("rm /etc/munin/plugins/uptime")
+    host.check_output("systemctl restart munin-node")
+    links = set(host.file("/etc/munin/plugins").listdir())
+    assert {link for link in links if not link.startswith("if_")} == declared[tier.hosts("monitor")[0]]

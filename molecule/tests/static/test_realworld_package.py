@@ -1,0 +1,325 @@
+"""The package that the tier lays over a Django project, as far as it needs no Django."""
+
+import http.server
+import io
+import json
+import pathlib
+import runpy
+import shutil
+import sys
+import threading
+import time
+
+import pytest
+
+FILES = pathlib.Path(__file__).resolve().parents[3] / "roles/django/files"
+
+SITE = {
+    "node": "app1",
+    "address": "192.0.2.21",
+    "hosts": ["example.org", ".example.com"],
+    "origins": ["https://example.org", "https://*.example.com"],
+    "settings": "project_settings",
+    "wsgi": "project_wsgi",
+    "environment": {"COLOUR": "green", "DEPTH": 3},
+    "secrets": {"TOKEN": "t0ken"},
+    "secret_key": "the key",
+    "database": {"name": "site", "password": "pw", "port": 5432},
+    "caches": ["192.0.2.41:11211", "192.0.2.42:11211"],
+    "media": {"hosts": ["192.0.2.31:8081"], "url": "/media/"},
+    "static": {"url": "/static/", "storage": "some.Storage"},
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """The package where a host has it: in tier/, importable, with a description of the site."""
+    shutil.copytree(FILES / "realworld", tmp_path / "tier/realworld", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "site.json").write_text(json.dumps(SITE))
+    (tmp_path / "project").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "project"), str(tmp_path / "tier"), *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for name in ("COLOUR", "DEPTH", "TOKEN", "SITE_NODE", "SITE_RELEASE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("REALWORLD_SITE", str(tmp_path / "site.json"))
+    monkeypatch.setenv("REALWORLD_RELEASE", "/srv/site/releases/r7")
+    monkeypatch.setenv("REALWORLD_STATIC_ROOT", "/build/static")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "")
+    before = set(sys.modules)
+    yield tmp_path / "tier/realworld"
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("realworld", "project_settings", "project_wsgi", "django"):
+            del sys.modules[name]
+
+
+def settings(package, project, module="settings.py"):
+    """The settings that come of a project's own."""
+    (package.parents[1] / "project/project_settings.py").write_text(project)
+    return runpy.run_path(str(package / module))
+
+
+def test_a_project_reads_its_environment_and_secrets_while_its_settings_load(package):
+    found = settings(package, "import os\nPAINT = os.environ['COLOUR'] + os.environ['TOKEN'] + os.environ['DEPTH']\n")
+    assert found["PAINT"] == "greent0ken3"
+
+
+def test_an_sqlite_project_runs_on_the_pool_without_its_sqlite_options(package):
+    default = settings(package, """
+DATABASES = {
+    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "x", "ATOMIC_REQUESTS": True, "OPTIONS": {"timeout": 3}},
+    "archive": {"ENGINE": "django.db.backends.sqlite3", "NAME": "y"},
+}
+""")["DATABASES"]
+    assert default["archive"]["NAME"] == "y"
+    default = default["default"]
+    assert (default["ENGINE"], default["HOST"], default["PORT"]) == ("django.db.backends.postgresql", "127.0.0.1", 5432)
+    assert (default["NAME"], default["USER"], default["PASSWORD"]) == ("site", "site", "pw")
+    assert default["ATOMIC_REQUESTS"] is True
+    assert "timeout" not in default["OPTIONS"]
+
+
+def test_a_postgis_project_keeps_its_engine_and_options(package):
+    default = settings(package, """
+DATABASES = {"default": {"ENGINE": "django.contrib.gis.db.backends.postgis",
+                         "OPTIONS": {"pool": True, "assume_role": "editor"}}}
+""")["DATABASES"]["default"]
+    assert default["ENGINE"] == "django.contrib.gis.db.backends.postgis"
+    assert default["OPTIONS"]["assume_role"] == "editor"
+    assert "pool" not in default["OPTIONS"]  # Django refuses it together with CONN_MAX_AGE
+
+
+def test_the_tier_has_the_last_word(package):
+    found = settings(package, """
+DEBUG = True
+SECRET_KEY = "theirs"
+ALLOWED_HOSTS = ["*"]
+USE_X_FORWARDED_HOST = True
+CSRF_TRUSTED_ORIGINS = ["https://forms.example.net"]
+INSTALLED_APPS = ["django.contrib.sessions"]
+CACHES = {"default": {"BACKEND": "locmem", "KEY_PREFIX": "news", "LOCATION": "here"}, "other": {"BACKEND": "theirs"}}
+STORAGES = {"default": {"BACKEND": "disk"}, "archive": {"BACKEND": "theirs"}}
+MIDDLEWARE = ["theirs"]
+""")
+    assert found["DEBUG"] is False
+    assert found["SECRET_KEY"] == "the key"
+    assert found["ALLOWED_HOSTS"] == ["example.org", ".example.com", "192.0.2.21"]
+    assert found["USE_X_FORWARDED_HOST"] is False
+    assert found["CSRF_TRUSTED_ORIGINS"] == ["https://forms.example.net", *SITE["origins"]]
+    assert found["SESSION_ENGINE"].endswith("cached_db")
+    assert found["CACHES"]["default"]["LOCATION"] == SITE["caches"]
+    assert found["CACHES"]["default"]["KEY_PREFIX"] == "news"
+    assert found["CACHES"]["other"] == {"BACKEND": "theirs"}
+    assert found["STORAGES"]["default"]["BACKEND"] == "realworld.storage.TierMediaStorage"
+    assert found["STORAGES"]["archive"] == {"BACKEND": "theirs"}
+    assert found["STATIC_ROOT"] == "/srv/site/releases/r7/static"
+    assert found["MIDDLEWARE"] == ["theirs"]
+
+
+def test_a_project_without_the_sessions_app_keeps_its_own_sessions(package):
+    assert settings(package, "SESSION_ENGINE = 'signed'\n")["SESSION_ENGINE"] == "signed"
+
+
+def test_a_project_that_logs_to_files_logs_to_the_journal_at_its_own_levels(package):
+    logging = settings(package, """
+ADMINS = [("A", "a@example.org")]
+LOGGING = {"version": 1,
+           "handlers": {"file": {"class": "logging.FileHandler", "filename": "/var/log/site.log"}},
+           "root": {"handlers": ["file"], "level": "ERROR"},
+           "loggers": {"shop": {"handlers": ["file"], "level": "DEBUG", "propagate": False}}}
+""")["LOGGING"]
+    assert "file" not in logging["handlers"]
+    assert logging["root"] == {"handlers": ["stderr", "mail_admins"], "level": "ERROR"}
+    assert logging["loggers"]["shop"] == {"level": "DEBUG"}
+
+
+def test_static_files_are_collected_without_database_cache_or_secret(package):
+    found = settings(package, "import os\nKEY = os.environ['TOKEN']\nSECRET_KEY = KEY\n", "build_settings.py")
+    assert found["SECRET_KEY"] != "t0ken"
+    assert found["STATIC_ROOT"] == "/build/static"
+    assert found["STORAGES"]["staticfiles"] == {"BACKEND": "some.Storage"}
+    assert "dummy" in found["DATABASES"]["default"]["ENGINE"]
+
+
+def ask(package, path):
+    """Status line, headers and body of a request to a fresh wsgi.py."""
+    said = {}
+
+    def start_response(status, headers, exc_info=None):
+        said.update(status=status, headers=dict(headers))
+
+    script = runpy.run_path(str(package / "wsgi.py"))
+    body = b"".join(script["application"]({"PATH_INFO": path}, start_response))
+    return said["status"], said["headers"], body.decode()
+
+
+def test_before_the_first_deploy_the_node_says_so(package):
+    status, headers, body = ask(package, "/-/health")
+    assert status.startswith("503")
+    assert json.loads(body) == {"node": "app1", "release": None, "django": "no release"}
+    assert headers["Cache-Control"] == "no-store"
+    assert ask(package, "/")[0].startswith("503")
+
+
+def test_a_release_that_does_not_start_leaves_a_node_that_answers(package):
+    root = package.parents[1]
+    (root / "releases/r7/src/django").mkdir(parents=True)
+    (root / "releases/r7/src/django/__init__.py").write_text("raise SystemExit('broken')\n")
+    (root / "current").symlink_to("releases/r7")
+    prefix, exec_prefix, executable = sys.prefix, sys.exec_prefix, sys.executable
+    try:
+        status, headers, body = ask(package, "/-/health")
+    finally:
+        sys.prefix, sys.exec_prefix, sys.executable = prefix, exec_prefix, executable
+    assert status.startswith("503")
+    assert json.loads(body)["django"] == "not started"
+    assert headers["X-Served-By"] == "app1/r7"
+
+
+def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
+    root = package.parents[1]
+    source = root / "releases/r7/src"
+    (source / "django").mkdir(parents=True)
+    (source / "django/__init__.py").write_text("def setup(): pass\n")
+    (source / "project_wsgi.py").write_text("def application(environ, start_response): start_response('200 OK', []); return [b'r7']\n")
+    (root / "current").symlink_to("releases/r7")
+    for name in ("prefix", "exec_prefix", "executable"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    status, headers, body = ask(package, "/")
+    assert (status, headers["X-Served-By"], body) == ("200 OK", "app1/r7", "r7")
+    assert not [path for path in sys.path if "/current" in path]
+    assert sys.prefix == str(root / "releases/r7/venv")
+
+
+def test_a_check_that_hangs_is_reported_in_time_and_holds_one_thread(package):
+    from realworld import health
+
+    hold = threading.Event()
+    started = []
+
+    def stuck():
+        started.append(1)
+        hold.wait(10)
+
+    def broken():
+        raise LookupError("gone")
+
+    checks = [health.Check(check) for check in (stuck, broken)]
+    begun = time.monotonic()
+    for _ in range(3):
+        assert health.report(checks, patience=0.05) == {"stuck": "no answer", "broken": "LookupError"}
+    assert time.monotonic() - begun < 1
+    assert len(started) == 1
+    hold.set()
+    checks[0].running.result(5)
+    assert health.report(checks, patience=1)["stuck"] == "ok"
+
+
+class MediaHost(http.server.BaseHTTPRequestHandler):
+    """As much of a media host as an upload meets."""
+
+    protocol_version = "HTTP/1.1"
+
+    def reply(self, status, body=b""):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def body(self):
+        assert self.headers["Transfer-Encoding"] == "chunked"
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
+    def do_PUT(self):
+        body = self.body()
+        if self.path in self.server.files:
+            return self.reply(412 if self.headers["If-None-Match"] == "*" else 204)
+        if self.path.rpartition("/")[0] + "/" not in self.server.directories:
+            return self.reply(409)
+        self.server.files[self.path] = body
+        self.reply(201)
+
+    def do_MKCOL(self):
+        if self.path in self.server.directories:
+            return self.reply(405)
+        if self.path.rstrip("/").rpartition("/")[0] + "/" not in self.server.directories:
+            return self.reply(409)
+        self.server.directories.add(self.path)
+        self.reply(201)
+
+    def do_GET(self):
+        body = self.server.files.get(self.path)
+        self.reply(404) if body is None else self.reply(200, body)
+
+    do_HEAD = do_GET
+
+    def do_DELETE(self):
+        self.reply(404 if self.server.files.pop(self.path, None) is None else 204)
+
+    def do_PROPFIND(self):
+        names = [self.path, self.path + "b%20c.txt", self.path + "sub/"]
+        self.reply(207, b'<D:multistatus xmlns:D="DAV:">' + "".join(
+            f"<D:response><D:href>{name}</D:href></D:response>" for name in names).encode() + b"</D:multistatus>")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def media():
+    """A media host that has no directory but its root, and its address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MediaHost)
+    server.files, server.directories = {}, {"/", "/media/"}
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    server.at = "127.0.0.1:%d" % server.server_port
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_upload_makes_the_directories_it_needs(package, media):
+    from realworld import webdav
+
+    webdav.put(media.at, "/media/2026/11/caf\u00e9.txt", lambda: iter([b"one ", b"two"]))
+    assert media.files == {"/media/2026/11/caf%C3%A9.txt": b"one two"}
+    file = io.BytesIO()
+    webdav.get(media.at, "/media/2026/11/caf\u00e9.txt", file)
+    assert file.getvalue() == b"one two"
+    assert webdav.head(media.at, "/media/2026/11/caf\u00e9.txt")["Content-Length"] == "7"
+
+
+def test_an_upload_never_overwrites(package, media):
+    from realworld import webdav
+
+    webdav.put(media.at, "/media/a.txt", lambda: iter([b"first"]))
+    with pytest.raises(webdav.Exists):
+        webdav.put(media.at, "/media/a.txt", lambda: iter([b"second"]))
+    assert media.files["/media/a.txt"] == b"first"
+
+
+def test_a_file_that_is_not_there(package, media):
+    from realworld import webdav
+
+    with pytest.raises(FileNotFoundError):
+        webdav.get(media.at, "/media/none", io.BytesIO())
+    webdav.delete(media.at, "/media/none")
+
+
+def test_a_directory_is_listed(package, media):
+    from realworld import webdav
+
+    assert webdav.listdir(media.at, "/media") == ({"sub"}, {"b c.txt"})
+
+
+def test_a_media_host_that_is_away_is_an_oserror(package, media):
+    from realworld import webdav
+
+    media.shutdown()
+    media.server_close()
+    with pytest.raises(OSError):
+        webdav.put(media.at, "/media/a.txt", lambda: iter([b"x"]))

@@ -1,0 +1,79 @@
+#!/usr/bin/python
+"""Make units run with their configuration as it is on disk."""
+
+import datetime
+import pathlib
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: fresh_units
+short_description: Make units run with their configuration as it is on disk
+description:
+  - A handler reloads a service once its configuration has changed. A run that is cut off between the two leaves
+    the old configuration running, and the next run finds nothing to change. This module compares times instead.
+    A unit that is not active is started; one older than its files is reloaded or restarted.
+options:
+  units:
+    type: list
+    elements: dict
+    required: true
+    description: Units as name, files (paths; directories are walked) and action (reload or restart).
+"""
+
+FORMAT = "%a %Y-%m-%d %H:%M:%S.%f UTC"
+
+
+def newest(paths):
+    """Time of the last change, in seconds since the epoch, of any file or folder at or below paths; 0 where none exists."""
+    latest = 0.0
+    for path in map(pathlib.Path, paths):
+        for one in [path, *(path.rglob("*") if path.is_dir() else [])]:
+            if one.exists():
+                latest = max(latest, one.stat().st_ctime)
+    return latest
+
+
+def parse(block):
+    """Properties of one unit from `systemctl show`."""
+    return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+
+
+def needed(state, unit):
+    """What a unit needs: "start", its own action, or None. state holds systemd's properties of it."""
+    if state["ActiveState"] not in ("active", "reloading", "activating"):
+        return "start"
+    if state["NeedDaemonReload"] == "yes":
+        return "restart"
+    since = datetime.datetime.strptime(state["StateChangeTimestamp"], FORMAT).replace(tzinfo=datetime.timezone.utc)
+    return unit["action"] if newest(unit["files"]) > since.timestamp() else None
+
+
+def main():
+    """Run as an Ansible module."""
+    unit = {"name": {"required": True}, "files": {"type": "list", "elements": "path", "required": True},
+            "action": {"choices": ["reload", "restart"], "required": True}}
+    module = AnsibleModule(
+        argument_spec={"units": {"type": "list", "elements": "dict", "required": True, "options": unit}},
+        supports_check_mode=True)
+    units = module.params["units"]
+    command = ["systemctl", "show", "--timestamp=us+utc", "--property",
+               "LoadState,ActiveState,StateChangeTimestamp,NeedDaemonReload", *(u["name"] for u in units)]
+    _rc, out, _err = module.run_command(command, check_rc=True)
+    done = []
+    for one, block in zip(units, out.strip().split("\n\n")):
+        state = parse(block)
+        if state["LoadState"] == "not-found" and module.check_mode:
+            continue  # a bare host: whoever installs it starts it
+        action = needed(state, one)
+        if action:
+            done.append(f"{action} {one['name']}")
+            if not module.check_mode:
+                if state["NeedDaemonReload"] == "yes":
+                    module.run_command(["systemctl", "daemon-reload"], check_rc=True)
+                module.run_command(["systemctl", action, one["name"]], check_rc=True)
+    module.exit_json(changed=bool(done), actions=done)
+
+
+if __name__ == "__main__":
+    main()
