@@ -64,6 +64,7 @@ def tier(request):
 def visitor(tier):
     """A browser's session outside the tier, trusting the environment's own authority."""
     with requests.Session() as session:
+        session.trust_env = False  # else a bundle named in the environment overrides verify
         session.verify = str(ROOT / ".state" / tier.name / "ca.crt")
         yield session
 

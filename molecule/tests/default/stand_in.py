@@ -57,4 +57,5 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+http.server.ThreadingHTTPServer.request_queue_size = 128
 http.server.ThreadingHTTPServer((ADDRESS, PORT), StandIn).serve_forever()

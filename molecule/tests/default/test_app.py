@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import math
 import time
+import types
 import uuid
 
 import pytest
@@ -13,6 +15,15 @@ testinfra_hosts = ["ansible://app"]
 HEALTH = "/-/health"
 
 
+@pytest.fixture(scope="session")
+def told(tier):
+    """What the inventory says of the app tier, asked once."""
+    names = ("all_hosts", "app_port", "app_process_mb", "app_status_port", "app_threads", "cache_hosts", "groups",
+             "host_share", "media_hosts", "media_port", "media_root", "site_media_url", "site_name", "site_root", "site_upload_limit_mb")
+    found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("app")[0])
+    return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
+
+
 @pytest.fixture
 def name(host):
     """The inventory's name of the host under test."""
@@ -20,14 +31,25 @@ def name(host):
 
 
 @pytest.fixture
-def site(tier):
-    return tier.value("site_name")
+def address(told, name):
+    return told.addresses[name]
+
+
+@pytest.fixture(scope="session")
+def balancer(told, tier):
+    return other(tier, told.groups["lb"][0])
 
 
 @pytest.fixture
-def ask(host, tier, name):
+def neighbour(told, tier, name):
+    """Another app host."""
+    return other(tier, next(peer for peer in told.groups["app"] if peer != name))
+
+
+@pytest.fixture
+def ask(host, told, address):
     """Ask this host's Apache, from here or from another host: (status, body)."""
-    base = f"http://{tier.address(name)}:{tier.value('app_port')}"
+    base = f"http://{address}:{told.app_port}"
 
     def ask(path, *curl, of=host):
         said = of.run("curl --silent --max-time 5 --write-out '\\n%%{http_code}'" + " %s" * (len(curl) + 1), *curl, base + path)
@@ -72,13 +94,14 @@ def frozen(host, unit):
         host.check_output("systemctl kill --signal=CONT %s", unit)
 
 
-def daemons(host, site):
-    return host.check_output("pgrep --full '^wsgi:%s '" % site).split()
+def daemons(host, told):
+    """Ids of the site's processes."""
+    return host.check_output("pgrep --full %s", f"^wsgi:{told.site_name} ").split()
 
 
-def test_the_node_proves_that_it_can_serve(host, ask, name, tier):
+def test_the_node_proves_that_it_can_serve(host, ask, name, told):
     status, body = ask(HEALTH)
-    release = host.check_output("basename $(readlink %s/current)" % tier.value("site_root", name))
+    release = host.check_output("basename $(readlink %s/current)", told.site_root)
     assert (status, json.loads(body)) == (
         200, {"node": name, "release": release, "django": "ok", "database": "ok", "cache": "ok"})
 
@@ -94,8 +117,8 @@ def test_the_node_says_no_in_time_when_the_database_hangs(host, ask):
     assert eventually(lambda: ask(HEALTH)[0] == 200)
 
 
-def test_one_cache_node_may_die_and_not_all(host, ask, tier):
-    addresses = [cache["address"] for cache in tier.value("cache_hosts")]
+def test_one_cache_node_may_die_and_not_all(host, ask, told):
+    addresses = [cache["address"] for cache in told.cache_hosts]
     with cut_off(host, *addresses[1:]):
         assert ask(HEALTH)[0] == 200
         assert ask("/")[0] == 200
@@ -108,76 +131,90 @@ def test_one_cache_node_may_die_and_not_all(host, ask, tier):
     assert eventually(lambda: ask(HEALTH)[0] == 200)
 
 
-def test_health_is_for_balancers_and_monitors_not_for_visitors(ask, tier, name):
-    balancer = other(tier, tier.hosts("lb")[0])
+def test_health_is_for_balancers_and_monitors_not_for_visitors(ask, tier, told, balancer, neighbour):
     assert ask(HEALTH, of=balancer)[0] == 200
-    assert ask(HEALTH, of=other(tier, tier.hosts("monitor")[0]))[0] == 200
+    assert ask(HEALTH, of=other(tier, told.groups["monitor"][0]))[0] == 200
     assert ask(HEALTH, "--header", "X-Forwarded-For: 203.0.113.7", of=balancer)[0] == 403
-    neighbour = other(tier, next(peer for peer in tier.hosts("app") if peer != name))
     assert ask(HEALTH, of=neighbour)[0] == 403
 
 
-def test_pages_are_for_balancers(ask, tier, name):
-    neighbour = other(tier, next(peer for peer in tier.hosts("app") if peer != name))
-    assert ask("/", "--header", "X-Forwarded-For: " + tier.address(tier.hosts("lb")[0]), of=neighbour)[0] == 403
-    assert ask("/", of=other(tier, tier.hosts("lb")[0]))[0] == 200
+def test_pages_are_for_balancers(ask, told, balancer, neighbour):
+    pretended = "X-Forwarded-For: " + told.addresses[told.groups["lb"][0]]
+    assert ask("/", "--header", pretended, of=neighbour)[0] == 403
+    assert ask("/", of=balancer)[0] == 200
 
 
 @pytest.mark.parametrize("balanced", [True, False])
-def test_only_a_balancer_is_believed_who_the_visitor_is(host, ask, tier, name, balanced):
+def test_only_a_balancer_is_believed_who_the_visitor_is(host, ask, name, address, balancer, balanced):
     marker = uuid.uuid4().hex
     status, _ = ask("/", "--header", "X-Forwarded-For: 203.0.113.7", "--header", f"X-Request-Id: {marker}",
-                    of=other(tier, tier.hosts("lb")[0]) if balanced else host)
+                    of=balancer if balanced else host)
     assert status == 200
     line = host.check_output("grep --no-filename %s /var/log/apache2/access.log", marker)
-    assert line.split()[0] == ("203.0.113.7" if balanced else tier.address(name))
+    assert line.split()[0] == ("203.0.113.7" if balanced else address)
     assert f"{name}/" in line.split()[-1]
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_sent(ask, tier):
-    limit = tier.value("site_upload_limit_mb") * 1024 * 1024
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(ask, told):
+    limit = told.site_upload_limit_mb * 1024 * 1024
     assert ask("/", "--request", "POST", "--header", f"Content-Length: {limit + 1}")[0] == 413
 
 
-def test_the_status_is_for_this_host_alone(host, tier, name):
-    port = str(tier.value("app_status_port", name))
+def test_the_status_is_for_this_host_alone(host, told, address):
+    port = str(told.app_status_port)
     assert "BusyWorkers" in host.check_output("curl -s 'http://127.0.0.1:%s/server-status?auto'", port)
-    assert host.run("curl -s --max-time 2 http://%s:%s/server-status", tier.address(name), port).rc != 0
+    assert host.run("curl -s --max-time 2 http://%s:%s/server-status", address, port).rc != 0
 
 
-def test_an_upload_is_on_every_media_host_and_readable_from_every_app_host(host, tier, name):
-    uploaded = f"realworld-test/{uuid.uuid4().hex}.txt"
-    manage = "manage shell --verbosity 0 --command "
-    storage = "from django.core.files.storage import default_storage as s; from django.core.files.base import ContentFile as C; "
+STORAGE = """
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage as storage
+name = "%s.txt"
+"""
+
+
+def manage(host, script):
+    """What a script prints that runs inside the site."""
+    return host.check_output("manage shell --verbosity 0 --command %s", script).splitlines()
+
+
+def test_an_upload_is_on_every_media_host_and_readable_from_every_app_host(host, tier, told, balancer, neighbour):
+    directory = "realworld-" + uuid.uuid4().hex
+    start = STORAGE % f"{directory}/picture"
     try:
-        assert host.check_output(manage + "%s", storage + f"print(s.save('{uploaded}', C(b'a picture')))") == uploaded
-        balancer = other(tier, tier.hosts("lb")[0])
-        for media in tier.value("media_hosts"):
-            url = f"http://{media['address']}:{tier.value('media_port')}{tier.value('site_media_url')}{uploaded}"
+        [uploaded] = manage(host, start + "print(storage.save(name, ContentFile(b'a picture')))")
+        for media in told.media_hosts:
+            url = f"http://{media['address']}:{told.media_port}{told.site_media_url}{uploaded}"
             assert balancer.check_output("curl --silent --fail %s", url) == "a picture"
-        for peer in tier.hosts("app"):
-            assert other(tier, peer).check_output(manage + "%s", storage + f"print(s.open('{uploaded}').read())") == "b'a picture'"
+        assert manage(neighbour, start + "print(storage.open(name).read())") == ["b'a picture'"]
         # A second of the same name gets another one, and the first stays what it was.
-        script = storage + f"n = s.save('{uploaded}', C(b'another')); print(n, s.open('{uploaded}').read()); s.delete(n)"
-        second, _, first = host.check_output(manage + "%s", script).partition(" ")
+        second, first = manage(neighbour, start + """
+second = storage.save(name, ContentFile(b'another'))
+print(second, storage.open(name).read(), sep="\\n")
+storage.delete(second)
+""")
         assert second != uploaded
         assert first == "b'a picture'"
     finally:
-        host.run(manage + "%s", storage + f"s.delete('{uploaded}'); print(s.exists('{uploaded}'))")
+        left = manage(host, start + "storage.delete(name); print(storage.exists(name))")
+        for media in told.groups["media"]:
+            other(tier, media).run("rmdir %s", f"{told.media_root}/{directory}")
+    assert left == ["False"]
 
 
-def test_an_upload_succeeds_while_one_media_host_is_away(host, tier):
-    uploaded = f"realworld-test/{uuid.uuid4().hex}.txt"
-    script = ("from django.core.files.storage import default_storage as s; from django.core.files.base import ContentFile as C; "
-              f"s.save('{uploaded}', C(b'x')); print(s.open('{uploaded}').read()); s.delete('{uploaded}')")
-    with cut_off(host, tier.value("media_hosts")[0]["address"]):
-        assert host.check_output("manage shell --verbosity 0 --command %s", script).splitlines()[-1] == "b'x'"
+def test_an_upload_succeeds_while_one_media_host_is_away(host, told):
+    with cut_off(host, told.media_hosts[0]["address"]):
+        assert manage(host, STORAGE % uuid.uuid4().hex + """
+storage.save(name, ContentFile(b"x"))
+print(storage.open(name).read())
+storage.delete(name)
+""")[-1] == "b'x'"
 
 
-def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host, site):
+def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host, told):
     found = host.check_output(
         "nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- runuser -u %s -- "
-        "find / -path /proc -prune -o -path /sys -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true", site)
+        "find / -path /proc -prune -o -path /sys -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true", told.site_name)
     assert set(found.split()) == {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"}
     for directory in ("/tmp", "/var/tmp"):
         path = f"{directory}/{uuid.uuid4().hex}"
@@ -187,22 +224,24 @@ def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host, site
         assert seen.rc == 1, f"{directory} is the host's own"
 
 
-def test_the_site_runs_in_as_many_processes_as_were_computed_and_as_its_own_user(host, site, tier, name):
-    pids = daemons(host, site)
-    assert len(pids) == int(tier.value("app_processes", name))
-    for pid in pids:
-        process = host.process.get(pid=pid)
-        assert process.user == site
-        assert int(process.thcount) >= tier.value("app_threads", name)
+def test_the_site_runs_in_as_many_processes_as_this_host_can_carry_and_as_its_own_user(host, told):
+    cores, kilobytes = map(int, host.check_output("nproc; awk '/^MemTotal/ {print $2}' /proc/meminfo").split())
+    cores, memory = max(1, math.ceil(cores * told.host_share)), kilobytes / 1024 * told.host_share
+    pids = daemons(host, told)
+    assert len(pids) == max(2, min(2 * cores, memory // 2 // told.app_process_mb))
+    for line in host.check_output("ps -o user:64=,nlwp= -p %s", ",".join(pids)).splitlines():
+        user, threads = line.split()
+        assert user == told.site_name
+        assert int(threads) >= told.app_threads
 
 
-def test_apaches_own_processes_never_load_the_site(host, site, tier, name, ask):
-    assert ask("/")[0] == 200
-    root = tier.value("site_root", name)
-    ours = daemons(host, site)
-    for pid in host.check_output("pgrep apache2 --uid www-data,%s", site).split() + ours:
-        loaded = host.run("runuser -u %s -- grep -q %s/releases /proc/%s/maps", site if pid in ours else "www-data", root, pid)
-        assert loaded.rc == (0 if pid in ours else 1)
+def test_apaches_own_processes_never_load_the_site(host, told, address):
+    host.check_output("for _ in $(seq 40); do curl --silent --fail --output /dev/null http://%s:%s/; done", address, str(told.app_port))
+    processes = host.check_output("ps -o pid=,rss= --ppid $(systemctl show --property MainPID --value apache2)")
+    memory = {pid: int(rss) for pid, rss in map(str.split, processes.splitlines())}
+    site = {pid: memory.pop(pid) for pid in daemons(host, told)}
+    assert len(memory) > 1
+    assert max(memory.values()) < min(site.values()) / 2  # an interpreter with Django in it weighs several times theirs
 
 
 def test_apache_is_back_after_it_was_killed(host, ask):
@@ -212,25 +251,24 @@ def test_apache_is_back_after_it_was_killed(host, ask):
     assert host.check_output("systemctl show --property MainPID --value apache2") not in (before, "0")
 
 
-def test_a_killed_process_of_the_site_is_replaced(host, site, ask, tier, name):
-    before = daemons(host, site)
+def test_a_killed_process_of_the_site_is_replaced(host, ask, told):
+    before = daemons(host, told)
     host.check_output("kill -KILL " + " ".join(before))
     assert eventually(lambda: ask(HEALTH)[0] == 200)
-    assert eventually(lambda: len(set(daemons(host, site)) - set(before)) == int(tier.value("app_processes", name)))
+    assert eventually(lambda: len(set(daemons(host, told)) - set(before)) == len(before))
 
 
-def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host, site, tier, name):
+def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host, told):
     # The secrets stay on the host, and out of the command lines that look for them.
-    secrets = f"python3 -c 'import json; s = json.load(open(\"/etc/{site}/site.json\")); " \
+    described = f"/etc/{told.site_name}/site.json"
+    secrets = f"python3 -c 'import json; s = json.load(open(\"{described}\")); " \
               "print(s[\"secret_key\"], s[\"database\"][\"password\"], *s[\"secrets\"].values(), sep=\"\\n\")'"
     assert int(host.check_output(secrets + " | grep --count .")) >= 2
-    assert host.check_output(secrets + " | grep --files-with-matches --text --no-messages --fixed-strings --file=- "
-                             "/proc/[0-9]*/cmdline || true") == ""
-    readable = host.check_output(secrets + " | runuser -u nobody -- grep --recursive --binary-files=without-match "
-                                 "--files-with-matches --no-messages --fixed-strings --exclude-dir=venv --file=- "
-                                 "/etc %s /run /usr/local /var/log /var/lib || true" % tier.value("site_root", name))
-    assert readable == ""
-    assert host.run("runuser -u %s -- test -w /etc/%s/site.json", site, site).rc == 1
+    find = "grep --files-with-matches --no-messages --fixed-strings --file=- "
+    assert host.check_output(secrets + " | " + find + "--text /proc/[0-9]*/cmdline || true") == ""
+    assert host.check_output(secrets + " | runuser -u nobody -- " + find + "--recursive --binary-files=without-match "
+                             f"--exclude-dir=venv /etc {told.site_root} /run /usr/local /var/log /var/lib || true") == ""
+    assert host.run("runuser -u %s -- test -w %s", told.site_name, described).rc == 1
 
 
 def test_a_request_is_logged_with_the_balancers_id(host, ask):

@@ -3,9 +3,11 @@
 import http.server
 import io
 import json
+import os
 import pathlib
 import runpy
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -188,6 +190,17 @@ def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
     assert (status, headers["X-Served-By"], body) == ("200 OK", "app1/r7", "r7")
     assert not [path for path in sys.path if "/current" in path]
     assert sys.prefix == str(root / "releases/r7/venv")
+
+
+@pytest.mark.parametrize("touched", [None, "tier/realworld/wsgi.py", "site.json"])
+def test_a_process_that_started_before_a_change_makes_room_for_a_new_one(package, monkeypatch, touched):
+    signals = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
+    application = runpy.run_path(str(package / "wsgi.py"))["application"]
+    if touched:
+        os.utime(package.parents[1] / touched, (1, 1))
+    application({"PATH_INFO": "/"}, lambda *_: None)
+    assert signals == ([(os.getpid(), signal.SIGINT)] if touched else [])
 
 
 def test_a_check_that_hangs_is_reported_in_time_and_holds_one_thread(package):

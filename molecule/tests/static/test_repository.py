@@ -97,7 +97,11 @@ def test_roles_name_no_group_and_read_no_other_host(role):
             assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b|\bhostvars\b", path.read_text()), path
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda p: f"{p.parent.parent.name}/{p.name}")
+# Formats in which a comment would be an entry.
+NO_COMMENTS = {"follow.json.j2", "pcppass.j2", "pool_passwd.j2"}
+
+
+@pytest.mark.parametrize("template", [t for t in TEMPLATES if t.name not in NO_COMMENTS], ids=lambda p: f"{p.parent.parent.name}/{p.name}")
 def test_every_template_says_who_manages_it(template):
     assert "ansible_managed" in "\n".join(template.read_text().splitlines()[:3])
 

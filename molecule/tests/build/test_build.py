@@ -1,0 +1,286 @@
+"""Projects of every kind become releases that run on a bare host without network."""
+
+import base64
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import re
+import subprocess
+import tarfile
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+INVENTORY = ROOT / "inventories" / f"{os.environ.get('ENV', 'local')}.yml"
+DOCKER = ["docker"] if os.geteuid() == 0 else ["sudo", "docker"]
+
+PROJECT = {
+    "shop/__init__.py": "",
+    "shop/settings.py": """
+import os
+SECRET_KEY = os.environ["SHOP_KEY"]
+DEBUG = False
+INSTALLED_APPS = ["shop", "django.contrib.staticfiles"]
+ROOT_URLCONF = "shop.urls"
+STATIC_URL = "/elsewhere/"
+""",
+    "shop/urls.py": "import shop.needed\nurlpatterns = []\n",
+    "shop/needed.py": "",
+    "shop/wsgi.py": "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n",
+    "shop/static/shop/shop.css": "body { background: url(dot.svg) }\n" + "p { color: #333 }\n" * 50,
+    "shop/static/shop/dot.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>\n",
+}
+
+# A dependency that nobody has built for this Python: C, and only a source archive of it.
+SOURCE_ONLY = {
+    "setup.py": "from setuptools import Extension, setup\n"
+                "setup(name='abacus', version='1.0', ext_modules=[Extension('abacus', ['abacus.c'])])\n",
+    "abacus.c": """
+#include <Python.h>
+static PyObject *two(PyObject *self, PyObject *none) { return PyLong_FromLong(1 + 1); }
+static PyMethodDef methods[] = {{"two", two, METH_NOARGS, ""}, {NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "abacus", "", -1, methods};
+PyMODINIT_FUNC PyInit_abacus(void) { return PyModule_Create(&module); }
+""",
+    "PKG-INFO": "Metadata-Version: 2.1\nName: abacus\nVersion: 1.0\n",
+}
+
+
+def write(directory, files):
+    for name, text in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    return directory
+
+
+def hashed_requirements():
+    """The demo's pinned Django, with its hashes."""
+    blocks = re.split(r"\n(?=\S)", (ROOT / "demo/requirements.txt").read_text())
+    return "\n".join(b for b in blocks if re.match(r"(asgiref|django|sqlparse)==", b)) + "\n"
+
+
+def hashed(directory):
+    return {"site_source": str(write(directory, PROJECT | {"requirements.txt": hashed_requirements()}))}
+
+
+def unhashed(directory):
+    """A requirement without hashes, and one that exists only as a source archive."""
+    project = PROJECT | {"shop/needed.py": "import abacus\nassert abacus.two() == 2\n",
+                         "requirements/base.txt": "Django~=5.2.0\n",
+                         "requirements/site.txt": "-r base.txt\n./vendor/abacus-1.0.tar.gz\n"}
+    write(directory, project)
+    (directory / "vendor").mkdir()
+    with tarfile.open(directory / "vendor/abacus-1.0.tar.gz", "w:gz") as tar:
+        for name, text in SOURCE_ONLY.items():
+            member = tarfile.TarInfo(f"abacus-1.0/{name}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return {"site_source": str(directory), "site_requirements": "requirements/site.txt"}
+
+
+def git(directory, *arguments):
+    return subprocess.run(
+        ["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments],
+        check=True, capture_output=True, text=True).stdout.strip()
+
+
+def repository(directory):
+    """A repository whose tag is good and whose branch has gone on to something that does not build."""
+    write(directory, PROJECT | {"requirements.txt": "Django~=5.2.0\n"})
+    git(directory, "init", "-q", "-b", "main")
+    git(directory, "add", ".")
+    git(directory, "commit", "-q", "-m", "good")
+    git(directory, "tag", "-a", "v1", "-m", "v1")
+    write(directory, {"requirements.txt": "Django==0.0\n", "shop/later.py": ""})
+    git(directory, "add", ".")
+    git(directory, "commit", "-q", "-m", "bad")
+    return {"site_source": f"file://{directory}", "site_ref": "v1"}
+
+
+def wheel(directory):
+    """A wheel that names its own requirements, as `python -m build` makes them."""
+    directory.mkdir()
+    info = {"shop-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\nRequires-Dist: Django~=5.2.0\n",
+            "shop-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    record = "shop-1.0.dist-info/RECORD"
+    with zipfile.ZipFile(directory / "shop-1.0-py3-none-any.whl", "w") as archive:
+        lines = [f"{record},,"]
+        for name, text in (PROJECT | info).items():
+            archive.writestr(name, text)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+            lines.append(f"{name},sha256={digest},{len(text)}")
+        archive.writestr(record, "\n".join(lines) + "\n")
+    return {"site_source": str(directory / "shop-1.0-py3-none-any.whl"), "site_requirements": ""}
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory):
+    """Directory of the artifacts."""
+    return tmp_path_factory.mktemp("releases")
+
+
+def artifacts(releases):
+    return {path for path in releases.glob("*.tar.gz") if not path.name.endswith(".static.tar.gz")}
+
+
+def beside(artifact, suffix):
+    return artifact.with_name(artifact.name.removesuffix(".tar.gz") + suffix)
+
+
+@pytest.fixture(scope="module")
+def build(releases):
+    """Run the build on a description of a site."""
+    def run(site, *options):
+        described = {"site_name": "shop", "site_settings": "shop.settings", "site_wsgi": "shop.wsgi", "site_ref": "",
+                     "site_requirements": "requirements.txt", "site_secrets": {"SHOP_KEY": "never in an artifact"},
+                     "state_dir": str(releases / "state"), "django_artifacts": str(releases)} | site
+        return subprocess.run(
+            ["ansible-playbook", "-i", INVENTORY, "playbooks/build.yml", "-e", json.dumps(described), *options],
+            cwd=ROOT, capture_output=True, text=True, check=False)
+    return run
+
+
+@pytest.fixture(scope="module", params=[hashed, unhashed, repository, wheel], ids=lambda kind: kind.__name__)
+def release(request, build, releases, tmp_path_factory):
+    """A release of each kind of project, built once: (its site, its artifact, its manifest)."""
+    site = request.param(tmp_path_factory.mktemp("project") / "site")
+    before = artifacts(releases)
+    done = build(site)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [artifact] = artifacts(releases) - before
+    return site, artifact, json.loads(beside(artifact, ".json").read_text())
+
+
+def on_a_bare_host(artifact, version, command):
+    """What a command in a release says in a container like a new host, without network."""
+    place = f"/srv/shop/releases/{version}"
+    return subprocess.run(
+        [*DOCKER, "run", "--rm", "--network", "none", "--volume", f"{artifact}:/artifact:ro", "--env", "SHOP_KEY=x",
+         "--env", f"PYTHONPATH={place}/src", "--env", "DJANGO_SETTINGS_MODULE=shop.settings", "realworld/node:13",
+         "sh", "-ec", f"mkdir -p {place}; tar -xzf /artifact -C {place}; cd {place}; {command}"],
+        capture_output=True, text=True, check=False)
+
+
+def test_release_runs_on_a_bare_host(release):
+    _site, artifact, manifest = release
+    done = on_a_bare_host(artifact, manifest["version"],
+                          'venv/bin/python -m django check; venv/bin/python -c "import psycopg, pymemcache, shop.wsgi; print(psycopg.pq.__impl__)"')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "binary"
+
+
+def test_manifest_lists_every_file_and_wheel(release):
+    _site, artifact, manifest = release
+    with tarfile.open(artifact) as tar:
+        members = tar.getmembers()
+        found = {m.name.removeprefix("./"): hashlib.sha256(tar.extractfile(m).read()).hexdigest() if m.isfile() else f"-> {m.linkname}"
+                 for m in members if not m.isdir()}
+    del found["manifest.json"]
+    assert found == manifest["files"]
+    assert {(m.uid, m.gid, m.mtime) for m in members} == {(0, 0, members[0].mtime)}
+    assert not [m.name for m in members if m.mode & 0o022]
+    assert {"django", "asgiref", "sqlparse", "psycopg", "psycopg-binary", "pymemcache"} <= {w["name"] for w in manifest["wheels"]}
+    assert not {"pip", "setuptools"} & {name.split("/")[4] for name in found if name.startswith("venv/lib/python3.13/site-packages/")}
+
+
+def test_static_files_have_hashed_names_and_compressed_variants(release):
+    _site, artifact, manifest = release
+    [css] = [name for name in manifest["files"] if re.fullmatch(r"static/shop/shop\.[0-9a-f]{12}\.css", name)]
+    assert css + ".gz" in manifest["files"] and css + ".br" in manifest["files"]
+    with tarfile.open(beside(artifact, ".static.tar.gz")) as tar:
+        assert {f"static/{m.name.removeprefix('./')}" for m in tar if m.isfile()} == {n for n in manifest["files"] if n.startswith("static/")}
+        assert re.search(rb"url\(\"dot\.[0-9a-f]{12}\.svg\"\)", tar.extractfile("./" + css.removeprefix("static/")).read())
+
+
+def test_no_secret_gets_into_a_release(release):
+    with tarfile.open(release[1]) as tar:
+        assert not [m.name for m in tar if m.isfile() and b"never in an artifact" in tar.extractfile(m).read()]
+
+
+@pytest.mark.parametrize("release", [repository], indirect=True, ids=["repository"])
+def test_version_names_the_commit_of_the_tag(release):
+    site, _artifact, manifest = release
+    commit = git(site["site_source"].removeprefix("file://"), "rev-parse", "v1^{commit}")
+    assert manifest["version"].startswith(commit[:10] + "-")
+    assert manifest["source"]["commit"] == commit
+    assert "src/shop/later.py" not in manifest["files"]
+
+
+def test_same_source_is_not_built_again(release, build):
+    done = build(release[0])
+    assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
+def test_same_source_makes_the_same_bytes(release, build):
+    site, artifact, _manifest = release
+    first = artifact.read_bytes()
+    artifact.unlink()
+    done = build(site)
+    assert done.returncode == 0, done.stdout
+    assert artifact.read_bytes() == first
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"requirements.txt": "Django==0.0\n"}, r"could not get what requirements\.txt names: ERROR: .*Django==0\.0"),
+    ({"requirements.txt": "sqlparse\n"}, r"requirements\.txt does not bring Django"),
+    ({"shop/static/shop/shop.css": "p { background: url(lost.png) }"}, r"could not collect the static files: .*shop/lost\.png"),
+], ids=["requirements", "no Django", "static"])
+def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, change, says):
+    site = hashed(tmp_path / "site")
+    write(tmp_path / "site", change)
+    before = artifacts(releases)
+    done = build(site)
+    assert done.returncode != 0
+    assert re.search(r"Release \w+ was not built: " + says, re.sub(r"\s+", " ", done.stdout + done.stderr)), done.stdout
+    assert artifacts(releases) == before
+    assert not [*releases.glob(".*.tar*")]
+
+
+def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path):
+    before = artifacts(releases)
+    done = build(hashed(write(tmp_path / "site", {"new.py": ""})), "--check")
+    assert done.returncode == 0 and "changed=1" in done.stdout, done.stdout
+    assert artifacts(releases) == before
+
+
+# ------------------------------------------------------------------ what makes a version, without a build
+
+@pytest.fixture(scope="module")
+def source():
+    spec = importlib.util.spec_from_file_location("release_source", ROOT / "roles/django/library/release_source.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_changes_a_version(source, tmp_path):
+    write(tmp_path, {"a.py": "1", "b/c.py": "2"})
+
+    def digest():
+        return source.digest(source.survey(tmp_path, "", "")[1])
+    first = digest()
+    os.utime(tmp_path / "a.py", (1, 1))
+    write(tmp_path, {"__pycache__/a.pyc": "", ".git/HEAD": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""})
+    assert digest() == first
+    seen = {first}
+    for change in (lambda: (tmp_path / "a.py").write_text("3"), lambda: (tmp_path / "a.py").chmod(0o755),
+                   lambda: (tmp_path / "a.py").rename(tmp_path / "d.py"), lambda: (tmp_path / "e").symlink_to("b")):
+        change()
+        assert digest() not in seen
+        seen.add(digest())
+
+
+@pytest.mark.parametrize(("name", "requirements", "says"), [
+    ("missing", "", "There is no .*/missing: site_source"),
+    ("shop-1.0-py3-none-any.whl", "requirements.txt", "There is no .*/requirements.txt; a wheel .* site_requirements: ''"),
+])
+def test_wrong_source_is_named(source, tmp_path, name, requirements, says):
+    if name.endswith(".whl"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=says):
+        source.survey(tmp_path / name, "", requirements)

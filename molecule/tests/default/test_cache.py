@@ -1,0 +1,116 @@
+"""The cache tier: one ring for all app hosts, closed to everybody else."""
+
+import textwrap
+import time
+import types
+import uuid
+
+import pytest
+import testinfra
+
+# Ask a memcached: its answers to lines that are commands, up to the end of each.
+ASK = textwrap.dedent("""
+    import socket, sys
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), 2) as connection:
+        answers = connection.makefile("rw", newline="")
+        for command in sys.argv[3:]:
+            answers.write(command.replace("|", "\\r\\n") + "\\r\\n")
+            answers.flush()
+            while not (line := answers.readline().strip()).startswith(("END", "STORED", "DELETED", "VERSION", "ERROR", "SERVER_ERROR")):
+                print(line)
+""")
+
+
+@pytest.fixture(scope="module")
+def told(tier):
+    """What the inventory says of the cache tier, asked once."""
+    names = ("all_hosts", "cache_port", "groups", "host_share")
+    found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("cache")[0])
+    return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
+
+
+@pytest.fixture(scope="module")
+def on(tier):
+    """A host of the tier, by name."""
+    hosts = {}
+
+    def on(name):
+        if name not in hosts:
+            hosts[name] = testinfra.get_host(f"ansible://{name}", ansible_inventory=tier.inventory, sudo=True)
+        return hosts[name]
+
+    return on
+
+
+@pytest.fixture
+def ask(told, on):
+    """Ask a cache host's memcached from another host."""
+    def ask(by, cache, *commands):
+        return on(by).run("python3 -c %s %s %s" + " %s" * len(commands), ASK, told.addresses[cache], str(told.cache_port), *commands)
+    return ask
+
+
+def test_what_one_app_host_stores_another_reads(ask, told):
+    first, *_, last = told.groups["app"]
+    key = uuid.uuid4().hex
+    for cache in told.groups["cache"]:
+        assert ask(first, cache, f"set {key} 0 60 5|hello").rc == 0
+        assert ask(last, cache, f"get {key}", f"delete {key}").stdout.splitlines() == [f"VALUE {key} 0 5", "hello"]
+
+
+@pytest.mark.parametrize("group", ["lb", "media", "db", "monitor", "cache"])
+def test_nobody_but_app_hosts_comes_in(ask, told, group):
+    cache, *_ = told.groups["cache"]
+    stranger = told.groups[group][-1]
+    said = ask(stranger, cache, "version")
+    assert said.rc and "timed out" in said.stderr, f"{stranger} was heard: {said}"
+
+
+def test_it_listens_on_the_private_address_alone(told, on):
+    for cache in told.groups["cache"]:
+        listening = {line.split()[4] for line in on(cache).check_output("ss --no-header --listening --numeric --tcp --udp").splitlines()}
+        assert {a for a in listening if a.endswith(f":{told.cache_port}")} == {f"{told.addresses[cache]}:{told.cache_port}"}
+        pids = on(cache).check_output("systemctl show --property MainPID --value memcached")
+        sockets = on(cache).check_output("ss --no-header --listening --numeric --tcp --udp --processes").splitlines()
+        assert sum(f"pid={pids}," in line for line in sockets) <= 1
+
+
+def test_memory_is_most_of_what_the_host_may_count_on(ask, told, on):
+    for cache in told.groups["cache"]:
+        stats = dict(line.split()[1:3] for line in ask(told.groups["app"][0], cache, "stats").stdout.splitlines())
+        memory = int(on(cache).check_output("awk '/^MemTotal:/ {print $2}' /proc/meminfo")) * 1024 * told.host_share
+        assert 0.6 < int(stats["limit_maxbytes"]) / memory < 0.9
+
+
+def test_losing_one_node_loses_its_share_of_the_keys(told, on):
+    nodes = told.groups["cache"]
+    # Through the site's own settings: what its pages would find.
+    ring = textwrap.dedent("""
+        from django.core.cache import cache
+        keys = [f"{mark}-{n}" for n in range(1000)]
+        if store: cache.set_many({key: key for key in keys}, 60)
+        print(len(cache.get_many(keys)))
+    """)
+
+    def found(by, store):
+        values = f"mark, store = {mark!r}, {store}"
+        return int(on(by).check_output("/usr/local/bin/manage shell --verbosity 0 --command %s", values + ring))
+
+    mark = uuid.uuid4().hex
+    first, *_, last = told.groups["app"]
+    assert found(first, store=True) == 1000
+    on(nodes[-1]).check_output("systemctl stop memcached")
+    try:
+        kept = found(last, store=False)
+    finally:
+        on(nodes[-1]).check_output("systemctl start memcached")
+    assert abs((1000 - kept) / 1000 - 1 / len(nodes)) < 0.1, f"{1000 - kept} of 1000 keys were lost with one of {len(nodes)} nodes"
+
+
+def test_it_comes_back_after_a_crash(ask, told, on):
+    cache = told.groups["cache"][-1]
+    on(cache).check_output("systemctl kill --signal=KILL memcached")
+    deadline = time.monotonic() + 30
+    while (said := ask(told.groups["app"][0], cache, "version")).rc and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert said.rc == 0, said

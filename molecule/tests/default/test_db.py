@@ -1,0 +1,171 @@
+"""The databases: one primary, standbys its commits wait for, and nobody in who is not listed."""
+
+import json
+import time
+
+import pytest
+
+testinfra_hosts = ["ansible://db"]
+
+
+@pytest.fixture(scope="module")
+def facts(tier):
+    """What the inventory says about this tier."""
+    return tier.value(
+        "dict(db=db_hosts, app=app_hosts, monitor=monitor_hosts, quorum=quorum_hosts, site=site_name,"
+        " db_port=db_port, patroni_port=patroni_port, etcd=etcd_client_port, etcd_peer=etcd_peer_port,"
+        " share=host_share, connections=db_max_connections)", tier.hosts("db")[0])
+
+
+@pytest.fixture
+def sql(host):
+    """Runs a statement on this host as the superuser; the answer as text."""
+    def run(statement, database="postgres"):
+        return host.check_output("su postgres -c %s", f'psql -qAtX -d {database} -c "{statement}"')
+    return run
+
+
+def address(host, facts):
+    """Private address of the host under test."""
+    name = host.check_output("hostname")
+    return next(database["address"] for database in facts["db"] if database["name"] == name)
+
+
+def cluster(host, facts):
+    """{member name: its description} as this host's Patroni sees it."""
+    url = f"http://{address(host, facts)}:{facts['patroni_port']}/cluster"
+    return {member["name"]: member for member in json.loads(host.check_output("curl -fsS %s", url))["members"]}
+
+
+def is_primary(host, facts):
+    return cluster(host, facts)[host.check_output("hostname")]["role"] == "leader"
+
+
+def test_one_primary_and_every_other_confirms_its_commits(host, facts, sql):
+    members = cluster(host, facts)
+    assert set(members) == {database["name"] for database in facts["db"]}
+    roles = sorted(member["role"] for member in members.values())
+    assert roles == ["leader"] + ["sync_standby"] * (len(facts["db"]) - 1)
+    assert (sql("select pg_is_in_recovery()") == "f") == is_primary(host, facts)
+
+
+def test_a_commit_waits_until_every_standby_shows_it(host, facts, sql):
+    assert sql("show synchronous_commit") == "remote_apply"
+    if is_primary(host, facts):
+        states = sql("select application_name, state, sync_state from pg_stat_replication where application_name <> 'pg_basebackup'")
+        own = host.check_output("hostname")
+        assert sorted(states.splitlines()) == sorted(
+            f"{database['name']}|streaming|sync" for database in facts["db"] if database["name"] != own)
+    else:
+        assert sql("select status from pg_stat_wal_receiver") == "streaming"
+
+
+def test_a_standby_shows_the_site_database(sql, facts):
+    assert sql(f"select count(*) from pg_database where datname = '{facts['site']}'") == "1"
+
+
+def test_memory_settings_fit_the_host(host, facts, sql):
+    memory = int(host.check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo")) * 1024 * facts["share"]
+
+    def size(name):
+        return int(sql(f"select pg_size_bytes(current_setting('{name}'))"))
+
+    assert 0.2 * memory < size("shared_buffers") < 0.3 * memory
+    assert 0.6 * memory < size("effective_cache_size") < 0.8 * memory
+    assert size("shared_buffers") + facts["connections"] * size("work_mem") < memory
+    assert sql("show max_connections") == str(facts["connections"])
+    assert sql("select count(*) from pg_settings where pending_restart") == "0"
+
+
+def test_damage_on_disk_would_be_noticed(sql):
+    assert sql("show data_checksums") == "on"
+
+
+def test_statements_are_counted(host, facts, sql):
+    if not is_primary(host, facts):
+        assert sql("select count(*) >= 0 from pg_stat_statements") == "t"
+        return
+    counted = "select coalesce(sum(calls), 0) from pg_stat_statements where query like 'select \\$1 as tier_counted%'"
+    before = int(sql(counted.replace("\\$", "_")))
+    for _ in range(3):
+        sql("select 1 as tier_counted")
+    assert int(sql(counted.replace("\\$", "_"))) == before + 3
+
+
+def test_only_scram_and_only_for_listed_hosts(facts, sql):
+    rules = [json.loads(line) for line in sql("select row_to_json(r) from pg_hba_file_rules r").splitlines()]
+    assert not [rule for rule in rules if rule["error"]]
+    local = [rule for rule in rules if rule["type"] == "local"]
+    assert {rule["auth_method"] for rule in local} == {"peer"}
+    remote = [rule for rule in rules if rule["type"] != "local"]
+    assert {rule["auth_method"] for rule in remote} == {"scram-sha-256"}
+    assert {rule["netmask"] for rule in remote} == {"255.255.255.255"}
+
+    def allowed(user):
+        return {rule["address"] for rule in remote if user in rule["user_name"]}
+
+    databases, apps, monitors = ({each["address"] for each in facts[tier]} for tier in ("db", "app", "monitor"))
+    assert allowed("replicator") == allowed("rewinder") == databases
+    assert allowed(facts["site"]) == apps
+    assert allowed("monitor") == apps | monitors
+    assert not allowed("postgres") and not allowed("all")
+    assert sql("select count(*) from pg_authid where rolpassword not like 'SCRAM-SHA-256%'") == "0"
+
+
+def test_other_hosts_are_refused(host, facts):
+    own = address(host, facts)
+    for peer in facts["db"]:
+        for user in (facts["site"], "monitor", "postgres"):
+            refused = host.run("psql -w -h %s -p %s -U %s -d %s -c 'select 1'", peer["address"], str(facts["db_port"]), user, facts["site"])
+            assert refused.rc == 2
+            assert f'no pg_hba.conf entry for host "{own}"' in refused.stderr
+
+
+def test_the_site_may_do_no_more_than_it_needs(facts, sql):
+    flags = "rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls"
+    assert sql(f"select count(*) from pg_roles where rolname in ('{facts['site']}', 'monitor') and ({flags})") == "0"
+    assert sql(f"select has_database_privilege('monitor', '{facts['site']}', 'CREATE, TEMPORARY')") == "f"
+    assert sql("select pg_has_role('monitor', 'pg_monitor', 'USAGE')") == "t"
+    # Nobody else may even connect.
+    assert "=c/" not in sql(f"select array_to_string(datacl, ',') from pg_database where datname = '{facts['site']}'").replace("monitor=c/", "")
+
+
+def test_nothing_listens_beyond_the_private_network(host, facts):
+    ports = {facts["db_port"], facts["patroni_port"], facts["etcd"], facts["etcd_peer"]}
+    private = address(host, facts)
+    listening = {line.split()[3].rpartition(":")[::2] for line in host.check_output("ss -Hltn").splitlines()}
+    heard = {(where, int(port)) for where, port in listening if int(port) in ports}
+    assert {where for where, _ in heard} <= {private, "127.0.0.1"}
+    assert {port for where, port in heard if where == private} == ports
+
+
+def test_patroni_takes_orders_only_with_the_password(host, facts):
+    for database in facts["db"]:
+        code = host.check_output("curl -s -o /dev/null -w '%%{http_code}' -X POST http://%s:%s/reload", database["address"], str(facts["patroni_port"]))
+        assert code == "401"
+
+
+def test_etcd_answers_only_with_the_password_and_every_member_is_there(host, facts):
+    for member in facts["quorum"]:
+        url = f"http://{member['address']}:{facts['etcd']}"
+        said = host.check_output("curl -s %s -d '{\"key\": \"AA==\", \"range_end\": \"AA==\"}'", url + "/v3/kv/range")
+        assert "user name is empty" in said
+        assert json.loads(host.check_output("curl -fsS %s", url + "/health"))["health"] == "true"
+
+
+def test_debians_own_cluster_stays_out_of_the_way(host):
+    assert host.check_output("systemctl is-enabled postgresql || true") == "masked"
+    assert not host.file("/var/lib/postgresql/17/main/postmaster.pid").exists
+
+
+def test_patroni_comes_back_when_it_crashes_and_the_primary_stays(host, facts, sql):
+    before = {name: member["role"] for name, member in cluster(host, facts).items()}
+    started = sql("select pg_postmaster_start_time()")
+    host.check_output("systemctl kill --signal=KILL --kill-whom=main patroni")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        url = f"http://{address(host, facts)}:{facts['patroni_port']}/health"
+        if host.run("curl -fs %s", url).rc == 0 and {name: member["role"] for name, member in cluster(host, facts).items()} == before:
+            break
+    assert {name: member["role"] for name, member in cluster(host, facts).items()} == before
+    assert sql("select pg_postmaster_start_time()") == started

@@ -1,0 +1,87 @@
+"""The virtual IP: on exactly one balancer, and always on one that answers."""
+
+import contextlib
+import threading
+import time
+
+import pytest
+import requests
+import testinfra
+
+GAP = 5  # seconds a visitor may have to wait while the virtual IP moves
+
+
+@pytest.fixture(name="vip", scope="module")
+def vip_fixture(tier):
+    """The virtual IP."""
+    return tier.value("lb_vip", "lb[0]")
+
+
+@pytest.fixture(name="balancers", scope="module")
+def balancers_fixture(tier):
+    """Every balancer, the preferred one first."""
+    return testinfra.get_hosts(["ansible://lb"], ansible_inventory=tier.inventory, sudo=True)
+
+
+def holders(balancers, vip):
+    """The balancers that have the virtual IP."""
+    return [lb for lb in balancers if lb.check_output("ip -oneline address show to %s", vip)]
+
+
+def await_holder(balancers, vip, wanted=lambda holder: True):
+    """The one balancer with the virtual IP, once it is a wanted one."""
+    deadline = time.monotonic() + 15
+    while True:
+        found = holders(balancers, vip)
+        if len(found) == 1 and wanted(found[0]):
+            return found[0]
+        assert time.monotonic() < deadline, [lb.backend.host for lb in found]
+
+
+@contextlib.contextmanager
+def visits(vip):
+    """Visit the virtual IP all the time; gives the list of moments of success."""
+    good, over = [], threading.Event()
+
+    def visit():
+        while not over.wait(0.05):
+            with contextlib.suppress(requests.RequestException):
+                requests.get(f"http://{vip}/", headers={"Host": vip}, allow_redirects=False, timeout=1)
+                good.append(time.monotonic())
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    try:
+        yield good
+    finally:
+        over.set()
+        visitor.join()
+
+
+def test_one_balancer_has_the_virtual_ip_in_the_network(balancers, vip, tier):
+    prefix = tier.value("network_cidr", "lb[0]").split("/")[1]
+    assert f"inet {vip}/{prefix} " in await_holder(balancers, vip).check_output("ip -oneline address")
+
+
+@pytest.mark.parametrize("service", ["nginx", "keepalived"])
+def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(balancers, vip, service):
+    """As often as there are balancers: of two, the virtual IP ends where it began."""
+    assert len(balancers) > 1
+    for _ in balancers:
+        first = await_holder(balancers, vip)
+        with visits(vip) as good:
+            first.check_output("systemctl stop %s", service)
+            try:
+                second = await_holder(balancers, vip, lambda lb: lb is not first)
+                moved = time.monotonic()
+                while good[-1] < moved:
+                    assert time.monotonic() < moved + GAP
+            finally:
+                first.check_output("systemctl start %s", service)
+            # It is well again when its own keepalived says so, and takes nothing back.
+            first.check_output("timeout 10 sh -c 'until journalctl -qu keepalived -n 3 -o cat | grep -q \"BACKUP STATE\";"
+                               " do sleep .1; done'")
+            assert holders(balancers, vip) == [second]
+        longest = max(after - before for before, after in zip(good, good[1:]))
+        print(f"{service} stopped on {first.backend.host}: longest gap {longest:.2f} s")
+        assert longest < GAP

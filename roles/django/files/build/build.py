@@ -1,0 +1,262 @@
+#!/usr/bin/python3
+"""Build a release: its virtualenv, its source, its static files, and a manifest of them all.
+
+Runs as root in a throwaway container like the hosts (same Debian, same Python), with
+
+  BUILD           in the environment: the description, as JSON (see tasks/build.yml)
+  /in/source.tar  the source as release_source packed it
+  /in/files       the role's files: the tier's package, and the requirements it adds
+  /out            where the artifact goes
+
+Prints one sentence if it fails; everything that was said is in /out/<site>-<version>.log.
+"""
+
+import concurrent.futures
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+
+FILES = pathlib.Path("/in/files")
+OUT = pathlib.Path("/out")
+SCRATCH = pathlib.Path("/tmp/build")
+WHEELS = SCRATCH / "wheels"
+PIP = [SCRATCH / "tools/bin/python", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+
+# Text, and fonts and images that are not compressed by themselves.
+COMPRESSIBLE = {".css", ".csv", ".eot", ".htm", ".html", ".ico", ".js", ".json", ".map", ".md", ".mjs", ".otf",
+                ".rss", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml"}
+
+# What the tier's settings import, each with the packages that make adding it unnecessary.
+ADDED = {"psycopg.txt": {"psycopg", "psycopg2", "psycopg2-binary"}, "pymemcache.txt": {"pymemcache"}}
+
+
+class Failed(Exception):
+    """The release cannot be built; says why in one sentence."""
+
+
+class Log:
+    """Runs commands, and writes down what they say."""
+
+    def __init__(self, path):
+        self.file = path.open("w", encoding="utf-8")
+
+    def run(self, command, attempt, **options):
+        """Run a command and return what it said. Raises Failed: "could not <attempt>: <its last lines>"."""
+        print("$", *command, file=self.file, flush=True)
+        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, errors="replace", check=False, **options)
+        print(done.stdout, file=self.file, flush=True)
+        if done.returncode:
+            raise Failed(f"could not {attempt}: {telling(done.stdout)}")
+        return done.stdout
+
+
+def telling(output):
+    """The lines of a failed command's output that tell why, as one."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("[notice]")]
+    errors = [line for line in lines if re.match(r"(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
+    return "; ".join((errors or lines)[-3:]) or "it did not say why"
+
+
+def sha256(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def wheel_name(path):
+    """(normalised name, version) of a wheel file."""
+    name, version = path.name.split("-")[:2]
+    return re.sub(r"[-_.]+", "-", name).lower(), version
+
+
+def install_packages(log, packages):
+    """Debian packages of the site: what its wheels are built with, and what they load when they run."""
+    if packages:
+        log.run(["apt-get", "update"], "read Debian's package lists")
+        log.run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], f"install {' '.join(packages)}",
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def collect_wheels(log, build, source):
+    """Every package of the site as a wheel; those that only exist as source archives are built here."""
+    log.run(["python3", "-m", "venv", SCRATCH / "tools"], "make a virtualenv")
+    # Build backends may write beside the code: not beside the code that is shipped.
+    work = SCRATCH / "work"
+    shutil.copytree(source, work, symlinks=True)
+
+    def wheel(what, attempt):
+        log.run([*PIP, "wheel", "--quiet", "--wheel-dir", WHEELS, *what], attempt, cwd=work,
+                env=os.environ | {"SOURCE_DATE_EPOCH": str(build["epoch"])})
+
+    requirements = build["requirements"]
+    if requirements:
+        if not (work / requirements).is_file():
+            raise Failed(f"the source has no {requirements}: site_requirements names it")
+        wheel(["--requirement", requirements], f"get what {requirements} names")
+    if build["kind"] == "wheel":
+        # With requirements, those are everything the wheel needs.
+        [own] = work.glob("*.whl")
+        wheel([*(["--no-deps"] if requirements else []), f"./{own.name}"], f"get what {own.name} names")
+    elif not requirements:
+        if not any((work / name).exists() for name in ("pyproject.toml", "setup.py")):
+            raise Failed("the source is no Python package (no pyproject.toml): site_requirements must name a requirements file")
+        wheel(["."], "build the source as a Python package")
+
+    brought = {wheel_name(path)[0] for path in WHEELS.glob("*.whl")}
+    for name, equivalents in ADDED.items():
+        if not brought & equivalents:
+            wheel(["--no-deps", "--require-hashes", "--requirement", FILES / "build" / name], f"get what {name} of the tier names")
+    if "django" not in brought:
+        raise Failed(f"{requirements or 'the source'} does not bring Django")
+    return sorted(WHEELS.glob("*.whl"))
+
+
+def install_wheels(log, venv, wheels):
+    """The virtualenv, without pip: nothing is ever installed into it again."""
+    log.run(["python3", "-m", "venv", "--without-pip", venv], "make a virtualenv")
+    log.run([*PIP, "--python", venv / "bin/python", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
+             "--find-links", WHEELS, *("==".join(wheel_name(path)) for path in wheels)], "install the wheels")
+
+
+def collect_static(log, build, release):
+    """The static files under their hashed names."""
+    static = release / "static"
+    static.mkdir()
+    site = SCRATCH / "site.json"
+    site.write_text(json.dumps({
+        "settings": build["settings"], "environment": build["environment"],
+        "secrets": dict.fromkeys(build["secrets"], "for building only"), "static": build["static"],
+    }), encoding="utf-8")
+    try:
+        log.run([release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"],
+                "collect the static files", cwd=release / "src", env=os.environ | {
+                    "PYTHONPATH": f"{release / 'src'}:{FILES}", "PYTHONDONTWRITEBYTECODE": "1",
+                    "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
+                    "REALWORLD_SITE": str(site), "REALWORLD_STATIC_ROOT": str(static)})
+    except Failed as error:
+        if "Unknown command: 'collectstatic'" not in str(error):  # a site without static files
+            raise
+
+
+def compress_static(log, static):
+    """A .gz and a .br beside every file that they make smaller."""
+    plain = [path for path in sorted(static.rglob("*")) if path.is_file() and path.suffix.lower() in COMPRESSIBLE]
+    if not plain:
+        return
+
+    def pack(path):
+        data = path.read_bytes()
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(data, 9, mtime=0))
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        brotli = pool.submit(log.run, ["brotli", "--quality=11", "--keep", "--", *plain], "compress the static files")
+        list(pool.map(pack, plain))
+        brotli.result()
+    for path in plain:
+        for suffix in (".gz", ".br"):
+            packed = path.with_name(path.name + suffix)
+            if packed.stat().st_size >= path.stat().st_size:
+                packed.unlink()
+
+
+def compile_bytecode(log, release):
+    """Bytecode for all code, which the site's user could not write, and which needs no check: releases never change.
+
+    In one process and a fixed order: otherwise two builds of one source differ in a few bytes.
+    """
+    for part in ("venv/lib", "src"):
+        try:
+            log.run([release / "venv/bin/python", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash", release / part],
+                    "compile", env=os.environ | {"PYTHONHASHSEED": "0"})
+        except Failed:
+            pass  # templates of code and the like; what the site imports is proven on the hosts
+
+
+def manifest(log, build, release, wheels):
+    """What the release is made of, and the sha256 of every file in it."""
+    files = {}
+    for path in sorted(release.rglob("*")):
+        if path.is_symlink():
+            files[str(path.relative_to(release))] = f"-> {path.readlink()}"
+        elif path.is_file():
+            files[str(path.relative_to(release))] = sha256(path)
+    return {
+        "site": build["site"],
+        "version": build["version"],
+        "source": {"kind": build["kind"], "from": build["source"], "ref": build["ref"], "commit": build["commit"]},
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "wheels": [{"name": name, "version": version, "file": path.name, "sha256": sha256(path)}
+                   for path in wheels for name, version in [wheel_name(path)]],
+        "tools": {
+            "debian": pathlib.Path("/etc/debian_version").read_text(encoding="utf-8").strip(),
+            "pip": log.run([*PIP, "--version"], "ask pip").split()[1],
+            "brotli": log.run(["brotli", "--version"], "ask brotli").split()[1],
+        },
+        "files": files,
+    }
+
+
+def pack(log, build, directory, target):
+    """A directory's content as a tar file: the same content, the same bytes."""
+    log.run(["tar", "--create", "--file", target, "--use-compress-program", "gzip --no-name", "--directory", directory,
+             "--sort=name", "--owner=root:0", "--group=root:0", "--mode=u=rwX,go=rX", f"--mtime=@{build['epoch']}",
+             "--format=gnu", "."], "pack the release")
+
+
+def make(log, build):
+    """Build everything and put the artifact in place; whoever kills this leaves no half of it."""
+    release = pathlib.Path(build["root"], "releases", build["version"])
+    source = release / "src"
+    source.mkdir(parents=True)
+    SCRATCH.mkdir()
+    unpacked = SCRATCH / "source"
+    with tarfile.open("/in/source.tar") as tar:
+        tar.extractall(unpacked, filter="tar")
+    if build["kind"] != "wheel":
+        shutil.copytree(unpacked, source, symlinks=True, dirs_exist_ok=True)
+
+    install_packages(log, build["packages"])
+    wheels = collect_wheels(log, build, unpacked)
+    install_wheels(log, release / "venv", wheels)
+    collect_static(log, build, release)
+    compress_static(log, release / "static")
+    compile_bytecode(log, release)
+
+    described = json.dumps(manifest(log, build, release, wheels), indent=1, sort_keys=True) + "\n"
+    (release / "manifest.json").write_text(described, encoding="utf-8")
+    name = f"{build['site']}-{build['version']}"
+    owner = OUT.stat()
+    parts = {suffix: OUT / f".{name}{suffix}.partial" for suffix in (".json", ".static.tar.gz", ".tar.gz")}
+    parts[".json"].write_text(described, encoding="utf-8")
+    pack(log, build, release / "static", parts[".static.tar.gz"])
+    pack(log, build, release, parts[".tar.gz"])
+    for suffix, partial in parts.items():  # the artifact itself last: with it the release is built
+        os.chown(partial, owner.st_uid, owner.st_gid)
+        partial.chmod(0o644)
+        partial.rename(OUT / (name + suffix))
+
+
+def main():
+    """Build; return the exit code."""
+    build = json.loads(os.environ.pop("BUILD"))
+    os.umask(0o022)
+    path = OUT / f"{build['site']}-{build['version']}.log"
+    log = Log(path)
+    os.chown(path, OUT.stat().st_uid, OUT.stat().st_gid)
+    try:
+        make(log, build)
+    except Failed as error:
+        print(f"Release {build['version']} was not built: {error}. All that was said: {build['out']}/{path.name}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""What the tier lays over a Django project, so that the project goes on it unchanged.
+
+The tier describes the site in one JSON file, which the environment variable REALWORLD_SITE names.
+"""
+
+import contextvars
+import importlib
+import json
+import logging
+import os
+import pathlib
+
+# The balancer's id of the request this thread is working on.
+request_id = contextvars.ContextVar("request_id", default="-")
+
+
+def site():
+    """The site as the tier describes it."""
+    return json.loads(pathlib.Path(os.environ["REALWORLD_SITE"]).read_text(encoding="utf-8"))
+
+
+def project_settings(described):
+    """The project's own settings.
+
+    Its environment variables come first, because its settings may read them while they are imported.
+    """
+    variables = described["environment"] | described["secrets"]
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    module = importlib.import_module(described["settings"])
+    return {name: value for name, value in vars(module).items() if name.isupper()}
+
+
+class RequestId(logging.Filter):
+    """Gives every log record the id of its request."""
+
+    def filter(self, record):
+        record.request_id = request_id.get()
+        return True

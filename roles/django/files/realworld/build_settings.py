@@ -1,0 +1,27 @@
+"""The project's settings for collecting static files: no database, no cache, no secret.
+
+Run with REALWORLD_STATIC_ROOT (where they go) and REALWORLD_SITE, whose file needs no more than
+settings, environment, secrets (names with any value) and static (url, storage).
+"""
+
+import os as _os
+
+import realworld as _realworld
+
+_site = _realworld.site()
+globals().update(_realworld.project_settings(_site))
+
+# A release is built once for every environment: nothing of one may get into it.
+DEBUG = False
+SECRET_KEY = "for building only"
+DATABASES = {"default": {"ENGINE": "django.db.backends.dummy"}}
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+LOGGING = {}
+
+STATIC_URL = _site["static"]["url"]
+STATIC_ROOT = _os.environ["REALWORLD_STATIC_ROOT"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    **globals().get("STORAGES", {}),
+    "staticfiles": {"BACKEND": _site["static"]["storage"]},
+}

@@ -1,0 +1,128 @@
+"""The project's settings, and over them what only the tier can know.
+
+Run with REALWORLD_SITE (the site's description) and REALWORLD_RELEASE (the release's directory).
+"""
+
+import os as _os
+import pathlib as _pathlib
+
+import realworld as _realworld
+
+_site = _realworld.site()
+_release = _pathlib.Path(_os.environ["REALWORLD_RELEASE"])
+
+# Who serves: for pages that want to say so.
+_os.environ.update(SITE_NODE=_site["node"], SITE_RELEASE=_release.name)
+
+_project = _realworld.project_settings(_site)
+globals().update(_project)
+
+# Visitors must never see a traceback with the site's settings.
+DEBUG = False
+
+# One key for every node, else a session of one is refused by the next.
+SECRET_KEY = _site["secret_key"]
+
+# The balancers let only these names through; the node's own address is for checks from beside it.
+ALLOWED_HOSTS = [*_site["hosts"], _site["address"]]
+
+# Apache drops this header from everybody but the balancers, so it can be believed.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+# The balancers pass Host on unchanged: nobody may name another one in a header.
+USE_X_FORWARDED_HOST = False
+
+# All visitors come over TLS: their cookies never travel without it.
+SESSION_COOKIE_SECURE = True
+CSRF_COOKIE_SECURE = True
+# Forms come from the names the site answers to, over TLS.
+CSRF_TRUSTED_ORIGINS = [*_project.get("CSRF_TRUSTED_ORIGINS", []), *_site["origins"]]
+
+
+def _database(default):
+    """The project's default database, reached through the pool on this host."""
+    postgres = "postg" in default.get("ENGINE", "")  # also PostGIS, and engines that wrap either
+    options = dict(default.get("OPTIONS", {})) if postgres else {}
+    options.pop("pool", None)  # the pool on this host does that, for all processes together
+    # Loopback needs no TLS; a pool that hangs must not hold a request for minutes.
+    options.update(sslmode="disable", connect_timeout=5)
+    return default | {
+        "ENGINE": default["ENGINE"] if postgres else "django.db.backends.postgresql",
+        "NAME": _site["database"]["name"],
+        "USER": _site["database"]["name"],
+        "PASSWORD": _site["database"]["password"],
+        "HOST": "127.0.0.1",
+        "PORT": _site["database"]["port"],
+        "OPTIONS": options,
+        # Each thread keeps its connection: the pool holds one for every thread anyway. A minute,
+        # because a session reads from one database until it ends, also after another returned.
+        "CONN_MAX_AGE": 60,
+        # A failover breaks kept connections: found before the request uses one.
+        "CONN_HEALTH_CHECKS": True,
+    }
+
+
+DATABASES = _project.get("DATABASES", {})
+DATABASES = DATABASES | {"default": _database(DATABASES.get("default", {}))}
+
+# One ring of all cache nodes, the same on every host: pymemcache hashes keys so that losing one
+# of N nodes loses 1/N of them.
+CACHES = _project.get("CACHES", {})
+CACHES = CACHES | {
+    "default": {
+        name: value for name, value in CACHES.get("default", {}).items()
+        if name in ("KEY_PREFIX", "KEY_FUNCTION", "TIMEOUT", "VERSION")
+    } | {
+        "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
+        "LOCATION": _site["caches"],
+        "OPTIONS": {
+            "ignore_exc": True,      # a dead node is a miss, not an error
+            # A node is dead at its first failure and its keys move on. More attempts never get there:
+            # Django closes connections after every request, which pymemcache counts as a success.
+            "retry_attempts": 0,
+            "dead_timeout": 10,      # seconds until it is asked again
+            "connect_timeout": 0.3,  # seconds: it is next door
+            "timeout": 0.5,
+            "no_delay": True,
+        },
+    },
+}
+
+# Sessions are read from the caches and survive them in the database: any node serves any visitor.
+if "django.contrib.sessions" in _project.get("INSTALLED_APPS", []):
+    SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+    SESSION_CACHE_ALIAS = "default"
+
+# The media tier serves both; the names of this release's static files come from its manifest.
+STATIC_URL = _site["static"]["url"]
+STATIC_ROOT = str(_release / "static")
+MEDIA_URL = _site["media"]["url"]
+STORAGES = _project.get("STORAGES", {}) | {
+    # An upload lands on every media host and on no app host.
+    "default": {
+        "BACKEND": "realworld.storage.TierMediaStorage",
+        "OPTIONS": {"hosts": _site["media"]["hosts"], "base_url": MEDIA_URL},
+    },
+    "staticfiles": {"BACKEND": _site["static"]["storage"]},
+}
+
+# Everything goes to Apache's error log and with it to the journal: an app host has no log files of
+# the project's. Its loggers keep their levels.
+_logging = _project.get("LOGGING", {})
+_handlers = ["stderr", "mail_admins"] if _project.get("ADMINS") else ["stderr"]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"request_id": {"()": "realworld.RequestId"}},
+    "formatters": {
+        "tier": {"format": "{levelname} {name} [{request_id}] {message}", "style": "{"},
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "tier", "filters": ["request_id"]},
+        "mail_admins": {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR"},
+    },
+    "root": {"handlers": _handlers, "level": _logging.get("root", {}).get("level", "INFO")},
+    "loggers": {"django": {"level": "INFO"}} | {
+        name: {"level": logger["level"]}
+        for name, logger in _logging.get("loggers", {}).items() if "level" in logger
+    },
+}

@@ -1,0 +1,138 @@
+"""Uploads: on every media host, on no app host."""
+
+import email.utils
+import logging
+import posixpath
+import random
+import tempfile
+import urllib.parse
+
+from django.conf import settings
+from django.core.files.base import File
+from django.core.files.storage import Storage
+from django.core.files.utils import validate_file_name
+from django.utils import timezone
+from django.utils.deconstruct import deconstructible
+from django.utils.encoding import filepath_to_uri
+
+from realworld import webdav
+
+logger = logging.getLogger(__name__)
+
+IN_MEMORY = 1024 * 1024  # bytes of a file that is read before it goes to a temporary file
+
+
+@deconstructible(path="realworld.storage.TierMediaStorage")
+class TierMediaStorage(Storage):
+    """Writes to every media host and is content with one; reads from any that has the file.
+
+    What a host missed while it was away, the media tier gives it later.
+    """
+
+    def __init__(self, hosts, base_url):
+        self.hosts = hosts
+        self.base_url = base_url
+
+    def save(self, name, content, max_length=None):
+        # Between the look for a free name and the upload, another node may take it: look again.
+        for _ in range(3):
+            try:
+                return super().save(name, content, max_length)
+            except webdav.Exists:
+                continue
+        return super().save(name, content, max_length)
+
+    def _save(self, name, content):
+        def chunks():
+            for chunk in content.chunks():
+                yield chunk.encode() if isinstance(chunk, str) else chunk
+
+        stored = []
+        for host in self.hosts:
+            try:
+                webdav.put(host, self._path(name), chunks)
+            except webdav.Exists:
+                self._each(stored, webdav.delete, name)
+                raise
+            except OSError as error:
+                logger.warning("upload of %s missed a media host: %s", name, error)
+            else:
+                stored.append(host)
+        if not stored:
+            raise OSError(f"no media host took {name}")
+        return name
+
+    def _open(self, name, mode="rb"):
+        if mode != "rb":
+            raise ValueError("a stored file is replaced with save(), not written to")
+
+        def fetch(host):
+            file = tempfile.SpooledTemporaryFile(IN_MEMORY)
+            webdav.get(host, self._path(name), file)
+            file.seek(0)
+            return File(file, name)
+
+        return self._any(fetch, name)
+
+    def delete(self, name):
+        if not name:
+            raise ValueError("a file to delete has a name")
+        if not self._each(self.hosts, webdav.delete, name):
+            raise OSError(f"no media host deleted {name}")
+
+    def exists(self, name):
+        try:
+            self._headers(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, name):
+        return int(self._headers(name)["Content-Length"])
+
+    def get_modified_time(self, name):
+        moment = email.utils.parsedate_to_datetime(self._headers(name)["Last-Modified"])
+        return moment if settings.USE_TZ else timezone.make_naive(moment)
+
+    def url(self, name):
+        return urllib.parse.urljoin(self.base_url, filepath_to_uri(name).lstrip("/"))
+
+    def listdir(self, path):
+        answers = self._each(self.hosts, webdav.listdir, path or ".")
+        if not answers:
+            raise FileNotFoundError(f"no media host has a directory {path}")
+        directories, files = zip(*answers)
+        return sorted(set().union(*directories)), sorted(set().union(*files))
+
+    def _path(self, name):
+        name = str(name).replace("\\", "/")
+        if name != ".":
+            validate_file_name(name, allow_relative_path=True)
+        return posixpath.normpath(posixpath.join(self.base_url, name))
+
+    def _headers(self, name):
+        return self._any(lambda host: webdav.head(host, self._path(name)), name)
+
+    def _any(self, ask, name):
+        """The answer of one host that has the file, in random order to share the work."""
+        missing = False
+        for host in random.sample(self.hosts, len(self.hosts)):
+            try:
+                return ask(host)
+            except FileNotFoundError:
+                missing = True
+            except OSError as error:
+                logger.warning("%s: asking the next media host: %s", name, error)
+        if missing:
+            raise FileNotFoundError(f"no media host has {name}")
+        raise OSError(f"no media host answers for {name}")
+
+    def _each(self, hosts, act, name):
+        """The answers of those hosts that could do it."""
+        answers = []
+        for host in hosts:
+            try:
+                answers.append(act(host, self._path(name)) or True)
+            except OSError as error:
+                logger.warning("%s %s missed a media host: %s", act.__name__, name, error)
+        return answers

@@ -1,0 +1,100 @@
+"""Files on one media host, over WebDAV. A host is "address:port"; errors are OSErrors."""
+
+import contextlib
+import http.client
+import posixpath
+import shutil
+import urllib.parse
+import xml.etree.ElementTree
+
+CONNECT_TIMEOUT = 1  # seconds: it is next door
+ANSWER_TIMEOUT = 5   # seconds without a byte
+
+
+class Exists(OSError):
+    """The name is taken."""
+
+
+@contextlib.contextmanager
+def _request(host, method, path, body=None, headers=None):
+    connection = http.client.HTTPConnection(host, timeout=CONNECT_TIMEOUT)
+    try:
+        connection.connect()
+        connection.sock.settimeout(ANSWER_TIMEOUT)
+        # A host that refuses a body may answer and hang up before it has read all of it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, urllib.parse.quote(path), body, headers or {})
+        yield connection.getresponse()
+    except http.client.HTTPException as error:
+        raise OSError(f"{host}: {method} {path}: {error!r}") from error
+    finally:
+        connection.close()
+
+
+def _expect(response, host, method, path, *statuses):
+    if response.status == 404 and 404 not in statuses:
+        raise FileNotFoundError(f"{host}: no {path}")
+    if response.status not in statuses:
+        raise OSError(f"{host}: {method} {path}: {response.status} {response.reason}")
+
+
+def _make_parents(host, path):
+    parent = posixpath.dirname(path.rstrip("/"))
+    with _request(host, "MKCOL", parent + "/") as response:
+        status = response.status
+        if status != 409:
+            _expect(response, host, "MKCOL", parent, 201, 405)  # 405: another was quicker
+    if status == 409:  # its own parent is missing
+        if posixpath.dirname(parent) == parent:
+            raise OSError(f"{host}: takes no directories")
+        _make_parents(host, parent)
+        _make_parents(host, path)
+
+
+def put(host, path, chunks):
+    """Store what chunks() yields, bytes after bytes. Raises Exists rather than overwrite a file."""
+    for attempt in (1, 2):
+        with _request(host, "PUT", path, chunks(), {"If-None-Match": "*"}) as response:
+            if response.status == 412:
+                raise Exists(f"{host}: {path} exists")
+            if response.status in (404, 409) and attempt == 1:
+                _make_parents(host, path)
+                continue
+            return _expect(response, host, "PUT", path, 200, 201, 204)
+
+
+def get(host, path, file):
+    """Write a file's content to an open binary file."""
+    with _request(host, "GET", path) as response:
+        _expect(response, host, "GET", path, 200)
+        shutil.copyfileobj(response, file)
+        if response.length:
+            raise OSError(f"{host}: {path} ended {response.length} bytes early")
+
+
+def head(host, path):
+    """A file's HTTP headers."""
+    with _request(host, "HEAD", path) as response:
+        _expect(response, host, "HEAD", path, 200)
+        return response.headers
+
+
+def delete(host, path):
+    """Delete a file; one that is not there is deleted."""
+    with _request(host, "DELETE", path) as response:
+        _expect(response, host, "DELETE", path, 200, 204, 404)
+
+
+def listdir(host, path):
+    """Names of the directories and of the files in a directory, as two sets."""
+    path = path.rstrip("/") + "/"
+    with _request(host, "PROPFIND", path, headers={"Depth": "1"}) as response:
+        _expect(response, host, "PROPFIND", path, 207)
+        answer = xml.etree.ElementTree.fromstring(response.read())
+    directories, files = set(), set()
+    for entry in answer.iterfind("{DAV:}response"):
+        href = urllib.parse.urlsplit(entry.findtext("{DAV:}href")).path
+        below = urllib.parse.unquote(href).removeprefix(path)
+        if below and not below.startswith("/"):
+            (directories if below.endswith("/") else files).add(below.rstrip("/"))
+    return directories, files

@@ -1,0 +1,94 @@
+"""What Apache runs: the current release, and this node's health at /-/health.
+
+Touching this file makes every process start anew with the release that is current then.
+"""
+
+import http
+import importlib
+import json
+import logging
+import os
+import pathlib
+import signal
+import site
+import sys
+import time
+
+import realworld
+from realworld import health
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RETRY = 10  # seconds after which a process whose site did not start makes room for another try
+
+
+def activate(release):
+    """Make the release's virtualenv and code this interpreter's.
+
+    By the release's own name, never through `current`: a process that imports something late, after
+    the next deploy switched, must not get it from another release.
+    """
+    venv = release / "venv"
+    # Debian's own Python packages are not the site's.
+    sys.path[:] = [str(release / "src")] + [path for path in sys.path if not path.endswith("/dist-packages")]
+    site.addsitedir(str(venv / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"))
+    sys.prefix = sys.exec_prefix = str(venv)
+    sys.executable = str(venv / "bin/python")
+
+
+def start(release):
+    """The project's WSGI application."""
+    os.environ.update(DJANGO_SETTINGS_MODULE="realworld.settings", REALWORLD_RELEASE=str(release))
+    activate(release)
+    import django
+
+    django.setup()  # before the project's own module can name other settings
+    return importlib.import_module(realworld.site()["wsgi"]).application
+
+
+def answer(start_response, status, content_type, body):
+    body = body.encode()
+    start_response(f"{status.value} {status.phrase}", [
+        ("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
+    return [body]
+
+
+def stamps():
+    """When this file was touched, and when the site's description changed."""
+    return [os.stat(path).st_mtime_ns for path in (__file__, os.environ["REALWORLD_SITE"])]
+
+
+born = stamps()
+release = (ROOT / "current").resolve()
+node = realworld.site()["node"]
+started = time.monotonic()
+project = None
+if not release.exists():
+    print("no release is deployed yet", file=sys.stderr)
+else:
+    try:
+        project = start(release)
+    except (Exception, SystemExit):
+        logging.exception("release %s does not start", release.name)
+
+
+def application(environ, start_response):
+    """Serve one request."""
+    realworld.request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
+
+    def signed(status, headers, exc_info=None):
+        # Apache logs it, and a visitor who reports a fault can quote it.
+        return start_response(status, [*headers, ("X-Served-By", f"{node}/{release.name}")], exc_info)
+
+    # mod_wsgi notices a touch, but none that came while this process was starting, and no new description.
+    if stamps() != born or (project is None and time.monotonic() - started > RETRY):
+        os.kill(os.getpid(), signal.SIGINT)  # mod_wsgi replaces the process after its requests
+
+    if environ["PATH_INFO"] == "/-/health":
+        found = health.report() if project else {"django": "not started" if release.exists() else "no release"}
+        well = all(outcome == "ok" for outcome in found.values())
+        return answer(signed, http.HTTPStatus.OK if well else http.HTTPStatus.SERVICE_UNAVAILABLE, "application/json",
+                      json.dumps({"node": node, "release": release.name if project else None, **found}) + "\n")
+    if project is None:
+        # A balancer asks the next node.
+        return answer(signed, http.HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "This node cannot serve the site now.\n")
+    return project(environ, signed)

@@ -1,0 +1,122 @@
+#!/usr/bin/python
+"""Static files of several releases in one directory, each file whole at every moment."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: static_files
+short_description: Publish a release's static files on a media host
+description:
+  - Without archive or keep it only tells whether they are there.
+  - Files of other releases stay, because visitors still have pages that name them, until their release is kept no longer.
+  - What each release has is recorded in .releases/<version>.json of the directory.
+options:
+  root: {type: path, required: true, description: The directory that is served.}
+  version: {type: str, required: true, description: The release.}
+  archive: {type: path, description: "Its static files, on this host. Removed when they are published."}
+  keep: {type: list, elements: str, description: Releases whose files stay; those of all others go.}
+"""
+
+RETURN = """
+complete: {type: bool, returned: always, description: Whether every file of the release is there and right.}
+releases: {type: list, returned: always, description: Releases that have files here.}
+"""
+
+
+def sha256(path):
+    """sha256 of a file, '' if there is none."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def records(root):
+    """{release: {file name: sha256}} of every release that has files here."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / ".releases").glob("*.json"))}
+
+
+def write(path, text):
+    """Replace a file's content at once."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.chmod(0o644)
+    partial.rename(path)
+
+
+def publish(module, root, version, archive):
+    """Put a release's files where they are served. Fails the module if they do not unpack."""
+    staging = root / ".incoming"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(mode=0o700)
+    code, _out, said = module.run_command(["tar", "--extract", "--file", archive, "--directory", str(staging),
+                                           "--no-same-owner", "--preserve-permissions"])
+    if code:
+        module.fail_json(msg=f"The static files do not unpack: {said.strip()}")
+    record = {}
+    for directory, _directories, files in os.walk(staging):
+        place = root / os.path.relpath(directory, staging)
+        place.mkdir(mode=0o755, exist_ok=True)
+        for name in files:
+            new, target = pathlib.Path(directory, name), place / name
+            record[os.path.normpath(target.relative_to(root))] = sha256(new)
+            # Also where nothing else changes: every media host gives a file the release's date.
+            new.rename(target)
+    (root / ".releases").mkdir(mode=0o755, exist_ok=True)
+    write(root / ".releases" / f"{version}.json", json.dumps(record, indent=1, sort_keys=True))
+    shutil.rmtree(staging)
+    os.unlink(archive)
+
+
+def remove(root, known, keep):
+    """Remove the files that only releases outside keep have."""
+    wanted = {name for version in keep for name in known.get(version, {})}
+    for version in known.keys() - set(keep):
+        for name in known[version].keys() - wanted:
+            path = root / name
+            path.unlink(missing_ok=True)
+            while path.parent != root and path.parent.is_dir() and not any(path.parent.iterdir()):
+                path = path.parent
+                path.rmdir()
+        (root / ".releases" / f"{version}.json").unlink()
+
+
+def main():
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "version": {"type": "str", "required": True},
+            "archive": {"type": "path"},
+            "keep": {"type": "list", "elements": "str"},
+        },
+        supports_check_mode=True,
+    )
+    p = module.params
+    root = pathlib.Path(p["root"])
+    os.umask(0o022)
+    known = records(root)
+    complete = p["version"] in known and all(sha256(root / name) == digest for name, digest in known[p["version"]].items())
+    changed = False
+    if p["archive"] and not complete:
+        changed = True
+        if not module.check_mode:
+            publish(module, root, p["version"], p["archive"])
+            known, complete = records(root), True
+    if p["keep"] is not None and known.keys() - set(p["keep"]):
+        changed = True
+        if not module.check_mode:
+            remove(root, known, p["keep"])
+            known = records(root)
+    module.exit_json(changed=changed, complete=complete, releases=sorted(known))
+
+
+if __name__ == "__main__":
+    main()
