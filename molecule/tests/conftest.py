@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import requests
+import testinfra
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -37,16 +38,21 @@ class Tier:
 
     def hosts(self, group):
         """Names of the hosts of a group."""
-        return self.value(f"groups['{group}']")
+        return self.value("groups")[group]
 
     def address(self, host):
         """Address peers reach a host at."""
-        return self.value(f"(all_hosts | selectattr('name', 'eq', '{host}') | first).address")
+        return {one["name"]: one["address"] for one in self.value("all_hosts")}[host]
 
     @property
     def key(self):
         """Path of the private key that opens the hosts."""
         return os.path.expanduser(self.value("hostvars[groups['all'][0]].ansible_ssh_private_key_file"))
+
+    @property
+    def authority(self):
+        """Path of the certificate that the environment's own authority signs with."""
+        return str(ROOT / ".state" / self.name / "ca.crt")
 
     @property
     def url(self):
@@ -60,12 +66,18 @@ def tier(request):
     return Tier(request.config.getoption("ansible_inventory") or ROOT / "inventories/local.yml")
 
 
+@pytest.fixture(name="on", scope="session")
+def on_fixture(tier):
+    """on("app1") is that host, to run commands on as root."""
+    return lambda name: testinfra.get_host(f"ansible://{name}", ansible_inventory=tier.inventory, sudo=True)
+
+
 @pytest.fixture
 def visitor(tier):
     """A browser's session outside the tier, trusting the environment's own authority."""
     with requests.Session() as session:
         session.trust_env = False  # else a bundle named in the environment overrides verify
-        session.verify = str(ROOT / ".state" / tier.name / "ca.crt")
+        session.verify = tier.authority
         yield session
 
 

@@ -210,6 +210,7 @@ def test_version_names_the_commit_of_the_tag(release):
     assert "src/shop/later.py" not in manifest["files"]
 
 
+@pytest.mark.parametrize("release", [hashed, repository], indirect=True, ids=["hashed", "repository"])
 def test_same_source_is_not_built_again(release, build):
     done = build(release[0])
     assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout

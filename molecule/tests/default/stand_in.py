@@ -45,8 +45,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
                            "size": len(body), "sha": hashlib.sha256(body).hexdigest()}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(said)))
-        self.send_header("X-Release", "r1")
-        self.send_header("X-Node", ADDRESS)
+        self.send_header("X-Served-By", "here/r1")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(said)

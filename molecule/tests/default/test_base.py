@@ -1,5 +1,6 @@
 """Every host, whatever its tier."""
 
+import json
 import subprocess
 
 testinfra_hosts = ["ansible://all"]
@@ -61,3 +62,9 @@ def test_logs_are_bounded(host):
     limit = host.check_output("journalctl --unit systemd-journald --grep 'max .*free' --lines 1 --output cat")
     assert "max 200M" in limit or "max 200.0M" in limit, limit
     assert host.run("logrotate --debug /etc/logrotate.conf").rc == 0
+
+
+def test_the_size_of_logs_is_looked_at_every_hour(host):
+    left = host.check_output("systemctl list-timers logrotate.timer --output json")
+    timer, = json.loads(left)
+    assert 0 < timer["next"] - int(host.check_output("date +%s")) * 1_000_000 <= 3600 * 1_000_000

@@ -11,7 +11,6 @@ import time
 import zlib
 
 import pytest
-import testinfra
 
 PASSWORD = "only-for-this-test-0123456789"
 EDITOR = "tier-test"
@@ -24,12 +23,6 @@ def png():
     rows = b"".join(b"\0" + b"".join(bytes((x * 8, y * 8, 128)) for x in range(32)) for y in range(32))
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0))
             + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
-
-
-@pytest.fixture(name="on", scope="module")
-def on_fixture(tier):
-    """on("app1") is that host, to run commands on."""
-    return lambda name: testinfra.get_host(f"ansible://{name}", ansible_inventory=tier.inventory, sudo=True)
 
 
 @pytest.fixture(name="served_by", scope="module")

@@ -131,6 +131,8 @@ def main():
     )
     p = module.params
     root = pathlib.Path(p["root"])
+    if not (root / "releases").is_dir() and not module.check_mode:
+        module.fail_json(msg=f"There is no {root}/releases on this host: converge it before you deploy to it.")
     state = look(root, p["version"], p["keep"])
     place = root / "releases" / p["version"]
     if state["complete"] and p["manifest"] and sha256(place / "manifest.json") != p["manifest"]:

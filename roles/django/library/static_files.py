@@ -102,6 +102,8 @@ def main():
     p = module.params
     root = pathlib.Path(p["root"])
     os.umask(0o022)
+    if not root.is_dir() and not module.check_mode:
+        module.fail_json(msg=f"There is no {root} on this host: converge it before you deploy to it.")
     known = records(root)
     complete = p["version"] in known and all(sha256(root / name) == digest for name, digest in known[p["version"]].items())
     changed = False

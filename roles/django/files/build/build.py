@@ -110,11 +110,11 @@ def collect_wheels(log, build, source):
         wheel(["."], "build the source as a Python package")
 
     brought = {wheel_name(path)[0] for path in WHEELS.glob("*.whl")}
+    if "django" not in brought:
+        raise Failed(f"{requirements or 'the source'} does not bring Django")
     for name, equivalents in ADDED.items():
         if not brought & equivalents:
             wheel(["--no-deps", "--require-hashes", "--requirement", FILES / "build" / name], f"get what {name} of the tier names")
-    if "django" not in brought:
-        raise Failed(f"{requirements or 'the source'} does not bring Django")
     return sorted(WHEELS.glob("*.whl"))
 
 

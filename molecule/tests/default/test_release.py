@@ -1,0 +1,115 @@
+"""The release the tier serves: one artifact, whole, the same everywhere, nobody's to change."""
+
+import functools
+import hashlib
+import json
+import pathlib
+import re
+import types
+
+import pytest
+import testinfra
+
+testinfra_hosts = ["ansible://app"]
+
+# Reads a release's files on the host, as {name: sha256 or link target}.
+SURVEY = """
+import hashlib, json, os, sys
+found = {}
+for parent, directories, files in os.walk(sys.argv[1]):
+    for name in files + [n for n in directories if os.path.islink(os.path.join(parent, n))]:
+        path = os.path.join(parent, name)
+        found[os.path.relpath(path, sys.argv[1])] = ("-> " + os.readlink(path) if os.path.islink(path)
+            else hashlib.sha256(open(path, "rb").read()).hexdigest())
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tier):
+    """What the inventory says of the site, asked once."""
+    names = ("all_hosts", "app_port", "groups", "site_name", "site_releases_kept", "site_root", "site_static_url", "state_dir", "static_root")
+    found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("app")[0])
+    return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
+
+
+@pytest.fixture(scope="module")
+def on(tier):
+    """Another host of the tier, by name."""
+    return functools.cache(lambda name: testinfra.get_host(f"ansible://{name}", ansible_inventory=tier.inventory, sudo=True))
+
+
+@pytest.fixture
+def release(host, told):
+    """Directory of the release that is current on a host."""
+    return host.check_output(f"readlink -f {told.site_root}/current")
+
+
+@pytest.fixture
+def manifest(host, release):
+    return json.loads(host.file(f"{release}/manifest.json").content_string)
+
+
+def test_every_app_host_serves_the_release_that_was_built(host, told, release, manifest):
+    version = manifest["version"]
+    assert release == f"{told.site_root}/releases/{version}"
+    built = hashlib.sha256(pathlib.Path(told.state_dir, "../releases", f"{told.site_name}-{version}.json").read_bytes()).hexdigest()
+    assert host.file(f"{release}/manifest.json").sha256sum == built
+    address = told.addresses[host.backend.host]
+    health = json.loads(host.check_output(f"curl -sf http://{address}:{told.app_port}/-/health"))
+    assert health["release"] == version
+
+
+def test_every_file_is_what_was_built(host, release, manifest):
+    found = json.loads(host.run("python3 -c %s %s", SURVEY, release).stdout)
+    found.pop("manifest.json")
+    found.pop("commands-run", None)
+    assert found == manifest["files"]
+
+
+def test_virtualenv_works_and_is_the_releases_own(host, release, manifest):
+    wanted = {wheel["name"]: wheel["version"] for wheel in manifest["wheels"]}
+    says = host.check_output(f"{release}/venv/bin/python -c 'import django, psycopg, sys; "
+                             "print(django.__version__, psycopg.__version__, psycopg.pq.__impl__, sys.prefix)'")
+    assert says.split() == [wanted["django"], wanted["psycopg"], "binary", f"{release}/venv"]
+
+
+def test_site_cannot_change_its_code(host, told, release):
+    for path in ("src", "venv/bin", "static", "manifest.json", "src/manage.py"):
+        tried = host.run(f"runuser -u {told.site_name} -- sh -c 'test -r {release}/{path} && ! test -w {release}/{path}'")
+        assert tried.rc == 0, path
+    assert host.check_output(f"find {release} \\( -user {told.site_name} -o ! -type l -perm /022 \\) -print") == ""
+
+
+def test_no_more_releases_are_kept_than_wanted(host, told):
+    kept = host.check_output(f"ls -A {told.site_root}/releases").split()
+    assert len(kept) <= told.site_releases_kept
+    assert not [name for name in kept if name.startswith(".")], "leftovers of a deploy"
+
+
+def test_commands_ran_on_one_host(told, on):
+    ran = [name for name in told.groups["app"] if on(name).file(f"{told.site_root}/current/commands-run").exists]
+    assert len(ran) == 1
+
+
+def test_media_hosts_have_every_static_file_before_anybody_asks(told, on, manifest):
+    static = {name.removeprefix("static/"): digest for name, digest in manifest["files"].items() if name.startswith("static/")}
+    assert [n for n in static if re.search(r"\.[0-9a-f]{12}\.css$", n)], "no hashed names"
+    for name in told.groups["media"]:
+        found = json.loads(on(name).run("python3 -c %s %s", SURVEY, told.static_root).stdout)
+        assert {n: found.get(n) for n in static} == static, name
+
+
+def test_large_text_files_are_compressed_beforehand(manifest):
+    large = [n for n in manifest["files"] if re.match(r"static/.*\.(css|js|svg)$", n)]
+    packed = [n for n in large if {f"{n}.gz", f"{n}.br"} <= manifest["files"].keys()]
+    assert len(packed) > 0.9 * len(large)
+
+
+def test_page_names_static_files_that_the_media_tier_has(visitor, tier, told):
+    page = visitor.get(tier.url + "/", timeout=10).text
+    named = set(re.findall(rf'"({re.escape(told.site_static_url)}[^"]+)"', page))
+    assert named and all(re.search(r"\.[0-9a-f]{12}\.\w+$", url) for url in named)
+    for url in named:
+        answer = visitor.get(tier.url + url, timeout=10, headers={"Accept-Encoding": "gzip"})
+        assert answer.status_code == 200, url
