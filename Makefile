@@ -14,7 +14,7 @@ export ANSIBLE_VAULT_PASSWORD_FILE ?= $(CURDIR)/$(STATE)/vault-password
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)
 export ANSIBLE_STRATEGY := mitogen_linear
-export ANSIBLE_STRATEGY_PLUGINS = $(wildcard $(VENV)/lib/python3*/site-packages/ansible_mitogen/plugins/strategy)
+export ANSIBLE_STRATEGY_PLUGINS := $(VENV)/mitogen
 export ANSIBLE_DEPRECATION_WARNINGS := false
 endif
 
