@@ -20,6 +20,8 @@ class Tier:
     def __init__(self, inventory):
         self.inventory = str(inventory)
         self.name = pathlib.Path(self.inventory).stem
+        # Molecule's own configuration and colours are not those of the repository.
+        self.env = dict(os.environ, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
 
     @functools.cache
     def value(self, expression, host="localhost"):
@@ -31,7 +33,7 @@ class Tier:
             ["ansible", host, "-i", self.inventory, "-o", "-m", "ansible.builtin.debug",
              "-a", "msg={{ {'value': " + expression + "} | to_json }}"],
             cwd=ROOT, capture_output=True, text=True, check=True,
-            env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline",
+            env=dict(self.env, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline",
                      ANSIBLE_DISPLAY_OK_HOSTS="true", ANSIBLE_LOAD_CALLBACK_PLUGINS="true"))
         found = json.loads(done.stdout.split("=>", 1)[1])["msg"]
         return (json.loads(found) if isinstance(found, str) else found)["value"]

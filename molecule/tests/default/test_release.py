@@ -97,7 +97,7 @@ def test_release_commands_have_run(host):
 
 def test_dry_run_of_a_deploy_finds_nothing_to_do(tier):
     done = subprocess.run(["ansible-playbook", "-i", tier.inventory, "playbooks/deploy.yml", "--check"],
-                          cwd=ROOT, capture_output=True, text=True, check=False)
+                          cwd=ROOT, capture_output=True, text=True, check=False, env=tier.env)
     assert done.returncode == 0, done.stdout
     changes = re.findall(r"changed=(\d+)", done.stdout)
     assert changes and set(changes) == {"0"}, done.stdout

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pathlib
 import re
 import struct
@@ -158,7 +157,7 @@ def test_a_dry_run_of_what_stands_finds_nothing_to_do(tier):
     """`make converge CHECK=1` reports no change on any host."""
     root = pathlib.Path(__file__).resolve().parents[3]
     done = subprocess.run(["ansible-playbook", "-i", tier.inventory, "--check", "playbooks/site.yml"], cwd=root,
-                          capture_output=True, text=True, check=False, env=dict(os.environ, ANSIBLE_CONFIG=str(root / "ansible.cfg")))
+                          capture_output=True, text=True, check=False, env=tier.env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     recap = re.findall(r"(?m)^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout)
     assert {host for host, _changed in recap} >= set(tier.hosts("all"))
