@@ -34,9 +34,10 @@ def make(*words, **extra):
 
 def packages():
     """{host: its Debian packages}, as group_vars declare them."""
-    _seconds, out = run("ansible", "all", "-i", "inventories/test.yml", "-m", "ansible.builtin.debug",
+    _seconds, out = run("ansible", "all", "-i", "inventories/test.yml", "-o", "-m", "ansible.builtin.debug",
                         "-a", "msg={{ host_packages | join(' ') }}",
-                        ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline", ANSIBLE_STRATEGY="linear")
+                        ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline", ANSIBLE_DISPLAY_OK_HOSTS="true",
+                        ANSIBLE_LOAD_CALLBACK_PLUGINS="true", ANSIBLE_NOCOLOR="true", ANSIBLE_STRATEGY="linear")
     return {line.split(" ")[0]: json.loads(line.split("=>", 1)[1])["msg"].split()
             for line in out.splitlines() if "=>" in line}
 
