@@ -34,9 +34,9 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         except FileExistsError:
             first = False
         if fault == "slow":
-            time.sleep(1)
+            time.sleep(1)  # the fault itself: a slow host
         elif first and fault == "freeze":
-            time.sleep(20)
+            time.sleep(20)  # the fault itself: a frozen host
         elif first and fault == "die":
             self.close_connection = True
             return

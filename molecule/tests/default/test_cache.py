@@ -112,5 +112,5 @@ def test_it_comes_back_after_a_crash(ask, told, on):
     on(cache).check_output("systemctl kill --signal=KILL memcached")
     deadline = time.monotonic() + 30
     while (said := ask(told.groups["app"][0], cache, "version")).rc and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.2)  # between two looks at a condition with a deadline
     assert said.rc == 0, said

@@ -54,7 +54,7 @@ def await_true(condition, seconds=10):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks at a condition with a deadline
     return found
 
 

@@ -128,7 +128,7 @@ def eventually(true, seconds=20):
     """Await a condition: what it came to, true or not."""
     deadline = time.monotonic() + seconds
     while not (found := true()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks at a condition with a deadline
     return found
 
 
