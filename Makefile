@@ -10,11 +10,12 @@ export ENV
 SYSTEM_PATH := $(PATH)
 export PATH := $(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Ansible loads its plugins in every worker it forks: from bytecode, wherever this was set.
+unexport PYTHONDONTWRITEBYTECODE
 export ANSIBLE_VAULT_PASSWORD_FILE ?= $(CURDIR)/$(STATE)/vault-password
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)
-export ANSIBLE_STRATEGY := mitogen_linear
-export ANSIBLE_STRATEGY_PLUGINS := $(VENV)/mitogen
+export ANSIBLE_STRATEGY := accelerated
 export ANSIBLE_DEPRECATION_WARNINGS := false
 endif
 

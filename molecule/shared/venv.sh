@@ -28,6 +28,3 @@ awk '/^[a-z]/ {ours = /^uv==/} ours && !/# via/' "$lock" >"$only_uv"
   die "PyPI does not answer, or answers with other files than the lock names: see above"
 UV_SYSTEM_CERTS=1 "$venv/bin/uv" pip sync --quiet --require-hashes --python "$venv/bin/python" "$lock" ||
   die "PyPI does not answer, or answers with other files than the lock names: see above"
-
-# Where Ansible looks for the accelerator's strategies, under a name that no Python version changes.
-ln -s "$(echo "$venv"/lib/python3*/site-packages/ansible_mitogen/plugins/strategy)" "$venv/mitogen"
