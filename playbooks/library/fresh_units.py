@@ -42,7 +42,9 @@ def parse(block):
 def needed(state, unit):
     """What a unit needs: "start", its own action, or None. state holds systemd's properties of it."""
     if state["ActiveState"] not in ("active", "reloading", "activating"):
-        return "start"
+        # Tried, and not meant for this host: a condition of the unit itself says no.
+        unwanted = state["ConditionResult"] == "no" and state["ConditionTimestamp"]
+        return None if unwanted else "start"
     if state["NeedDaemonReload"] == "yes":
         return "restart"
     since = datetime.datetime.strptime(state["StateChangeTimestamp"], FORMAT).replace(tzinfo=datetime.timezone.utc)
@@ -58,19 +60,19 @@ def main():
         supports_check_mode=True)
     units = module.params["units"]
     command = ["systemctl", "show", "--timestamp=us+utc", "--property",
-               "LoadState,ActiveState,StateChangeTimestamp,NeedDaemonReload", *(u["name"] for u in units)]
+               "LoadState,ActiveState,StateChangeTimestamp,NeedDaemonReload,ConditionResult,ConditionTimestamp", *(u["name"] for u in units)]
     _rc, out, _err = module.run_command(command, check_rc=True)
+    states = [parse(block) for block in out.strip().split("\n\n")]
+    if not module.check_mode and any(state["NeedDaemonReload"] == "yes" for state in states):
+        module.run_command(["systemctl", "daemon-reload"], check_rc=True)
     done = []
-    for one, block in zip(units, out.strip().split("\n\n")):
-        state = parse(block)
+    for one, state in zip(units, states):
         if state["LoadState"] == "not-found" and module.check_mode:
             continue  # a bare host: whoever installs it starts it
         action = needed(state, one)
         if action:
             done.append(f"{action} {one['name']}")
             if not module.check_mode:
-                if state["NeedDaemonReload"] == "yes":
-                    module.run_command(["systemctl", "daemon-reload"], check_rc=True)
                 module.run_command(["systemctl", action, one["name"]], check_rc=True)
     module.exit_json(changed=bool(done), actions=done)
 

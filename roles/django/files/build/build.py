@@ -8,7 +8,7 @@ Runs as root in a throwaway container like the hosts (same Debian, same Python),
   /in/files       the role's files: the tier's package, and the requirements it adds
   /out            where the artifact goes
 
-Prints one sentence if it fails; everything that was said is in /out/<site>-<version>.log.
+Everything that is said is in /out/<site>-<version>.log; if it fails, the last line is one sentence that says why.
 """
 
 import concurrent.futures
@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import traceback
 
 FILES = pathlib.Path("/in/files")
 OUT = pathlib.Path("/out")
@@ -252,8 +253,10 @@ def main():
     os.chown(path, OUT.stat().st_uid, OUT.stat().st_gid)
     try:
         make(log, build)
-    except Failed as error:
-        print(f"Release {build['version']} was not built: {error}. All that was said: {build['out']}/{path.name}")
+    except Exception as error:
+        if not isinstance(error, Failed):
+            traceback.print_exc(file=log.file)
+        print(f"Release {build['version']} was not built: {error}. All that was said is above", file=log.file)
         return 1
     return 0
 
