@@ -1,7 +1,9 @@
 """Projects of every kind become releases that run on a bare host without network."""
 
 import base64
+import functools
 import hashlib
+import http.server
 import importlib.util
 import io
 import json
@@ -10,6 +12,7 @@ import pathlib
 import re
 import subprocess
 import tarfile
+import threading
 import zipfile
 
 import pytest
@@ -88,8 +91,15 @@ def git(directory, *arguments):
         check=True, capture_output=True, text=True).stdout.strip()
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files and does not talk about it."""
+
+    def log_message(self, *_arguments):
+        """Say nothing."""
+
+
 def repository(directory):
-    """A repository whose tag is good and whose branch has gone on to something that does not build."""
+    """A repository behind HTTP whose tag is good and whose branch has gone on to something that does not build."""
     write(directory, PROJECT | {"requirements.txt": "Django~=5.2.0\n"})
     git(directory, "init", "-q", "-b", "main")
     git(directory, "add", ".")
@@ -98,7 +108,10 @@ def repository(directory):
     write(directory, {"requirements.txt": "Django==0.0\n", "shop/later.py": ""})
     git(directory, "add", ".")
     git(directory, "commit", "-q", "-m", "bad")
-    return {"site_source": f"file://{directory}", "site_ref": "v1"}
+    git(directory, "update-server-info")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=directory))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return {"site_source": f"http://127.0.0.1:{server.server_port}/.git", "site_ref": "v1"}
 
 
 def wheel(directory):
@@ -204,7 +217,7 @@ def test_no_secret_gets_into_a_release(release):
 @pytest.mark.parametrize("release", [repository], indirect=True, ids=["repository"])
 def test_version_names_the_commit_of_the_tag(release):
     site, _artifact, manifest = release
-    commit = git(site["site_source"].removeprefix("file://"), "rev-parse", "v1^{commit}")
+    commit = git(".", "ls-remote", site["site_source"], "refs/tags/v1^{}").split()[0]
     assert manifest["version"].startswith(commit[:10] + "-")
     assert manifest["source"]["commit"] == commit
     assert "src/shop/later.py" not in manifest["files"]

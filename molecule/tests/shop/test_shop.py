@@ -1,0 +1,44 @@
+"""A project that knows nothing of the tier is served by all of it, described by variables alone."""
+
+import re
+
+import pytest
+
+
+@pytest.fixture(name="page")
+def page_fixture(tier, visitor):
+    """The shop's page, as a visitor gets it."""
+    answer = visitor.get(tier.url, timeout=10)
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def test_its_page_comes_with_its_environment_and_its_database(page):
+    assert "<h1>The corner shop</h1>" in page
+    assert "<li>A jar of honey</li>" in page  # the second release command put it there
+
+
+def test_its_static_files_are_hashed_and_kept_by_browsers(tier, visitor, page):
+    style = re.search(r'href="(/assets/shop/shop\.[0-9a-f]{12}\.css)"', page)[1]
+    answer = visitor.get(tier.url + style, timeout=10)
+    assert answer.status_code == 200 and "immutable" in answer.headers["Cache-Control"]
+
+
+def test_its_sessions_are_good_on_every_app_host(tier, visitor):
+    looks = [re.search(r"Looks: (\d+)", visitor.get(tier.url, timeout=10).text)[1] for _ in range(12)]
+    assert looks == [str(n) for n in range(1, 13)]
+
+
+def test_an_upload_is_served_by_every_media_host(tier, visitor):
+    answer = visitor.post(f"{tier.url}/photo", data={"item": "A jar of honey"}, files={"photo": ("jar.txt", b"golden")}, timeout=10)
+    assert answer.status_code == 200, answer.text
+    path = answer.json()["url"]
+    assert path.startswith("/photos/items/")
+    assert visitor.get(tier.url + path, timeout=10).content == b"golden"
+    for name in tier.hosts("media"):
+        assert visitor.get(f"http://{tier.address(name)}:{tier.value('media_port')}{path}", timeout=10).content == b"golden", name
+
+
+def test_every_app_host_proves_its_health(tier, on):
+    for name in tier.hosts("app"):
+        on(name).check_output("curl --fail --silent --show-error http://%s:%s/-/health", tier.address(name), str(tier.value("app_port")))
