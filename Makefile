@@ -16,6 +16,8 @@ export ANSIBLE_VAULT_PASSWORD_FILE ?= $(CURDIR)/$(STATE)/vault-password
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)
 export ANSIBLE_STRATEGY := accelerated
+else
+unexport ANSIBLE_STRATEGY
 export ANSIBLE_DEPRECATION_WARNINGS := false
 endif
 
