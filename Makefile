@@ -16,9 +16,9 @@ export ANSIBLE_VAULT_PASSWORD_FILE ?= $(CURDIR)/$(STATE)/vault-password
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)
 export ANSIBLE_STRATEGY := accelerated
+export ANSIBLE_DEPRECATION_WARNINGS := false
 else
 unexport ANSIBLE_STRATEGY
-export ANSIBLE_DEPRECATION_WARNINGS := false
 endif
 
 PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff)
