@@ -1,7 +1,8 @@
 """Everything `make test` runs, in order, with a closing count.
 
 Fails when a step fails, and when a test that exists was never run: several tools call an empty
-run a success. The order matters in one way: the scenarios after `default` share its tier.
+run a success. The order matters: `replaced` starts from the tier that `default` leaves, and
+`shop`, the last, removes every host first.
 """
 
 import ast
@@ -28,7 +29,7 @@ def existing():
 
 
 def scenarios():
-    """The Molecule scenarios that share the tier of `default`, in order."""
+    """The Molecule scenarios after `default`, in order."""
     return sorted(p.parent.name for p in ROOT.glob("molecule/*/molecule.yml") if p.parent.name != "default")
 
 
