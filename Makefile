@@ -40,10 +40,11 @@ $(VENV)/.ready: .config/requirements.txt
 .PHONY: ready
 ready: $(VENV)/.ready
 	@[ -f $(INVENTORY) ] || { echo "No environment '$(ENV)': there is no $(INVENTORY). There are: $(basename $(notdir $(wildcard inventories/*.yml)))." >&2; exit 2; }
+	@mkdir -p -m 700 $(STATE)
 	@if [ ! -s "$$ANSIBLE_VAULT_PASSWORD_FILE" ]; then \
 	  if [ -f group_vars/$(ENV)/vault.yml ]; then \
 	    echo "group_vars/$(ENV)/vault.yml is there and its password is not: put it in $$ANSIBLE_VAULT_PASSWORD_FILE (mode 600), or name its file in ANSIBLE_VAULT_PASSWORD_FILE." >&2; exit 2; fi; \
-	  mkdir -p -m 700 $(STATE) && (umask 077; head -c 32 /dev/urandom | base64 > "$$ANSIBLE_VAULT_PASSWORD_FILE"); fi
+	  (umask 077; head -c 32 /dev/urandom | base64 > "$$ANSIBLE_VAULT_PASSWORD_FILE"); fi
 
 # Containers, where the environment's hosts are containers on this machine.
 CONTAINERS := $(shell grep -qs '^env_containers: true' group_vars/$(ENV)/main.yml && echo yes)

@@ -19,6 +19,10 @@ options:
     elements: dict
     required: true
     description: Units as name, files (paths; directories are walked) and action (reload or restart).
+  wait:
+    type: bool
+    default: true
+    description: Await that the units are up. Without it a later look has to; it awaits those still on their way, too.
 """
 
 FORMAT = "%a %Y-%m-%d %H:%M:%S.%f UTC"
@@ -56,9 +60,10 @@ def main():
     unit = {"name": {"required": True}, "files": {"type": "list", "elements": "path", "required": True},
             "action": {"choices": ["reload", "restart"], "required": True}}
     module = AnsibleModule(
-        argument_spec={"units": {"type": "list", "elements": "dict", "required": True, "options": unit}},
+        argument_spec={"units": {"type": "list", "elements": "dict", "required": True, "options": unit},
+                       "wait": {"type": "bool", "default": True}},
         supports_check_mode=True)
-    units = module.params["units"]
+    units, wait = module.params["units"], module.params["wait"]
     command = ["systemctl", "show", "--timestamp=us+utc", "--property",
                "LoadState,ActiveState,StateChangeTimestamp,NeedDaemonReload,ConditionResult,ConditionTimestamp", *(u["name"] for u in units)]
     _rc, out, _err = module.run_command(command, check_rc=True)
@@ -73,7 +78,9 @@ def main():
         if action:
             done.append(f"{action} {one['name']}")
             if not module.check_mode:
-                module.run_command(["systemctl", action, one["name"]], check_rc=True)
+                module.run_command(["systemctl", action, one["name"], *([] if wait else ["--no-block"])], check_rc=True)
+        elif state["ActiveState"] == "activating" and wait and not module.check_mode:
+            module.run_command(["systemctl", "start", one["name"]], check_rc=True)  # joins the start that is under way
     module.exit_json(changed=bool(done), actions=done)
 
 

@@ -28,7 +28,7 @@ FILES = pathlib.Path("/in/files")
 OUT = pathlib.Path("/out")
 SCRATCH = pathlib.Path("/tmp/build")
 WHEELS = SCRATCH / "wheels"
-PIP = [SCRATCH / "tools/bin/python", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-input"]
 
 # Text, and fonts and images that are not compressed by themselves.
 COMPRESSIBLE = {".css", ".csv", ".eot", ".htm", ".html", ".ico", ".js", ".json", ".map", ".md", ".mjs", ".otf",
@@ -87,7 +87,6 @@ def install_packages(log, packages):
 
 def collect_wheels(log, build, source):
     """Every package of the site as a wheel; those that only exist as source archives are built here."""
-    log.run(["python3", "-m", "venv", SCRATCH / "tools"], "make a virtualenv")
     # Build backends may write beside the code: not beside the code that is shipped.
     work = SCRATCH / "work"
     shutil.copytree(source, work, symlinks=True)
@@ -148,23 +147,29 @@ def collect_static(log, build, release):
 
 def compress_static(log, static):
     """A .gz and a .br beside every file that they make smaller."""
-    plain = [path for path in sorted(static.rglob("*")) if path.is_file() and path.suffix.lower() in COMPRESSIBLE]
-    if not plain:
+    same = {}  # content: the paths that have it, as a plain and a hashed name mostly do
+    for path in sorted(static.rglob("*")):
+        if path.is_file() and path.suffix.lower() in COMPRESSIBLE:
+            same.setdefault(sha256(path), []).append(path)
+    if not same:
         return
+    first = [paths[0] for paths in same.values()]
 
     def pack(path):
-        data = path.read_bytes()
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(data, 9, mtime=0))
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        brotli = pool.submit(log.run, ["brotli", "--quality=11", "--keep", "--", *plain], "compress the static files")
-        list(pool.map(pack, plain))
+        brotli = pool.submit(log.run, ["brotli", "--quality=11", "--keep", "--", *first], "compress the static files")
+        list(pool.map(pack, first))
         brotli.result()
-    for path in plain:
+    for path, *others in same.values():
         for suffix in (".gz", ".br"):
             packed = path.with_name(path.name + suffix)
             if packed.stat().st_size >= path.stat().st_size:
                 packed.unlink()
+            else:
+                for other in others:
+                    shutil.copyfile(packed, other.with_name(other.name + suffix))
 
 
 def compile_bytecode(log, release):
@@ -206,7 +211,7 @@ def manifest(log, build, release, wheels):
 
 def pack(log, build, directory, target):
     """A directory's content as a tar file: the same content, the same bytes."""
-    log.run(["tar", "--create", "--file", target, "--use-compress-program", "gzip --no-name", "--directory", directory,
+    log.run(["tar", "--create", "--file", target, "--use-compress-program", "gzip --no-name -3", "--directory", directory,
              "--sort=name", "--owner=root:0", "--group=root:0", "--mode=u=rwX,go=rX", f"--mtime=@{build['epoch']}",
              "--format=gnu", "."], "pack the release")
 
