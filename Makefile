@@ -73,6 +73,8 @@ endif
 up: platform secrets ## Boot ENV's containers, bare (converge does it by itself)
 
 standing: ready
+	@[ -s group_vars/$(ENV)/vault.yml ] || [ '$(CONTAINERS)' = yes ] || { \
+	  echo "A dry run needs the secrets of $(ENV), and there are none yet. Make them: make secrets ENV=$(ENV)" >&2; exit 2; }
 ifeq ($(CONTAINERS),yes)
 	@docker ps --quiet --filter label=realworld=$(ENV) 2>/dev/null | grep -q . || { \
 	  echo "Nothing stands yet for a dry run to look at. 'make up' boots the hosts bare; 'make converge' builds everything." >&2; exit 2; }

@@ -1,7 +1,10 @@
 """Every host, whatever its tier."""
 
 import json
+import pathlib
 import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 testinfra_hosts = ["ansible://all"]
 
@@ -29,6 +32,15 @@ def test_every_host_knows_every_other_by_name(host, tier):
 
 def test_nothing_has_failed(host):
     assert host.check_output("systemctl is-system-running") == "running"
+
+
+def test_an_unknown_host_key_stops_a_run_and_says_what_to_type(host, tier, tmp_path):
+    run = subprocess.run(
+        ["ansible-playbook", "-i", tier.inventory, "playbooks/reach.yml", "--limit", name_of(host), "-e",
+         f"ansible_ssh_common_args='-o ControlPath=none -o StrictHostKeyChecking=yes -o UserKnownHostsFile={tmp_path / 'known_hosts'}'"],
+        cwd=ROOT, env=tier.env, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert f"ssh-keyscan -p 22 {tier.address(name_of(host))} >> ~/.ssh/known_hosts" in " ".join(run.stdout.split())
 
 
 def test_root_cannot_log_in(host, tier):
