@@ -1,0 +1,653 @@
+"""Break something in a standing tier under load, mend it, and tell what its visitors noticed.
+
+    make drill ENV=local DRILL=primary_killed     one of them
+    make drills ENV=local                         all of them, as one table
+
+Visitors outside the tier ask the virtual IP for pages, files and changes, each request over a new connection.
+On every app host a writer commits rows through the pgpool there, one after another, and writes down each one
+that is acknowledged. Afterwards the databases are asked for all of them.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import http.client
+import http.cookies
+import json
+import os
+import random
+import re
+import secrets
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+from tier import ROOT, Tier
+
+SETTLED = 3.0     # seconds of undisturbed service before a fault, and after the last repair
+RECOVERY = 120.0  # seconds after which a drill gives up
+CONNECT = 1.0     # seconds a visitor waits for a connection
+PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
+PAUSE = 0.1       # seconds between two requests of one visitor
+
+WRITER = """
+import json, sys, time, psycopg
+site = json.load(open(sys.argv[1]))["database"]
+where = dict(host="127.0.0.1", port=site["port"], dbname=site["name"], user=site["name"], password=site["password"], connect_timeout=5)
+verb = sys.argv[2]
+while True:
+    try:
+        with psycopg.connect(**where, autocommit=True, prepare_threshold=None) as connection:
+            for _ in range(1 if verb == "read" else 10**9):
+                begun, row = time.time(), time.time_ns()
+                if verb == "read":
+                    connection.execute("select max(id) from drill").fetchone()
+                    server = "-"
+                else:
+                    server = connection.execute(
+                        "insert into drill values (%s, %s) returning host(inet_server_addr())", (row, sys.argv[3])).fetchone()[0]
+                print(row, server, begun, time.time(), flush=True)
+                time.sleep(0.02)
+        time.sleep(0.08)
+    except psycopg.Error as error:
+        print("!", str(error).strip().replace("\\n", " ")[:150], file=sys.stderr, flush=True)
+        time.sleep(0.1)
+"""
+
+
+def run(*command, stdin=None, check=True):
+    """Run a command; its standard output, or None where it may fail and does. Raises subprocess.CalledProcessError."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        sys.exit(f"{' '.join(command)} failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One request of a visitor's. Times are time.time() in seconds."""
+
+    kind: str
+    begun: float
+    ended: float
+    failure: str  # empty: it was answered as it should be
+
+
+@dataclasses.dataclass(frozen=True)
+class Commit:
+    """One row that the database acknowledged, or one read (row: 0)."""
+
+    row: int
+    app: str
+    server: str
+    begun: float
+    ended: float
+
+
+class Place:
+    """A standing tier in containers, and how to break it."""
+
+    def __init__(self, env):
+        self.tier = Tier(ROOT / f"inventories/{env}.yml")
+        if not self.tier.value("hostvars[groups['all'][0]].env_containers"):
+            sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' and 'make status' work there.")
+        names = ("app_port", "db_port", "etcd_client_port", "lb_vip", "media_port", "patroni_port", "pool_port", "site_name", "site_root")
+        self.facts = self.tier.value("dict(" + ", ".join(f"{n}={n}" for n in names) + ")", self.tier.hosts("app")[0])
+        self.env = env
+        self.groups = self.tier.value("groups")
+        self.address = {one["name"]: one["address"] for one in self.tier.value("all_hosts", self.tier.hosts("app")[0])}
+        if self.docker("ps", "--quiet", "--filter", f"label=realworld={env}") == "":
+            sys.exit(f"Nothing stands: make converge ENV={env}")
+
+    def docker(self, *words, check=True):
+        """Run docker."""
+        return run("docker", *words, check=check)
+
+    def container(self, host):
+        """Name of a host's container."""
+        return f"{self.env}-{host}"
+
+    def on(self, host, command, check=True):
+        """Run a shell command on a host as root; its output, or None if it failed and may."""
+        return self.docker("exec", self.container(host), "sh", "-c", command, check=check)
+
+    def ask(self, host, path):
+        """What a host's Patroni answers, as (status, JSON); (None, None) if it does not."""
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                with urllib.request.urlopen(f"http://{self.address[host]}:{self.facts['patroni_port']}/{path}", timeout=1) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as answer:
+                return answer.code, json.load(answer)
+        return None, None
+
+    def primaries(self):
+        """Databases that say they are the primary."""
+        return [host for host in self.groups["db"] if self.ask(host, "primary")[0] == 200]
+
+    def holders(self):
+        """Balancers that have the virtual IP and are not frozen."""
+        return [host for host in self.groups["lb"]
+                if self.on(host, f"ip -oneline address show to {self.facts['lb_vip']}", check=False)]
+
+    def primary(self):
+        """The primary."""
+        return self.wait(lambda: (self.primaries() or [None])[0] if len(self.primaries()) == 1 else None, "one primary")
+
+    def standby(self):
+        """A database that is not the primary."""
+        return next(host for host in self.groups["db"] if host != self.primary())
+
+    def holder(self):
+        """The balancer with the virtual IP."""
+        return self.wait(lambda: (self.holders() or [None])[0] if len(self.holders()) == 1 else None, "one holder of the virtual IP")
+
+    def wait(self, condition, what, seconds=RECOVERY):
+        """What a condition comes to, once it is true."""
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no {what} within {seconds:.0f} s")
+            time.sleep(0.2)  # between two looks at a condition with a deadline
+        return found
+
+    def sql(self, statements, owner=False):
+        """Run SQL in the site's database on the primary, as its owner or as a superuser."""
+        name = self.facts["site_name"]
+        words = ["-c", f"set role {name}"] if owner else []
+        return self.docker("exec", "-u", "postgres", self.container(self.primary()), "psql", "-qAt", "-v", "ON_ERROR_STOP=1",
+                           "-p", str(self.facts["db_port"]), "-d", name, *words, "-c", statements)
+
+    def remember(self):
+        """Put a hundred keys into the caches; what they begin with."""
+        name = f"drill.{secrets.token_hex(4)}"
+        self.cached(self.groups["app"][0], f"[cache.set('{name}.%d' % n, n, 600) for n in range(100)]")
+        return name
+
+    def recall(self, name, without):
+        """Which part of those keys an app host still finds."""
+        app = next(host for host in self.groups["app"] if host not in without)
+        return int(self.cached(app, f"print(sum(cache.get('{name}.%d' % n) == n for n in range(100)))").split()[-1]) / 100
+
+    def cached(self, app, code):
+        """Run code on an app host, with the site's cache."""
+        return self.on(app, f'/usr/local/bin/manage shell -v 0 -c "from django.core.cache import cache; {code}"')
+
+    def open(self, host, port):
+        """Whether a port of a host takes connections."""
+        with contextlib.suppress(OSError), socket.create_connection((self.address[host], self.facts[port]), timeout=1):
+            return True
+        return False
+
+    def ailing(self):
+        """Why the tier is not whole, as a sentence; empty where it is."""
+        if len(self.primaries()) != 1:
+            return f"primaries: {self.primaries()}"
+        status, cluster = self.ask(self.primaries()[0], "cluster")
+        members = cluster["members"] if status == 200 else []
+        wrong = [m["name"] for m in members if m["state"] not in ("running", "streaming") or m["role"] not in ("leader", "sync_standby", "quorum_standby")]
+        if len(members) != len(self.groups["db"]) or wrong:
+            return f"databases: {[(m['name'], m['role'], m['state']) for m in members]}"
+        if len(self.holders()) != 1:
+            return f"holders of the virtual IP: {self.holders()}"
+        for host in self.groups["app"]:
+            if not self.on(host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['app_port']}/-/health", check=False):
+                return f"{host} does not serve"
+            nodes = self.on(host, "PCPPASSFILE=/etc/pgpool2/pcppass pcp_node_info -h 127.0.0.1 -U follow -w -a", check=False)
+            if not nodes or any(line.split()[2] not in ("1", "2") for line in nodes.splitlines()):
+                return f"pgpool of {host}: {nodes}"
+        for host in self.groups["media"]:
+            if not self.open(host, "media_port"):
+                return f"{host} does not serve files"
+        for host in self.groups["quorum"]:
+            if not self.open(host, "etcd_client_port"):
+                return f"etcd of {host} is down"
+        for host in self.groups["all"]:
+            state = self.on(host, "systemctl is-system-running", check=False)
+            if state != "running":
+                return f"{host}: {self.on(host, 'systemctl --failed --no-legend --plain; true', check=False) or state}"
+        return ""
+
+    def whole(self):
+        """Await that the tier is whole."""
+        said = []
+        try:
+            self.wait(lambda: not (said.append(self.ailing()) or said[-1]), "whole tier")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {said[-1]}") from None
+
+    # faults and their repairs
+
+    def kill(self, *hosts):
+        """Power off, without a goodbye."""
+        self.docker("kill", *map(self.container, hosts))
+
+    def start(self, *hosts):
+        """Power on."""
+        for host in hosts:
+            self.docker("start", self.container(host))
+
+    def freeze(self, host):
+        """Stop every process of a host; its kernel still takes connections."""
+        self.docker("pause", self.container(host))
+
+    def thaw(self, host):
+        """Let them go on."""
+        self.docker("unpause", self.container(host))
+
+    def cut(self, host):
+        """Take a host off the network."""
+        self.docker("network", "disconnect", f"realworld-{self.env}", self.container(host))
+
+    def mend(self, host):
+        """Put it back."""
+        self.docker("network", "connect", "--ip", self.address[host], f"realworld-{self.env}", self.container(host))
+
+    def mute(self, host):
+        """A host hears all the others, and none hears it."""
+        for other, address in self.address.items():
+            if other != host:
+                self.on(host, f"ip route add blackhole {address}")
+
+    def unmute(self, host):
+        """Undo mute."""
+        for other, address in self.address.items():
+            if other != host:
+                self.on(host, f"ip route del blackhole {address}")
+
+    def stall(self, host):
+        """Freeze what a standby receives its changes with."""
+        self.on(host, "pkill -STOP -f '[p]ostgres.*walreceiver'")
+        time.sleep(1.5)  # how long a stalled standby falls behind is part of the fault
+
+
+class Visitor(threading.Thread):
+    """Asks one kind of thing again and again, over a new connection each time."""
+
+    def __init__(self, place, kind, cookies=""):
+        super().__init__(daemon=True)
+        self.place, self.kind, self.cookies = place, kind, cookies
+        self.context = ssl.create_default_context(cafile=place.tier.authority)
+        self.over, self.seen = threading.Event(), []
+        self.stamp, self.sent, self.accepted = secrets.token_hex(4), 0, []
+
+    def fetch(self, method, path, body=None, headers=None):
+        """(status, headers, body) of one request."""
+        vip = self.place.facts["lb_vip"]
+        connection = http.client.HTTPSConnection(vip, timeout=CONNECT, context=self.context)
+        try:
+            connection.connect()
+            connection.sock.settimeout(PATIENCE)
+            connection.request(method, path, body, {"Cookie": self.cookies, "Referer": f"https://{vip}/", **(headers or {})})
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
+
+    def keep(self, headers):
+        """Take the cookies of an answer."""
+        jar = http.cookies.SimpleCookie(self.cookies)
+        for line in headers.get_all("Set-Cookie", []):
+            jar.load(line)
+        self.cookies = "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
+
+    def form(self, path, fields):
+        """Fill in a page's form; (status, headers, body) of the answer to it."""
+        _status, headers, page = self.fetch("GET", path)
+        self.keep(headers)
+        token = re.search(rb'name="csrfmiddlewaretoken" value="(\w+)"', page)
+        if not token:
+            raise ValueError(f"no form at {path}")
+        return self.post(path, fields | {"csrfmiddlewaretoken": token[1].decode()})
+
+    def post(self, path, fields):
+        """Send a form."""
+        return self.fetch("POST", path, urllib.parse.urlencode(fields), {"Content-Type": "application/x-www-form-urlencoded"})
+
+    def once(self):
+        """One request; raises where the answer is not as it should be."""
+        if self.kind == "change":
+            text = f"drill {self.stamp} {self.sent}"
+            self.sent += 1
+            status, headers, _body = self.post("/ledger/entries/add/", {
+                "date": datetime.date.today().isoformat(), "text": text, "amount": "1.00", "csrfmiddlewaretoken": self.token})
+            if status != 302 or "login" in headers["Location"]:
+                raise ValueError(f"{status} {headers['Location']}")
+            self.accepted.append(text)
+            return
+        path = {"page": "/", "session": "/accounts/", **self.place.files}[self.kind]
+        status, headers, body = self.fetch("GET", path)
+        if status != 200:
+            raise ValueError(f"{status} {headers.get('Location', '')}")
+        if self.kind == "session" and b"Sign out" not in body:
+            raise ValueError("signed out")
+
+    def run(self):
+        if self.kind == "change":
+            self.token = http.cookies.SimpleCookie(self.cookies)["csrftoken"].value
+        while not self.over.wait(PAUSE):
+            begun, failure = time.time(), ""
+            try:
+                self.once()
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                failure = f"{type(error).__name__} {error}"
+            self.seen.append(Request(self.kind, begun, time.time(), failure))
+
+
+class Writer(threading.Thread):
+    """Commits rows, or reads, through the pgpool of one app host, as long as that host lives."""
+
+    def __init__(self, place, app, verb):
+        super().__init__(daemon=True)
+        self.place, self.app, self.verb = place, app, verb
+        self.over, self.seen, self.process = threading.Event(), [], None
+
+    def run(self):
+        facts = self.place.facts
+        command = ["docker", "exec", "-i", "-u", facts["site_name"], self.place.container(self.app), f"{facts['site_root']}/current/venv/bin/python",
+                   "-", f"/etc/{facts['site_name']}/site.json", self.verb, self.app]
+        while not self.over.wait(0.2):
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as self.process:
+                with contextlib.suppress(BrokenPipeError):
+                    self.process.stdin.write(WRITER)
+                    self.process.stdin.close()
+                for line in self.process.stdout:
+                    row, server, begun, ended = line.split()
+                    self.seen.append(Commit(int(row), self.app, server, float(begun), float(ended)))
+
+    def stop(self):
+        """End it, and what it runs on the host."""
+        self.over.set()
+        self.process.kill()
+        self.place.on(self.app, f"pkill -u {self.place.facts['site_name']} -f 'site.json {self.verb}'", check=False)
+
+
+class Load:
+    """Visitors and writers, and what they saw."""
+
+    def __init__(self, place):
+        self.place = place
+        place.sql("drop table if exists drill; create table drill (id bigint primary key, app text not null)", owner=True)
+        password = secrets.token_urlsafe(12)
+        app = place.groups["app"][0]
+        place.on(app, f"echo {password} | /usr/local/bin/manage create_editor --username drill")
+        first = Visitor(place, "page")
+        _s, _h, page = first.fetch("GET", "/")
+        place.files = {"static": re.search(rb'"(/static/[^"]+\.css)"', page)[1].decode()}
+        status, headers, _body = first.form("/accounts/login/", {"username": "drill", "password": password})
+        if status != 302:
+            sys.exit(f"The drill's visitor cannot sign in: {status}")
+        first.keep(headers)
+        status, headers, _body = first.fetch("GET", "/ledger/entries/add/")
+        first.keep(headers)
+        kinds = ["page", "page", "session", "static", "change", "change"]
+        self.visitors = [Visitor(place, kind, first.cookies if kind in ("session", "change") else "") for kind in kinds]
+        self.writers = [Writer(place, app, verb) for app in place.groups["app"] for verb in ("write", "read")]
+
+    def __enter__(self):
+        for one in [*self.visitors, *self.writers]:
+            one.start()
+        self.place.wait(lambda: all(w.seen for w in self.writers) and all(v.seen for v in self.visitors), "load")
+        return self
+
+    def __exit__(self, *_error):
+        for one in self.visitors:
+            one.over.set()
+        for one in self.writers:
+            one.stop()
+        for one in self.visitors:
+            one.join()
+
+    def requests(self):
+        """Every request so far, in the order of their ends."""
+        return sorted((r for v in self.visitors for r in v.seen), key=lambda r: r.ended)
+
+    def commits(self, verb="write"):
+        """Every acknowledged commit (or read) so far, in the order of the answers."""
+        return sorted((c for w in self.writers if w.verb == verb for c in w.seen), key=lambda c: c.ended)
+
+    def serves(self, since, without=()):
+        """Whether, since a moment, everything has been answered at least twice and nothing failed after that."""
+        for kind in {v.kind for v in self.visitors}:
+            last = [r for r in self.requests() if r.kind == kind and r.begun > since][-2:]
+            if len(last) < 2 or any(r.failure for r in last):
+                return False
+        return all(sum(c.begun > since for c in w.seen[-20:]) >= 3 for w in self.writers if w.app not in without)
+
+
+def longest(moments, start, end):
+    """The longest time in [start, end] between two neighbours of a sorted list of moments."""
+    inside = [start, *(m for m in moments if start < m < end), end]
+    return max(b - a for a, b in zip(inside, inside[1:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Drill:
+    """A fault, its repair, and what may come of it at most."""
+
+    fault: object          # fault(place) breaks something; returns the hosts that are away because of it
+    repair: object         # repair(place, hosts) brings them back
+    limits: dict           # {column: maximum}, in seconds or as a count
+    hold: float = 2.0      # seconds of service without the broken part
+
+
+def measure(place, drill):
+    """Drill; the row of the table, as {column: value}."""
+    place.whole()
+    doubles, over = [], threading.Event()
+
+    def watch():
+        while not over.wait(0.3):
+            if len(place.holders()) > 1:
+                doubles.append(time.time())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    with Load(place) as load:
+        time.sleep(SETTLED)  # undisturbed service, to compare with
+        keys = place.remember()
+        watcher.start()
+        begun = time.time()
+        away = drill.fault(place)
+        place.wait(lambda: load.serves(begun + 0.5, without=away), "service after the fault")
+        served = time.time()
+        moved = place.holder(), place.primary()
+        time.sleep(drill.hold)  # service without the broken part
+        kept = place.recall(keys, away)
+        repaired = time.time()
+        drill.repair(place, away)
+        place.wait(lambda: load.serves(repaired, without=()), "service after the repair")
+        place.whole()
+        time.sleep(SETTLED)  # a second fault in the wake of the repair would show here
+        ended = time.time()
+    over.set()
+    watcher.join()
+    requests = [r for r in load.requests() if r.ended > begun]
+    commits, reads = load.commits(), load.commits("read")
+    apps = [app for app in place.groups["app"] if app not in away]
+    failures = [r for r in requests if r.failure]
+    good = [r for r in requests if not r.failure]
+    servers = [c.server for c in commits]
+    blocks = [server for before, server in zip([None, *servers], servers) if server != before]
+    found = set(map(int, place.sql("select id from drill").split()))
+    stamps = "|".join(v.stamp for v in load.visitors)
+    entries = place.sql(f"select text from ledger_entry where text ~ 'drill ({stamps}) '").splitlines()
+    accepted = {text for v in load.visitors for text in v.accepted}
+    row = {
+        "requests": len(requests),
+        "failed": len(failures),
+        "gap": longest([r.ended for r in good], begun, ended),
+        "slowest page": max((r.ended - r.begun for r in good if r.kind != "change"), default=0),
+        "slowest change": max((r.ended - r.begun for r in good if r.kind == "change"), default=0),
+        "commits": sum(c.ended > begun for c in commits),
+        "lost": len({c.row for c in commits} - found) + len(accepted - set(entries)),
+        "twice": len(entries) - len(set(entries)),
+        "writes paused": max(longest([c.ended for c in commits if c.app == app], begun, ended) for app in apps),
+        "reads paused": max(longest([c.ended for c in reads if c.app == app], begun, ended) for app in apps),
+        "recovered": served - begun,
+        "signed out": sum("signed out" in r.failure or "/accounts/login" in r.failure for r in failures),
+        "cache lost": 1 - kept,
+        "two primaries": len(blocks) - len(set(blocks)),
+        "two holders": len(doubles),
+        "moved again": int((place.holder(), place.primary()) != moved),
+        "primary": place.primary(),
+        "holder": place.holder(),
+        "failures": sorted({f"{r.kind}: {r.failure}"[:140] for r in failures}),
+    }
+    place.sql("delete from ledger_entry where text like 'drill %'; drop table drill")
+    return row
+
+
+ALWAYS = {"lost": 0, "twice": 0, "signed out": 0, "two primaries": 0, "two holders": 0, "moved again": 0}
+
+
+def excess(row, drill):
+    """Sentences about what exceeds its limit."""
+    return [f"{column}: {row[column]:.2f}, at most {most}" for column, most in (ALWAYS | drill.limits).items() if row[column] > most]
+
+
+def on_host(choose, act):
+    """A fault of one host: choose(place) names it, act(place, host) breaks it."""
+    def fault(place):
+        host = choose(place)
+        act(place, host)
+        return [host]
+    return fault
+
+
+def each(act):
+    """A repair of every host that is away."""
+    def repair(place, hosts):
+        for host in hosts:
+            act(place, host)
+    return repair
+
+
+def service(verb, *units):
+    """An act on units of a host."""
+    return lambda place, host: place.on(host, f"systemctl {verb} {' '.join(units)}")
+
+
+def last(group):
+    """The last host of a group."""
+    return lambda place: place.groups[group][-1]
+
+
+def stalled(act):
+    """An act on the primary once the standby's receiver has not heard of it for a while."""
+    def both(place, host):
+        for standby in place.groups["db"]:
+            if standby != host:
+                place.stall(standby)
+        act(place, host)
+        for standby in place.groups["db"]:
+            if standby != host:
+                place.on(standby, "pkill -KILL -f '[p]ostgres.*walreceiver'", check=False)
+    return both
+
+
+def power_cut(place):
+    """Every host off at once, and on again one after the other in a seeded random order."""
+    hosts = list(place.groups["all"])
+    place.kill(*hosts)
+    seed = int(os.environ.get("SEED") or time.time())
+    print(f"  SEED={seed}", flush=True)
+    random.Random(seed).shuffle(hosts)
+    place.start(*hosts)
+    return []
+
+
+def both_databases(place):
+    """Every database off at once."""
+    place.kill(*place.groups["db"])
+    time.sleep(5)  # how long they are off is part of the fault
+    place.start(*place.groups["db"])
+    return []
+
+
+def switchover(place):
+    """The planned one, as an operator does it."""
+    run("make", "--no-print-directory", "failover", f"ENV={place.env}")
+    return []
+
+
+def nothing(place, hosts):
+    """It mends itself."""
+
+
+KILL, START = Place.kill, each(Place.start)
+FREEZE, THAW = Place.freeze, each(Place.thaw)
+IN_FLIGHT = 6  # requests that one host may be working on: one for each visitor
+NO_FAILURE = {"failed": 0}
+BALANCER = {"gap": 1.5}
+PRIMARY = {"writes paused": 30, "recovered": 35}
+
+DRILLS = {
+    "balancer_stopped": Drill(on_host(Place.holder, service("stop", "nginx")), each(service("start", "nginx")), BALANCER),
+    "balancer_killed": Drill(on_host(Place.holder, KILL), START, BALANCER),
+    "balancer_frozen": Drill(on_host(Place.holder, FREEZE), THAW, BALANCER),
+    "app_stopped": Drill(on_host(last("app"), service("stop", "apache2")), each(service("start", "apache2")), NO_FAILURE),
+    "apache_killed": Drill(on_host(last("app"), service("kill --signal=KILL", "apache2")), nothing, {"failed": IN_FLIGHT}),
+    "app_killed": Drill(on_host(last("app"), KILL), START, {"failed": IN_FLIGHT}),
+    "app_frozen": Drill(on_host(last("app"), FREEZE), THAW, {"failed": 0, "slowest page": 4}, hold=12),
+    "media_stopped": Drill(on_host(last("media"), service("stop", "lighttpd")), each(service("start", "lighttpd")), NO_FAILURE),
+    "media_killed": Drill(on_host(last("media"), KILL), START, NO_FAILURE),
+    "media_frozen": Drill(on_host(last("media"), FREEZE), THAW, NO_FAILURE),
+    "cache_stopped": Drill(on_host(last("cache"), service("stop", "memcached")), each(service("start", "memcached")), NO_FAILURE | {"cache lost": 0.7}),
+    "cache_killed": Drill(on_host(last("cache"), KILL), START, NO_FAILURE | {"cache lost": 0.7}),
+    "cache_frozen": Drill(on_host(last("cache"), FREEZE), THAW, NO_FAILURE | {"cache lost": 0.7}),
+    "switchover": Drill(switchover, nothing, {"failed": 0, "writes paused": 5}),
+    "primary_killed": Drill(on_host(Place.primary, stalled(KILL)), START, PRIMARY),
+    "primary_frozen": Drill(on_host(Place.primary, stalled(FREEZE)), THAW, PRIMARY),
+    "primary_cut_off": Drill(on_host(Place.primary, stalled(Place.cut)), each(Place.mend), PRIMARY),
+    "primary_mute": Drill(on_host(Place.primary, stalled(Place.mute)), each(Place.unmute), PRIMARY),
+    "standby_killed": Drill(on_host(Place.standby, KILL), START, {"failed": 0, "writes paused": 10}),
+    "standby_frozen": Drill(on_host(Place.standby, FREEZE), THAW, {"failed": 0, "writes paused": 10}),
+    "quorum_member_stopped": Drill(on_host(last("quorum"), service("stop", "etcd")), each(service("start", "etcd")), NO_FAILURE),
+    "monitor_killed": Drill(on_host(last("monitor"), KILL), START, NO_FAILURE),
+    "pgpool_killed": Drill(on_host(last("app"), service("kill --signal=KILL", "pgpool2")), nothing, {"failed": IN_FLIGHT, "recovered": 3}),
+    "databases_down": Drill(both_databases, nothing, {"recovered": 60}),
+    "power_cut": Drill(power_cut, nothing, {"recovered": 90}),
+}
+
+COLUMNS = ["requests", "failed", "gap", "slowest page", "slowest change", "commits", "lost", "writes paused", "reads paused", "recovered",
+           "primary", "holder"]
+
+
+def line(cells):
+    """A row of the table."""
+    return "  ".join(f"{cell:<{24 if n == 0 else max(6, len(COLUMNS[n - 1]))}}" for n, cell in enumerate(cells))
+
+
+def cells(name, row):
+    """What the table shows of a row."""
+    return [name, *(f"{row[c]:.1f} s" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS)]
+
+
+def main():
+    """Run the drills named on the command line, or all; 1 where a limit was exceeded."""
+    place = Place(os.environ.get("ENV", "local"))
+    names = sys.argv[1:] or list(DRILLS)
+    for name in names:
+        if name not in DRILLS:
+            sys.exit(f"No drill {name}. There are: {', '.join(DRILLS)}.")
+    table, worst = [], 0
+    for name in names:
+        print(f"{name} …", flush=True)
+        row = measure(place, DRILLS[name])
+        table.append(cells(name, row))
+        for sentence in excess(row, DRILLS[name]):
+            print(f"  {name} exceeds its limit: {sentence}", flush=True)
+            worst = 1
+        for failure in row["failures"]:
+            print(f"    {failure}", flush=True)
+    print("\n" + "\n".join(map(line, [["drill", *COLUMNS], *table])))
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
