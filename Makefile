@@ -96,6 +96,15 @@ summary:
 deploy: ready ## Build the release of ENV's site once and roll it out
 	@$(PLAY) playbooks/deploy.yml
 
+failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
+	@$(PLAY) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
+
+drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (local and test only)
+	@python molecule/drill.py $(DRILL)
+
+drills: ready ## All of them, as one table
+	@python molecule/drill.py
+
 down: ready ## Remove ENV's containers, their network and their secrets (local and test only)
 ifneq ($(CONTAINERS),yes)
 	@echo "ENV=$(ENV) has real hosts: nothing here removes them." >&2; exit 2
@@ -108,7 +117,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV) are gone."
 endif
 
-.PHONY: deploy down
+.PHONY: deploy failover drill drills down
 
 # ------------------------------------------------------------------ tests
 

@@ -15,6 +15,7 @@ import http.client
 import http.cookies
 import json
 import os
+import pathlib
 import random
 import re
 import secrets
@@ -33,6 +34,7 @@ SETTLED = 3.0     # seconds of undisturbed service before a fault, and after the
 RECOVERY = 120.0  # seconds after which a drill gives up
 CONNECT = 1.0     # seconds a visitor waits for a connection
 PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
+ANSWER = 5.0      # seconds a host has to answer a question about itself
 PAUSE = 0.1       # seconds between two requests of one visitor
 
 WRITER = """
@@ -60,9 +62,12 @@ while True:
 """
 
 
-def run(*command, stdin=None, check=True):
-    """Run a command; its standard output, or None where it may fail and does. Raises subprocess.CalledProcessError."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+def run(*command, check=True):
+    """Run a command; its standard output. Where it may fail it may not take long either, and gives None."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=None if check else ANSWER)
+    except subprocess.TimeoutExpired:  # on a host that froze under it
+        return None
     if check and done.returncode:
         sys.exit(f"{' '.join(command)} failed: {done.stdout[-500:]}{done.stderr[-500:]}")
     return done.stdout.strip() if done.returncode == 0 else None
@@ -98,7 +103,7 @@ class Place:
             sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' and 'make status' work there.")
         names = ("app_port", "db_port", "etcd_client_port", "lb_vip", "media_port", "patroni_port", "pool_port", "site_name", "site_root")
         self.facts = self.tier.value("dict(" + ", ".join(f"{n}={n}" for n in names) + ")", self.tier.hosts("app")[0])
-        self.env = env
+        self.env, self.frozen = env, set()
         self.groups = self.tier.value("groups")
         self.address = {one["name"]: one["address"] for one in self.tier.value("all_hosts", self.tier.hosts("app")[0])}
         if self.docker("ps", "--quiet", "--filter", f"label=realworld={env}") == "":
@@ -113,7 +118,9 @@ class Place:
         return f"{self.env}-{host}"
 
     def on(self, host, command, check=True):
-        """Run a shell command on a host as root; its output, or None if it failed and may."""
+        """Run a shell command on a host as root; its output, or None if it failed and may. Nothing runs on a frozen host."""
+        if host in self.frozen and not check:
+            return None
         return self.docker("exec", self.container(host), "sh", "-c", command, check=check)
 
     def ask(self, host, path):
@@ -132,8 +139,8 @@ class Place:
 
     def holders(self):
         """Balancers that have the virtual IP and are not frozen."""
-        return [host for host in self.groups["lb"]
-                if self.on(host, f"ip -oneline address show to {self.facts['lb_vip']}", check=False)]
+        return [host for host in self.groups["lb"] if host not in self.frozen and (pid := self.pid(host))
+                and run("nsenter", "-t", str(pid), "-n", "ip", "-oneline", "address", "show", "to", self.facts["lb_vip"], check=False)]
 
     def primary(self):
         """The primary."""
@@ -232,13 +239,25 @@ class Place:
         for host in hosts:
             self.docker("start", self.container(host))
 
+    def freezer(self, host, state):
+        """Freeze (1) or thaw (0) a container's processes. Not by `docker pause`: it waits for ever for a `docker exec` that began before it."""
+        pid = self.pid(host)
+        [group] = re.findall(r"^0::(.*?)(?:/init\.scope)?$", pathlib.Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"), re.M)
+        run("nsenter", "-t", run("pidof", "-s", "dockerd"), "-m", "sh", "-c", f"echo {state} > /sys/fs/cgroup{group}/cgroup.freeze")
+
     def freeze(self, host):
         """Stop every process of a host; its kernel still takes connections."""
-        self.docker("pause", self.container(host))
+        self.frozen.add(host)
+        self.freezer(host, 1)
 
     def thaw(self, host):
         """Let them go on."""
-        self.docker("unpause", self.container(host))
+        self.freezer(host, 0)
+        self.frozen.discard(host)
+
+    def pid(self, host):
+        """The first process of a host, as this machine numbers it; 0 while the host is off."""
+        return int(self.docker("inspect", "--format", "{{.State.Pid}}", self.container(host)))
 
     def cut(self, host):
         """Take a host off the network."""
@@ -630,6 +649,8 @@ def cells(name, row):
 
 def main():
     """Run the drills named on the command line, or all; 1 where a limit was exceeded."""
+    if os.geteuid():
+        os.execvp("sudo", ["sudo", "--preserve-env=ENV,SEED,PATH", sys.executable, *sys.argv])
     place = Place(os.environ.get("ENV", "local"))
     names = sys.argv[1:] or list(DRILLS)
     for name in names:

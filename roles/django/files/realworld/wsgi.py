@@ -3,6 +3,8 @@
 Touching this file makes every process start anew with the release that is current then.
 """
 
+import contextlib
+import fcntl
 import http
 import importlib
 import json
@@ -52,6 +54,25 @@ def answer(start_response, status, content_type, body):
     return [body]
 
 
+@contextlib.contextmanager
+def door():
+    """Wait here while site-pause holds the door (a planned switchover of the database); it waits for whoever is inside.
+
+    Two locks, since one that is always taken by somebody could never be had by site-pause.
+    """
+    inside = os.open(ROOT / "tier/realworld", os.O_RDONLY)
+    try:
+        outside = os.open(ROOT / "tier", os.O_RDONLY)
+        try:
+            fcntl.flock(outside, fcntl.LOCK_SH)
+            fcntl.flock(inside, fcntl.LOCK_SH)
+        finally:
+            os.close(outside)
+        yield
+    finally:
+        os.close(inside)
+
+
 def stamps():
     """When this file was touched, and when the site's description changed."""
     return [os.stat(path).st_mtime_ns for path in (__file__, os.environ["REALWORLD_SITE"])]
@@ -91,4 +112,5 @@ def application(environ, start_response):
     if project is None:
         # A balancer asks the next node.
         return answer(signed, http.HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "This node cannot serve the site now.\n")
-    return project(environ, signed)
+    with door():
+        return project(environ, signed)
