@@ -150,7 +150,7 @@ def ask(package, path):
         said.update(status=status, headers=dict(headers))
 
     script = runpy.run_path(str(package / "wsgi.py"))
-    body = b"".join(script["application"]({"PATH_INFO": path}, start_response))
+    body = b"".join(script["application"]({"REQUEST_METHOD": "GET", "PATH_INFO": path}, start_response))
     return said["status"], said["headers"], body.decode()
 
 
@@ -180,8 +180,13 @@ def test_a_release_that_does_not_start_leaves_a_node_that_answers(package):
 def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
     root = package.parents[1]
     source = root / "releases/r7/src"
-    (source / "django").mkdir(parents=True)
-    (source / "django/__init__.py").write_text("def setup(): pass\n")
+    for name, content in {
+        "__init__": "def setup(): pass", "core/__init__": "", "core/handlers/__init__": "", "core/handlers/wsgi": "class WSGIHandler: pass",
+        "core/signals": "class got_request_exception: connect = staticmethod(lambda *_, **__: None)",
+    }.items():
+        path = source / f"django/{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
     (source / "project_wsgi.py").write_text("def application(environ, start_response): start_response('200 OK', []); return [b'r7']\n")
     (root / "current").symlink_to("releases/r7")
     for name in ("prefix", "exec_prefix", "executable"):

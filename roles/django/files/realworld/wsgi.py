@@ -14,12 +14,14 @@ import pathlib
 import signal
 import site
 import sys
+import threading
 import time
 
 import realworld
 from realworld import health
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+AGAIN = 8   # seconds a page is tried again for while the database is lost
 RETRY = 10  # seconds after which a process whose site did not start makes room for another try
 
 
@@ -44,6 +46,9 @@ def start(release):
     import django
 
     django.setup()  # before the project's own module can name other settings
+    from django.core.signals import got_request_exception
+
+    got_request_exception.connect(note, weak=False)
     return importlib.import_module(realworld.site()["wsgi"]).application
 
 
@@ -52,6 +57,31 @@ def answer(start_response, status, content_type, body):
     start_response(f"{status.value} {status.phrase}", [
         ("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
     return [body]
+
+
+def note(**_signal):
+    """Remember that a request of this thread failed because the database was lost."""
+    from django.db import InterfaceError, OperationalError
+
+    failed.by_database = isinstance(sys.exc_info()[1], (InterfaceError, OperationalError))
+
+
+def serve(environ, start_response):
+    """The project's answer. A page that loses the database is asked for again: a standby serves reads within seconds."""
+    from django.core.handlers.wsgi import WSGIHandler
+
+    # Only what changes nothing by being asked twice, and only where it is known when the answer begins.
+    if environ["REQUEST_METHOD"] not in ("GET", "HEAD") or not isinstance(project, WSGIHandler):
+        return project(environ, start_response)
+    deadline = time.monotonic() + AGAIN
+    while True:
+        begun, failed.by_database = [], False
+        body = project(dict(environ), lambda *words: begun.append(words))
+        if not failed.by_database or time.monotonic() > deadline:
+            start_response(*begun[-1])
+            return body
+        body.close()
+        time.sleep(0.5)  # between two tries with a deadline
 
 
 @contextlib.contextmanager
@@ -83,6 +113,7 @@ release = (ROOT / "current").resolve()
 node = realworld.site()["node"]
 started = time.monotonic()
 project = None
+failed = threading.local()
 if not release.exists():
     print("no release is deployed yet", file=sys.stderr)
 else:
@@ -113,4 +144,4 @@ def application(environ, start_response):
         # A balancer asks the next node.
         return answer(signed, http.HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "This node cannot serve the site now.\n")
     with door():
-        return project(environ, signed)
+        return serve(environ, signed)
