@@ -472,13 +472,15 @@ def measure(place, drill):
         watcher.start()
         begun = time.time()
         away = drill.fault(place)
-        place.wait(lambda: load.serves(begun + 0.5, without=away), "service after the fault")
-        served = time.time()
-        moved = place.holder(), place.primary()
-        time.sleep(drill.hold)  # service without the broken part
-        kept = place.recall(keys, away)
-        repaired = time.time()
-        drill.repair(place, away)
+        try:
+            place.wait(lambda: load.serves(begun + 0.5, without=away), "service after the fault")
+            served = time.time()
+            moved = place.holder(), place.primary()
+            time.sleep(drill.hold)  # service without the broken part
+            kept = place.recall(keys, away)
+        finally:
+            repaired = time.time()
+            drill.repair(place, away)
         place.wait(lambda: load.serves(repaired, without=()), "service after the repair")
         place.whole()
         time.sleep(SETTLED)  # a second fault in the wake of the repair would show here
