@@ -162,3 +162,11 @@ def test_a_dry_run_of_what_stands_finds_nothing_to_do(tier):
     recap = re.findall(r"(?m)^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout)
     assert {host for host, _changed in recap} >= set(tier.hosts("all"))
     assert not [host for host, changed in recap if changed != "0"], done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("tags", ["nginx", "pgpool,munin_node"])
+def test_a_run_can_be_kept_to_some_roles(tier, tags):
+    run = subprocess.run(["ansible-playbook", "-i", tier.inventory, "playbooks/site.yml", "--tags", tags, "--check"],
+                         cwd=pathlib.Path(__file__).resolve().parents[3], env=tier.env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert not re.search(r"changed=[1-9]", run.stdout)
