@@ -592,7 +592,7 @@ def both_databases(place):
 
 def switchover(place):
     """The planned one, as an operator does it."""
-    run("make", "--no-print-directory", "failover", f"ENV={place.env}")
+    run("make", "--no-print-directory", "--directory", str(ROOT), "failover", f"ENV={place.env}")
     return []
 
 
