@@ -100,6 +100,7 @@ failover: ready ## Switch ENV's primary, planned, without a failed request: make
 	@$(PLAY) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
 drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (local and test only)
+	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
 	@python molecule/drill.py $(DRILL)
 
 drills: ready ## All of them, as one table

@@ -54,11 +54,11 @@ while True:
                     server = connection.execute(
                         "insert into drill values (%s, %s) returning host(inet_server_addr())", (row, sys.argv[3])).fetchone()[0]
                 print(row, server, begun, time.time(), flush=True)
-                time.sleep(0.02)
-        time.sleep(0.08)
+                time.sleep(0.02)  # the pace of commits: some forty a second
+        time.sleep(0.08)  # the pace of reads, each on a session of its own
     except psycopg.Error as error:
         print("!", str(error).strip().replace("\\n", " ")[:150], file=sys.stderr, flush=True)
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two tries to connect, while there is nothing to connect to
 """
 
 
@@ -85,7 +85,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Commit:
-    """One row that the database acknowledged, or one read (row: 0)."""
+    """One row that the database acknowledged, or one read (server: -)."""
 
     row: int
     app: str
@@ -100,7 +100,7 @@ class Place:
     def __init__(self, env):
         self.tier = Tier(ROOT / f"inventories/{env}.yml")
         if not self.tier.value("hostvars[groups['all'][0]].env_containers"):
-            sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' and 'make status' work there.")
+            sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' works there.")
         names = ("app_port", "db_port", "etcd_client_port", "lb_vip", "media_port", "patroni_port", "pool_port", "site_name", "site_root")
         self.facts = self.tier.value("dict(" + ", ".join(f"{n}={n}" for n in names) + ")", self.tier.hosts("app")[0])
         self.env, self.frozen = env, set()

@@ -11,7 +11,7 @@ import testinfra
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "molecule"))
-from tier import Tier  # noqa: E402
+from tier import Tier
 
 
 @pytest.fixture(scope="session")
