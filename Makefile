@@ -96,6 +96,9 @@ summary:
 deploy: ready ## Build the release of ENV's site once and roll it out
 	@$(PLAY) playbooks/deploy.yml
 
+status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
+	@python playbooks/status.py $(INVENTORY)
+
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(PLAY) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
@@ -118,7 +121,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV) are gone."
 endif
 
-.PHONY: deploy failover drill drills down
+.PHONY: deploy status failover drill drills down
 
 # ------------------------------------------------------------------ tests
 

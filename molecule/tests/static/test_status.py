@@ -1,0 +1,60 @@
+"""`make status`: what only the answers of several hosts together tell."""
+
+import copy
+import importlib.util
+
+import pytest
+
+from test_repository import ROOT
+
+spec = importlib.util.spec_from_file_location("status", ROOT / "playbooks/status.py")
+status = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(status)
+
+GROUPS = {"lb": ["lb1", "lb2"], "app": ["app1", "app2"], "db": ["db1", "db2"]}
+CLUSTER = {"members": [{"name": "db1", "role": "leader", "state": "running"},
+                       {"name": "db2", "role": "sync_standby", "state": "streaming", "lag": 0}]}
+
+
+def answer(tier, raw):
+    """What a host of a tier says while all is well."""
+    return {"does": {tier: ""}, "sees": {}, "wrong": [], "raw": raw, "asked": {"groups": GROUPS, "facts": {"env_name": "x", "lb_vip": "192.0.2.9"}}}
+
+
+WELL = {
+    "lb1": answer("lb", {"holds": True}), "lb2": answer("lb", {"holds": False}),
+    "app1": answer("app", {"release": "a", "primaries": ["db1"]}), "app2": answer("app", {"release": "a", "primaries": ["db1"]}),
+    "db1": answer("db", {"role": "primary", "cluster": CLUSTER}), "db2": answer("db", {"role": "replica", "cluster": CLUSTER}),
+}
+
+
+def test_says_that_all_is_well():
+    text, wrong = status.page(WELL)
+    assert wrong == []
+    assert "all is well" in text
+    assert "standby, streaming, 0 bytes behind, confirms commits" in text
+
+
+@pytest.mark.parametrize(("host", "raw", "sentence"), [
+    ("lb2", {"holds": True}, "192.0.2.9 is held by lb1, lb2"),
+    ("lb1", {"holds": False}, "192.0.2.9 is held by nobody"),
+    ("app2", {"release": "b", "primaries": ["db1"]}, "different releases"),
+    ("app2", {"release": "a", "primaries": ["db2"]}, "pgpool of app2 takes db2 for the primary, and it is db1"),
+    ("db2", {"role": "primary", "cluster": CLUSTER}, "two primaries: db1, db2"),
+    ("db1", {"role": "replica", "cluster": CLUSTER}, "no primary"),
+    ("db1", {"role": "primary", "cluster": CLUSTER | {"pause": True}}, "Patroni is paused"),
+    ("db1", {"role": "primary", "cluster": {"members": [CLUSTER["members"][0], CLUSTER["members"][1] | {"role": "replica"}]}}, "No standby confirms"),
+    ("db1", {"role": "primary", "cluster": {"members": [CLUSTER["members"][0], CLUSTER["members"][1] | {"lag": 2**30}]}}, "db2 does not keep up"),
+])
+def test_says_what_is_wrong(host, raw, sentence):
+    hosts = copy.deepcopy(WELL)
+    hosts[host]["raw"] = raw
+    text, wrong = status.page(hosts)
+    assert any(sentence in one for one in wrong), wrong
+    assert sentence in text
+
+
+def test_a_host_that_does_not_answer_is_wrong():
+    text, wrong = status.page(WELL | {"app2": {"unreachable": True, "msg": "…"}})
+    assert wrong == ["app2 does not answer over SSH"]
+    assert "SILENT" in text

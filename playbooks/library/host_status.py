@@ -1,0 +1,263 @@
+#!/usr/bin/python
+"""Ask a host what it does for the tier, and what is wrong with it."""
+
+import concurrent.futures
+import http.client
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: host_status
+short_description: Ask a host what it does for the tier, and what is wrong with it
+description:
+  - Nothing is changed. Every question a host asks of another has an answer, or none, within a second, all of them at once.
+options:
+  name:
+    type: str
+    required: true
+    description: Name of this host in the inventory.
+  groups:
+    type: dict
+    required: true
+    description: Groups of the inventory, as {group: hosts}. Those that are no tier are passed over.
+  addresses:
+    type: dict
+    required: true
+    description: Addresses at which the hosts reach each other, as {host: address}.
+  facts:
+    type: dict
+    required: true
+    description: Settings of the tier.
+returned:
+  does: what each of the host's tiers does, as {tier: words}.
+  sees: whom this host uses, as {pool: {host or address: whether it answers}}.
+  wrong: sentences.
+  raw: what only makes sense beside that of the other hosts.
+  asked: groups and facts, as they were given.
+"""
+
+ANSWER_S = 1.0     # seconds anybody has to answer
+DISK_FULL = 0.92   # part of a file system
+MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
+UNITS = {          # units that have to be active
+    "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
+    "lb": ["nginx", "keepalived"],
+    "app": ["apache2", "pgpool2", "pgpool-follow"],
+    "media": ["lighttpd", "media-sync.timer"],
+    "cache": ["memcached"],
+    "db": ["patroni"],
+    "quorum": ["etcd"],
+    "monitor": ["nginx", "munin-cron.timer"],
+}
+
+
+def http_get(address, port, path):
+    """(status, body) of a request; (None, reason) if there is no answer within ANSWER_S."""
+    connection = http.client.HTTPConnection(address, port, timeout=ANSWER_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return None, str(error)
+    finally:
+        connection.close()
+
+
+def json_get(address, port, path):
+    """The JSON that is answered, whatever the status; an empty dict if there is none."""
+    try:
+        return json.loads(http_get(address, port, path)[1])
+    except ValueError:
+        return {}
+
+
+def connects(address, port):
+    """Whether a TCP port takes connections within ANSWER_S."""
+    try:
+        socket.create_connection((address, int(port)), timeout=ANSWER_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def memcached(address, port):
+    """A memcached's statistics as {name: text}; empty if it does not answer within ANSWER_S."""
+    try:
+        with socket.create_connection((address, int(port)), timeout=ANSWER_S) as connection:
+            connection.sendall(b"stats\r\n")
+            said = b""
+            while not said.endswith(b"END\r\n") and (more := connection.recv(65536)):
+                said += more
+    except OSError:
+        return {}
+    return dict(line.split()[1:3] for line in said.decode().splitlines() if line.startswith("STAT "))
+
+
+def output(*command, **environment):
+    """What a command prints; empty if it fails or takes over two seconds."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=2,
+                              env={**os.environ, "LC_ALL": "C", **environment}).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+class Host:
+    """This host, with what is found out about it."""
+
+    def __init__(self, members, facts):
+        self.members, self.facts = members, facts
+        self.names = {address: name for name, address in members["all"].items()}
+        self.does, self.sees, self.wrong, self.raw = {}, {}, [], {}
+        self.workers = concurrent.futures.ThreadPoolExecutor(32)
+
+    def uses(self, pool, group, addresses, answers):
+        """Note whom this host uses in a pool, and complain where the inventory says otherwise or one is silent.
+
+        answers(address) tells whether it answers; all are asked at once.
+        """
+        addresses = list(dict.fromkeys(addresses))
+        self.sees[pool] = {self.names.get(a, a): up for a, up in zip(addresses, self.workers.map(answers, addresses))}
+        declared = self.members[group]
+        for name in sorted(set(declared) - set(self.sees[pool])):
+            self.wrong.append(f"does not know {name} of its {pool}: make converge")
+        for name in sorted(set(self.sees[pool]) - set(declared)):
+            self.wrong.append(f"still has {name} among its {pool}, which the inventory has not: make converge")
+        self.wrong += [f"gets no answer from {name} of its {pool}" for name, up in self.sees[pool].items() if not up]
+
+    def services(self, units):
+        """Every unit that has to be active, and those that failed."""
+        states = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True, check=False).stdout.split()
+        down = {unit if "." in unit else f"{unit}.service" for unit, state in zip(units, states) if state not in ("active", "reloading")}
+        failed = {line.split()[0] for line in output("systemctl", "--failed", "--plain", "--no-legend").splitlines()}
+        self.wrong += [f"{unit} {'failed' if unit in failed else 'is not running'}: systemctl status {unit}" for unit in sorted(failed | down)]
+
+    def disks(self):
+        """The file systems that can fill up."""
+        for place in sorted({str(p) for p in map(pathlib.Path, ["/", "/var", self.facts["site_root"]]) if p.is_mount()}):
+            usage = shutil.disk_usage(place)
+            if usage.used / (usage.used + usage.free) > DISK_FULL:
+                self.wrong.append(f"{place} is {100 * usage.used // (usage.used + usage.free)} % full")
+
+    def lb(self):
+        """A balancer: the virtual IP, and the pools of its nginx."""
+        facts = self.facts
+        holds = bool(output("ip", "-oneline", "address", "show", "to", facts["lb_vip"]).strip())
+        self.raw["holds"] = holds
+        self.does["lb"] = f"holds {facts['lb_vip']}" if holds else "stands by"
+        if http_get("127.0.0.1", facts["lb_http_port"], facts["lb_health_path"])[0] != 200:
+            self.wrong.append("its nginx does not answer: systemctl status nginx")
+        config = pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8")
+        pools = {name: re.findall(r"^\s*server ([^\s:]+):", body, re.M)
+                 for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)}
+        self.uses("pages", "app", pools["pages"], lambda a: http_get(a, facts["app_port"], "/-/health")[0] == 200)
+        self.uses("files", "media", pools["files"], lambda a: http_get(a, facts["media_port"], "/")[0] is not None)
+
+    def app(self):
+        """An app host: the site's own word, its pgpool, its caches, and where its uploads go."""
+        facts = self.facts
+        site = json.loads(pathlib.Path(f"/etc/{facts['site_name']}/site.json").read_text(encoding="utf-8"))
+        health = json_get(facts["address"], facts["app_port"], "/-/health")
+        self.raw["release"] = health.get("release")
+        self.does["app"] = f"serves {health.get('release') or 'nothing'}"
+        if not health:
+            self.wrong.append("the site does not answer: systemctl status apache2; journalctl -u apache2")
+        self.wrong += [f"{part}: {health[part]}" for part in ("django", "database", "cache") if health.get(part, "ok") != "ok"]
+        nodes = [line.split() for line in output("pcp_node_info", "-h", "127.0.0.1", "-U", "follow", "-w", "-a",
+                                                 PCPPASSFILE="/etc/pgpool2/pcppass").splitlines()]
+        if not nodes:
+            self.wrong.append("its pgpool does not answer: systemctl status pgpool2 pgpool-follow")
+        else:
+            up = {words[0]: words[2] in ("1", "2") for words in nodes}
+            self.uses("databases", "db", up, up.get)
+            self.raw["primaries"] = [self.names.get(words[0], words[0]) for words in nodes if words[6] == "primary" and up[words[0]]]
+        self.uses("caches", "cache", [one.rsplit(":", 1)[0] for one in site["caches"]], lambda a: bool(memcached(a, facts["cache_port"])))
+        self.uses("uploads", "media", [one.rsplit(":", 1)[0] for one in site["media"]["hosts"]], lambda a: connects(a, facts["media_upload_port"]))
+
+    def media(self):
+        """A media host: its files, and whether it keeps up with the others."""
+        if http_get(self.facts["address"], self.facts["media_port"], "/")[0] is None:
+            self.wrong.append("its lighttpd does not answer: systemctl status lighttpd")
+        index = pathlib.Path(self.facts["media_root"], ".sync/index")
+        count = sum(" -1 " not in line for line in index.read_text(encoding="ascii").splitlines()) if index.exists() else 0
+        self.does["media"] = f"{count} upload{'' if count == 1 else 's'}"
+
+    def cache(self):
+        """A cache host."""
+        stats = memcached(self.facts["address"], self.facts["cache_port"])
+        if not stats:
+            self.wrong.append("its memcached does not answer: systemctl status memcached")
+            return
+        gets = int(stats["cmd_get"])
+        self.does["cache"] = (f"{stats['curr_items']} items in {int(stats['bytes']) >> 20} of {int(stats['limit_maxbytes']) >> 20} MiB"
+                              + (f", {100 * int(stats['get_hits']) // gets} % hits" if gets else ""))
+
+    def db(self):
+        """A database: what its Patroni says of it and of all."""
+        own = json_get(self.facts["address"], self.facts["patroni_port"], "/patroni")
+        self.raw["cluster"] = json_get(self.facts["address"], self.facts["patroni_port"], "/cluster")
+        if not own:
+            self.wrong.append("its Patroni does not answer: systemctl status patroni")
+            return
+        self.raw["role"] = own.get("role")
+        self.does["db"] = f"{'primary' if own.get('role') == 'primary' else 'standby'}, timeline {own.get('timeline', '?')}"
+        if own.get("state") != "running":
+            self.wrong.append(f"PostgreSQL is {own.get('state')}: journalctl -u patroni")
+        if own.get("pending_restart"):
+            self.wrong.append("PostgreSQL waits for a restart to take a setting")
+
+    def quorum(self):
+        """A member of etcd."""
+        healthy = json_get(self.facts["address"], self.facts["etcd_client_port"], "/health").get("health") == "true"
+        self.does["quorum"] = "etcd votes" if healthy else "etcd is silent"
+        if not healthy:
+            self.wrong.append("its etcd is not in the quorum: systemctl status etcd")
+
+    def monitor(self):
+        """The monitor."""
+        config = pathlib.Path("/etc/munin/munin.conf").read_text(encoding="utf-8")
+        watched = re.findall(r"^\s*address (\S+)", config, re.M)
+        everyone = set(self.members["all"].values())
+        self.wrong += [f"Munin does not watch {self.names[a]}: make converge" for a in sorted(everyone - set(watched))]
+        self.wrong += [f"Munin still watches {a}, which the inventory has not: make converge" for a in sorted(set(watched) - everyone)]
+        stamp = pathlib.Path("/var/lib/munin/datafile")
+        age = time.time() - stamp.stat().st_mtime if stamp.exists() else None
+        self.does["monitor"] = "no graphs yet" if age is None else f"graphs of {int(age // 60)} min ago"
+        if age is not None and age > MUNIN_OLD_S:
+            self.wrong.append("Munin has not looked for a while: journalctl -u munin-cron")
+
+
+def main():
+    """Run as an Ansible module."""
+    module = AnsibleModule(supports_check_mode=True, argument_spec={
+        "name": {"type": "str", "required": True},
+        "groups": {"type": "dict", "required": True},
+        "addresses": {"type": "dict", "required": True},
+        "facts": {"type": "dict", "required": True},
+    })
+    given = module.params
+    members = {group: {name: given["addresses"][name] for name in names} for group, names in given["groups"].items() if group in UNITS}
+    host = Host(members, given["facts"] | {"address": given["addresses"][given["name"]]})
+    tiers = [group for group, names in members.items() if given["name"] in names and group != "all"]
+    host.services(sorted({unit for tier in ["all", *tiers] for unit in UNITS[tier]}))
+    host.disks()
+    for tier in tiers:
+        try:
+            getattr(host, tier)()
+        except (OSError, KeyError, ValueError, IndexError) as error:
+            host.wrong.append(f"{tier} is not as the tier builds it ({type(error).__name__}: {error}): make converge")
+    module.exit_json(changed=False, does=host.does, sees=host.sees, wrong=host.wrong, raw=host.raw,
+                     asked={"groups": {group: list(names) for group, names in members.items()}, "facts": given["facts"]})
+
+
+if __name__ == "__main__":
+    main()

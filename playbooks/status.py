@@ -1,0 +1,122 @@
+"""Show what every host of a tier does, and what is wrong with it, as one page.
+
+    status.py INVENTORY
+
+Exits with 1 where something is wrong, with 2 where the hosts could not be asked.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+PLAYBOOK = pathlib.Path(__file__).with_name("status.yml")
+# A host that is off or frozen may not hold up what the others say: no connection is shared, and none is waited for.
+SSH = "-o ControlMaster=no -o ControlPath=none -o PreferredAuthentications=publickey -o ConnectTimeout=2"
+
+ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor"]  # as a request passes them
+POOLS = ["pages", "files", "databases", "caches", "uploads"]
+LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained about
+
+
+def databases(answers, members):
+    """(role of each database as {name: words}, sentences about the cluster), by the primary's word."""
+    primaries = [name for name in members if answers.get(name, {}).get("raw", {}).get("role") == "primary"]
+    wrong = []
+    if len(primaries) != 1:
+        wrong.append(f"The databases have {'no primary' if not primaries else 'two primaries: ' + ', '.join(primaries)}. "
+                     "On a database host: patronictl -c /etc/patroni/config.yml list")
+    clusters = [answers.get(name, {}).get("raw", {}).get("cluster") for name in [*primaries, *members]]
+    cluster = next((one for one in clusters if one), {})
+    roles = {}
+    for member in cluster.get("members", []):
+        name, lag = member["name"], member.get("lag", 0)
+        if member["role"] == "leader":
+            roles[name] = "primary"
+            continue
+        roles[name] = (f"standby, {member['state']}, {lag} bytes behind"
+                       + (", confirms commits" if member["role"] in ("sync_standby", "quorum_standby") else ""))
+        if member["state"] != "streaming" or not isinstance(lag, int) or lag > LAG_BYTES:
+            wrong.append(f"{name} does not keep up: {roles[name]}. On it: journalctl -u patroni")
+    if members and primaries and len(members) > 1 and not any("confirms" in role for role in roles.values()):
+        wrong.append(f"No standby confirms commits: what {primaries[0]} acknowledges now, it alone has.")
+    if cluster.get("pause"):
+        wrong.append("Patroni is paused: nothing fails over. On a database host: patronictl -c /etc/patroni/config.yml resume")
+    return roles, primaries, wrong
+
+
+def between(answers, groups, facts):
+    """(role of each database, sentences) that only the answers of several hosts together tell."""
+    roles, primaries, wrong = databases(answers, groups.get("db", []))
+    holders = [name for name, answer in answers.items() if answer["raw"].get("holds")]
+    if groups.get("lb") and len(holders) != 1:
+        wrong.insert(0, f"{facts['lb_vip']} is held by {', '.join(holders) or 'nobody'}. On a balancer: journalctl -u keepalived")
+    releases = {name: answers[name]["raw"].get("release") for name in groups.get("app", []) if name in answers}
+    if len(set(filter(None, releases.values()))) > 1:
+        wrong.append("The app hosts serve different releases: make deploy ENV=" + facts["env_name"])
+    for name in groups.get("app", []):
+        seen = answers.get(name, {}).get("raw", {}).get("primaries")
+        if seen is not None and len(primaries) == 1 and seen != primaries:
+            wrong.append(f"pgpool of {name} takes {', '.join(seen) or 'none'} for the primary, and it is {primaries[0]}: journalctl -u pgpool-follow")
+    return roles, wrong
+
+
+def table(rows):
+    """Lines of cells as text, in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def page(hosts):
+    """(text of the page, sentences about what is wrong).
+
+    hosts: {name: what host_status returned, or why the host did not answer under "msg"}.
+    """
+    answers = {name: said for name, said in hosts.items() if "does" in said}
+    asked = next((said["asked"] for said in answers.values()), {"groups": {}, "facts": {"env_name": "?", "lb_vip": "?"}})
+    groups, facts = asked["groups"], asked["facts"]
+    roles, wrong = between(answers, groups, facts)
+    rows = [("host", "tier", "health", "does", "uses (! gets no answer)")]
+    for name in sorted(hosts, key=lambda host: [next((n for n, g in enumerate(ORDER) if host in groups.get(g, [])), 9), host]):
+        tiers = [group for group in ORDER if name in groups.get(group, [])]
+        if name not in answers:
+            reason = "over SSH" if hosts[name].get("unreachable") else f"as it should: {hosts[name].get('msg', '')[:200]}"
+            wrong.append(f"{name} does not answer {reason}")
+            rows.append((name, " ".join(tiers), "SILENT", "", ""))
+            continue
+        said = answers[name]
+        does = said["does"] | ({"db": roles[name]} if name in roles and "db" in said["does"] else {})
+        sees = "  ".join(f"{pool}: " + " ".join(one if up else f"!{one}" for one, up in said["sees"][pool].items()) for pool in POOLS if pool in said["sees"])
+        wrong += [f"{name}: {sentence}" for sentence in said["wrong"]]
+        rows.append((name, " ".join(tiers), "WRONG" if said["wrong"] else "ok", "; ".join(does[tier] for tier in tiers if tier in does), sees))
+    head = f"  {facts['env_name']}   https://{facts['lb_vip']}/   {'all is well' if not wrong else 'something is wrong'}"
+    body = ["", head, "", *table(rows), ""]
+    if wrong:
+        body += ["  wrong:", *(f"    {sentence}" for sentence in wrong), ""]
+    return "\n".join(body), wrong
+
+
+def ask(inventory):
+    """What every host answers, as {name: result}. Exits where Ansible did not get as far as asking."""
+    done = subprocess.run(["ansible-playbook", "-i", inventory, str(PLAYBOOK)], capture_output=True, text=True, check=False,
+                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH))
+    try:
+        [task] = [task for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
+    except ValueError:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        sys.exit(2)
+    return task["hosts"]
+
+
+def main():
+    """Print the page."""
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    text, wrong = page(ask(sys.argv[1]))
+    print(text)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
