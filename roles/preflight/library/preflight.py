@@ -92,6 +92,11 @@ def check_inventory(path, env, required, values):
             yield f"{name}:1: the group '{group}' has no hosts"
     if len(members.get("quorum", ())) % 2 == 0 and members.get("quorum"):
         yield f"{name}:1: 'quorum' has {len(members['quorum'])} hosts: an even number survives no more than one fewer would"
+    for group, _line, hosts in groups:
+        for host, (line, _variables) in hosts.items():
+            if group == "quorum" and host in members.get("db", ()) and len(members["db"]) > 1:
+                yield (f"{name}:{line}: {host} is a database and in 'quorum' too. A primary that freezes and thaws together with "
+                       "the leader of etcd may take its lock back, and lose what another primary acknowledged: choose a host that is none")
     yield from check_addresses(name, addresses, values)
 
 

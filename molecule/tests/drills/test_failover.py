@@ -1,0 +1,81 @@
+"""`make failover` refuses what would hurt, and a converge leaves a failover alone. That it costs nobody a request is a drill."""
+
+import re
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def unbroken(mended):
+    """Whole before and after."""
+
+
+def stands(place):
+    """Who is primary, since when, on which timeline."""
+    primary = place.primary()
+    _status, said = place.ask(primary, "patroni")
+    return primary, said["postmaster_start_time"], said["timeline"]
+
+
+def refused(place, make, node, *reason):
+    """Assert that a failover is refused with a reason, and nothing happens."""
+    before = stands(place)
+    done = make("failover", f"NODE={node}")
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0
+    assert all(words in said for words in reason), said
+    assert stands(place) == before
+
+
+def test_refuses_a_host_that_is_no_database(place, make):
+    refused(place, make, place.groups["app"][0], "Nothing was touched.", "is no database host", "Candidates: " + place.standby())
+
+
+def test_refuses_the_primary(place, make):
+    refused(place, make, place.primary(), "Nothing was touched.", "is the primary already")
+
+
+def test_refuses_a_standby_that_is_behind(place, make):
+    standby = place.standby()
+    place.stall(standby)
+    try:
+        place.wait(lambda: not any(m["name"] == standby and m["role"] == "sync_standby" for m in place.ask(place.primary(), "cluster")[1]["members"]),
+                   "primary that goes on without its standby")
+        refused(place, make, standby, "Nothing was touched.", f"{standby} is not ready")
+    finally:
+        place.on(standby, "pkill -KILL -f '[p]ostgres.*walreceiver'")
+
+
+def test_gives_up_on_requests_that_do_not_end(place, make):
+    app = place.groups["app"][0]
+    place.on(app, f"systemd-run --quiet --unit=slow-request flock --shared {place.facts['site_root']}/tier/realworld sleep 60")
+    try:
+        refused(place, make, place.standby(), "did not take over as planned", "safe to try again")
+    finally:
+        place.on(app, "systemctl stop slow-request")
+
+
+def test_a_dry_run_tells_and_changes_nothing(place, make):
+    before, standby = stands(place), place.standby()
+    done = make("failover", "CHECK=1")
+    assert done.returncode == 0, done.stdout
+    assert f"{standby} would be the primary; it was {before[0]}" in " ".join(done.stdout.split())
+    assert stands(place) == before
+
+
+def test_a_converge_leaves_a_failover_alone(place, make):
+    lost, standby = place.primary(), place.standby()
+    place.kill(lost)
+    try:
+        place.wait(lambda: place.primaries() == [standby], "promoted standby")
+        before = stands(place)
+        without = make("site", f"LIMIT=all:!{lost}")
+    finally:
+        place.start(lost)
+    assert without.returncode == 0, without.stdout
+    assert stands(place) == before
+    place.whole()
+    again = make("site")
+    assert again.returncode == 0, again.stdout
+    assert set(re.findall(r"changed=(\d+)", again.stdout)) == {"0"}, again.stdout
+    assert stands(place) == before

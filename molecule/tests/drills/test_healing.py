@@ -1,0 +1,45 @@
+"""Every service comes back by itself, with a limit and a back-off."""
+
+import pytest
+
+EVERYWHERE = ["ssh", "rsyslog", "munin-node", "systemd-journald"]
+SERVICES = [
+    ("lb", "nginx"), ("lb", "keepalived"), ("app", "apache2"), ("app", "pgpool2"), ("app", "pgpool-follow"), ("media", "lighttpd"),
+    ("cache", "memcached"), ("db", "patroni"), ("quorum", "etcd"), ("monitor", "nginx"), *(("monitor", unit) for unit in EVERYWHERE),
+]
+
+
+def show(place, host, unit):
+    """systemd's properties of a unit."""
+    return dict(line.split("=", 1) for line in place.on(host, f"systemctl show {unit}").splitlines() if "=" in line)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole(place):
+    """The tier is whole once all have been killed."""
+    place.whole()
+    yield
+    place.whole()
+
+
+@pytest.mark.parametrize(("group", "unit"), SERVICES, ids="-".join)
+def test_comes_back(place, group, unit):
+    host = place.groups[group][-1]
+    before = show(place, host, unit)
+    place.on(host, f"kill -KILL {before['MainPID']}")
+
+    def back():
+        now = show(place, host, unit)
+        return now["ActiveState"] == "active" and now["MainPID"] not in ("0", before["MainPID"])
+    place.wait(back, f"{unit} on {host}", 30)
+
+
+@pytest.mark.parametrize(("group", "unit"), SERVICES, ids="-".join)
+def test_has_a_limit_and_a_back_off(place, group, unit):
+    told = show(place, place.groups[group][-1], unit)
+    assert told["Restart"] == "always"
+    if unit == "ssh":  # a host nobody can log in to helps nobody: it is tried for ever
+        return
+    assert told["StartLimitIntervalUSec"] != "0" and int(told["StartLimitBurst"]) <= 60
+    if unit not in ("pgpool2", "systemd-journald"):  # pgpool-follow has pgpool's back-off; without a journal the rest is blind
+        assert told["RestartSteps"] == "5" and told["RestartMaxDelayUSec"] == "10s"
