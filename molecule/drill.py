@@ -113,7 +113,7 @@ class Place:
         self.tier = Tier(ROOT / f"inventories/{env}.yml")
         if not self.tier.value("hostvars[groups['all'][0]].env_containers"):
             sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' works there.")
-        names = ("app_port", "db_port", "etcd_client_port", "lb_vip", "media_port", "patroni_port", "pool_port", "site_name", "site_root")
+        names = ("app_port", "db_port", "etcd_client_port", "lb_vip", "media_port", "media_root", "patroni_port", "pool_port", "site_name", "site_root")
         self.facts = self.tier.value("dict(" + ", ".join(f"{n}={n}" for n in names) + ")", self.tier.hosts("app")[0])
         self.env, self.frozen = env, set()
         self.groups = self.tier.value("groups")
@@ -421,6 +421,7 @@ class Load:
 
     def __init__(self, place):
         self.place = place
+        place.sql("delete from ledger_entry where text like 'drill %'; delete from budget_story where title like 'drill %'")
         place.sql("drop table if exists drill; create table drill (id bigint primary key, app text not null)", owner=True)
         password = secrets.token_urlsafe(12)
         app = place.groups["app"][0]
@@ -470,18 +471,20 @@ class Load:
 
 
 def files_missing(place, names):
-    """How many uploads at least one media host lacks, once all had the time to catch up."""
+    """Uploads that at least one media host lacks, once all had the time to catch up."""
     wanted = " ".join(f"{place.facts['media_root']}/{name}" for name in names)
     missing = []
 
     def complete():
-        missing[:] = [path for host in place.groups["media"]
-                      for path in (place.on(host, f"for f in {wanted}; do [ -s $f ] || echo $f; done", check=False) or "?").split() if wanted]
+        missing.clear()
+        for host in place.groups["media"]:
+            absent = place.on(host, f"for f in {wanted}; do [ -s $f ] || echo $f; done", check=False)
+            missing.extend([host] if absent is None else [f"{host}:{path}" for path in absent.split()])
         return not missing
 
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError):  # what is missing then is told
         place.wait(complete, "caught up media host", CAUGHT_UP)
-    return len(set(missing))
+    return missing
 
 
 def longest(moments, start, end):
@@ -545,6 +548,8 @@ def measure(place, drill):
                         f"union all select title from budget_story where title ~ 'drill ({stamps}) '").splitlines()
     files = place.sql("select picture from budget_story where title like 'drill %'").split()
     accepted = {text for v in load.visitors for text in v.accepted}
+    lost = [*({f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found}),
+            *(accepted - set(entries)), *files_missing(place, files)]
     row = {
         "requests": len(requests),
         "failed": len(failures),
@@ -553,7 +558,7 @@ def measure(place, drill):
         "slowest page": max((r.ended - r.begun for r in good if r.kind not in CHANGES), default=0),
         "slowest change": max((r.ended - r.begun for r in good if r.kind in CHANGES), default=0),
         "commits": sum(c.ended > begun for c in commits),
-        "lost": len({c.row for c in commits} - found) + len(accepted - set(entries)) + files_missing(place, files),
+        "lost": len(lost),
         "twice": len(entries) - len(set(entries)),
         "writes paused": max(longest([c.ended for c in commits if c.app == app], begun, ended) for app in apps),
         "reads paused": max(longest([c.ended for c in reads if c.app == app], begun, ended) for app in apps),
@@ -565,7 +570,7 @@ def measure(place, drill):
         "moved again": int((place.holder(), place.primary()) != moved),
         "primary": place.primary(),
         "holder": place.holder(),
-        "failures": sorted({f"{r.kind}: {r.failure}"[:140] for r in failures}),
+        "failures": sorted({f"{r.kind}: {r.failure}"[:140] for r in failures}) + [f"lost: {one}" for one in lost[:20]],
     }
     place.sql("delete from ledger_entry where text like 'drill %'; delete from budget_story where title like 'drill %'; drop table drill")
     place.manage(place.groups["app"][0], f"from django.core.files.storage import default_storage; [default_storage.delete(n) for n in {files}]")

@@ -45,6 +45,7 @@ returned:
 """
 
 ANSWER_S = 1.0     # seconds anybody has to answer
+SITE_S = 2.5       # seconds the site has, which asks others itself
 DISK_FULL = 0.92   # part of a file system
 MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
 UNITS = {          # units that have to be active
@@ -59,9 +60,9 @@ UNITS = {          # units that have to be active
 }
 
 
-def http_get(address, port, path):
-    """(status, body) of a request; (None, reason) if there is no answer within ANSWER_S."""
-    connection = http.client.HTTPConnection(address, port, timeout=ANSWER_S)
+def http_get(address, port, path, within=ANSWER_S):
+    """(status, body) of a request; (None, reason) if there is no answer within so many seconds."""
+    connection = http.client.HTTPConnection(address, port, timeout=within)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -72,10 +73,10 @@ def http_get(address, port, path):
         connection.close()
 
 
-def json_get(address, port, path):
+def json_get(address, port, path, within=ANSWER_S):
     """The JSON that is answered, whatever the status; an empty dict if there is none."""
     try:
-        return json.loads(http_get(address, port, path)[1])
+        return json.loads(http_get(address, port, path, within)[1])
     except ValueError:
         return {}
 
@@ -117,22 +118,21 @@ class Host:
     def __init__(self, members, facts):
         self.members, self.facts = members, facts
         self.names = {address: name for name, address in members["all"].items()}
-        self.does, self.sees, self.wrong, self.raw = {}, {}, [], {}
+        self.does, self.sees, self.wrong, self.raw, self.asked = {}, {}, [], {}, []
         self.workers = concurrent.futures.ThreadPoolExecutor(32)
 
     def uses(self, pool, group, addresses, answers):
-        """Note whom this host uses in a pool, and complain where the inventory says otherwise or one is silent.
-
-        answers(address) tells whether it answers; all are asked at once.
-        """
+        """Ask everybody in a pool of this host's, without waiting; answers(address) tells whether one answers."""
         addresses = list(dict.fromkeys(addresses))
-        self.sees[pool] = {self.names.get(a, a): up for a, up in zip(addresses, self.workers.map(answers, addresses))}
-        declared = self.members[group]
-        for name in sorted(set(declared) - set(self.sees[pool])):
-            self.wrong.append(f"does not know {name} of its {pool}: make converge")
-        for name in sorted(set(self.sees[pool]) - set(declared)):
-            self.wrong.append(f"still has {name} among its {pool}, which the inventory has not: make converge")
-        self.wrong += [f"gets no answer from {name} of its {pool}" for name, up in self.sees[pool].items() if not up]
+        self.asked.append((pool, self.members[group], addresses, [self.workers.submit(answers, a) for a in addresses]))
+
+    def heard(self):
+        """Note who answered, and complain where the inventory says otherwise or one is silent."""
+        for pool, declared, addresses, answers in self.asked:
+            seen = self.sees[pool] = {self.names.get(a, a): bool(answer.result()) for a, answer in zip(addresses, answers)}
+            self.wrong += [f"does not know {name} of its {pool}: make converge" for name in sorted(set(declared) - set(seen))]
+            self.wrong += [f"still has {name} among its {pool}, which the inventory has not: make converge" for name in sorted(set(seen) - set(declared))]
+            self.wrong += [f"gets no answer from {name} of its {pool}" for name, up in seen.items() if not up]
 
     def services(self, units):
         """Every unit that has to be active, and those that failed."""
@@ -159,29 +159,30 @@ class Host:
         config = pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8")
         pools = {name: re.findall(r"^\s*server ([^\s:]+):", body, re.M)
                  for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)}
-        self.uses("pages", "app", pools["pages"], lambda a: http_get(a, facts["app_port"], "/-/health")[0] == 200)
+        self.uses("pages", "app", pools["pages"], lambda a: http_get(a, facts["app_port"], "/-/health", SITE_S)[0] == 200)
         self.uses("files", "media", pools["files"], lambda a: http_get(a, facts["media_port"], "/")[0] is not None)
 
     def app(self):
         """An app host: the site's own word, its pgpool, its caches, and where its uploads go."""
         facts = self.facts
         site = json.loads(pathlib.Path(f"/etc/{facts['site_name']}/site.json").read_text(encoding="utf-8"))
-        health = json_get(facts["address"], facts["app_port"], "/-/health")
+        said = self.workers.submit(json_get, facts["address"], facts["app_port"], "/-/health", SITE_S)
+        self.uses("caches", "cache", [one.rsplit(":", 1)[0] for one in site["caches"]], lambda a: memcached(a, facts["cache_port"]))
+        self.uses("uploads", "media", [one.rsplit(":", 1)[0] for one in site["media"]["hosts"]], lambda a: connects(a, facts["media_upload_port"]))
+        nodes = [line.split() for line in output("pcp_node_info", "-h", "127.0.0.1", "-U", "follow", "-w", "-a",
+                                                 PCPPASSFILE="/etc/pgpool2/pcppass").splitlines()]
+        up = {words[0]: words[2] in ("1", "2") for words in nodes}
+        if nodes:
+            self.uses("databases", "db", up, up.get)
+            self.raw["primaries"] = [self.names.get(words[0], words[0]) for words in nodes if words[6] == "primary" and up[words[0]]]
+        else:
+            self.wrong.append("its pgpool does not answer: systemctl status pgpool2 pgpool-follow")
+        health = said.result()
         self.raw["release"] = health.get("release")
         self.does["app"] = f"serves {health.get('release') or 'nothing'}"
         if not health:
             self.wrong.append("the site does not answer: systemctl status apache2; journalctl -u apache2")
         self.wrong += [f"{part}: {health[part]}" for part in ("django", "database", "cache") if health.get(part, "ok") != "ok"]
-        nodes = [line.split() for line in output("pcp_node_info", "-h", "127.0.0.1", "-U", "follow", "-w", "-a",
-                                                 PCPPASSFILE="/etc/pgpool2/pcppass").splitlines()]
-        if not nodes:
-            self.wrong.append("its pgpool does not answer: systemctl status pgpool2 pgpool-follow")
-        else:
-            up = {words[0]: words[2] in ("1", "2") for words in nodes}
-            self.uses("databases", "db", up, up.get)
-            self.raw["primaries"] = [self.names.get(words[0], words[0]) for words in nodes if words[6] == "primary" and up[words[0]]]
-        self.uses("caches", "cache", [one.rsplit(":", 1)[0] for one in site["caches"]], lambda a: bool(memcached(a, facts["cache_port"])))
-        self.uses("uploads", "media", [one.rsplit(":", 1)[0] for one in site["media"]["hosts"]], lambda a: connects(a, facts["media_upload_port"]))
 
     def media(self):
         """A media host: its files, and whether it keeps up with the others."""
@@ -255,6 +256,7 @@ def main():
             getattr(host, tier)()
         except (OSError, KeyError, ValueError, IndexError) as error:
             host.wrong.append(f"{tier} is not as the tier builds it ({type(error).__name__}: {error}): make converge")
+    host.heard()
     module.exit_json(changed=False, does=host.does, sees=host.sees, wrong=host.wrong, raw=host.raw,
                      asked={"groups": {group: list(names) for group, names in members.items()}, "facts": given["facts"]})
 
