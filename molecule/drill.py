@@ -32,7 +32,7 @@ import zlib
 
 from tier import ROOT, Tier
 
-SETTLED = 3.0     # seconds of undisturbed service before a fault, and after the last repair
+SETTLED = 3.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
 RECOVERY = 120.0  # seconds after which a drill gives up
 CONNECT = 1.0     # seconds a visitor waits for a connection
 PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
@@ -236,13 +236,17 @@ class Place:
                 return f"{host}: {self.on(host, 'systemctl --failed --no-legend --plain; true', check=False) or state}"
         return ""
 
-    def whole(self):
-        """Await that the tier is whole."""
+    def await_nothing(self, complaint, what):
+        """Await that there is nothing to complain about any more."""
         said = []
         try:
-            self.wait(lambda: not (said.append(self.ailing()) or said[-1]), "whole tier")
+            self.wait(lambda: not (said.append(complaint()) or said[-1]), what)
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {said[-1]}") from None
+
+    def whole(self):
+        """Await that the tier is whole."""
+        self.await_nothing(self.ailing, "whole tier")
 
     # faults and their repairs
 
@@ -358,7 +362,7 @@ class Visitor(threading.Thread):
     def once(self):
         """One request; raises where the answer is not as it should be."""
         if self.kind in CHANGES:
-            text = f"drill {self.stamp} {self.sent}"
+            text, accepted = f"drill {self.stamp} {self.sent}", self.accepted
             self.sent += 1
             today, token = datetime.date.today().isoformat(), http.cookies.SimpleCookie(self.cookies)["csrftoken"].value
             if self.kind == "upload":
@@ -369,7 +373,7 @@ class Visitor(threading.Thread):
                     "date": today, "text": text, "amount": "1.00", "csrfmiddlewaretoken": token})
             if status != 302 or "login" in headers["Location"]:
                 raise ValueError(f"{status} {headers['Location']}")
-            self.accepted.append(text)
+            accepted.append(text)
             return
         path = {"page": "/", "session": "/accounts/", **self.place.files}[self.kind]
         status, headers, body = self.fetch("GET", path)
@@ -421,8 +425,8 @@ class Load:
 
     def __init__(self, place):
         self.place = place
-        place.sql("delete from ledger_entry where text like 'drill %'; delete from budget_story where title like 'drill %'")
-        place.sql("drop table if exists drill; create table drill (id bigint primary key, app text not null)", owner=True)
+        self.clean()
+        place.sql("create table drill (id bigint primary key, app text not null)", owner=True)
         password = secrets.token_urlsafe(12)
         app = place.groups["app"][0]
         place.on(app, f"echo {password} | /usr/local/bin/manage create_editor --username drill")
@@ -452,22 +456,47 @@ class Load:
             one.stop()
         for one in self.visitors:
             one.join()
+        self.clean()
 
-    def requests(self):
-        """Every request so far, in the order of their ends."""
-        return sorted((r for v in self.visitors for r in v.seen), key=lambda r: r.ended)
+    def clean(self):
+        """Remove what visitors and writers left."""
+        files = self.place.sql("select picture from budget_story where title like 'drill %'").split()
+        self.place.sql("delete from ledger_entry where text like 'drill %'; delete from budget_story where title like 'drill %'; "
+                       "drop table if exists drill")
+        if files:
+            self.place.manage(self.place.groups["app"][0],
+                              f"from django.core.files.storage import default_storage; [default_storage.delete(n) for n in {files}]")
 
-    def commits(self, verb="write"):
-        """Every acknowledged commit (or read) so far, in the order of the answers."""
-        return sorted((c for w in self.writers if w.verb == verb for c in w.seen), key=lambda c: c.ended)
+    def mark(self):
+        """Begin to count changes anew; what is still on its way belongs to before."""
+        for one in self.visitors:
+            one.stamp, one.sent, one.accepted = secrets.token_hex(4), 0, []
 
-    def serves(self, since, without=()):
-        """Whether, since a moment, everything has been answered at least twice and nothing failed after that."""
-        for kind in {v.kind for v in self.visitors}:
-            last = [r for r in self.requests() if r.kind == kind and r.begun > since][-2:]
-            if len(last) < 2 or any(r.failure for r in last):
-                return False
-        return all(sum(c.begun > since for c in w.seen[-20:]) >= 3 for w in self.writers if w.app not in without)
+    def requests(self, since):
+        """Requests that ended after a moment, in the order of their ends."""
+        return sorted((r for v in self.visitors for r in v.seen if r.ended > since), key=lambda r: r.ended)
+
+    def commits(self, since, verb="write"):
+        """Acknowledged commits (or reads) begun after a moment, in the order of the answers."""
+        return sorted((c for w in self.writers if w.verb == verb for c in w.seen if c.begun > since), key=lambda c: c.ended)
+
+    def unserved(self, since, without=(), held=()):
+        """Who, since a moment, has not been answered at least twice, the last two times well; empty where all have.
+
+        Not asked: writers of the hosts in without, visitors of the kinds in held.
+        """
+        kinds = {}
+        for one in self.visitors:
+            if one.kind in held:
+                continue
+            kinds.setdefault(one.kind, []).extend((r.ended, r.failure) for r in one.seen[-2:] if r.begun > since)
+        waiting = [kind for kind, seen in kinds.items() if len(seen) < 2 or any(failure for _ended, failure in sorted(seen)[-2:])]
+        return ", ".join(waiting + [f"{w.verb} by {w.app}" for w in self.writers
+                                    if w.app not in without and sum(c.begun > since for c in w.seen[-20:]) < 3])
+
+    def await_service(self, *whom, **but):
+        """Await that everybody is served again, as unserved() takes it."""
+        self.place.await_nothing(lambda: self.unserved(*whom, **but), "service")
 
 
 def files_missing(place, names):
@@ -501,11 +530,12 @@ class Drill:
     repair: object         # repair(place, hosts) brings them back
     limits: dict           # {column: maximum}, in seconds or as a count
     hold: float = 2.0      # seconds of service without the broken part
+    held: tuple = ()       # kinds of requests that the broken part may hold until it is repaired
 
 
-def measure(place, drill):
-    """Drill; the row of the table, as {column: value}."""
-    place.whole()
+@contextlib.contextmanager
+def watching(place):
+    """A list of the moments at which two balancers had the virtual IP."""
     doubles, over = [], threading.Event()
 
     def watch():
@@ -514,14 +544,24 @@ def measure(place, drill):
                 doubles.append(time.time())
 
     watcher = threading.Thread(target=watch, daemon=True)
-    with Load(place) as load:
-        time.sleep(SETTLED)  # undisturbed service, to compare with
-        keys = place.remember()
-        watcher.start()
+    watcher.start()
+    try:
+        yield doubles
+    finally:
+        over.set()
+        watcher.join()
+
+
+def measure(place, drill, load):
+    """Drill under a load; the row of the table, as {column: value}."""
+    place.whole()
+    load.mark()
+    keys = place.remember()
+    with watching(place) as doubles:
         begun = time.time()
         away = drill.fault(place)
         try:
-            place.wait(lambda: load.serves(begun + 0.5, without=away), "service after the fault")
+            load.await_service(begun + 0.5, without=away, held=drill.held)
             served = time.time()
             moved = place.holder(), place.primary()
             time.sleep(drill.hold)  # service without the broken part
@@ -529,14 +569,13 @@ def measure(place, drill):
         finally:
             repaired = time.time()
             drill.repair(place, away)
-        place.wait(lambda: load.serves(repaired, without=()), "service after the repair")
+        load.await_service(repaired)
         place.whole()
-        time.sleep(SETTLED)  # a second fault in the wake of the repair would show here
+        time.sleep(SETTLED)  # to see what comes in the wake of the repair
         ended = time.time()
-    over.set()
-    watcher.join()
-    requests = [r for r in load.requests() if r.ended > begun]
-    commits, reads = load.commits(), load.commits("read")
+    requests = load.requests(begun)
+    commits, reads = load.commits(begun), load.commits(begun, "read")
+    accepted = {text for v in load.visitors for text in v.accepted}
     apps = [app for app in place.groups["app"] if app not in away]
     failures = [r for r in requests if r.failure]
     good = [r for r in requests if not r.failure]
@@ -546,9 +585,8 @@ def measure(place, drill):
     stamps = "|".join(v.stamp for v in load.visitors)
     entries = place.sql(f"select text from ledger_entry where text ~ 'drill ({stamps}) ' "
                         f"union all select title from budget_story where title ~ 'drill ({stamps}) '").splitlines()
-    files = place.sql("select picture from budget_story where title like 'drill %'").split()
-    accepted = {text for v in load.visitors for text in v.accepted}
-    lost = [*({f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found}),
+    files = place.sql(f"select picture from budget_story where title ~ 'drill ({stamps}) '").split()
+    lost = [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found),
             *(accepted - set(entries)), *files_missing(place, files)]
     row = {
         "requests": len(requests),
@@ -557,7 +595,7 @@ def measure(place, drill):
         "gap": longest([r.ended for r in good], begun, ended),
         "slowest page": max((r.ended - r.begun for r in good if r.kind not in CHANGES), default=0),
         "slowest change": max((r.ended - r.begun for r in good if r.kind in CHANGES), default=0),
-        "commits": sum(c.ended > begun for c in commits),
+        "commits": len(commits),
         "lost": len(lost),
         "twice": len(entries) - len(set(entries)),
         "writes paused": max(longest([c.ended for c in commits if c.app == app], begun, ended) for app in apps),
@@ -572,8 +610,6 @@ def measure(place, drill):
         "holder": place.holder(),
         "failures": sorted({f"{r.kind}: {r.failure}"[:140] for r in failures}) + [f"lost: {one}" for one in lost[:20]],
     }
-    place.sql("delete from ledger_entry where text like 'drill %'; delete from budget_story where title like 'drill %'; drop table drill")
-    place.manage(place.groups["app"][0], f"from django.core.files.storage import default_storage; [default_storage.delete(n) for n in {files}]")
     return row
 
 
@@ -685,7 +721,7 @@ DRILLS = {
     "app_stopped": Drill(on_host(last("app"), service("stop", "apache2")), each(service("start", "apache2")), NO_FAILURE),
     "apache_killed": Drill(on_host(last("app"), service("kill --signal=KILL", "apache2")), nothing, {"failed": IN_FLIGHT}),
     "app_killed": Drill(on_host(last("app"), KILL), START, {"failed": IN_FLIGHT}),
-    "app_frozen": Drill(on_host(last("app"), FREEZE), THAW, {"failed": 0, "slowest page": 4}, hold=12),
+    "app_frozen": Drill(on_host(last("app"), FREEZE), THAW, {"failed": 0, "slowest page": 4}, hold=12, held=CHANGES),
     "media_stopped": Drill(on_host(last("media"), service("stop", "lighttpd")), each(service("start", "lighttpd")), NO_FAILURE),
     "media_killed": Drill(on_host(last("media"), KILL), START, NO_FAILURE),
     "media_frozen": Drill(on_host(last("media"), FREEZE), THAW, NO_FAILURE),
@@ -733,15 +769,17 @@ def main():
         if name not in DRILLS:
             sys.exit(f"No drill {name}. There are: {', '.join(DRILLS)}.")
     table, worst = [], 0
-    for name in names:
-        print(f"{name} …", flush=True)
-        row = measure(place, DRILLS[name])
-        table.append(cells(name, row))
-        for sentence in excess(row, DRILLS[name]):
-            print(f"  {name} exceeds its limit: {sentence}", flush=True)
-            worst = 1
-        for failure in row["failures"]:
-            print(f"    {failure}", flush=True)
+    place.whole()
+    with Load(place) as load:
+        for name in names:
+            print(f"{name} …", flush=True)
+            row = measure(place, DRILLS[name], load)
+            table.append(cells(name, row))
+            for sentence in excess(row, DRILLS[name]):
+                print(f"  {name} exceeds its limit: {sentence}", flush=True)
+                worst = 1
+            for failure in row["failures"]:
+                print(f"    {failure}", flush=True)
     print("\n" + "\n".join(map(line, [["drill", *COLUMNS], *table])))
     return worst
 

@@ -5,6 +5,7 @@ Touching this file makes every process start anew with the release that is curre
 
 import contextlib
 import fcntl
+import gc
 import http
 import importlib
 import json
@@ -66,17 +67,28 @@ def note(**_signal):
     failed.by_database = isinstance(sys.exc_info()[1], (InterfaceError, OperationalError))
 
 
+def hang_up():
+    """Close what a lost database left open: psycopg keeps the socket of a connection that timed out, and pgpool a place for it."""
+    if failed.by_database:
+        gc.collect()
+
+
 def serve(environ, start_response):
     """The project's answer. A page that loses the database is asked for again: a standby serves reads within seconds."""
     from django.core.handlers.wsgi import WSGIHandler
 
+    failed.by_database = False
     # Only what changes nothing by being asked twice, and only where it is known when the answer begins.
     if environ["REQUEST_METHOD"] not in ("GET", "HEAD") or not isinstance(project, WSGIHandler):
-        return project(environ, start_response)
+        try:
+            return project(environ, start_response)
+        finally:
+            hang_up()
     deadline = time.monotonic() + AGAIN
     while True:
         begun, failed.by_database = [], False
         body = project(dict(environ), lambda *words: begun.append(words))
+        hang_up()
         if not failed.by_database or time.monotonic() > deadline:
             start_response(*begun[-1])
             return body
