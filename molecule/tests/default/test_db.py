@@ -131,13 +131,14 @@ def test_the_site_may_do_no_more_than_it_needs(facts, sql):
     assert "=c/" not in sql(f"select array_to_string(datacl, ',') from pg_database where datname = '{facts['site']}'").replace("monitor=c/", "")
 
 
-def test_nothing_listens_beyond_the_private_network(host, facts):
-    ports = {facts["db_port"], facts["patroni_port"], facts["etcd"], facts["etcd_peer"]}
-    private = address(host, facts)
-    listening = {line.split()[3].rpartition(":")[::2] for line in host.check_output("ss -Hltn").splitlines()}
-    heard = {(where, int(port)) for where, port in listening if int(port) in ports}
-    assert {where for where, _ in heard} <= {private, "127.0.0.1"}
-    assert {port for where, port in heard if where == private} == ports
+@pytest.mark.parametrize(("group", "ports"), [("db", ["db_port", "patroni_port"]), ("quorum", ["etcd", "etcd_peer"])])
+def test_nothing_listens_beyond_the_private_network(on, facts, group, ports):
+    ports = {facts[port] for port in ports}
+    for member in facts[group]:
+        listening = {line.split()[3].rpartition(":")[::2] for line in on(member["name"]).check_output("ss -Hltn").splitlines()}
+        heard = {(where, int(port)) for where, port in listening if int(port) in ports}
+        assert {where for where, _ in heard} <= {member["address"], "127.0.0.1"}
+        assert {port for where, port in heard if where == member["address"]} == ports
 
 
 def test_patroni_takes_orders_only_with_the_password(host, facts):
