@@ -410,6 +410,8 @@ class Writer(threading.Thread):
                     self.process.stdin.write(WRITER)
                     self.process.stdin.close()
                 for line in self.process.stdout:
+                    if not line[0].isdigit():
+                        continue  # docker's own word, while the host is off
                     row, server, begun, ended = line.split()
                     self.seen.append(Commit(int(row), self.app, server, float(begun), float(ended)))
 
