@@ -737,7 +737,8 @@ DRILLS = {
     "primary_cut_off": Drill(on_host(Place.primary, stalled(Place.cut)), each(Place.mend), PRIMARY),
     "primary_mute": Drill(on_host(Place.primary, stalled(Place.mute)), each(Place.unmute), PRIMARY),
     "standby_killed": Drill(on_host(Place.standby, KILL), START, {"failed": 0, "writes paused": 10}),
-    "standby_frozen": Drill(on_host(Place.standby, FREEZE), THAW, {"failed": 0, "writes paused": 10}),
+    # A change that was just reading from it hangs with it, and is ended.
+    "standby_frozen": Drill(on_host(Place.standby, FREEZE), THAW, {"failed": IN_FLIGHT, "pages failed": 0, "writes paused": 10}),
     "quorum_member_stopped": Drill(on_host(last("quorum"), service("stop", "etcd")), each(service("start", "etcd")), NO_FAILURE),
     # On its return it may end every lock by mistake (etcd issue 15247): the primary has to take its own again.
     "quorum_leader_frozen": Drill(on_host(etcd_leader, FREEZE), THAW, NO_FAILURE, hold=25),
