@@ -47,13 +47,15 @@ def steps():
 
 
 def outcomes():
-    """{test: set of outcomes} and the counts of (passed, failed, skipped), from what conftest.py recorded."""
-    seen, counts = {}, {"passed": 0, "failed": 0, "skipped": 0}
+    """{test: set of outcomes}, the counts of (passed, failed, skipped) and why each failed, from what conftest.py recorded."""
+    seen, counts, failures = {}, {"passed": 0, "failed": 0, "skipped": 0}, []
     for line in LEDGER.read_text().splitlines() if LEDGER.exists() else []:
-        test, outcome = json.loads(line)
+        test, outcome, why = json.loads(line)
         seen.setdefault(test, set()).add(outcome)
         counts[outcome] += 1
-    return seen, counts
+        if outcome == "failed":
+            failures.append(f"{test.removeprefix('molecule/tests/').partition('::')[0]} {why}")
+    return seen, counts, failures
 
 
 def main():
@@ -77,11 +79,13 @@ def main():
     else:
         subprocess.run(down, cwd=ROOT, env=env, check=True)
 
-    seen, counts = outcomes()
+    seen, counts, failures = outcomes()
     print("\n=== summary")
     for name, seconds in timings:
         print(f"{name:12} {seconds:6.0f} s")
     print(f"{'in all':12} {time.monotonic() - begun:6.0f} s")
+    for failure in failures:
+        print(f"failed: {failure}")
     never = sorted(existing() - set(seen))
     if broken:
         print(f"The step '{broken}' failed; what it left stands for you to look at (make down ENV=test removes it).")

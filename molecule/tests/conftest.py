@@ -41,6 +41,8 @@ def pytest_runtest_makereport(item):
     report = yield
     ledger = os.environ.get("TEST_LEDGER")
     if ledger and (report.when == "call" or report.outcome != "passed"):
+        crash = getattr(report.longrepr, "reprcrash", None)
+        why = f"{item.name}: {crash.message if crash else report.longrepr}"[:600] if report.failed else ""
         with open(ledger, "a", encoding="utf-8") as lines:
-            print(json.dumps([f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome]), file=lines)
+            print(json.dumps([f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome, why]), file=lines)
     return report

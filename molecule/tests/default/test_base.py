@@ -31,7 +31,9 @@ def test_every_host_knows_every_other_by_name(host, tier):
 
 
 def test_nothing_has_failed(host):
-    assert host.check_output("systemctl is-system-running") == "running"
+    failed = host.check_output("systemctl --failed --no-legend --plain")
+    assert not failed, host.check_output("journalctl --no-pager -n 30 -o cat" + "".join(f" -u {line.split()[0]}" for line in failed.splitlines()))
+    assert host.run("systemctl is-system-running").stdout.strip() == "running"
 
 
 def test_an_unknown_host_key_stops_a_run_and_says_what_to_type(host, tier, tmp_path):
