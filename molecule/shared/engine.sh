@@ -21,7 +21,17 @@ if [ "$(id -u)" != 0 ]; then
   exec sudo "$0" "$@"
 fi
 
+# systemd in every host watches files by inotify, and all hosts share root's 128 instances: enough for one tier
+# only. Short of them, services of a second one fail with "Too many open files".
+room() {
+  limit=/proc/sys/fs/inotify/max_user_instances
+  [ "$(cat $limit)" -lt 1024 ] || return 0
+  say "letting root watch files 1024 times over instead of $(cat $limit) ($limit, until this machine restarts)"
+  echo 1024 > $limit || die "could not write $limit: type sysctl fs.inotify.max_user_instances=1024"
+}
+
 up() {
+  room
   answers && return 0
   if ! command -v dockerd >/dev/null; then
     say "no Docker engine here: installing Debian's docker.io"
