@@ -6,8 +6,6 @@ Run with REALWORLD_SITE (the site's description) and REALWORLD_RELEASE (the rele
 import os as _os
 import pathlib as _pathlib
 
-from django.db.backends.signals import connection_created as _connection_created
-
 import realworld as _realworld
 
 _site = _realworld.site()
@@ -70,6 +68,8 @@ def _hurry(connection, **_signal):
 
 
 if "REALWORLD_LOCK_TIMEOUT" in _os.environ:
+    from django.db.backends.signals import connection_created as _connection_created
+
     _connection_created.connect(_hurry)
 
 DATABASES = _project.get("DATABASES", {})
