@@ -21,14 +21,16 @@ else
 unexport ANSIBLE_STRATEGY
 endif
 
-PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff)
+PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff) $(if $(VARS),-e '$(VARS)')
+# What changes the tier: one at a time.
+CHANGE = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') $(PLAY)
 
 .DEFAULT_GOAL := help
 .PHONY: help
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   MITOGEN=0\n'
+	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS='app_threads=8'   MITOGEN=0\n'
 
 # ------------------------------------------------------------------ what every verb stands on
 
@@ -81,7 +83,7 @@ ifeq ($(CONTAINERS),yes)
 endif
 
 site: ready
-	@$(PLAY) playbooks/site.yml
+	@$(CHANGE) playbooks/site.yml
 
 secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
 	@ansible-playbook -i $(INVENTORY) playbooks/secrets.yml $(QUIET)
@@ -93,14 +95,22 @@ summary:
 	@ansible-playbook -i $(INVENTORY) playbooks/summary.yml -e summary_start=$(or $(START),0) $(QUIET)
 	@cat $(STATE)/summary.txt
 
-deploy: ready ## Build the release of ENV's site once and roll it out
-	@$(PLAY) playbooks/deploy.yml
+deploy: override LIMIT := $(if $(LIMIT),$(LIMIT):lb)
+deploy: ready ## Build the release of ENV's site once and roll it over the app hosts: REF=v1.4, CANARY=app1 or 10%
+	@$(CHANGE) playbooks/deploy.yml $(if $(REF),-e site_ref='$(REF)') $(if $(RELEASE),-e django_version='$(RELEASE)') \
+	  $(if $(CANARY),-e deploy_canary='$(CANARY)') $(if $(BREAKING),-e deploy_breaking=true)
+
+rollback: ready ## Go back to the release before, code and static files, in seconds
+	@$(CHANGE) playbooks/rollback.yml $(if $(RELEASE),-e rollback_to='$(RELEASE)') $(if $(BREAKING),-e rollback_breaking=true)
+
+releases: ready ## Who deployed what, when, with what result; and what every app host serves
+	@python playbooks/releases.py $(INVENTORY)
 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
 	@python playbooks/status.py $(INVENTORY)
 
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
-	@$(PLAY) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
+	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
 drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (local and test only)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
@@ -121,7 +131,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV) are gone."
 endif
 
-.PHONY: deploy status failover drill drills down
+.PHONY: deploy rollback releases status failover drill drills down
 
 # ------------------------------------------------------------------ tests
 

@@ -32,6 +32,7 @@ previous: {type: str, returned: always, description: "The one before, or empty."
 complete: {type: bool, returned: always, description: Whether the release is in its place.}
 live: {type: bool, returned: always, description: Whether it is current and the site was started anew since.}
 commands_run: {type: bool, returned: always, description: Whether its commands were run from this host.}
+breaking: {type: bool, returned: always, description: "Whether the current release's migrations broke the one before it."}
 kept: {type: list, returned: always, description: "Releases to keep once this one is current."}
 stale: {type: list, returned: always, description: Entries of releases/ to remove then.}
 """
@@ -63,6 +64,7 @@ def look(root, version, keep):
         "previous": previous,
         "complete": (here / "manifest.json").exists(),
         "live": live,
+        "breaking": bool(current) and (releases / current / "breaking").exists(),
         "commands_run": (here / "commands-run").exists(),
         "kept": kept if version in kept else [version, *kept],
         "stale": [path.name for path in entries if path.name not in kept and not path.name.startswith(f".{version}.")],

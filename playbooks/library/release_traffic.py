@@ -1,0 +1,82 @@
+#!/usr/bin/python
+"""What a balancer saw of each app host since a place in its log."""
+
+import json
+import os
+import re
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: release_traffic
+short_description: Count requests, failures and times of each app host in a balancer's log
+description: It only reads. A request that was offered to several hosts counts for each of them.
+options:
+  log: {type: path, required: true, description: "The access log, a JSON object a line."}
+  hosts: {type: list, elements: dict, required: true, description: App hosts as name and address.}
+  port: {type: int, required: true, description: Port of their pages.}
+  since: {type: dict, description: "A place in the log as this module returned it in end; nothing is counted without."}
+"""
+
+RETURN = """
+end: {type: dict, returned: always, description: "Where the log ends now: inode and offset."}
+traffic: {type: dict, returned: always, description: "{host: {requests, failures, times: [seconds]}}"}
+"""
+
+APART = re.compile(r"\s*,\s*|\s+:\s+")  # between the hosts that one request was offered to
+
+
+def attempts(entry):
+    """(address, status, seconds) of each host that a logged request was offered to."""
+    columns = [APART.split(entry[name]) for name in ("upstream", "upstream_status", "upstream_time")]
+    return list(zip(*columns)) if entry["upstream"] else []
+
+
+def count(lines, hosts):
+    """{host: {requests, failures, times}} of log lines; hosts: {address with port: name}."""
+    found = {name: {"requests": 0, "failures": 0, "times": []} for name in hosts.values()}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # half a line, being written
+        for address, status, seconds in attempts(entry):
+            if address not in hosts or status in ("", "-") and entry["status"] == "499":
+                continue  # the visitor left
+            one = found[hosts[address]]
+            one["requests"] += 1
+            one["failures"] += not status.isdigit() or int(status) >= 500
+            if re.fullmatch(r"[0-9.]+", seconds):
+                one["times"].append(float(seconds))
+    return found
+
+
+def lines_since(log, since):
+    """Lines after a place, also where the log was rotated since. Raises OSError where there is no log."""
+    before = f"{log}.1"
+    rotated = os.stat(log).st_ino != since["inode"] and os.path.exists(before) and os.stat(before).st_ino == since["inode"]
+    lines = []
+    for path, offset in ((before, since["offset"]), (log, 0)) if rotated else ((log, since["offset"]),):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            file.seek(int(offset))
+            lines += file.readlines()
+    return lines
+
+
+def main():
+    """Run as an Ansible module."""
+    module = AnsibleModule(supports_check_mode=True, argument_spec={
+        "log": {"type": "path", "required": True},
+        "hosts": {"type": "list", "elements": "dict", "required": True},
+        "port": {"type": "int", "required": True},
+        "since": {"type": "dict"},
+    })
+    given = module.params
+    hosts = {f"{one['address']}:{given['port']}": one["name"] for one in given["hosts"]}
+    stat = os.stat(given["log"])
+    lines = lines_since(given["log"], given["since"]) if given["since"] else []
+    module.exit_json(changed=False, end={"inode": stat.st_ino, "offset": stat.st_size}, traffic=count(lines, hosts))
+
+
+if __name__ == "__main__":
+    main()

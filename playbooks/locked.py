@@ -1,0 +1,64 @@
+"""Run a command while no other one changes the same environment.
+
+    locked.py INVENTORY VERB COMMAND …
+
+Every app host holds a lock for as long as this command lives: an ssh session has it, whose input is a pipe that
+the command inherits. However the command ends, and with it this machine, the lock is gone. Hosts that cannot be
+reached are passed over. Exits with 3 where somebody else has the lock.
+"""
+
+import getpass
+import json
+import os
+import select
+import shlex
+import socket
+import subprocess
+import sys
+
+PATIENCE = 15  # seconds a host has to answer
+# A file that every host has and nobody else locks. What is held is told by the process that holds it.
+HOLD = r"""
+exec 9</etc/hostname
+if flock --nonblock 9; then echo held; exec cat; fi
+echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-tier //p' | grep -v -F "$1" | head -n 1)"
+"""
+
+
+def hosts(inventory):
+    """{name: its variables} of the app hosts. Exits where the inventory cannot be read."""
+    done = subprocess.run(["ansible-inventory", "-i", inventory, "--list"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    listed = json.loads(done.stdout)
+    return {name: listed["_meta"]["hostvars"][name] for name in listed.get("app", {}).get("hosts", [])}
+
+
+def hold(variables, who):
+    """A process that asks a host for its lock, and keeps it while its input is open."""
+    words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ServerAliveInterval=15",
+             "-o", "LogLevel=ERROR", "-p", str(variables.get("ansible_port", 22)), "-i", os.path.expanduser(variables["ansible_ssh_private_key_file"]),
+             *shlex.split(variables.get("ansible_ssh_common_args", "")), f"{variables['ansible_user']}@{variables['ansible_host']}",
+             shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def main():
+    """Take the locks and become the command."""
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    inventory, verb, *command = sys.argv[1:]
+    who = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
+    for name, process in {name: hold(variables, who) for name, variables in hosts(inventory).items()}.items():
+        ready, _w, _x = select.select([process.stdout], [], [], PATIENCE)
+        said = process.stdout.readline().decode().strip() if ready else ""
+        if said.startswith("busy:"):
+            print(f"Nothing was touched. {said.removeprefix('busy:').strip() or 'Somebody'} is changing this environment (on {name}). "
+                  "Its lock ends with it: type the same again then.", file=sys.stderr)
+            return 3
+        os.set_inheritable(process.stdin.fileno(), True)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
