@@ -40,7 +40,6 @@ sub unload { return 1 }
 sub register {
     my ($class, $service) = @_;
     return $service->selector(\&route) if $service->{role} eq 'selector';
-    $service->{listen} = 'nowhere';  # a word for the names of the files that uploads wait in
     $service->register_hook(Tier => start_proxy_request => \&receive);
     $service->register_hook(Tier => backend_client_assigned => \&tell_host);
     $service->register_hook(Tier => modify_response_headers => \&tell_visitor);
@@ -187,6 +186,9 @@ my $chunked = \&Perlbal::ClientProxy::handle_chunked_upload;
     };
     return 1;
 };
+
+# It is in the names of the files that uploads wait in.
+*Perlbal::Service::listenaddr = sub { $_[0]{listen} || 'nowhere' };
 
 # What does not become a chunk is not waited for.
 my $readable = \&Perlbal::ChunkedUploadState::on_readable;
