@@ -84,10 +84,18 @@ sub renew {
     open(my $new, '>>', $set{log}) or return complain("$set{log}: $!");
     open(my $page, '<', $set{unavailable}) or return complain("$set{unavailable}: $!");
     ($log, $unavailable) = ($new, join '', <$page>);
+    hang_up('persist_wait');
     for my $service (grep { $_->{enable_ssl} && $_->{listener} } values %Perlbal::service) {
         $service->{listener}{sslopts} = {SSL_reuse_ctx => $context};
     }
     return 1;
+}
+
+# Close what nothing is done on.
+sub hang_up {
+    my $state = shift;
+    my $sockets = Perlbal::Socket->get_sock_ref;
+    $_->close('idle') for grep { $_->isa('Perlbal::ClientHTTPBase') && $_->{state} eq $state && $_->{headers_string} eq '' } values %$sockets;
 }
 
 sub complain {
@@ -97,10 +105,7 @@ sub complain {
 
 # Take no more connections, finish what is under way, end.
 sub finish {
-    my $sockets = Perlbal::Socket->get_sock_ref;
-    for my $client (grep { $_->isa('Perlbal::ClientHTTPBase') } values %$sockets) {
-        $client->close('said nothing yet') if $client->{state} eq 'reading_headers' && $client->{headers_string} eq '';
-    }
+    hang_up('reading_headers');
     Perlbal::run_manage_command("shutdown graceful $set{finish_s}");
 }
 
@@ -323,6 +328,7 @@ sub ask {
     push @{$self->{asked}}, {host => $host, status => '-', begun => time, seconds => 0};
     $busy{$host}++;
     @$self{qw(sent answered deadline)} = (0, 0, time + $set{connect_s});
+    local *Perlbal::Socket::register_callback = sub { };  # it would look after 15 s, and keep the connection in memory until then
     $self->{backend} = Perlbal::BackendHTTP->new($service, $address, $port, {pool => $service->{pool}, reportto => $self});
     return if $self->{backend};
     $busy{$host}--;
