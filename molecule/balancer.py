@@ -103,6 +103,10 @@ class Bench(Balancer):
         for name, text in self.texts.items():
             self.write(name, text)
         self.resume(self.pools["app"] + self.pools["media"])
+        self.run()
+
+    def run(self):
+        """Start the engine and await it."""
         health = f"127.0.0.1:{self.ports['http']}{self.site['health']}"
         self.host.check_output(f"systemd-run --quiet --collect --unit={self.unit} {self.COMMAND}"
                                f" && timeout 10 sh -c 'until curl -fso /dev/null {health}; do sleep .1; done'")

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import threading
 import uuid
 
@@ -43,7 +44,7 @@ def say_fixture(host, site):
     """say("nodes") is what the console answers, as an operator types it."""
     def say(*words):
         typed = "\\n".join([*words, "quit"])
-        return host.check_output(f"printf '{typed}\\n' | timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{site['console_port']}; cat >&3; tr -d \"\\r\" <&3'")
+        return host.check_output(f"printf '{typed}\\n' | curl -sS -m 5 telnet://127.0.0.1:{site['console_port']} | tr -d '\\r'")
     return say
 
 
@@ -86,7 +87,6 @@ def test_pools_change_live_on_the_console(host, lb, log, site, say, make):
     counted = {(line.split()[0], line.split()[1]): line.split()[2] for line in say("nodes").splitlines() if len(line.split()) >= 3}
     for node in nodes:
         assert int(counted[node, "requests"]) > 0 and int(counted[node, "connects"]) >= int(counted[node, "requests"])
-    assert f"its pools" not in make("status").stdout
 
 
 def test_nonsense_breaks_nothing(bench):
@@ -94,7 +94,7 @@ def test_nonsense_breaks_nothing(bench):
     for raw in NONSENSE:
         for scheme in ("http", "https"):
             with (bench.tls() if scheme == "https" else socket.create_connection((bench.address, bench.ports["http"]), timeout=5)) as connection:
-                connection.settimeout(5)
+                connection.settimeout(1)
                 try:
                     connection.sendall(raw.replace(b"NAME", bench.name.encode()))
                     answer = connection.recv(100)
@@ -103,6 +103,15 @@ def test_nonsense_breaks_nothing(bench):
                 assert re.match(rb"$|HTTP/1\.0 (200|301|400|404|413|421)", answer), (raw[:80], answer)
     assert pid(bench.host, bench.unit) == before
     assert bench.ask("/").status == 200
+
+
+def test_what_never_becomes_a_chunk_is_not_kept(bench):
+    with bench.tls() as connection:
+        connection.settimeout(10)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            connection.sendall(f"POST / HTTP/1.1\r\nHost: {bench.name}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            for _ in range(100):
+                connection.sendall(b"g" * 10000)
 
 
 def test_who_hangs_up_or_says_nothing_costs_nothing(bench):
@@ -157,7 +166,7 @@ def test_a_stop_waits_for_the_requests_that_are_under_way(bench):
     assert answers == [200]
     with pytest.raises(ConnectionRefusedError):
         bench.ask("/")
-    bench.start()
+    bench.run()
 
 
 def test_it_comes_back_when_killed(host, lb):
