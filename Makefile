@@ -116,7 +116,10 @@ reboot upgrade: override REBOOT = python playbooks/locked.py $(INVENTORY) 'make 
 	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e '$(VARS)')
 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
-	@python playbooks/status.py $(INVENTORY)
+	@python playbooks/status.py $(INVENTORY) $(if $(VARS),-e '$(VARS)')
+
+pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
+	@python playbooks/pool.py $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e '$(VARS)')
 
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
@@ -140,7 +143,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status failover drill drills down
+.PHONY: deploy rollback releases reboot upgrade status pool failover drill drills down
 
 # ------------------------------------------------------------------ tests
 

@@ -115,6 +115,7 @@ class Place:
             sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' works there.")
         names = ("app_port", "db_port", "etcd_client_port", "lb_vip", "media_port", "media_root", "patroni_port", "pool_port", "site_name", "site_root")
         self.facts = self.tier.value("dict(" + ", ".join(f"{n}={n}" for n in names) + ")", self.tier.hosts("app")[0])
+        self.engine = self.tier.value("lb_engine", self.tier.hosts("lb")[0])
         self.env, self.frozen = env, set()
         self.groups = self.tier.value("groups")
         self.address = {one["name"]: one["address"] for one in self.tier.value("all_hosts", self.tier.hosts("app")[0])}
@@ -651,6 +652,11 @@ def service(verb, *units):
     return lambda place, host: place.on(host, f"systemctl {verb} {' '.join(units)}")
 
 
+def engine(verb):
+    """An act on the engine of a balancer."""
+    return lambda place, host: place.on(host, f"systemctl {verb} {place.engine}")
+
+
 def last(group):
     """The last host of a group."""
     return lambda place: place.groups[group][-1]
@@ -723,7 +729,7 @@ BALANCER = {"gap": 1.5}
 PRIMARY = {"writes paused": 30, "recovered": 35, "pages failed": 0}
 
 DRILLS = {
-    "balancer_stopped": Drill(on_host(Place.holder, service("stop", "nginx")), each(service("start", "nginx")), BALANCER),
+    "balancer_stopped": Drill(on_host(Place.holder, engine("stop")), each(engine("start")), BALANCER),
     "balancer_killed": Drill(on_host(Place.holder, KILL), START, BALANCER),
     "balancer_frozen": Drill(on_host(Place.holder, FREEZE), THAW, BALANCER),
     "app_stopped": Drill(on_host(last("app"), service("stop", "apache2")), each(service("start", "apache2")), NO_FAILURE),

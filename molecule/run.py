@@ -1,7 +1,7 @@
 """Everything `make test` runs, in order, with a closing count.
 
-Fails when a step fails, and when a test that exists was never run: several tools call an empty
-run a success. The order matters: `replaced` starts from the tier that `default` leaves, and
+Fails when a step fails, and when a test was not run by every step it belongs to: several tools call
+an empty run a success. The order matters: `replaced` starts from the tier that `default` leaves, and
 `shop`, the last, removes every host first.
 """
 
@@ -13,19 +13,30 @@ import subprocess
 import sys
 import time
 
+import yaml
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = ROOT / "molecule/tests"
 LEDGER = ROOT / ".state/tests.jsonl"
 
 
+def files():
+    """{step: the files of its tests}; those of no step belong to "no step"."""
+    found = {name: sorted((TESTS / name).glob("test_*.py")) for name in ("static", "build")}
+    shared = yaml.safe_load((ROOT / ".config/molecule/config.yml").read_text())["verifier"]
+    for name in ["default", *scenarios()]:
+        verifier = shared | ((yaml.safe_load((ROOT / f"molecule/{name}/molecule.yml").read_text()) or {}).get("verifier") or {})
+        directory = ROOT / "molecule" / name / verifier["directory"]
+        patterns = ["test_*.py", *verifier.get("additional_files_or_dirs", [])]
+        found[name] = sorted({path.resolve() for pattern in patterns for path in directory.resolve().glob(pattern)})
+    known = {path for paths in found.values() for path in paths}
+    return found | {"no step": sorted(set(TESTS.rglob("test_*.py")) - known)}
+
+
 def existing():
-    """Every test function in the repository, as "path::name"."""
-    found = set()
-    for path in sorted(TESTS.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                found.add(f"{path.relative_to(ROOT)}::{node.name}")
-    return found
+    """Every test function in the repository, as "step path::name"."""
+    return {f"{step} {path.relative_to(ROOT)}::{node.name}" for step, paths in files().items() for path in paths
+            for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
 def scenarios():
@@ -47,11 +58,11 @@ def steps():
 
 
 def outcomes():
-    """{test: set of outcomes}, the counts of (passed, failed, skipped) and why each failed, from what conftest.py recorded."""
-    seen, counts, failures = {}, {"passed": 0, "failed": 0, "skipped": 0}, []
+    """(tests that ran as "step path::name", the counts of passed, failed and skipped, why each failed), from what conftest.py recorded."""
+    seen, counts, failures = set(), {"passed": 0, "failed": 0, "skipped": 0}, []
     for line in LEDGER.read_text().splitlines() if LEDGER.exists() else []:
-        test, outcome, why = json.loads(line)
-        seen.setdefault(test, set()).add(outcome)
+        step, test, outcome, why = json.loads(line)
+        seen.add(f"{step} {test}")
         counts[outcome] += 1
         if outcome == "failed":
             failures.append(f"{test.removeprefix('molecule/tests/').partition('::')[0]} {why}")
@@ -71,7 +82,7 @@ def main():
     for name, command in steps():
         print(f"\n=== {name}: {' '.join(command)}", flush=True)
         start = time.monotonic()
-        code = subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+        code = subprocess.run(command, cwd=ROOT, env=dict(env, TEST_STEP=name), check=False).returncode
         timings.append((name, time.monotonic() - start))
         if code:
             broken = name
@@ -86,7 +97,7 @@ def main():
     print(f"{'in all':12} {time.monotonic() - begun:6.0f} s")
     for failure in failures:
         print(f"failed: {failure}")
-    never = sorted(existing() - set(seen))
+    never = sorted(existing() - seen)
     if broken:
         print(f"The step '{broken}' failed; what it left stands for you to look at (make down ENV=test removes it).")
     else:

@@ -14,6 +14,8 @@ class Tier:
 
     def __init__(self, inventory):
         self.inventory = str(inventory)
+        # Variables that a scenario lays over the environment's own, as options of Ansible's.
+        self.options = ["-e", os.environ["TIER_VARS"]] if os.environ.get("TIER_VARS") else []
         self.name = pathlib.Path(self.inventory).stem
         # Molecule's own configuration and colours are not those of the repository.
         self.env = dict(os.environ, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
@@ -25,7 +27,7 @@ class Tier:
         Raises subprocess.CalledProcessError where Ansible cannot evaluate it.
         """
         done = subprocess.run(
-            ["ansible", host, "-i", self.inventory, "-o", "-m", "ansible.builtin.debug",
+            ["ansible", host, "-i", self.inventory, *self.options, "-o", "-m", "ansible.builtin.debug",
              "-a", "msg={{ {'value': " + expression + "} | to_json }}"],
             cwd=ROOT, capture_output=True, text=True, check=True,
             env=dict(self.env, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline", ANSIBLE_STRATEGY="linear",

@@ -1,6 +1,6 @@
 """Show what every host of a tier does, and what is wrong with it, as one page.
 
-    status.py INVENTORY
+    status.py INVENTORY [OPTION OF ANSIBLE-PLAYBOOK …]
 
 Exits with 1 where something is wrong, with 2 where the hosts could not be asked.
 """
@@ -97,9 +97,12 @@ def page(hosts):
     return "\n".join(body), wrong
 
 
-def ask(inventory, playbook=PLAYBOOK):
-    """What every host answers to a playbook of one task, as {name: result}. Exits where Ansible did not get as far as asking."""
-    done = subprocess.run(["ansible-playbook", "-i", inventory, str(playbook)], capture_output=True, text=True, check=False,
+def ask(inventory, playbook=PLAYBOOK, options=()):
+    """What every host answers to a playbook of one task, as {name: result}; options are ansible-playbook's.
+
+    Exits where Ansible did not get as far as asking.
+    """
+    done = subprocess.run(["ansible-playbook", "-i", inventory, *options, str(playbook)], capture_output=True, text=True, check=False,
                           env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH))
     try:
         [task] = [task for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
@@ -111,9 +114,9 @@ def ask(inventory, playbook=PLAYBOOK):
 
 def main():
     """Print the page."""
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    text, wrong = page(ask(sys.argv[1]))
+    text, wrong = page(ask(sys.argv[1], options=sys.argv[2:]))
     print(text)
     return 1 if wrong else 0
 

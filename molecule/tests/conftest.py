@@ -14,6 +14,7 @@ import testinfra
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "molecule"))
+import balancer
 import drill
 from tier import Tier
 
@@ -39,6 +40,25 @@ def visitor(tier):
         yield session
 
 
+@pytest.fixture(name="site", scope="session")
+def site_fixture(tier):
+    """What the inventory says about the balancers and those behind them."""
+    return balancer.described(tier)
+
+
+@pytest.fixture(name="lb")
+def lb_fixture(host, tier, site):
+    """The balancer under test."""
+    address, = [lb["address"] for lb in site["balancers"] if lb["name"] == host.backend.host]
+    return balancer.Balancer(tier, site, address)
+
+
+@pytest.fixture(scope="session")
+def log(site):
+    """The access log of a balancer."""
+    return f"/var/log/{site['engine']}/access.log"
+
+
 @pytest.fixture(scope="session")
 def place(tier):
     """The tier, to break."""
@@ -49,7 +69,8 @@ def place(tier):
 def make(tier):
     """make("status") runs a verb on the tier, as an operator does; the finished process, with its output."""
     env = dict(os.environ, MAKEFLAGS="", ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
-    return lambda *words: subprocess.run(["make", "--no-print-directory", *words, f"ENV={tier.name}"],
+    laid_over = [f"VARS={word}" for word in tier.options[1:]]
+    return lambda *words: subprocess.run(["make", "--no-print-directory", *laid_over, *words, f"ENV={tier.name}"],
                                          cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
@@ -81,5 +102,5 @@ def pytest_runtest_makereport(item):
         crash = getattr(report.longrepr, "reprcrash", None)
         why = f"{item.name}: {crash.message if crash else report.longrepr}"[:600] if report.failed else ""
         with open(ledger, "a", encoding="utf-8") as lines:
-            print(json.dumps([f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome, why]), file=lines)
+            print(json.dumps([os.environ.get("TEST_STEP"), f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome, why]), file=lines)
     return report

@@ -13,6 +13,7 @@ import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.perlbal import console
 
 DOCUMENTATION = """
 module: host_status
@@ -50,7 +51,7 @@ DISK_FULL = 0.92   # part of a file system
 MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
 UNITS = {          # units that have to be active
     "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
-    "lb": ["nginx", "keepalived"],
+    "lb": ["keepalived"],  # and the engine
     "app": ["apache2", "pgpool2", "pgpool-follow"],
     "media": ["lighttpd", "media-sync.timer"],
     "cache": ["memcached"],
@@ -149,18 +150,32 @@ class Host:
                 self.wrong.append(f"{place} is {100 * usage.used // (usage.used + usage.free)} % full")
 
     def lb(self):
-        """A balancer: the virtual IP, and the pools of its nginx."""
+        """A balancer: the virtual IP, and the pools of its engine."""
         facts = self.facts
         holds = bool(output("ip", "-oneline", "address", "show", "to", facts["lb_vip"]).strip())
         self.raw["holds"] = holds
         self.does["lb"] = f"holds {facts['lb_vip']}" if holds else "stands by"
         if http_get("127.0.0.1", facts["lb_http_port"], facts["lb_health_path"])[0] != 200:
-            self.wrong.append("its nginx does not answer: systemctl status nginx")
-        config = pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8")
-        pools = {name: re.findall(r"^\s*server ([^\s:]+):", body, re.M)
-                 for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)}
+            self.wrong.append(f"its {facts['lb_engine']} does not answer: systemctl status {facts['lb_engine']}")
+        pools = self.perlbal() if facts["lb_engine"] == "perlbal" else self.nginx()
         self.uses("pages", "app", pools["pages"], lambda a: http_get(a, facts["app_port"], "/-/health", SITE_S)[0] == 200)
         self.uses("files", "media", pools["files"], lambda a: http_get(a, facts["media_port"], "/")[0] is not None)
+
+    def nginx(self):
+        """{pool: addresses} of an nginx."""
+        config = pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8")
+        return {name: re.findall(r"^\s*server ([^\s:]+):", body, re.M)
+                for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)}
+
+    def perlbal(self):
+        """{pool: addresses} of a Perlbal, as its console has them."""
+        names = ["pages", "files"]
+        live = dict(zip(names, console(self.facts["lb_console_port"], *(f"show pool {name}" for name in names), within=ANSWER_S)))
+        live = {name: sorted(line.split()[0] for line in lines) for name, lines in live.items()}
+        config = pathlib.Path("/etc/perlbal/pools.conf").read_text(encoding="utf-8")
+        if live != {name: sorted(re.findall(rf"^POOL {name} ADD (\S+)", config, re.M)) for name in names}:
+            self.wrong.append("its pools were changed on the console, and are as before at its next start: make converge")
+        return {name: [node.split(":")[0] for node in nodes] for name, nodes in live.items()}
 
     def app(self):
         """An app host: the site's own word, its pgpool, its caches, and where its uploads go."""
@@ -249,7 +264,8 @@ def main():
     members = {group: {name: given["addresses"][name] for name in names} for group, names in given["groups"].items() if group in UNITS}
     host = Host(members, given["facts"] | {"address": given["addresses"][given["name"]]})
     tiers = [group for group, names in members.items() if given["name"] in names and group != "all"]
-    host.services(sorted({unit for tier in ["all", *tiers] for unit in UNITS[tier]}))
+    engine = [given["facts"]["lb_engine"]] if "lb" in tiers else []
+    host.services(sorted({unit for tier in ["all", *tiers] for unit in UNITS[tier]}.union(engine)))
     host.disks()
     for tier in tiers:
         try:

@@ -3,8 +3,8 @@
 
 import json
 import os
-import re
 
+from ansible.module_utils.balancer_log import tally
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
@@ -23,15 +23,6 @@ end: {type: dict, returned: always, description: "Where the log ends now: inode 
 traffic: {type: dict, returned: always, description: "{host: {requests, failures, times: [seconds]}}"}
 """
 
-APART = re.compile(r"\s*,\s*|\s+:\s+")  # between the hosts that one request was offered to
-
-
-def attempts(entry):
-    """(address, status, seconds) of each host that a logged request was offered to."""
-    columns = [APART.split(entry[name]) for name in ("upstream", "upstream_status", "upstream_time")]
-    return list(zip(*columns)) if entry["upstream"] else []
-
-
 def count(lines, hosts):
     """{host: {requests, failures, times}} of log lines; hosts: {address with port: name}."""
     found = {name: {"requests": 0, "failures": 0, "times": []} for name in hosts.values()}
@@ -40,14 +31,12 @@ def count(lines, hosts):
             entry = json.loads(line)
         except ValueError:
             continue  # half a line, being written
-        for address, status, seconds in attempts(entry):
-            if address not in hosts or status in ("", "-") and entry["status"] == "499":
-                continue  # the visitor left
-            one = found[hosts[address]]
+        for name, failed, seconds in tally(entry, hosts):
+            one = found[name]
             one["requests"] += 1
-            one["failures"] += not status.isdigit() or int(status) >= 500
-            if re.fullmatch(r"[0-9.]+", seconds):
-                one["times"].append(float(seconds))
+            one["failures"] += failed
+            if seconds is not None:
+                one["times"].append(seconds)
     return found
 
 

@@ -1,0 +1,21 @@
+"""What nginx does for visitors and operators beyond what is asked of every engine (lb/test_lb.py)."""
+
+import socket
+import ssl
+
+import pytest
+
+testinfra_hosts = ["ansible://lb"]
+
+
+def test_visitors_may_speak_http_2(lb):
+    context = ssl.create_default_context(cafile=lb.authority)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with lb.tls(context) as connection:
+        assert connection.selected_alpn_protocol() == "h2"
+
+
+def test_only_this_machine_sees_the_counters(host, lb, site):
+    assert host.check_output(f"curl -fsS http://127.0.0.1:{site['status_port']}/nginx_status").startswith("Active connections")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((lb.address, site["status_port"]), timeout=5)

@@ -1,0 +1,33 @@
+"""`make pool` on the standing tier: what a balancer saw, whichever engine it runs."""
+
+from balancer import Balancer, await_true
+
+ASKED = 12
+
+
+def seen(make, name):
+    """{host: (requests, failed)} of a balancer, as the operator reads it."""
+    said = make("pool", "MINUTES=30")
+    assert said.returncode == 0, said.stdout + said.stderr
+    table = next(part for part in said.stdout.split("\n\n") if part.split()[:1] == [name]).splitlines()[2:]
+    return {row.split()[1]: tuple(map(int, row.split()[2:4])) for row in table}
+
+
+def test_requests_and_failures_are_counted_for_each_host(tier, on, site, make):
+    balancer = site["balancers"][0]
+    lb, broken = Balancer(tier, site, balancer["address"]), site["pools"]["media"]["hosts"][-1]
+    apps = [app["name"] for app in site["pools"]["app"]["hosts"]]
+    before = seen(make, balancer["name"])
+    assert list(before) == [host["name"] for pool in ("app", "media") for host in site["pools"][pool]["hosts"]]
+    assert {lb.ask("/").status for _ in range(ASKED)} == {200}
+    on(broken["name"]).check_output("systemctl stop lighttpd")
+    try:
+        # The hosts are asked in turn for what is not there.
+        assert {lb.ask(f"{site['urls'][0]}no-such-file").status for _ in range(ASKED)} == {404}
+    finally:
+        on(broken["name"]).check_output("systemctl start lighttpd")
+    await_true(lambda: on(broken["name"]).run(f"curl -so /dev/null {broken['address']}:{site['pools']['media']['port']}").rc == 0)
+    after = seen(make, balancer["name"])
+    assert sum(after[app][0] - before[app][0] for app in apps) >= ASKED
+    assert after[broken["name"]][1] > before[broken["name"]][1]
+    assert [app for app in apps if after[app][1] != before[app][1]] == []

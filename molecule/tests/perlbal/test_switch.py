@@ -1,0 +1,33 @@
+"""Faults behind and of perlbal under load, within the limits that nginx has; then nginx takes over again, and nobody notices."""
+
+import re
+
+import pytest
+
+import drill
+
+
+@pytest.fixture(name="load", scope="module")
+def load_fixture(place):
+    """Visitors and writers, for both drills."""
+    place.whole()
+    with drill.Load(place) as load:
+        yield load
+
+
+@pytest.mark.parametrize("name", ["balancer_stopped", "app_killed"])
+def test_drill(place, load, name):
+    row = drill.measure(place, drill.DRILLS[name], load)
+    print(drill.line(drill.cells(name, row)))
+    assert not drill.excess(row, drill.DRILLS[name]), row["failures"]
+
+
+def test_nginx_takes_over_again_and_nobody_notices(tier, on, make, unharmed):
+    with unharmed():
+        done = make("site", "LIMIT=lb", "VARS=lb_engine=nginx")
+        assert done.returncode == 0, done.stdout[-3000:]
+    for name in tier.hosts("lb"):
+        assert on(name).run("systemctl is-active nginx perlbal").stdout.split() == ["active", "inactive"]
+        assert on(name).run("systemctl is-enabled nginx perlbal").stdout.split() == ["enabled", "disabled"]
+    again = make("site", "LIMIT=lb", "VARS=lb_engine=nginx", "CHECK=1")
+    assert again.returncode == 0 and set(re.findall(r"changed=(\d+)", again.stdout)) == {"0"}, again.stdout[-3000:]
