@@ -15,17 +15,19 @@ short_description: Publish a release's static files on a media host
 description:
   - Without archive or keep it only tells whether they are there.
   - Files of other releases stay, because visitors still have pages that name them, until their release is kept no longer.
-  - What each release has is recorded in .releases/<version>.json of the directory.
+  - What each release has is recorded in .releases/<version>.json of the directory. Its archive stays beside it: names without a hash
+    belong to whichever release was published last, and a rollback publishes an older one again.
 options:
   root: {type: path, required: true, description: The directory that is served.}
   version: {type: str, required: true, description: The release.}
-  archive: {type: path, description: "Its static files, on this host. Removed when they are published."}
+  archive: {type: path, description: "Its static files, on this host."}
   keep: {type: list, elements: str, description: Releases whose files stay; those of all others go.}
 """
 
 RETURN = """
 complete: {type: bool, returned: always, description: Whether every file of the release is there and right.}
 releases: {type: list, returned: always, description: Releases that have files here.}
+archive: {type: str, returned: always, description: "Where its archive is kept on this host, or empty."}
 """
 
 
@@ -36,6 +38,11 @@ def sha256(path):
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return ""
+
+
+def kept(root, version):
+    """Where the archive of a published release stays."""
+    return root / ".releases" / f"{version}.tar.gz"
 
 
 def records(root):
@@ -72,7 +79,7 @@ def publish(module, root, version, archive):
     (root / ".releases").mkdir(mode=0o755, exist_ok=True)
     write(root / ".releases" / f"{version}.json", json.dumps(record, indent=1, sort_keys=True))
     shutil.rmtree(staging)
-    os.unlink(archive)
+    os.replace(archive, kept(root, version))
 
 
 def remove(root, known, keep):
@@ -85,6 +92,7 @@ def remove(root, known, keep):
             while path.parent != root and path.parent.is_dir() and not any(path.parent.iterdir()):
                 path = path.parent
                 path.rmdir()
+        kept(root, version).unlink(missing_ok=True)
         (root / ".releases" / f"{version}.json").unlink()
 
 
@@ -117,7 +125,8 @@ def main():
         if not module.check_mode:
             remove(root, known, p["keep"])
             known = records(root)
-    module.exit_json(changed=changed, complete=complete, releases=sorted(known))
+    archive = kept(root, p["version"])
+    module.exit_json(changed=changed, complete=complete, releases=sorted(known), archive=str(archive) if archive.exists() else "")
 
 
 if __name__ == "__main__":
