@@ -193,7 +193,7 @@ def check_remove(inventory, host, facts):
 
 
 def write(path, text):
-    """Replace a file's content at once, if it is another."""
+    """Replace a file's content at once, if it is another, and say so."""
     path = path.resolve()
     if path.exists() and path.read_text() == text:
         return
@@ -202,6 +202,7 @@ def write(path, text):
     if path.exists():
         shutil.copymode(path, new)
     new.replace(path)
+    print(f"wrote {path}")
 
 
 def play(inventory, playbook, words, **given):
@@ -236,7 +237,7 @@ def run(words):
         return 0
     # As the inventory will be. Its own name, for the time that it takes to know that it may.
     planned = path.with_suffix(".yaml")
-    write(planned, text)
+    planned.write_text(text)
     try:
         return play(planned, "add_node.yml", more, node=host, node_pool=pool, node_address=address, node_inventory=path)
     finally:
