@@ -194,7 +194,6 @@ def check_remove(inventory, host, facts):
 
 def write(path, text):
     """Replace a file's content at once, if it is another, and say so."""
-    path = path.resolve()
     if path.exists() and path.read_text() == text:
         return
     new = path.with_name(f".{path.name}.new")
@@ -218,9 +217,9 @@ def run(words):
     verb, path, *given = words[only_write:] if len(words) > 1 + only_write else ("", "")
     if verb not in ("add", "remove"):
         sys.exit(__doc__)
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).resolve()
     facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
-    inventory = Inventory(path.read_text(), os.path.relpath(path.resolve(), ROOT))
+    inventory = Inventory(path.read_text(), os.path.relpath(path, ROOT))
     if verb == "remove":
         host = (given + [""])[0]
         if only_write:
