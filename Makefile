@@ -106,6 +106,15 @@ rollback: ready ## Go back to the release before, code and static files, in seco
 releases: ready ## Who deployed what, when, with what result; and what every app host serves
 	@python playbooks/releases.py $(INVENTORY)
 
+reboot: ready ## Reboot hosts one by one without a failed request: make reboot LIMIT=app; all where none is named
+	@$(REBOOT)
+
+upgrade: ready ## The same, with their packages upgraded first
+	@$(REBOOT) -e reboot_upgrade=true
+
+reboot upgrade: override REBOOT = python playbooks/locked.py $(INVENTORY) 'make $@' ansible-playbook -i $(INVENTORY) playbooks/reboot.yml \
+	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e '$(VARS)')
+
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
 	@python playbooks/status.py $(INVENTORY)
 
@@ -144,7 +153,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV) are gone."
 endif
 
-.PHONY: deploy rollback releases status failover add-node remove-node drill drills down
+.PHONY: deploy rollback releases reboot upgrade status failover add-node remove-node drill drills down
 
 # ------------------------------------------------------------------ tests
 

@@ -59,6 +59,19 @@ def floor():
     return time.monotonic() - start
 
 
+def releases(row):
+    """A release that is built, rolled out and taken back, on the tier that stands, as a multiple of a run that changes nothing."""
+    idle = make("site")[0]
+    source = ROOT / ".state/bench-source"
+    run("cp", "--archive", str(ROOT / "demo"), str(source))
+    with open(source / "newsbudget/static/newsbudget/site.css", "a", encoding="utf-8") as style:
+        style.write("/* bench */\n")
+    for name, words in (("deploy, built and rolled out", ["deploy", f"VARS=site_source={source}"]), ("rollback", ["rollback"])):
+        seconds = make(*words)[0]
+        row(name, seconds, f"{seconds / idle:.2f} x a run that changes nothing")
+    run("rm", "-rf", str(source))
+
+
 def main():
     """Print the table."""
     rows = []
@@ -90,6 +103,7 @@ def main():
         changed = sum(int(c) for _ok, c, _s in recap)
         count = sum(int(ok) for ok, _c, _s in recap)
         row(f"no-change converge{name}", seconds, f"changed={changed}, {count} host-tasks, {seconds / count:.3f} s each")
+    releases(row)
     make("down")
     width = max(len(name) for name, _s, _n in rows)
     print("\n" + "\n".join(f"{name:{width}}  {seconds:>8}  {note}" for name, seconds, note in rows))

@@ -34,7 +34,7 @@ from tier import ROOT, Tier
 
 SETTLED = 3.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
 RECOVERY = 120.0  # seconds after which a drill gives up
-CONNECT = 1.0     # seconds a visitor waits for a connection
+CONNECT = 1.0     # seconds a visitor waits for a connection; a browser waits longer
 PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
 ANSWER = 5.0      # seconds a host has to answer a question about itself
 PAUSE = 0.1       # seconds between two requests of one visitor …
@@ -53,7 +53,7 @@ WRITER = """
 import json, sys, time, psycopg
 site = json.load(open(sys.argv[1]))["database"]
 where = dict(host="127.0.0.1", port=site["port"], dbname=site["name"], user=site["name"], password=site["password"], connect_timeout=5)
-verb = sys.argv[2]
+verb, pace = sys.argv[2], float(sys.argv[4])
 while True:
     try:
         with psycopg.connect(**where, autocommit=True, prepare_threshold=None) as connection:
@@ -66,8 +66,8 @@ while True:
                     server = connection.execute(
                         "insert into drill values (%s, %s) returning host(inet_server_addr())", (row, sys.argv[3])).fetchone()[0]
                 print(row, server, begun, time.time(), flush=True)
-                time.sleep(0.02)  # the pace of commits: some forty a second
-        time.sleep(0.08)  # the pace of reads, each on a session of its own
+                time.sleep(0.02 / pace)  # some forty a second
+        time.sleep(0.08 / pace)  # the pace of reads, each on a session of its own
     except psycopg.Error as error:
         print("!", str(error).strip().replace("\\n", " ")[:150], file=sys.stderr, flush=True)
         time.sleep(0.1)  # between two tries to connect, while there is nothing to connect to
@@ -311,9 +311,10 @@ CHANGES = ("change", "upload")  # kinds of requests that change something
 class Visitor(threading.Thread):
     """Asks one kind of thing again and again, over a new connection each time."""
 
-    def __init__(self, place, kind, cookies=""):
+    def __init__(self, place, kind, cookies="", pace=1.0, connect=CONNECT):
         super().__init__(daemon=True)
         self.place, self.kind, self.cookies = place, kind, cookies
+        self.connect, self.pause = connect, (UPLOAD_PAUSE if kind == "upload" else PAUSE) / pace
         self.context = ssl.create_default_context(cafile=place.tier.authority)
         self.over, self.seen = threading.Event(), []
         self.stamp, self.sent, self.accepted = secrets.token_hex(4), 0, []
@@ -321,7 +322,7 @@ class Visitor(threading.Thread):
     def fetch(self, method, path, body=None, headers=None):
         """(status, headers, body) of one request."""
         vip = self.place.facts["lb_vip"]
-        connection = http.client.HTTPSConnection(vip, timeout=CONNECT, context=self.context)
+        connection = http.client.HTTPSConnection(vip, timeout=self.connect, context=self.context)
         try:
             connection.connect()
             connection.sock.settimeout(PATIENCE)
@@ -383,7 +384,7 @@ class Visitor(threading.Thread):
             raise ValueError("signed out")
 
     def run(self):
-        while not self.over.wait(UPLOAD_PAUSE if self.kind == "upload" else PAUSE):
+        while not self.over.wait(self.pause):
             begun, failure = time.time(), ""
             try:
                 self.once()
@@ -395,15 +396,15 @@ class Visitor(threading.Thread):
 class Writer(threading.Thread):
     """Commits rows, or reads, through the pgpool of one app host, as long as that host lives."""
 
-    def __init__(self, place, app, verb):
+    def __init__(self, place, app, verb, pace=1.0):
         super().__init__(daemon=True)
-        self.place, self.app, self.verb = place, app, verb
+        self.place, self.app, self.verb, self.pace = place, app, verb, pace
         self.over, self.seen, self.process = threading.Event(), [], None
 
     def run(self):
         facts = self.place.facts
         command = ["docker", "exec", "-i", "-u", facts["site_name"], self.place.container(self.app), f"{facts['site_root']}/current/venv/bin/python",
-                   "-", f"/etc/{facts['site_name']}/site.json", self.verb, self.app]
+                   "-", f"/etc/{facts['site_name']}/site.json", self.verb, self.app, str(self.pace)]
         while not self.over.wait(0.2):
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as self.process:
                 with contextlib.suppress(BrokenPipeError):
@@ -423,9 +424,9 @@ class Writer(threading.Thread):
 
 
 class Load:
-    """Visitors and writers, and what they saw."""
+    """Visitors and writers, and what they saw. pace: times the usual number of requests and commits; connect: seconds they wait for a connection."""
 
-    def __init__(self, place):
+    def __init__(self, place, pace=1.0, connect=CONNECT):
         self.place = place
         self.clean()
         place.sql("create table drill (id bigint primary key, app text not null)", owner=True)
@@ -442,8 +443,8 @@ class Load:
         status, headers, _body = first.fetch("GET", "/ledger/entries/add/")
         first.keep(headers)
         kinds = ["page", "page", "session", "static", "change", "change", "upload"]
-        self.visitors = [Visitor(place, kind, first.cookies if kind in ("session", *CHANGES) else "") for kind in kinds]
-        self.writers = [Writer(place, app, verb) for app in place.groups["app"] for verb in ("write", "read")]
+        self.visitors = [Visitor(place, kind, first.cookies if kind in ("session", *CHANGES) else "", pace, connect) for kind in kinds]
+        self.writers = [Writer(place, app, verb, pace) for app in place.groups["app"] for verb in ("write", "read")]
 
     def __enter__(self):
         for one in [*self.visitors, *self.writers]:
@@ -481,6 +482,19 @@ class Load:
     def commits(self, since, verb="write"):
         """Acknowledged commits (or reads) begun after a moment, in the order of the answers."""
         return sorted((c for w in self.writers if w.verb == verb for c in w.seen if c.begun > since), key=lambda c: c.ended)
+
+    def unkept(self, commits):
+        """(sentences about what was acknowledged since mark() and is not there, entries that are there twice)."""
+        place = self.place
+        accepted = {text for v in self.visitors for text in v.accepted}
+        found = set(map(int, place.sql("select id from drill").split()))
+        stamps = "|".join(v.stamp for v in self.visitors)
+        entries = place.sql(f"select text from ledger_entry where text ~ 'drill ({stamps}) ' "
+                            f"union all select title from budget_story where title ~ 'drill ({stamps}) '").splitlines()
+        files = place.sql(f"select picture from budget_story where title ~ 'drill ({stamps}) '").split()
+        lost = [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found),
+                *(accepted - set(entries)), *files_missing(place, files)]
+        return lost, len(entries) - len(set(entries))
 
     def unserved(self, since, without=(), held=()):
         """Who, since a moment, has not been answered at least twice, the last two times well; empty where all have.
@@ -575,21 +589,13 @@ def measure(place, drill, load):
         place.whole()
         time.sleep(SETTLED)  # to see what comes in the wake of the repair
         ended = time.time()
-    requests = load.requests(begun)
-    commits, reads = load.commits(begun), load.commits(begun, "read")
-    accepted = {text for v in load.visitors for text in v.accepted}
+    requests, commits, reads = load.requests(begun), load.commits(begun), load.commits(begun, "read")
     apps = [app for app in place.groups["app"] if app not in away]
     failures = [r for r in requests if r.failure]
     good = [r for r in requests if not r.failure]
     servers = [c.server for c in commits]
     blocks = [server for before, server in zip([None, *servers], servers) if server != before]
-    found = set(map(int, place.sql("select id from drill").split()))
-    stamps = "|".join(v.stamp for v in load.visitors)
-    entries = place.sql(f"select text from ledger_entry where text ~ 'drill ({stamps}) ' "
-                        f"union all select title from budget_story where title ~ 'drill ({stamps}) '").splitlines()
-    files = place.sql(f"select picture from budget_story where title ~ 'drill ({stamps}) '").split()
-    lost = [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found),
-            *(accepted - set(entries)), *files_missing(place, files)]
+    lost, twice = load.unkept(commits)
     row = {
         "requests": len(requests),
         "failed": len(failures),
@@ -599,7 +605,7 @@ def measure(place, drill, load):
         "slowest change": max((r.ended - r.begun for r in good if r.kind in CHANGES), default=0),
         "commits": len(commits),
         "lost": len(lost),
-        "twice": len(entries) - len(set(entries)),
+        "twice": twice,
         "writes paused": max(longest([c.ended for c in commits if c.app == app], begun, ended) for app in apps),
         "reads paused": max(longest([c.ended for c in reads if c.app == app], begun, ended) for app in apps),
         "recovered": served - begun,

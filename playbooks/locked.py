@@ -20,7 +20,7 @@ PATIENCE = 15  # seconds a host has to answer
 # A file that every host has and nobody else locks. What is held is told by the process that holds it.
 HOLD = r"""
 exec 9</etc/hostname
-if flock --nonblock 9; then echo held; exec cat; fi
+if flock --nonblock 9; then echo held; cat; exit; fi
 echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-tier //p' | grep -v -F "$1" | head -n 1)"
 """
 

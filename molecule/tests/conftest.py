@@ -1,9 +1,12 @@
 """What every test of the tier shares: the environment's values, and a visitor outside it."""
 
+import contextlib
 import json
 import os
 import pathlib
+import subprocess
 import sys
+import time
 
 import pytest
 import requests
@@ -11,6 +14,7 @@ import testinfra
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "molecule"))
+import drill
 from tier import Tier
 
 
@@ -33,6 +37,39 @@ def visitor(tier):
         session.trust_env = False  # else a bundle named in the environment overrides verify
         session.verify = tier.authority
         yield session
+
+
+@pytest.fixture(scope="session")
+def place(tier):
+    """The tier, to break."""
+    return drill.Place(tier.name)
+
+
+@pytest.fixture(scope="session")
+def make(tier):
+    """make("status") runs a verb on the tier, as an operator does; the finished process, with its output."""
+    env = dict(os.environ, MAKEFLAGS="", ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
+    return lambda *words: subprocess.run(["make", "--no-print-directory", *words, f"ENV={tier.name}"],
+                                         cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(name="unharmed")
+def unharmed_fixture(place):
+    """with unharmed() as load: whatever happens to the tier, no visitor notices, and nothing acknowledged is lost."""
+    @contextlib.contextmanager
+    def unharmed(**pace):
+        place.whole()
+        with drill.Load(place, **{"pace": 0.5, "connect": 5.0, **pace}) as load:
+            load.mark()
+            begun = time.time()
+            yield load
+            load.await_service(time.time())
+            requests, commits = load.requests(begun), load.commits(begun)
+            assert [f"{r.kind}: {r.failure}" for r in requests if r.failure] == []
+            assert load.unkept(commits) == ([], 0)
+            print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
+        place.whole()
+    return unharmed
 
 
 @pytest.hookimpl(wrapper=True)

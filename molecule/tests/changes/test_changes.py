@@ -1,0 +1,141 @@
+"""What an operator changes every week reaches every host while visitors come and go, and none of them notices."""
+
+import json
+import ssl
+import socket
+
+import pytest
+
+
+def words(done):
+    """What a finished command said, in one line."""
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def since(place, host, unit):
+    """When a unit of a host was last started, in microseconds of the machine's clock."""
+    return int(place.on(host, f"systemctl show -P ActiveEnterTimestampMonotonic {unit}"))
+
+
+def changed(done):
+    """Hosts on which a run changed something."""
+    return {line.split()[0] for line in done.stdout.splitlines() if " changed=" in line and " changed=0 " not in line}
+
+
+@pytest.fixture(name="certificate")
+def certificate_fixture(tier):
+    """certificate() is the one that visitors are shown, as DER."""
+    def certificate():
+        trust = ssl.create_default_context(cafile=tier.authority)
+        name = tier.value("site_hosts", "lb[0]")[0]
+        with socket.create_connection((tier.value("lb_vip", "lb[0]"), tier.value("lb_https_port")), timeout=10) as raw, \
+                trust.wrap_socket(raw, server_hostname=name) as tls:
+            return tls.getpeercert(binary_form=True)
+    return certificate
+
+
+def test_one_more_thread_for_apache_and_pgpool(place, make, unharmed, tier):
+    """Both read their sizes when they start only: host by host, while the balancers pass over it."""
+    apps = place.groups["app"]
+    before = {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps}
+    more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', apps[0]) + 1})}"
+    foretold = make("converge", "CHECK=1", more)
+    assert foretold.returncode == 0, foretold.stdout[-2000:]
+    with unharmed():
+        done = make("converge", more)
+        assert done.returncode == 0, done.stdout[-3000:]
+    assert changed(done) == changed(foretold) == set(apps)
+    for app in apps:
+        assert since(place, app, "apache2") > before[app][0] and since(place, app, "pgpool2") > before[app][1]
+    with unharmed():
+        assert make("converge").returncode == 0
+
+
+def test_settings_written_by_a_run_that_was_cut_off_take_effect(place, make):
+    app = place.groups["app"][0]
+    place.on(app, "touch /etc/apache2/apache2.conf")
+    before = since(place, app, "apache2")
+    assert make("converge").returncode == 0
+    assert since(place, app, "apache2") > before
+
+
+def test_without_the_balancers_nothing_is_started_anew(place, make, tier):
+    """And the run that was refused can be finished."""
+    app = place.groups["app"][0]
+    before = since(place, app, "apache2")
+    more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', app) + 1})}"
+    done = make("converge", "LIMIT=app", more)
+    assert done.returncode != 0
+    assert f"LIMIT='{','.join(place.groups['app'])},lb'" in words(done)
+    assert since(place, app, "apache2") == before
+    assert make("converge").returncode == 0
+    place.whole()
+
+
+def test_a_certificate_is_renewed(make, unharmed, certificate):
+    before = certificate()
+    with unharmed():
+        assert make("secrets", "RENEW=1").returncode == 0
+        done = make("converge", "TAGS=nginx,munin")
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert certificate() != before
+
+
+def test_a_balancer_whose_unit_changed_hands_the_virtual_ip_over(place, make, unharmed):
+    """Its nginx has to be restarted: whoever comes meanwhile meets the other one."""
+    holder = place.holder()
+    before = {lb: since(place, lb, "nginx") for lb in place.groups["lb"]}
+    with unharmed():
+        done = make("converge", "TAGS=nginx,keepalived", f"VARS={json.dumps({'nginx_open_files': 16000})}")
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert all(since(place, lb, "nginx") > before[lb] for lb in before)
+    assert place.holder() != holder or len(before) != 2
+    with unharmed():
+        assert make("converge", "TAGS=nginx,keepalived").returncode == 0
+
+
+def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):
+    holder = place.holder()
+    other = next(lb for lb in place.groups["lb"] if lb != holder)
+    place.on(other, "systemctl stop nginx")
+    try:
+        assert place.on(holder, "systemctl start hand-over@nginx", check=False) is None
+        assert "No other balancer answers" in place.on(holder, "journalctl -q -u hand-over@nginx -n 5 -o cat")
+        assert place.holder() == holder
+    finally:
+        place.on(other, "systemctl start nginx")
+        place.on(holder, "systemctl reset-failed hand-over@nginx")
+    place.whole()
+
+
+def booted(place, host):
+    """When a host's systemd came up."""
+    return place.on(host, "systemctl show -P UserspaceTimestamp")
+
+
+@pytest.mark.parametrize("group", ["app", "lb", "db", "media"])
+def test_a_pool_is_rebooted(place, make, unharmed, group):
+    before = {host: booted(place, host) for host in place.groups[group]}
+    with unharmed():
+        done = make("reboot", f"LIMIT={group}")
+        assert done.returncode == 0, done.stdout[-3000:]
+    assert all(booted(place, host) != when for host, when in before.items())
+
+
+def test_a_package_is_upgraded_and_its_host_rebooted(place, make, unharmed):
+    host = place.groups["cache"][-1]
+    place.on(host, "mkdir -p /var/tmp/repo/tier-probe/DEBIAN && cd /var/tmp/repo && "
+                   "printf 'Package: tier-probe\\nVersion: 1\\nArchitecture: all\\nMaintainer: test <root@localhost>\\nDescription: probe\\n'"
+                   " > tier-probe/DEBIAN/control && dpkg-deb --build tier-probe one.deb && dpkg --install one.deb && "
+                   "sed -i 's/^Version: 1/Version: 2/' tier-probe/DEBIAN/control && dpkg-deb --build tier-probe two.deb && "
+                   "{ cat tier-probe/DEBIAN/control; printf 'Filename: ./two.deb\\nSize: %s\\nSHA256: %s\\n' $(stat -c %s two.deb) $(sha256sum two.deb | cut -d' ' -f1); } > Packages && "
+                   "echo 'deb [trusted=yes] file:/var/tmp/repo ./' > /etc/apt/sources.list.d/tier-probe.list")
+    before = booted(place, host)
+    try:
+        with unharmed():
+            done = make("upgrade", f"LIMIT={host}")
+            assert done.returncode == 0, done.stdout[-3000:]
+        assert place.on(host, "dpkg-query -W -f '${Version}' tier-probe") == "2"
+        assert booted(place, host) != before
+    finally:
+        place.on(host, "dpkg --purge tier-probe; rm -rf /var/tmp/repo /etc/apt/sources.list.d/tier-probe.list; apt-get update -q")

@@ -1,0 +1,27 @@
+"""Releases of the demo site, each with a change of its own, and how they are deployed."""
+
+import json
+import shutil
+
+import pytest
+
+from tier import ROOT
+
+@pytest.fixture
+def variant(tmp_path):
+    """variant(edit) is the directory of a copy of the demo that edit(directory) changes; never the same release twice."""
+    def make_variant(edit=None):
+        source = tmp_path / f"source{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(ROOT / "demo", source, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite3", "media"))
+        with open(source / "newsbudget/static/newsbudget/site.css", "a", encoding="utf-8") as css:
+            css.write(f"/* {source} */\n")
+        if edit:
+            edit(source)
+        return source
+    return make_variant
+
+
+@pytest.fixture
+def deploy(make):
+    """deploy(source, …) deploys that directory."""
+    return lambda source, *words, **values: make("deploy", f"VARS={json.dumps({'site_source': str(source), **values})}", *words)
