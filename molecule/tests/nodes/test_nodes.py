@@ -66,10 +66,11 @@ class Standing:
 
     def cut_off(self, *verb, when):
         """Run a verb and kill it, with all that it started, as soon as a condition holds."""
-        with subprocess.Popen(["make", *verb, f"ENV={self.name}"], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), start_new_session=True,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        said = ROOT / ".state" / self.name / "cut-off.log"
+        with said.open("w") as log, subprocess.Popen(["make", *verb, f"ENV={self.name}"], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""),
+                                                     start_new_session=True, stdout=log, stderr=log) as run:
             self.place.wait(lambda: when() or run.poll() is not None, "the moment to cut it off")
-            assert run.poll() is None, "it ended before"
+            assert run.poll() is None, said.read_text()[-3000:]
             os.killpg(run.pid, signal.SIGKILL)
 
     def known(self, node, address):
