@@ -124,6 +124,19 @@ pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUT
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
+NODES = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') python playbooks/nodes.py
+NODES_MORE = -- $(if $(CHECK),--check --diff) $(if $(VARS),-e '$(VARS)')
+
+add-node: ready ## Put a host into a pool of ENV: make add-node POOL=app NODE=app3 (ADDRESS=… where hosts are real)
+ifeq ($(CONTAINERS),yes)
+	@$(SHARED)/engine.sh up
+	@$(SHARED)/image.sh
+endif
+	@$(NODES) add $(INVENTORY) '$(POOL)' '$(NODE)' '$(ADDRESS)' $(NODES_MORE)
+
+remove-node: ready ## Take a host out of its pool, alive or dead: make remove-node NODE=app3
+	@$(NODES) remove $(INVENTORY) '$(NODE)' $(NODES_MORE)
+
 drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (local and test only)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
 	@python molecule/drill.py $(DRILL)
@@ -143,7 +156,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status pool failover drill drills down
+.PHONY: deploy rollback releases reboot upgrade status pool failover add-node remove-node drill drills down
 
 # ------------------------------------------------------------------ tests
 

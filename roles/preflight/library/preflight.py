@@ -137,11 +137,21 @@ def by_group(name, groups, texts):
     return False
 
 
+def words_read(text):
+    """The words of a file, without its comments and the names of what it sets."""
+    words = set()
+    for line in text.splitlines():
+        if not line.lstrip().startswith("#"):
+            words.update(re.findall(r"\w+", re.sub(r"^\w+\s*:", "", line)))
+    return words
+
+
 def check_variables(root, inventory, groups):
     """Yield a complaint for each variable that is set and that nothing reads."""
     sources = [p for d in ("group_vars", "roles", "playbooks", "molecule/shared") for p in sorted((root / d).rglob("*"))
                if p.suffix in (".yml", ".j2", ".py") and p.is_file()]
     texts = {path: path.read_text() for path in sources}
+    read = set().union(*map(words_read, texts.values()))
     names = declared(root)
     found = []
     for path in sorted((root / "group_vars").rglob("*.yml")):
@@ -152,8 +162,7 @@ def check_variables(root, inventory, groups):
     for path, name, line in found:
         if name in names or CONNECTION.match(name) or by_group(name, groups, texts.values()):
             continue
-        word = re.compile(rf"(?m)^(?!\s*#)(?!{name}\s*:).*\b{name}\b")
-        if not any(word.search(text) for text in texts.values()):
+        if name not in read:
             near = difflib.get_close_matches(name, names | {n for _p, n, _l in found} - {name}, 1)
             yield f"{path}:{line}: nothing reads '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 

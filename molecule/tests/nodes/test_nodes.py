@@ -1,0 +1,243 @@
+"""A host more and a host less in every pool, under load: proven before it is asked, and nowhere once it is gone."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import time
+
+import pytest
+
+import drill
+from tier import ROOT
+
+# Where the hosts of each group know a host of a pool.
+KNOWN = {
+    "app": {"lb": {"/etc/nginx/nginx.conf"}, "db": {"/etc/patroni/config.yml"}, "media": {"/etc/lighttpd/lighttpd.conf"},
+            "cache": {"/etc/systemd/system/memcached.service.d/access.conf"}},
+    "media": {"lb": {"/etc/nginx/nginx.conf"}, "app": {"/etc/SITE/site.json"},
+              "media": {"/etc/lighttpd/lighttpd.conf", "/etc/systemd/system/media-sync.service"}},
+    "cache": {"app": {"/etc/SITE/site.json"}},
+    "db": {"app": {"/etc/pgpool2/pgpool.conf", "/etc/pgpool2/follow.json"}, "db": {"/etc/patroni/config.yml"}},
+    "lb": {"lb": {"/etc/keepalived/keepalived.conf", "/usr/local/sbin/hand-over"}, "app": {"/etc/apache2/apache2.conf"},
+           "media": {"/etc/lighttpd/lighttpd.conf"}},
+}
+EVERYWHERE = {"monitor": {"/etc/munin/munin.conf"}}
+
+
+def words(done):
+    """What a finished command said, in one line."""
+    return " ".join((done.stdout + done.stderr).split())
+
+
+class Standing:
+    """The tier as it stands just now, under a load that goes on while hosts come and go."""
+
+    def __init__(self, tier, make):
+        self.name, self.make = tier.name, make
+        self.inventory = pathlib.Path(tier.inventory)
+        self.written = self.inventory.read_text()
+        self.place = self.load = None
+
+    def look(self):
+        """Read anew who is in the tier."""
+        self.place = drill.Place(self.name)
+        if self.load:
+            self.load.place = self.place
+        return self.place
+
+    def add(self, pool, node):
+        """Add a host, and await that the tier is whole with it."""
+        done = self.make("add-node", f"POOL={pool}", f"NODE={node}")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+        assert node in self.look().groups[pool]
+        self.place.whole()
+
+    def remove(self, node):
+        """Remove a host, and await that the tier is whole without it."""
+        done = self.make("remove-node", f"NODE={node}")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+        assert self.inventory.read_text() == self.written
+        self.look().whole()
+        assert not self.place.docker("ps", "--all", "--quiet", "--filter", f"name=^{self.place.container(node)}$")
+
+    def cut_off(self, *verb, when):
+        """Run a verb and kill it, with all that it started, as soon as a condition holds."""
+        said = ROOT / ".state" / self.name / "cut-off.log"
+        with said.open("w") as log, subprocess.Popen(["make", *verb, f"ENV={self.name}"], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""),
+                                                     start_new_session=True, stdout=log, stderr=log) as run:
+            self.place.wait(lambda: when() or run.poll() is not None, "the moment to cut it off")
+            assert run.poll() is None, said.read_text()[-3000:]
+            os.killpg(run.pid, signal.SIGKILL)
+
+    def known(self, node, address):
+        """{host: files that have the name or the address of another one}, for all hosts but that one."""
+        pattern = rf"\b{node}\b|\b{address}\b".replace(".", r"\\?\.")
+        found = {host: set(self.place.on(host, f"grep -rlsE '{pattern}' /etc /usr/local /srv/*/tier /run/systemd || true").split())
+                 for host in self.place.groups["all"] if host != node}
+        return {host: files for host, files in found.items() if files}
+
+    def expected(self, pool, node):
+        """What known() is while a host of a pool is in."""
+        return {host: {path.replace("SITE", self.place.facts["site_name"]) for path in files}
+                for group, files in (KNOWN[pool] | EVERYWHERE).items() for host in self.place.groups[group] if host != node}
+
+
+@pytest.fixture(scope="module")
+def standing(tier, make):
+    """The tier, before and after without a load and as it was."""
+    standing = Standing(tier, make)
+    standing.look().whole()
+    yield standing
+    assert standing.inventory.read_text() == standing.written
+
+
+@pytest.fixture(scope="module")
+def load(standing):
+    """Visitors and writers, from the first host that comes to the last that goes."""
+    with drill.Load(standing.place, pace=0.5, connect=5.0) as standing.load:
+        yield standing.load
+    standing.load = None
+
+
+@pytest.fixture
+def unharmed(standing, load):
+    """No visitor notices a test, and nothing that was acknowledged is lost by it."""
+    load.mark()
+    begun = time.time()
+    yield
+    load.await_service(time.time())
+    assert [f"{r.kind}: {r.failure}" for r in load.requests(begun) if r.failure] == []
+    assert load.unkept(load.commits(begun)) == ([], 0)
+
+
+def test_an_app_host(standing, tier, visitor, unharmed):
+    """The first try is cut off while packages are installed, the second one finishes it; so it is when it goes."""
+    node, root = "app3", tier.value("site_root", "app[0]")
+    container = standing.place.container(node)
+    standing.cut_off("add-node", "POOL=app", f"NODE={node}", when=lambda: standing.place.docker(
+        "exec", container, "sh", "-c", "test -e /var/lib/dpkg/info/apache2-bin.list && echo yes", check=False))
+    assert node in standing.inventory.read_text()
+    standing.add("app", node)
+    place = standing.place
+    address = place.address[node]
+    assert place.on(node, f"readlink {root}/current") == place.on(place.groups["app"][0], f"readlink {root}/current")
+    place.wait(lambda: visitor.get(f"{tier.url}/about/?format=json", timeout=10).json()["node"] == node, f"page by {node}", 20)
+    assert standing.known(node, address) == standing.expected("app", node)
+    # A balancer has forgotten it, and the databases have not.
+    standing.cut_off("remove-node", f"NODE={node}",
+                     when=lambda: f"{address}:" not in place.on(place.groups["lb"][0], "cat /etc/nginx/nginx.conf"))
+    standing.remove(node)
+    assert standing.known(node, address) == {}
+
+
+def test_a_media_host(standing, unharmed):
+    """It has what the others have before it is asked, and gets what is uploaded; it dies, and is removed all the same."""
+    node = "media3"
+    standing.add("media", node)
+    place = standing.place
+    address, media = place.address[node], place.facts["media_root"]
+    place.wait(lambda: place.on(node, "grep -c '\"url\":\"/static/' /var/log/lighttpd/access.log", check=False), f"static file from {node}", 20)
+    place.wait(lambda: place.on(node, "grep -c '\"method\":\"PUT\"' /var/log/lighttpd/access.log", check=False), f"upload to {node}", 20)
+    one, other = (set(place.on(host, f"cd {media} && find . -type f -not -path './.*' -mmin +0.2").split()) for host in (place.groups["media"][0], node))
+    assert one - other == set() != one
+    assert standing.known(node, address) == standing.expected("media", node)
+    place.kill(node)
+    standing.remove(node)
+    assert standing.known(node, address) == {}
+
+
+def test_a_cache_host(standing, unharmed):
+    node = "cache3"
+    standing.add("cache", node)
+    place = standing.place
+    address, port = place.address[node], place.tier.value("cache_port")
+    ask = f"import socket; link = socket.create_connection(('{address}', {port}), 5); link.sendall(b'stats\\r\\nquit\\r\\n'); print(link.makefile().read())"
+
+    def stored():
+        return int(re.search(r"STAT total_items (\d+)", place.on(place.groups["app"][0], f'python3 -c "{ask}"'))[1])
+    before = stored()
+    place.wait(lambda: stored() > before, f"item in {node}", 20)
+    assert standing.known(node, address) == standing.expected("cache", node)
+    standing.remove(node)
+    assert standing.known(node, address) == {}
+
+
+def test_a_database(standing, unharmed):
+    """A standby that confirms every commit and is read from. It leaves no member and no slot behind."""
+    node = "db3"
+    standing.add("db", node)
+    place = standing.place
+    address, site = place.address[node], place.facts["site_name"]
+
+    def sql(host, query):
+        return place.docker("exec", "-u", "postgres", place.container(host), "psql", "-qAt", "-c", query)
+    place.wait(lambda: int(sql(node, f"select count(*) from pg_stat_activity where usename = '{site}'")), f"session on {node}", 20)
+    assert standing.known(node, address) == standing.expected("db", node)
+    standing.remove(node)
+    place = standing.place
+    assert standing.known(node, address) == {}
+    assert place.ask(place.primary(), "config")[1]["synchronous_node_count"] == len(place.groups["db"]) - 1
+    for host in place.groups["db"]:
+        assert node not in sql(host, "select slot_name from pg_replication_slots")
+
+
+def test_a_balancer(standing, tier, unharmed):
+    """It answers by its own address, then for the virtual IP, which it hands over when it goes."""
+    node = "lb3"
+    standing.add("lb", node)
+    place = standing.place
+    address, name = place.address[node], tier.value("site_hosts", "lb[0]")[0]
+    trust = ssl.create_default_context(cafile=tier.authority)
+    with socket.create_connection((address, 443), timeout=10) as raw, trust.wrap_socket(raw, server_hostname=name) as tls:
+        tls.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+        assert tls.recv(12) == b"HTTP/1.1 200"
+    assert standing.known(node, address) == standing.expected("lb", node)
+    others = [host for host in place.groups["lb"] if host != node]
+    try:
+        while (holder := place.holder()) != node:
+            place.on(holder, "systemctl start hand-over@nothing")
+    finally:
+        for host in others:
+            place.on(host, "systemctl start keepalived")
+    standing.remove(node)
+    assert standing.known(node, address) == {}
+
+
+REFUSED = [
+    (["add-node", "POOL=app", "NODE=app3", "VARS=app_threads=60"], "more than db_max_connections"),
+    (["add-node", "POOL=media", "NODE=app1"], "app1 is in 'app' already"),
+    (["remove-node", "NODE={primary}"], "{primary} is the primary. Make another one that first: make failover ENV={env} NODE={standby}"),
+    (["remove-node", "NODE={quorum}"], "{quorum} is one of the 3 that agree on which database is primary"),
+]
+
+
+@pytest.mark.parametrize(("verb", "reason"), REFUSED, ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "")
+def test_is_refused(standing, verb, reason):
+    place = standing.place
+    facts = {"env": place.env, "primary": place.primary(), "standby": place.standby(), "quorum": place.groups["quorum"][0]}
+    done = standing.make(*(word.format(**facts) for word in verb))
+    assert done.returncode != 0
+    assert "Nothing was touched." in words(done) and reason.format(**facts) in words(done), words(done)[-2000:]
+    assert standing.inventory.read_text() == standing.written
+    assert not standing.inventory.with_suffix(".yaml").exists()
+    assert not place.docker("ps", "--all", "--quiet", "--filter", f"name=^{place.container('app3')}$")
+
+
+def test_the_last_app_host_that_is_well_stays(standing):
+    place = standing.place
+    well, *others = place.groups["app"]
+    for host in others:
+        place.on(host, "systemctl stop apache2")
+    try:
+        done = standing.make("remove-node", f"NODE={well}")
+    finally:
+        for host in others:
+            place.on(host, "systemctl start apache2")
+    assert done.returncode != 0
+    assert f"{well} is the last of 'app' that is well" in words(done), words(done)[-2000:]
+    assert standing.inventory.read_text() == standing.written
+    place.whole()
