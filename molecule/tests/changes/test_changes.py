@@ -34,8 +34,9 @@ def certificate_fixture(tier):
     return certificate
 
 
-def test_one_more_thread_for_apache_and_pgpool(place, make, unharmed, tier):
-    """Both read their sizes when they start only: host by host, while the balancers pass over it."""
+def test_one_more_thread_for_apache_and_pgpool_and_one_less(place, make, unharmed, tier):
+    """Both read their sizes when they start only: host by host, while the balancers pass over it. Never without the
+    balancers; what a run that ended there has written, the next one brings to effect."""
     apps = place.groups["app"]
     before = {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps}
     more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', apps[0]) + 1})}"
@@ -44,32 +45,16 @@ def test_one_more_thread_for_apache_and_pgpool(place, make, unharmed, tier):
     with unharmed():
         done = make("converge", more)
         assert done.returncode == 0, done.stdout[-3000:]
-    assert changed(done) == changed(foretold) == {*apps, *place.groups["lb"]}
-    for app in apps:
-        assert since(place, app, "apache2") > before[app][0] and since(place, app, "pgpool2") > before[app][1]
-    with unharmed():
-        assert make("converge").returncode == 0
-
-
-def test_settings_written_by_a_run_that_was_cut_off_take_effect(place, make):
-    app = place.groups["app"][0]
-    place.on(app, "touch /etc/apache2/apache2.conf")
-    before = since(place, app, "apache2")
-    assert make("converge").returncode == 0
-    assert since(place, app, "apache2") > before
-
-
-def test_without_the_balancers_nothing_is_started_anew(place, make, tier):
-    """And the run that was refused can be finished."""
-    app = place.groups["app"][0]
-    before = since(place, app, "apache2")
-    more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', app) + 1})}"
-    done = make("converge", "LIMIT=app", more)
-    assert done.returncode != 0
-    assert f"{','.join(place.groups['app'])},lb" in words(done)
-    assert since(place, app, "apache2") == before
-    assert make("converge").returncode == 0
-    place.whole()
+        assert changed(done) == changed(foretold) == {*apps, *place.groups["lb"]}
+        meanwhile = {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps}
+        assert all(now > then for app in apps for now, then in zip(meanwhile[app], before[app]))
+        refused = make("converge", "LIMIT=app")
+        assert refused.returncode != 0
+        assert f"{','.join(apps)},lb" in words(refused), refused.stdout[-2500:]
+        assert {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps} == meanwhile
+        done = make("converge")
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert all(now > then for app in apps for now, then in zip((since(place, app, "apache2"), since(place, app, "pgpool2")), meanwhile[app]))
 
 
 def test_a_certificate_is_renewed(make, unharmed, certificate):

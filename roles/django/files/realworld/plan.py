@@ -90,9 +90,11 @@ def plan():
     executor = MigrationExecutor(connection)
     graph, applied = executor.loader.graph, executor.loader.applied_migrations
     todo = [migration for migration, _backwards in executor.migration_plan(graph.leaf_nodes())]
-    state = executor.loader.project_state([key for key in applied if key in graph.nodes])
-    found = [sentence for migration in todo for sentence in judge(migration, state, connection)]
-    return {"migrations": list(map(str, todo)), "breaking": found if applied else []}
+    found = []
+    if applied:
+        state = executor.loader.project_state([key for key in applied if key in graph.nodes])
+        found = [sentence for migration in todo for sentence in judge(migration, state, connection)]
+    return {"migrations": list(map(str, todo)), "breaking": found}
 
 
 def main():
