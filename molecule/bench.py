@@ -72,14 +72,39 @@ def releases(row):
     run("rm", "-rf", str(source))
 
 
+def nodes(row):
+    """The fourth and the thirteenth app host, added to the tier that stands while the others serve; one of them removed. Leaves the inventory as it was."""
+    inventory = ROOT / "inventories/test.yml"
+    written = inventory.read_text()
+    fewer = "VARS=app_threads=3"  # thirteen hosts have to fit into db_max_connections
+    try:
+        make("site", fewer)
+        make("add-node", "POOL=app", "NODE=app3", fewer)
+        fourth = make("add-node", "POOL=app", "NODE=app4", fewer)[0]
+        row("the 4th app host, from command to end", fourth)
+        for number in range(5, 13):
+            run("python", "playbooks/nodes.py", "write", "add", str(inventory), "app", f"app{number}")
+        make("converge", fewer)
+        thirteenth = make("add-node", "POOL=app", "NODE=app13", fewer)[0]
+        row("the 13th app host", thirteenth, f"{thirteenth / fourth:.2f} x the 4th")
+        row("the 13th app host, removed", make("remove-node", "NODE=app13", fewer)[0])
+    finally:
+        inventory.write_text(written)
+
+
 def main():
-    """Print the table."""
+    """Print the table; only the part of it that is named on the command line, if one is: nodes."""
     rows = []
 
     def row(name, seconds, note=""):
         rows.append((name, f"{seconds:.1f} s", note))
         print(f"  {name}: {seconds:.1f} s {note}", flush=True)
 
+    if sys.argv[1:] == ["nodes"]:
+        make("converge")
+        nodes(row)
+        make("down")
+        return
     make("up")
     make("down")
     venv = run("molecule/shared/venv.sh", str(ROOT / ".state/bench-venv"))[0]
@@ -104,6 +129,7 @@ def main():
         count = sum(int(ok) for ok, _c, _s in recap)
         row(f"no-change converge{name}", seconds, f"changed={changed}, {count} host-tasks, {seconds / count:.3f} s each")
     releases(row)
+    nodes(row)
     make("down")
     width = max(len(name) for name, _s, _n in rows)
     print("\n" + "\n".join(f"{name:{width}}  {seconds:>8}  {note}" for name, seconds, note in rows))
