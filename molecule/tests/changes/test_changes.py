@@ -70,7 +70,7 @@ def test_a_balancer_whose_unit_changed_hands_the_virtual_ip_over(place, make, un
     """Its nginx has to be restarted: whoever comes meanwhile meets the other one."""
     before = {lb: since(place, lb, "nginx") for lb in place.groups["lb"]}
     with unharmed():
-        done = make("converge", "TAGS=nginx,keepalived", f"VARS={json.dumps({'nginx_open_files': 16000})}")
+        done = make("converge", "TAGS=nginx,keepalived", f"VARS={json.dumps({'lb_open_files': 16000})}")
         assert done.returncode == 0, done.stdout[-3000:]
         assert all(since(place, lb, "nginx") > before[lb] for lb in before)
     with unharmed():
