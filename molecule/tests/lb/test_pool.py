@@ -9,7 +9,7 @@ def seen(make, name):
     """{host: (requests, failed)} of a balancer, as the operator reads it."""
     said = make("pool", "MINUTES=30")
     assert said.returncode == 0, said.stdout + said.stderr
-    table = next(part for part in said.stdout.split("\n\n") if part.split()[:1] == [name]).splitlines()[2:]
+    table = next(part for part in said.stdout.split("\n\n") if part.split()[:1] == [name]).strip().splitlines()[2:]
     return {row.split()[1]: tuple(map(int, row.split()[2:4])) for row in table}
 
 
