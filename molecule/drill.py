@@ -8,6 +8,7 @@ On every app host a writer commits rows through the pgpool there, one after anot
 that is acknowledged. Afterwards the databases are asked for all of them.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
@@ -219,29 +220,31 @@ class Place:
             return f"databases: {[(m['name'], m['role'], m['state']) for m in members]}"
         if len(self.holders()) != 1:
             return f"holders of the virtual IP: {self.holders()}"
-        for host in self.groups["app"]:
+        with concurrent.futures.ThreadPoolExecutor(len(self.groups["all"])) as pool:
+            return next(filter(None, pool.map(self.ailment, self.groups["all"])), "")
+
+    def ailment(self, host):
+        """What is wrong with one host, as a sentence; empty where nothing is."""
+        if host in self.groups["app"]:
             if not self.on(host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['app_port']}/-/health", check=False):
                 return f"{host} does not serve"
             nodes = self.on(host, "PCPPASSFILE=/etc/pgpool2/pcppass pcp_node_info -h 127.0.0.1 -U follow -w -a", check=False)
             if not nodes or any(line.split()[2] not in ("1", "2") for line in nodes.splitlines()):
                 return f"pgpool of {host}: {nodes}"
-        for host in self.groups["media"]:
-            if not self.open(host, "media_port"):
-                return f"{host} does not serve files"
-        for host in self.groups["quorum"]:
-            if not self.open(host, "etcd_client_port"):
-                return f"etcd of {host} is down"
-        for host in self.groups["all"]:
-            state = self.on(host, "systemctl is-system-running", check=False)
-            if state != "running":
-                return f"{host}: {self.on(host, 'systemctl --failed --no-legend --plain; true', check=False) or state}"
+        if host in self.groups["media"] and not self.open(host, "media_port"):
+            return f"{host} does not serve files"
+        if host in self.groups["quorum"] and not self.open(host, "etcd_client_port"):
+            return f"etcd of {host} is down"
+        state = self.on(host, "systemctl is-system-running", check=False)
+        if state != "running":
+            return f"{host}: {self.on(host, 'systemctl --failed --no-legend --plain; true', check=False) or state}"
         return ""
 
-    def await_nothing(self, complaint, what):
+    def await_nothing(self, complaint, what, seconds=RECOVERY):
         """Await that there is nothing to complain about any more."""
         said = []
         try:
-            self.wait(lambda: not (said.append(complaint()) or said[-1]), what)
+            self.wait(lambda: not (said.append(complaint()) or said[-1]), what, seconds)
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {said[-1]}") from None
 
@@ -453,18 +456,26 @@ class Load:
         self.place.wait(lambda: all(w.seen for w in self.writers) and all(v.seen for v in self.visitors), "load")
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, error, *_more):
         for one in self.visitors:
             one.over.set()
         for one in self.writers:
             one.stop()
         for one in self.visitors:
             one.join()
+        if not error:
+            uploads = self.uploads()
+            self.place.await_nothing(lambda: ", ".join(f"{host} lacks {absent}" for host, absent in files_missing(self.place, uploads).items() if absent),
+                                     "complete media host", CAUGHT_UP)
         self.clean()
+
+    def uploads(self, stamps=""):
+        """Names of the pictures that the database has of these visitors."""
+        return self.place.sql(f"select picture from budget_story where title ~ '^drill ({stamps})'").split()
 
     def clean(self):
         """Remove what visitors and writers left."""
-        files = self.place.sql("select picture from budget_story where title like 'drill %'").split()
+        files = self.uploads()
         self.place.sql("delete from ledger_entry where text like 'drill %'; delete from budget_story where title like 'drill %'; "
                        "drop table if exists drill")
         if files:
@@ -492,9 +503,9 @@ class Load:
         stamps = "|".join(v.stamp for v in self.visitors)
         entries = place.sql(f"select text from ledger_entry where text ~ 'drill ({stamps}) ' "
                             f"union all select title from budget_story where title ~ 'drill ({stamps}) '").splitlines()
-        files = place.sql(f"select picture from budget_story where title ~ 'drill ({stamps}) '").split()
+        missing = files_missing(place, self.uploads(stamps))
         lost = [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found),
-                *(accepted - set(entries)), *files_missing(place, files)]
+                *(accepted - set(entries)), *set.intersection(*missing.values())]
         return lost, len(entries) - len(set(entries))
 
     def unserved(self, since, without=(), held=()):
@@ -517,20 +528,13 @@ class Load:
 
 
 def files_missing(place, names):
-    """Uploads that at least one media host lacks, once all had the time to catch up."""
-    wanted = " ".join(f"{place.facts['media_root']}/{name}" for name in names)
-    missing = []
-
-    def complete():
-        missing.clear()
-        for host in place.groups["media"]:
-            absent = place.on(host, f"for f in {wanted}; do [ -s $f ] || echo $f; done", check=False)
-            missing.extend([host] if absent is None else [f"{host}:{path}" for path in absent.split()])
-        return not missing
-
-    with contextlib.suppress(TimeoutError):  # what is missing then is told
-        place.wait(complete, "caught up media host", CAUGHT_UP)
-    return missing
+    """{media host: uploads that it lacks}. What one of them has the others fetch; what none has is lost."""
+    wanted = [f"{place.facts['media_root']}/{name}" for name in names]
+    found = {}
+    for host in place.groups["media"]:
+        absent = place.on(host, f"for f in {' '.join(wanted)}; do [ -s $f ] || echo $f; done", check=False)
+        found[host] = set(wanted if absent is None else absent.split())
+    return found
 
 
 def longest(moments, start, end):
@@ -573,7 +577,7 @@ def measure(place, drill, load):
     """Drill under a load; the row of the table, as {column: value}."""
     place.whole()
     load.mark()
-    keys = place.remember()
+    keys = place.remember() if "cache lost" in drill.limits else None
     with watching(place) as doubles:
         begun = time.time()
         away = drill.fault(place)
@@ -582,7 +586,7 @@ def measure(place, drill, load):
             served = time.time()
             moved = place.holder(), place.primary()
             time.sleep(drill.hold)  # service without the broken part
-            kept = place.recall(keys, away)
+            kept = place.recall(keys, away) if keys else 1
         finally:
             repaired = time.time()
             drill.repair(place, away)
