@@ -134,6 +134,17 @@ reboot upgrade: override REBOOT = python playbooks/locked.py $(INVENTORY) 'make 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
 	@python playbooks/status.py $(INVENTORY) $(if $(VARS),-e '$(VARS)')
 
+# The inventory of another environment, rehearsed where this one is.
+OTHER = $(if $(filter 1,$(REHEARSE)),.state/$(WITH)-rehearsal/inventory,inventories)/$(WITH).yml
+
+parity: ready ## Compare what the hosts of two environments are, tier by tier: make parity ENV=staging WITH=production
+	@[ -n '$(WITH)' ] || { echo "With which one? make parity ENV=staging WITH=production" >&2; exit 2; }
+	@$(MAKE) --no-print-directory ready ENV='$(WITH)'
+	@python playbooks/parity.py parity $(INVENTORY) $(OTHER)
+
+drift: ready ## Compare ENV with its own declaration, and the hosts of each pool with each other
+	@python playbooks/parity.py drift $(INVENTORY) $(if $(VARS),-e '$(VARS)')
+
 pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
 	@python playbooks/pool.py $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e '$(VARS)')
 
@@ -169,16 +180,23 @@ else
 	@rm -rf $(VAULT) $(STATE)
 	@$(SHARED)/image.sh remove
 	@$(SHARED)/engine.sh down
-	@echo "down: the containers, network and secrets of $(ENV) are gone."
+	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status pool failover add-node remove-node drill drills down
+.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover add-node remove-node drill drills down
 
 # ------------------------------------------------------------------ tests
 
-.PHONY: test lint static molecule bench lock
+.PHONY: test verify lint static molecule bench lock
 test: ready ## Everything: lint, static tests, the tier in containers, and a closing count
 	@python molecule/run.py
+
+verify: ready ## Run tests against ENV as it stands (not real hosts): make verify ENV=production REHEARSE=1 TESTS=drills
+ifneq ($(CONTAINERS),yes)
+	@echo "ENV=$(ENV) has real hosts: tests break things. Rehearse it: make converge verify ENV=$(ENV) REHEARSE=1" >&2; exit 2
+else
+	@pytest -q --sudo --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
+endif
 
 lint: ready ## yamllint and ansible-lint (profile production)
 	@yamllint --strict -c .config/yamllint.yml .

@@ -97,13 +97,13 @@ def page(hosts):
     return "\n".join(body), wrong
 
 
-def ask(inventory, playbook=PLAYBOOK, options=()):
-    """What every host answers to a playbook of one task, as {name: result}; options are ansible-playbook's.
+def ask(inventory, playbook=PLAYBOOK, options=(), **environment):
+    """What every host answers to a playbook of one task, as {name: result}; options are ansible-playbook's, environment is laid over this process's own.
 
     Exits where Ansible did not get as far as asking.
     """
     done = subprocess.run(["ansible-playbook", "-i", inventory, *options, str(playbook)], capture_output=True, text=True, check=False,
-                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH))
+                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH, **environment))
     try:
         [task] = [task for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
     except ValueError:
