@@ -121,6 +121,7 @@ def place_masks(side):
         tier = f"<{side.tier(host).partition('+')[0]}>"
         for word in (known["addresses"].get(host), known["reached"].get(host), host):
             found[str(word)] = tier
+            found[str(word).replace(".", r"\.")] = tier  # in a regular expression
     found |= {key: "<operator's key>" for keys in known.get("operator_keys", ()) for key in keys.splitlines()}
     # "localhost" is this machine's way to ask, and a word of every other file.
     found |= {name: "<site>" for name in known.get("site_hosts", ()) if name != "localhost"}
@@ -137,7 +138,7 @@ def masked(text, masks):
     return KEYS.sub(lambda found: f"<{found[1].lower()} {hashlib.sha256(found[0].encode()).hexdigest()[:8]}, not of the vault>", text)
 
 
-REPEATED = re.compile(r"""("?<[^<>\n]+>[^\s",;<>]*"?)(?:,?[ ]+\1)+""")
+REPEATED = re.compile(r"""("?[^\s",;<>]*(?:<[^<>\n]+>[^\s",;<>]*)+"?)(?:(?:,? +|,)\1)+(?![\w.:-])""")
 
 
 def told_once(text):
@@ -202,6 +203,8 @@ def items(side, host, eyes):
                 value, text, rules = eyes.file(name, value)
                 texts[seen] = text
                 taken |= {(seen, number): one for number, one in rules.items()}
+            elif kind == "access" and name != "packet filter":
+                value = " ".join(sorted(set(eyes.see(value).split())))
             else:
                 value = eyes.see(value)
             found[kind, seen] = value
@@ -437,6 +440,13 @@ def foretold(inventory, options):
     return would_change(said)
 
 
+def written(result):
+    """Path that a task would write, or the name of what it would change; empty where it does not say."""
+    diffs = result.get("diff") or []
+    headers = [one.get("before_header") or "" for one in (diffs if isinstance(diffs, list) else [diffs]) if isinstance(one, dict)]
+    return next((str(word) for word in (result.get("dest"), *headers, result.get("path"), result.get("name")) if word), "").partition(" (")[0]
+
+
 def would_change(said):
     """({host: [task, with the files that it would write]}, sentences about what failed), from what the JSON callback printed."""
     changes, wrong = {}, []
@@ -448,7 +458,7 @@ def would_change(said):
                     wrong.append(f"{host}: {name}: {str(result.get('msg', ''))[:300]}")
                 elif result.get("changed") and host != "localhost":
                     parts = [one for one in result.get("results", [result]) if one.get("changed")]
-                    paths = sorted({str(path) for one in parts for path in [next((one[key] for key in ("dest", "path", "name") if one.get(key)), "")] if path})
+                    paths = sorted({path for one in parts for path in [written(one)] if path})
                     changes.setdefault(host, []).append(name + (f" ({', '.join(paths)})" if paths else ""))
     return changes, wrong
 

@@ -57,6 +57,7 @@ VOLATILE = [  # kernel settings that are none: counters, random numbers, one for
     "kernel.random.*", "kernel.ns_last_pid", "kernel.pty.nr", "kernel.tainted", "kernel.hostname", "fs.dentry-state", "fs.inode-*", "fs.file-nr",
     "fs.aio-nr", "fs.quota.*", "fs.binfmt_misc.*", "net.ipv?.neigh.*", "net.netfilter.nf_conntrack_count", "net.ipv4.tcp_fastopen_key",
     "net.ipv6.conf.*.stable_secret", "dev.cdrom.*", "kernel.sched_domain.*", "kernel.usermodehelper.*", "kernel.firmware_config.*",
+    "kernel.perf_event_max_sample_rate", "vm.stat_refresh", "vm.drop_caches", "vm.compact_memory",
 ]
 PASSING = ["user@*", "user-runtime-dir@*", "sshd@*", "ssh@*", "run-*", "session-*"]  # units that come and go with who logs in
 
@@ -68,6 +69,13 @@ def output(*command, within=ANSWER_S, **environment):
                               env={**os.environ, "LC_ALL": "C.UTF-8", **environment}).stdout
     except FileNotFoundError:
         return ""
+
+
+def reason(error):
+    """What went wrong, in a few words."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{' '.join(error.cmd[:3])}: {' '.join((error.stderr or '').split()[-20:])}"
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def any_of(name, patterns):
@@ -158,7 +166,7 @@ def units(listing, shown):
     found = {}
     for line in listing.splitlines():
         name, state = line.split()[:2]
-        if not any_of(name, PASSING) and name.rpartition(".")[2] in ("service", "socket", "timer", "path"):
+        if state != "transient" and not any_of(name, PASSING) and name.rpartition(".")[2] in ("service", "socket", "timer", "path"):
             found[name] = state
     for unit in blocks(shown):
         name = unit.get("Id", "")
@@ -215,7 +223,7 @@ def access(shown, ruleset):
     for unit in blocks(shown):
         for name in ("IPAddressAllow", "IPAddressDeny"):
             if unit.get(name):
-                found[f"{unit['Id']} {name}"] = " ".join(sorted(unit[name].split()))
+                found[f"{unit['Id']} {name}"] = " ".join(sorted(set(unit[name].split())))
     rules = [re.sub(r"counter packets \d+ bytes \d+ ?", "", line) for line in ruleset.splitlines() if "127.0.0.11" not in line]
     if any(line.strip() for line in rules):
         found["packet filter"] = "\n".join(rules)
@@ -308,7 +316,7 @@ CLUSTER = """
 select json_build_object(
   'roles', (select json_object_agg(rolname, concat_ws(' ', case when rolsuper then 'superuser' end, case when rolcanlogin then 'login' end,
       case when rolcreatedb then 'createdb' end, case when rolcreaterole then 'createrole' end, case when rolreplication then 'replication' end,
-      case when rolbypassrls then 'bypassrls' end, 'in', (select string_agg(roleid::regrole::text, ',' order by roleid::regrole::text)
+      case when rolbypassrls then 'bypassrls' end, 'in ' || (select string_agg(roleid::regrole::text, ',' order by roleid::regrole::text)
       from pg_auth_members where member = r.oid), rolconfig::text)) from pg_roles r where rolname !~ '^pg_'),
   'databases', (select json_object_agg(datname, concat_ws(' ', pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider::text, datdba::regrole::text,
       datacl::text)) from pg_database where not datistemplate))
@@ -431,7 +439,7 @@ def main():
         try:
             getattr(host, part)()
         except (OSError, KeyError, ValueError, IndexError, subprocess.SubprocessError) as error:
-            host.faults.append(f"its {part} cannot be told ({type(error).__name__}: {str(error)[:200]}): make status")
+            host.faults.append(f"its {part} cannot be told ({reason(error)}): make status")
     module.exit_json(changed=False, portrait=host.found, faults=host.faults, known=given["known"])
 
 

@@ -32,15 +32,16 @@ def faults_fixture(place):
         media: [(PACKAGE.format(version="2"), "dpkg --purge tier-probe; rm -rf /var/tmp/parity", "package tier-probe")],
         app: [("useradd --uid 1777 --create-home --shell /bin/bash mallory", "userdel --remove mallory", "user mallory")],
         cache: [("systemd-run --unit probe-port python3 -m http.server 4444", "systemctl stop probe-port", "port tcp 0.0.0.0:4444")],
-        standby: [("sysctl -w net.core.somaxconn=1234 || echo 1234 > /proc/sys/net/core/somaxconn",
-                   "echo 4096 > /proc/sys/net/core/somaxconn", "kernel net.core.somaxconn"),
+        # Docker mounts it for reading.
+        standby: [("mount -o remount,rw /proc/sys && echo 1234 > /proc/sys/net/core/somaxconn",
+                   "echo 4096 > /proc/sys/net/core/somaxconn; mount -o remount,ro /proc/sys", "kernel net.core.somaxconn"),
                   ("echo '* * * * * root true' > /etc/cron.d/probe", "rm -f /etc/cron.d/probe", "file /etc/cron.d/probe")],
     }
 
 
-@pytest.fixture(scope="module", name="mates")
+@pytest.fixture(name="mates")
 def mates_fixture(place, faults):
-    """Another version of the planted package on the other host of its pool, so that both have one."""
+    """Another host of the pool with the planted package, at another version."""
     host = place.groups["media"][0]
     place.on(host, PACKAGE.format(version="1"))
     yield host
@@ -66,7 +67,6 @@ def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, m
         undone.callback(place.sql, definition, owner=True)
         place.sql(f"drop index {INDEX}", owner=True)
         done = make("drift")
-    place.on(mates, "dpkg --purge tier-probe")
     assert done.returncode == 1, done.stdout[-4000:] + done.stderr[-2000:]
     said = done.stdout.partition("  declared (")[0]
     for host, _plant, _undo, name in planted:

@@ -186,6 +186,7 @@ def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monke
 
 def test_hosts_of_a_pool_are_told_once():
     text = 'caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain'
+    assert parity.told_once("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
     assert parity.told_once(text) == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
 
 
@@ -196,7 +197,7 @@ def test_hosts_of_a_pool_are_told_once():
     ("file", "/etc/newsbudget/site.json", "set by roles/django/templates/site.json.j2"),
     ("file", "/etc/nobody", "nothing in this repository writes it"),
     ("package", "lighttpd-mod-webdav", "set by group_vars/media.yml:"),
-    ("package", "nobody", "nothing in this repository names it"),
+    ("package", "tier-probe", "nothing in this repository names it"),
     ("port", "tcp <cache>:11211", "set by group_vars/all/ports.yml:"),
     ("pool", "patroni postgresql.parameters.max_connections", "set by roles/patroni/defaults/main.yml:"),
     ("schema", "newsbudget: index a", "set by the migrations of the release"),
