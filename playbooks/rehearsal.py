@@ -3,7 +3,7 @@
     rehearsal.py INVENTORY STATE
 
 Writes STATE/inventory/: the inventory with every address moved into a network of this machine, links to the repository's
-group_vars, and molecule/shared/rehearsal.yml laid over the environment's own. Written anew when INVENTORY has changed since: hosts keep
+group_vars, and playbooks/vars/rehearsal.yml laid over the environment's own. Written anew when INVENTORY has changed since: hosts keep
 their addresses, and those that only the rehearsal had are named. Exits with 2 where the environment cannot be rehearsed.
 """
 
@@ -142,7 +142,7 @@ def build(source, state, root=ROOT):
             link(variables_of_env / path.name, path)
     # The last of the directory: later files win.
     names = [*own["site_hosts"], *(name for name in ("{{ lb_vip }}", "localhost") if name not in own["site_hosts"])]
-    laid_over = string.Template((root / "molecule/shared/rehearsal.yml").read_text())
+    laid_over = string.Template((root / "playbooks/vars/rehearsal.yml").read_text())
     write(variables_of_env / "zz_rehearsal.yml", laid_over.substitute(env=env, network=network, site_hosts=json.dumps(names)))
     return said
 

@@ -25,8 +25,8 @@ def copy(tmp_path):
     """The files a rehearsal is made of."""
     for part in ("inventories", "group_vars"):
         shutil.copytree(ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("vault.yml"))
-    (tmp_path / "molecule/shared").mkdir(parents=True)
-    shutil.copy(ROOT / "molecule/shared/rehearsal.yml", tmp_path / "molecule/shared")
+    (tmp_path / "playbooks/vars").mkdir(parents=True)
+    shutil.copy(ROOT / "playbooks/vars/rehearsal.yml", tmp_path / "playbooks/vars")
     return tmp_path
 
 
