@@ -23,6 +23,7 @@ import sys
 
 import jinja2
 import yaml
+from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 from nodes import ROOT, preflight
@@ -36,7 +37,9 @@ KINDS = ["host", "task", "fault", "pool", "package", "file", "unit", "timer", "p
          "database", "schema"]
 ABSENT = "none"
 MASK = re.compile(r"<[^<>\n]+>")
-SHORT = 8           # characters: a secret with fewer is only masked where it stands alone
+TINY = 4            # characters: with fewer, it is no secret but a word of every other file
+SHORT = 8           # a secret with fewer is only masked where it stands alone
+LINE = 16           # a line of a key with fewer is not masked by itself
 SHOWN_LINES = 60    # of the difference of two files
 SHOWN_LETTERS = 300  # of a value
 
@@ -92,12 +95,11 @@ def secret_masks(secrets):
     found = {}
     for name, text in secrets.items():
         raw = text.encode()
-        for line in [text, *text.splitlines()]:
-            line = line.strip()
-            # The first and last line of a key are in every key.
-            if line and not line.startswith("-----"):
-                for form in (line, json.dumps(line)[1:-1]):
-                    found.setdefault(form, f"<secret {name}>")
+        # The first and last line of a key are in every key.
+        lines = [line for line in text.splitlines() if len(line) >= LINE and not line.startswith("-----")]
+        for line in [text.strip(), *lines] if len(text.strip()) >= TINY else []:
+            for form in (line, json.dumps(line)[1:-1]):
+                found.setdefault(form, f"<secret {name}>")
         if len(text) >= SHORT:
             for form in (hashlib.md5(raw, usedforsecurity=False).hexdigest(), hashlib.sha256(raw).hexdigest(), base64.b64encode(raw).decode()):
                 found.setdefault(form, f"<made of secret {name}>")
@@ -138,7 +140,7 @@ def masked(text, masks):
     return KEYS.sub(lambda found: f"<{found[1].lower()} {hashlib.sha256(found[0].encode()).hexdigest()[:8]}, not of the vault>", text)
 
 
-REPEATED = re.compile(r"""("?[^\s",;<>]*(?:<[^<>\n]+>[^\s",;<>]*)+"?)(?:(?:,? +|,)\1)+(?![\w.:-])""")
+REPEATED = re.compile(r"""("?[^\s",;|<>]*(?:<[^<>\n]+>[^\s",;|<>]*)+"?)(?:(?:,? +|[,|])\1)+(?![\w.:-])""")
 
 
 def told_once(text):
@@ -220,9 +222,22 @@ def grouped(seen):
     return sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0]))
 
 
-def declared_why(kind, name, declared):
+def agreed(seen):
+    """Whether the hosts of each environment agree. seen: {label: value}."""
+    values = {}
+    for label, value in seen.items():
+        values.setdefault(label.rpartition(" ")[0], set()).add(value)
+    return all(len(several) == 1 for several in values.values())
+
+
+def holds(rule, seen):
+    """Whether a rule declares what was seen: one between environments says nothing of hosts that differ within one."""
+    return "only" not in rule or agreed(seen)
+
+
+def declared_why(kind, name, declared, seen):
     """Why something may differ; empty where nobody declared it."""
-    return next((rule["why"] for rule in declared if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"])), "")
+    return next((rule["why"] for rule in declared if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"]) and holds(rule, seen)), "")
 
 
 def text_diff(seen):
@@ -234,13 +249,13 @@ def text_diff(seen):
     return lines[:SHOWN_LINES] + (["…"] if len(lines) > SHOWN_LINES else [])
 
 
-def shapes(sides):
+def shapes(sides, declared):
     """Yield a Difference for every tier that has not as many hosts on every side."""
     tiers = sorted({side.tier(host) for side in sides for host in side.hosts})
     for tier in tiers:
         seen = {side.name: str(sum(side.tier(host) == tier for host in side.hosts)) for side in sides}
         if len(set(seen.values())) > 1:
-            yield Difference(tier, "pool", "hosts", grouped(seen))
+            yield Difference(tier, "pool", "hosts", grouped(seen), declared_why("pool", "hosts", declared, {}))
 
 
 def compare_tier(tier, hosts, declared):
@@ -256,11 +271,11 @@ def compare_tier(tier, hosts, declared):
         elif len(set(seen.values())) > 1:
             # A file that is not there is shown against nothing.
             texts = {label: "" if seen[label] == ABSENT else texts.get(name) for label, (_found, texts, _taken) in hosts.items()} if kind == "file" else {}
-            yield Difference(tier, kind, name, grouped(seen), declared_why(kind, name, declared), diff=text_diff(texts))
+            yield Difference(tier, kind, name, grouped(seen), declared_why(kind, name, declared, seen), diff=text_diff(texts))
     for name, number in sorted({key for _found, _texts, taken in hosts.values() for key in taken}):
         seen = {label: taken.get((name, number), ABSENT) or ABSENT for label, (_found, _texts, taken) in hosts.items()}
         if len(set(seen.values())) > 1:
-            yield Difference(tier, "file", name, grouped(seen), line_rules[number]["why"])
+            yield Difference(tier, "file", name, grouped(seen), line_rules[number]["why"] if holds(line_rules[number], seen) else "")
 
 
 def compare(sides, declared, derived=()):
@@ -276,9 +291,7 @@ def compare(sides, declared, derived=()):
                 continue
             tiers.setdefault(side.tier(host), {})[label] = items(side, host, eyes)
     if len(sides) > 1:
-        found += shapes(sides)
-        for difference in found:
-            difference.why = declared_why(difference.kind, difference.name, declared)
+        found += shapes(sides, declared)
     for tier, hosts in tiers.items():
         found += compare_tier(tier, hosts, declared)
     return sorted(found, key=lambda one: (next((place for place, group in enumerate(ORDER) if one.tier.startswith(group)), 9), one.tier,
@@ -391,8 +404,9 @@ def where(difference, sides, repository):
     if len(sides) > 1 and kind == "file":
         variables = [next((side.variables[host] for host in side.hosts if side.tier(host) == difference.tier and host in side.variables), {}) for side in sides]
         text = repository.texts[source] if source in repository.texts else ""
-        names = [one for one in differing(text, variables) if one not in ("inventory_hostname", "ansible_host", "inventory_file", "inventory_dir")
-                 and not any(one == secret.partition(".")[0] for side in sides for secret in side.secrets)]
+        # Those that say where an environment is, and its secrets, are taken for the same.
+        same = {"private_address", "state_dir", *sides[0].known, *(secret.partition(".")[0] for side in sides for secret in side.secrets)}
+        names = [one for one in differing(text, variables) if one not in same and not one.startswith(("ansible_", "inventory_"))]
         said += "".join(f"; {one} ({', '.join(repository.set_in(one, side.name) or 'inventory' for side in sides)})" for one in names)
         if not names and not difference.why:
             said += "; no variable that it reads differs: changed by hand, or not converged"
@@ -444,7 +458,9 @@ def written(result):
     """Path that a task would write, or the name of what it would change; empty where it does not say."""
     diffs = result.get("diff") or []
     headers = [one.get("before_header") or "" for one in (diffs if isinstance(diffs, list) else [diffs]) if isinstance(one, dict)]
-    return next((str(word) for word in (result.get("dest"), *headers, result.get("path"), result.get("name")) if word), "").partition(" (")[0]
+    item = result.get("item")
+    item = item.get("dest") or item.get("name") if isinstance(item, dict) else item
+    return next((str(word) for word in (result.get("dest"), *headers, result.get("path"), result.get("name"), item) if word), "").partition(" (")[0]
 
 
 def would_change(said):
@@ -549,10 +565,14 @@ def main():
     own = os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE", state_of(inventories[0]) / "vault-password")
     # The other environment has a vault of its own.
     passwords = [own, *(path if (path := state_of(inventory) / "vault-password").exists() else own for inventory in inventories[1:])]
-    with concurrent.futures.ThreadPoolExecutor() as at_once:
-        expected = at_once.submit(foretold, inventories[0], given[1:]) if verb == "drift" else None
-        sides = list(at_once.map(look, inventories, passwords))
-        changes, wrong = expected.result() if expected else ({}, [])
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as at_once:
+            expected = at_once.submit(foretold, inventories[0], given[1:]) if verb == "drift" else None
+            sides = list(at_once.map(look, inventories, passwords))
+            changes, wrong = expected.result() if expected else ({}, [])
+    except (OSError, AnsibleError, subprocess.CalledProcessError) as error:
+        print(f"Nothing was compared. {getattr(error, 'stderr', '') or error}", file=sys.stderr)
+        return 2
     differences = compare(sides, declared, derived)
     repository = Repository()
     for one in differences:

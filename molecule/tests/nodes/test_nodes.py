@@ -210,7 +210,7 @@ def test_a_balancer(standing, tier, unharmed):
 REFUSED = [
     (["add-node", "POOL=app", "NODE=app3", "VARS=app_threads=60"], "more than db_max_connections"),
     (["add-node", "POOL=media", "NODE=app1"], "app1 is in 'app' already"),
-    (["remove-node", "NODE={primary}"], "{primary} is the primary. Make another one that first: make failover ENV={env} NODE={standby}"),
+    (["remove-node", "NODE={primary}"], "{primary} is the primary. Make another one that first: make failover {env} NODE={standby}"),
     (["remove-node", "NODE={quorum}"], "{quorum} is one of the 3 that agree on which database is primary"),
 ]
 
@@ -218,7 +218,7 @@ REFUSED = [
 @pytest.mark.parametrize(("verb", "reason"), REFUSED, ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "")
 def test_is_refused(standing, verb, reason):
     place = standing.place
-    facts = {"env": place.env, "primary": place.primary(), "standby": place.standby(), "quorum": place.groups["quorum"][0]}
+    facts = {"env": " ".join(place.tier.words), "primary": place.primary(), "standby": place.standby(), "quorum": place.groups["quorum"][0]}
     done = standing.make(*(word.format(**facts) for word in verb))
     assert done.returncode != 0
     assert "Nothing was touched." in words(done) and reason.format(**facts) in words(done), words(done)[-2000:]

@@ -126,6 +126,17 @@ def test_a_host_of_a_pool_that_differs_is_found_within_one_environment(sides):
     assert found(sides[:1])["kernel", "net.core.somaxconn"].values == [("128", ["app2"]), ("4096", ["app1"])]
 
 
+def test_what_is_declared_between_environments_is_none_within_one(sides):
+    sides[0].hosts["app2"]["portrait"]["kernel"]["kernel.threads-max"] = "1"
+    sides[0].hosts["app1"]["portrait"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
+    assert set(found(sides)) == set(found(sides[:1])) == {("kernel", "kernel.threads-max"), ("file", "/etc/memcached.conf")}
+
+
+def test_a_difference_of_size_may_be_declared(sides):
+    larger = environment("production", "198.51.100", apps=3)
+    assert found([sides[0], larger], [*DECLARED, {"what": "pool hosts", "why": "staging is smaller"}]) == {}
+
+
 def test_a_missing_index_is_found(sides):
     for host in ("db1", "db2"):
         del sides[1].hosts[host]["portrait"]["schema"]["site: index story_idx"]
@@ -185,13 +196,15 @@ def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monke
 
 
 def test_hosts_of_a_pool_are_told_once():
-    text = 'caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain'
+    text = ('caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
+            '{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain')
+    assert parity.told_once(r"allow ^(<app>|<app>|<media>|<media>)$") == "allow ^(<app>|<media>)$"
     assert parity.told_once("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
     assert parity.told_once(text) == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
 
 
 @pytest.mark.parametrize(("kind", "name", "sentence"), [
-    ("file", "/etc/memcached.conf", "set by roles/memcached/templates/memcached.conf.j2; cache_memory_mb"),
+    ("file", "/etc/memcached.conf", "set by roles/memcached/templates/memcached.conf.j2; cache_memory_mb ("),
     ("file", "/etc/logrotate.d/rsyslog", "set by roles/base/templates/logrotate.j2"),
     ("file", "/usr/local/sbin/pgpool-follow", "set by roles/pgpool/files/pgpool-follow"),
     ("file", "/etc/newsbudget/site.json", "set by roles/django/templates/site.json.j2"),
@@ -205,7 +218,7 @@ def test_hosts_of_a_pool_are_told_once():
 def test_says_where_it_is_set(sides, kind, name, sentence):
     for side in sides:
         for variables in side.variables.values():
-            variables["cache_memory_mb"] = side.name
+            variables |= {"cache_memory_mb": side.name, "private_address": side.name}
     assert parity.where(parity.Difference("cache+quorum", kind, name, []), sides, parity.Repository()).startswith(sentence)
 
 
@@ -216,7 +229,7 @@ def test_names_the_variables_that_a_template_reads_through_others():
 
 def test_a_declaration_has_a_reason():
     for rule in DECLARED:
-        assert set(rule) - {"line"} == {"what", "why"} and len(rule["why"]) > 10, rule
+        assert set(rule) - {"line", "only"} == {"what", "why"} and rule.get("only", "environments") == "environments" and len(rule["why"]) > 10, rule
         assert rule["what"].split()[0] in parity.KINDS
     assert all(set(rule) == {"what", "as"} for rule in DERIVED)
 
@@ -283,7 +296,8 @@ def test_timers_tell_when_and_not_how_long_until_then():
 def test_ports():
     listing = ('tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=9,fd=6),("nginx",pid=8,fd=6))\n'
                'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=7,fd=4),("systemd",pid=1,fd=9))\n'
-               'udp UNCONN 0 0 127.0.0.11:41234 0.0.0.0:*\nudp UNCONN 0 0 0.0.0.0:51820%eth0 0.0.0.0:*\nudp UNCONN 0 0 10.0.0.1:123 0.0.0.0:* users:(("ntp",pid=1,fd=1))\n')
+               'udp UNCONN 0 0 127.0.0.11:41234 0.0.0.0:*\nudp UNCONN 0 0 0.0.0.0:51820%eth0 0.0.0.0:*\n'
+               'udp UNCONN 0 0 10.0.0.1:123 0.0.0.0:* users:(("ntp",pid=1,fd=1))\n')
     assert host_portrait.ports(listing) == {"tcp 0.0.0.0:80": "nginx", "tcp [::]:22": "sshd systemd", "udp 10.0.0.1:123": "ntp"}
 
 
