@@ -158,7 +158,10 @@ def test_a_cache_host(standing, unharmed):
     ask = f"import socket; link = socket.create_connection(('{address}', {port}), 5); link.sendall(b'stats\\r\\nquit\\r\\n'); print(link.makefile().read())"
 
     def stored():
-        return int(re.search(r"STAT total_items (\d+)", place.on(place.groups["app"][0], f'python3 -c "{ask}"'))[1])
+        # A look at an app host's health puts an item into one of the ring.
+        place.on(app, f"curl -sf -m 3 http://{place.address[app]}:{place.facts['app_port']}/-/health")
+        return int(re.search(r"STAT total_items (\d+)", place.on(app, f'python3 -c "{ask}"'))[1])
+    app = place.groups["app"][0]
     before = stored()
     place.wait(lambda: stored() > before, f"item in {node}", 20)
     assert standing.known(node, address) == standing.expected("cache", node)
