@@ -42,6 +42,7 @@ SHORT = 8           # a secret with fewer is only masked where it stands alone
 LINE = 16           # a line of a key with fewer is not masked by itself
 SHOWN_LINES = 60    # of the difference of two files
 SHOWN_LETTERS = 300  # of a value
+SHOWN_HOSTS = 4
 
 
 @dataclasses.dataclass
@@ -182,14 +183,14 @@ class Eyes:
             return f"{said['owner']}, a link to {self.see(said['link'])}", None, {}
         text, taken = said.get("text"), {}
         if text is None:
-            return f"{said['owner']} {said['mode']}, sha256 {said['sha256'][:16]}", None, {}
+            return f"{said['owner']} {said['mode']}, content {said['sha256'][:12]}", None, {}
         text = told_once(NUMBERED.sub(r"\1N =", masked(text, self.masks)))
         for number, rule in enumerate(self.lines):
             if fnmatch.fnmatchcase(f"file {path}", rule["what"]):
                 pattern = re.compile(rule["line"], re.M)
                 taken[number] = " ".join(" ".join(one.split()) for one in (found[0] for found in pattern.finditer(text)))
                 text = pattern.sub("<declared>", text)
-        return (f"{said['owner']} {said['mode']}, sha256 of what is masked {hashlib.sha256(text.encode()).hexdigest()[:16]}",
+        return (f"{said['owner']} {said['mode']}, content {hashlib.sha256(text.encode()).hexdigest()[:12]}",
                 text if said.get("shown") else None, taken)
 
 
@@ -235,17 +236,23 @@ def holds(rule, seen):
     return "only" not in rule or agreed(seen)
 
 
+def several(hosts):
+    """Names of hosts, the first few of many."""
+    return ", ".join(hosts if len(hosts) <= SHOWN_HOSTS + 1 else [*hosts[:SHOWN_HOSTS], f"{len(hosts) - SHOWN_HOSTS} more"])
+
+
 def declared_why(kind, name, declared, seen):
     """Why something may differ; empty where nobody declared it."""
     return next((rule["why"] for rule in declared if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"]) and holds(rule, seen)), "")
 
 
 def text_diff(seen):
-    """Lines of the difference between the two texts that most hosts have; empty where one may not be shown. seen: {host: text}."""
-    if any(text is None for text in seen.values()):
+    """Lines of the difference between the text that most hosts have and every other; empty where one may not be shown. seen: {host: text}."""
+    if not seen or any(text is None for text in seen.values()):
         return []
-    (one, some), (other, others), *_more = grouped(seen) if len(set(seen.values())) > 1 else [("", []), ("", [])]
-    lines = list(difflib.unified_diff(one.splitlines(), other.splitlines(), ", ".join(some), ", ".join(others), n=1, lineterm=""))
+    lines, [(most, hosts), *rest] = [], grouped(seen)
+    for text, others in rest:
+        lines += difflib.unified_diff(most.splitlines(), text.splitlines(), several(hosts), several(others), n=1, lineterm="")
     return lines[:SHOWN_LINES] + (["…"] if len(lines) > SHOWN_LINES else [])
 
 
@@ -507,9 +514,9 @@ def page(title, differences):
             lines += ["", f"  {tier}"]
         lines.append(f"    {one.kind} {one.name}")
         if one.kind != "fault" or len(one.values) > 1:
-            lines += [f"      {', '.join(hosts)}: {short(value)}" for value, hosts in one.values]
+            lines += [f"      {several(hosts)}: {short(value)}" for value, hosts in one.values]
         else:
-            lines.append(f"      {', '.join(one.values[0][1])}")
+            lines.append(f"      {several(one.values[0][1])}")
         lines += [f"      | {line}" for line in one.diff]
         if one.where:
             lines.append(f"      {one.where}")
@@ -531,7 +538,7 @@ def html(title, sides, differences):
     for one in differences:
         tiers.setdefault(one.tier, []).append(one)
     open_ones = [one for one in differences if not one.why]
-    return template.render(title=title, tiers=tiers, short=short, differences=open_ones, declared=[one for one in differences if one.why],
+    return template.render(title=title, tiers=tiers, short=short, several=several, differences=open_ones, declared=[one for one in differences if one.why],
                            counted=counted, when=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
                            sides=[(side.name, len(side.hosts)) for side in sides])
 

@@ -227,6 +227,18 @@ def test_names_the_variables_that_a_template_reads_through_others():
     assert parity.differing("-m {{ cache_memory_mb }}", (one, one | {"host_share": 0.5, "other": 2})) == ["host_share"]
 
 
+def test_every_other_text_is_shown_against_the_one_that_most_hosts_have():
+    lines = parity.text_diff({"a": "1\n2", "b": "1\n2", "c": "1\n3", "d": ""})
+    assert [line for line in lines if line[:3] in ("---", "+++")] == ["--- a, b", "+++ d", "--- a, b", "+++ c"]
+    assert "+3" in lines
+    assert parity.text_diff({"a": "1", "b": None}) == []
+
+
+def test_many_hosts_are_not_all_named():
+    assert parity.several(list("abcde")) == "a, b, c, d, e"
+    assert parity.several(list("abcdefg")) == "a, b, c, d, 3 more"
+
+
 def test_a_declaration_has_a_reason():
     for rule in DECLARED:
         assert set(rule) - {"line", "only"} == {"what", "why"} and rule.get("only", "environments") == "environments" and len(rule["why"]) > 10, rule

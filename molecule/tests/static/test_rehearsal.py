@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -71,6 +72,17 @@ def test_an_inventory_written_by_hand_keeps_its_manner():
 def test_names_and_numbers_that_are_taken_get_the_next_free_one():
     found = rehearsal.places({"a": "10.0.0.100", "b": "b.example.com", "c": "10.0.0.5", "d": "10.0.1.5", "e": "10.0.0.1"}, "172.30.150", {"d": "172.30.150.9"})
     assert found == {"a": "172.30.150.2", "b": "172.30.150.3", "c": "172.30.150.5", "d": "172.30.150.9", "e": "172.30.150.4"}
+
+
+def test_verbs_of_a_rehearsal_leave_what_is_real_alone():
+    """What `make down` removes, and the password of the vault: its own."""
+    for env in REAL:
+        words = ["make", "--no-print-directory", "--dry-run", "down", f"ENV={env}", "REHEARSE=1"]
+        said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")).stdout
+        removed = [word for line in said.splitlines() if line.strip().startswith("rm ") for word in line.split()[2:]]
+        assert removed and all(word.startswith(f".state/{env}-rehearsal") for word in removed)
+        assert f"-i .state/{env}-rehearsal/inventory/{env}.yml" in said
+        assert f"-i inventories/{env}.yml" not in said
 
 
 @pytest.mark.parametrize(("variables", "reason"), [
