@@ -102,9 +102,12 @@ def known_addresses(path):
 
 
 def link(path, target):
-    """Make a link that works wherever the checkout is moved to."""
+    """Make a link that works wherever the checkout is moved to. One that is right stays: another verb may be reading through it."""
+    to = os.path.relpath(target, path.parent)
+    if path.is_symlink() and os.readlink(path) == to:
+        return
     path.unlink(missing_ok=True)
-    path.symlink_to(os.path.relpath(target, path.parent))
+    path.symlink_to(to)
 
 
 def write(path, text):

@@ -116,6 +116,16 @@ def test_everything_shared_is_the_repositorys_own_and_no_secret_is(copy):
     assert (tree / "production/main.yml").resolve() == (copy / "group_vars/production/main.yml").resolve()
 
 
+def test_a_second_look_touches_nothing(copy):
+    """Verbs run side by side, and each makes sure of the tree first."""
+    def stamps(path):
+        return {one: one.lstat().st_mtime_ns for one in path.parents[1].rglob("*")}
+    path, _said = build(copy)
+    before = stamps(path)
+    build(copy)
+    assert stamps(path) == before
+
+
 def test_all_that_tells_where_hosts_are_is_laid_over(copy):
     """A variable of the environment's own that a rehearsal kept would be the real one's."""
     path, _said = build(copy)
