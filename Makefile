@@ -1,18 +1,31 @@
 # The front door. `make help` lists the verbs; README.md explains them.
 ENV      ?= local
 MITOGEN  ?= 1
+# REHEARSE=1: the same environment as containers on this machine, with secrets of its own.
+ifeq ($(REHEARSE),1)
+STATE    := .state/$(ENV)-rehearsal
+TREE     := $(STATE)/inventory
+else
 STATE    := .state/$(ENV)
+TREE     := inventories
+endif
 SHARED   := molecule/shared
-INVENTORY = inventories/$(ENV).yml
+INVENTORY = $(TREE)/$(ENV).yml
+VAULT    := $(TREE)/group_vars/$(ENV)/vault.yml
 VENV     := $(CURDIR)/.venv
 
 export ENV
+export INVENTORY
 SYSTEM_PATH := $(PATH)
 export PATH := $(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # Ansible loads its plugins in every worker it forks: from bytecode, wherever this was set.
 unexport PYTHONDONTWRITEBYTECODE
+ifeq ($(REHEARSE),1)
+export ANSIBLE_VAULT_PASSWORD_FILE := $(CURDIR)/$(STATE)/vault-password
+else
 export ANSIBLE_VAULT_PASSWORD_FILE ?= $(CURDIR)/$(STATE)/vault-password
+endif
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)
 export ANSIBLE_STRATEGY := accelerated
@@ -30,7 +43,7 @@ CHANGE = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') $(PLA
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS='app_threads=8'   MITOGEN=0\n'
+	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS='app_threads=8'   MITOGEN=0   REHEARSE=1\n'
 
 # ------------------------------------------------------------------ what every verb stands on
 
@@ -41,15 +54,18 @@ $(VENV)/.ready: .config/requirements.txt
 
 .PHONY: ready
 ready: $(VENV)/.ready
-	@[ -f $(INVENTORY) ] || { echo "No environment '$(ENV)': there is no $(INVENTORY). There are: $(basename $(notdir $(wildcard inventories/*.yml)))." >&2; exit 2; }
+	@[ -f inventories/$(ENV).yml ] || { echo "No environment '$(ENV)': there is no inventories/$(ENV).yml. There are: $(basename $(notdir $(wildcard inventories/*.yml)))." >&2; exit 2; }
 	@mkdir -p -m 700 $(STATE)
+ifeq ($(REHEARSE),1)
+	@python playbooks/rehearsal.py inventories/$(ENV).yml $(STATE)
+endif
 	@if [ ! -s "$$ANSIBLE_VAULT_PASSWORD_FILE" ]; then \
-	  if [ -f group_vars/$(ENV)/vault.yml ]; then \
-	    echo "group_vars/$(ENV)/vault.yml is there and its password is not: put it in $$ANSIBLE_VAULT_PASSWORD_FILE (mode 600), or name its file in ANSIBLE_VAULT_PASSWORD_FILE." >&2; exit 2; fi; \
+	  if [ -f $(VAULT) ]; then \
+	    echo "$(VAULT) is there and its password is not: put it in $$ANSIBLE_VAULT_PASSWORD_FILE (mode 600), or name its file in ANSIBLE_VAULT_PASSWORD_FILE." >&2; exit 2; fi; \
 	  (umask 077; head -c 32 /dev/urandom | base64 > "$$ANSIBLE_VAULT_PASSWORD_FILE"); fi
 
 # Containers, where the environment's hosts are containers on this machine.
-CONTAINERS := $(shell grep -qs '^env_containers: true' group_vars/$(ENV)/main.yml && echo yes)
+CONTAINERS := $(if $(filter 1,$(REHEARSE)),yes,$(shell grep -qs '^env_containers: true' group_vars/$(ENV)/main.yml && echo yes))
 
 .PHONY: platform
 platform: ready
@@ -75,7 +91,7 @@ endif
 up: platform secrets ## Boot ENV's containers, bare (converge does it by itself)
 
 standing: ready
-	@[ -s group_vars/$(ENV)/vault.yml ] || [ '$(CONTAINERS)' = yes ] || { \
+	@[ -s $(VAULT) ] || [ '$(CONTAINERS)' = yes ] || { \
 	  echo "A dry run needs the secrets of $(ENV), and there are none yet. Make them: make secrets ENV=$(ENV)" >&2; exit 2; }
 ifeq ($(CONTAINERS),yes)
 	@docker ps --quiet --filter label=realworld=$(ENV) 2>/dev/null | grep -q . || { \
@@ -89,7 +105,7 @@ secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/va
 	@ansible-playbook -i $(INVENTORY) playbooks/secrets.yml $(QUIET)
 
 secret: ready ## Show one secret of ENV: make secret NAME=munin_password
-	@ansible-vault view group_vars/$(ENV)/vault.yml | python -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["$(NAME)"])'
+	@ansible-vault view $(VAULT) | python -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["$(NAME)"])'
 
 summary:
 	@ansible-playbook -i $(INVENTORY) playbooks/summary.yml -e summary_start=$(or $(START),0) $(QUIET)
@@ -118,6 +134,17 @@ reboot upgrade: override REBOOT = python playbooks/locked.py $(INVENTORY) 'make 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
 	@python playbooks/status.py $(INVENTORY) $(if $(VARS),-e '$(VARS)')
 
+# The inventory of another environment, rehearsed where this one is.
+OTHER = $(if $(filter 1,$(REHEARSE)),.state/$(WITH)-rehearsal/inventory,inventories)/$(WITH).yml
+
+parity: ready ## Compare what the hosts of two environments are, tier by tier: make parity ENV=staging WITH=production
+	@[ -n '$(WITH)' ] || { echo "With which one? make parity ENV=staging WITH=production" >&2; exit 2; }
+	@$(MAKE) --no-print-directory ready ENV='$(WITH)'
+	@python playbooks/parity.py parity $(INVENTORY) $(OTHER)
+
+drift: ready ## Compare ENV with its own declaration, and the hosts of each pool with each other
+	@python playbooks/parity.py drift $(INVENTORY) $(if $(VARS),-e '$(VARS)')
+
 pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
 	@python playbooks/pool.py $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e '$(VARS)')
 
@@ -137,32 +164,39 @@ endif
 remove-node: ready ## Take a host out of its pool, alive or dead: make remove-node NODE=app3
 	@$(NODES) remove $(INVENTORY) '$(NODE)' $(NODES_MORE)
 
-drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (local and test only)
+drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
 	@python molecule/drill.py $(DRILL)
 
 drills: ready ## All of them, as one table
 	@python molecule/drill.py
 
-down: ready ## Remove ENV's containers, their network and their secrets (local and test only)
+down: ready ## Remove ENV's containers, their network and their secrets (not real hosts)
 ifneq ($(CONTAINERS),yes)
 	@echo "ENV=$(ENV) has real hosts: nothing here removes them." >&2; exit 2
 else
 	@$(SHARED)/engine.sh up
 	@ansible-playbook -i $(INVENTORY) $(SHARED)/destroy.yml $(QUIET)
-	@rm -rf $(STATE) group_vars/$(ENV)/vault.yml
+	@rm -rf $(VAULT) $(STATE)
 	@$(SHARED)/image.sh remove
 	@$(SHARED)/engine.sh down
-	@echo "down: the containers, network and secrets of $(ENV) are gone."
+	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status pool failover add-node remove-node drill drills down
+.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover add-node remove-node drill drills down
 
 # ------------------------------------------------------------------ tests
 
-.PHONY: test lint static molecule bench lock
+.PHONY: test verify lint static molecule bench lock
 test: ready ## Everything: lint, static tests, the tier in containers, and a closing count
 	@python molecule/run.py
+
+verify: ready ## Run tests against ENV as it stands (not real hosts): make verify ENV=production REHEARSE=1 TESTS=drills
+ifneq ($(CONTAINERS),yes)
+	@echo "ENV=$(ENV) has real hosts: tests break things. Rehearse it: make converge verify ENV=$(ENV) REHEARSE=1" >&2; exit 2
+else
+	@pytest -q --sudo --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
+endif
 
 lint: ready ## yamllint and ansible-lint (profile production)
 	@yamllint --strict -c .config/yamllint.yml .

@@ -110,8 +110,9 @@ class Commit:
 class Place:
     """A standing tier in containers, and how to break it."""
 
-    def __init__(self, env):
-        self.tier = Tier(ROOT / f"inventories/{env}.yml")
+    def __init__(self, inventory):
+        self.tier = Tier(inventory)
+        env = self.tier.name
         if not self.tier.value("hostvars[groups['all'][0]].env_containers"):
             sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' works there.")
         names = ("app_port", "db_port", "etcd_client_port", "lb_vip", "media_port", "media_root", "patroni_port", "pool_port", "site_name", "site_root")
@@ -717,7 +718,7 @@ def both_databases(place):
 
 def switchover(place):
     """The planned one, as an operator does it."""
-    run("make", "--no-print-directory", "--directory", str(ROOT), "failover", f"ENV={place.env}")
+    run("make", "--no-print-directory", "--directory", str(ROOT), "failover", *place.tier.words)
     return []
 
 
@@ -781,8 +782,8 @@ def cells(name, row):
 def main():
     """Run the drills named on the command line, or all; 1 where a limit was exceeded."""
     if os.geteuid():
-        os.execvp("sudo", ["sudo", "--preserve-env=ENV,SEED,PATH", sys.executable, *sys.argv])
-    place = Place(os.environ.get("ENV", "local"))
+        os.execvp("sudo", ["sudo", "--preserve-env=ENV,INVENTORY,SEED,PATH", sys.executable, *sys.argv])
+    place = Place(os.environ.get("INVENTORY", "inventories/local.yml"))
     names = sys.argv[1:] or list(DRILLS)
     for name in names:
         if name not in DRILLS:

@@ -17,6 +17,11 @@ class Tier:
         # Variables that a scenario lays over the environment's own, as options of Ansible's.
         self.options = ["-e", os.environ["TIER_VARS"]] if os.environ.get("TIER_VARS") else []
         self.name = pathlib.Path(self.inventory).stem
+        # A rehearsal's inventory lies in its state directory (playbooks/rehearsal.py).
+        rehearsed = pathlib.Path(self.inventory).resolve().parents[1]
+        self.rehearsed = rehearsed.parent.name == ".state"
+        self.state = rehearsed if self.rehearsed else ROOT / ".state" / self.name
+        self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if self.rehearsed else [])]  # what a verb of the Makefile is told
         # Molecule's own configuration and colours are not those of the repository.
         self.env = dict(os.environ, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
 
@@ -51,7 +56,7 @@ class Tier:
     @property
     def authority(self):
         """Path of the certificate that the environment's own authority signs with."""
-        return str(ROOT / ".state" / self.name / "ca.crt")
+        return str(self.state / "ca.crt")
 
     @property
     def url(self):

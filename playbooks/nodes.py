@@ -111,6 +111,11 @@ def near(word, words):
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
+def typed(facts):
+    """How a verb is told which environment it is for."""
+    return facts.get("env_typed", f"ENV={facts['env_name']}")
+
+
 def next_address(inventory, pool, facts):
     """The next free address of a pool's range: the ten that its first host is one of; when they are taken, the upper half of the network."""
     network = ipaddress.ip_network(facts["network_cidr"])
@@ -147,8 +152,7 @@ def check_address(inventory, host, address, facts):
 
 def check_add(inventory, pool, host, address, facts):
     """The address of a host that may come into a pool. Raises Refused for one that may not."""
-    env = facts["env_name"]
-    usage = f"Type it like this: make add-node ENV={env} POOL=app NODE=app3" + ("" if facts["env_containers"] else " ADDRESS=198.51.100.23")
+    usage = f"Type it like this: make add-node {typed(facts)} POOL=app NODE=app3" + ("" if facts["env_containers"] else " ADDRESS=198.51.100.23")
     if not pool or not host:
         raise Refused(f"{'POOL' if not pool else 'NODE'}= is missing. {usage}")
     if pool not in POOLS:
@@ -162,7 +166,7 @@ def check_add(inventory, pool, host, address, facts):
             raise Refused(f"{host} is in '{', '.join(inventory.pools(host)) or 'another group'}' already ({inventory.place(host)}): choose another name.")
         if address and address != inventory.address(host):
             raise Refused(f"{host} has the address {inventory.address(host)} already ({inventory.place(host)}): leave ADDRESS= out, "
-                          f"or take it out first: make remove-node ENV={env} NODE={host}")
+                          f"or take it out first: make remove-node {typed(facts)} NODE={host}")
         return inventory.address(host)
     if not address and not facts["env_containers"]:
         raise Refused(f"ADDRESS= is missing: nobody but you knows the address of a real host. {usage}")
@@ -174,7 +178,7 @@ def check_add(inventory, pool, host, address, facts):
 def check_remove(inventory, host, facts):
     """The pool of a host that may leave, as far as the inventory tells. Raises Refused for one that may not."""
     if not host:
-        raise Refused(f"NODE= is missing. Type it like this: make remove-node ENV={facts['env_name']} NODE=app3")
+        raise Refused(f"NODE= is missing. Type it like this: make remove-node {typed(facts)} NODE=app3")
     if host not in inventory.lines:
         raise Refused(f"There is no {host} in {inventory.name}{near(host, inventory.lines)}")
     pools = inventory.pools(host)
@@ -182,13 +186,13 @@ def check_remove(inventory, host, facts):
         votes = inventory.groups["quorum"]
         others = [other for pool in pools for other in inventory.groups[pool] if other not in votes]
         raise Refused(f"{host} is one of the {len(votes)} that agree on which database is primary ({inventory.name}, quorum): it stays."
-                      + (f" Others of its pool can go: make remove-node ENV={facts['env_name']} NODE={others[-1]}" if others else ""))
+                      + (f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}" if others else ""))
     if not pools:
         raise Refused(f"{host} is in none of the pools that hosts leave ({', '.join(POOLS)}).")
     if len(pools) > 1:
         raise Refused(f"{host} is in several pools ({', '.join(pools)}): give it one job first, in {inventory.name}, and converge.")
     if inventory.groups[pools[0]] == [host]:
-        raise Refused(f"{host} is the last of '{pools[0]}'. Put another in first: make add-node ENV={facts['env_name']} POOL={pools[0]} NODE=…")
+        raise Refused(f"{host} is the last of '{pools[0]}'. Put another in first: make add-node {typed(facts)} POOL={pools[0]} NODE=…")
     return pools[0]
 
 
@@ -219,6 +223,9 @@ def run(words):
         sys.exit(__doc__)
     path = pathlib.Path(path).resolve()
     facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
+    rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of playbooks/rehearsal.py
+    if rehearsal.exists():
+        facts |= yaml.safe_load(rehearsal.read_text())
     inventory = Inventory(path.read_text(), os.path.relpath(path, ROOT))
     if verb == "remove":
         host = (given + [""])[0]

@@ -54,7 +54,7 @@ def between(answers, groups, facts):
         wrong.insert(0, f"{facts['lb_vip']} is held by {', '.join(holders) or 'nobody'}. On a balancer: journalctl -u keepalived")
     releases = {name: answers[name]["raw"].get("release") for name in groups.get("app", []) if name in answers}
     if len(set(filter(None, releases.values()))) > 1:
-        wrong.append("The app hosts serve different releases: make deploy ENV=" + facts["env_name"])
+        wrong.append(f"The app hosts serve different releases: make deploy {facts['env_typed']}")
     for name in groups.get("app", []):
         seen = answers.get(name, {}).get("raw", {}).get("primaries")
         if seen is not None and len(primaries) == 1 and seen != primaries:
@@ -74,7 +74,7 @@ def page(hosts):
     hosts: {name: what host_status returned, or why the host did not answer under "msg"}.
     """
     answers = {name: said for name, said in hosts.items() if "does" in said}
-    asked = next((said["asked"] for said in answers.values()), {"groups": {}, "facts": {"env_name": "?", "lb_vip": "?"}})
+    asked = next((said["asked"] for said in answers.values()), {"groups": {}, "facts": {"env_name": "?", "env_typed": "ENV=?", "lb_vip": "?"}})
     groups, facts = asked["groups"], asked["facts"]
     roles, wrong = between(answers, groups, facts)
     rows = [("host", "tier", "health", "does", "uses (! gets no answer)")]
@@ -97,13 +97,13 @@ def page(hosts):
     return "\n".join(body), wrong
 
 
-def ask(inventory, playbook=PLAYBOOK, options=()):
-    """What every host answers to a playbook of one task, as {name: result}; options are ansible-playbook's.
+def ask(inventory, playbook=PLAYBOOK, options=(), **environment):
+    """What every host answers to a playbook of one task, as {name: result}; options are ansible-playbook's, environment is laid over this process's own.
 
     Exits where Ansible did not get as far as asking.
     """
     done = subprocess.run(["ansible-playbook", "-i", inventory, *options, str(playbook)], capture_output=True, text=True, check=False,
-                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH))
+                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH, **environment))
     try:
         [task] = [task for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
     except ValueError:

@@ -62,7 +62,7 @@ def log(site):
 @pytest.fixture(scope="session")
 def place(tier):
     """The tier, to break."""
-    return drill.Place(tier.name)
+    return drill.Place(tier.inventory)
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def make(tier):
     """make("status") runs a verb on the tier, as an operator does; the finished process, with its output."""
     env = dict(os.environ, MAKEFLAGS="", ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
     laid_over = [f"VARS={word}" for word in tier.options[1:]]
-    return lambda *words: subprocess.run(["make", "--no-print-directory", *laid_over, *words, f"ENV={tier.name}"],
+    return lambda *words: subprocess.run(["make", "--no-print-directory", *laid_over, *words, *tier.words],
                                          cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 

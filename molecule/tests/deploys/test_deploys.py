@@ -159,17 +159,17 @@ def test_a_migration_waits_for_nobody_longer_than_said(place, deploy, variant, u
     assert ledger(place, place.groups["app"][0])[-1]["result"].startswith("failed")
 
 
-def background(source):
+def background(place, source):
     """A deploy of a directory, under way; its process group can be killed. Its output goes to a file beside the directory."""
     with open(f"{source}.out", "w", encoding="utf-8") as out:
-        return subprocess.Popen(["make", "--no-print-directory", "deploy", "ENV=test", f"VARS={json.dumps({'site_source': str(source)})}"], cwd=ROOT,
+        return subprocess.Popen(["make", "--no-print-directory", "deploy", *place.tier.words, f"VARS={json.dumps({'site_source': str(source)})}"], cwd=ROOT,
                                 env=dict(os.environ, MAKEFLAGS=""), stdout=out, stderr=out, start_new_session=True)
 
 
 def test_one_at_a_time_and_one_that_is_cut_off_is_finished(place, make, deploy, variant, served, unharmed):
     old, source = current(place), variant()
     with unharmed():
-        first = background(source)
+        first = background(place, source)
         place.wait(lambda: any(place.on(app, "pgrep -f '[h]old-the-tier' || true") for app in place.groups["app"]), "lock")
         done = make("deploy")
         assert done.returncode != 0
@@ -220,7 +220,7 @@ def test_a_failing_canary_is_taken_back(place, deploy, variant, served, tier, vi
     old, app = current(place), place.groups["app"][0]
     place.whole()
     source = variant(middleware("assert request.path != '/about/' or random.random() < 0.2"))
-    with subprocess.Popen(["make", "--no-print-directory", "deploy", "ENV=test", f"CANARY={app}",
+    with subprocess.Popen(["make", "--no-print-directory", "deploy", *place.tier.words, f"CANARY={app}",
                            f"VARS={json.dumps({'site_source': str(source), **CANARY})}"],
                           cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as canary:
         statuses = []

@@ -17,7 +17,7 @@ def load(place):
 @pytest.fixture(scope="module")
 def table(tier):
     """The table of this run, as `make drills` prints it: .state/ENV/drills.txt."""
-    path = ROOT / ".state" / tier.name / "drills.txt"
+    path = tier.state / "drills.txt"
     path.write_text(drill.line(["drill", *drill.COLUMNS]) + "\n")
     return path
 

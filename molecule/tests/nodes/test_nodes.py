@@ -37,14 +37,14 @@ class Standing:
     """The tier as it stands just now, under a load that goes on while hosts come and go."""
 
     def __init__(self, tier, make):
-        self.name, self.make = tier.name, make
+        self.tier, self.make = tier, make
         self.inventory = pathlib.Path(tier.inventory)
         self.written = self.inventory.read_text()
         self.place = self.load = None
 
     def look(self):
         """Read anew who is in the tier."""
-        self.place = drill.Place(self.name)
+        self.place = drill.Place(self.inventory)
         if self.load:
             self.load.place = self.place
         return self.place
@@ -66,8 +66,8 @@ class Standing:
 
     def cut_off(self, *verb, when):
         """Run a verb and kill it, with all that it started, as soon as a condition holds."""
-        said = ROOT / ".state" / self.name / "cut-off.log"
-        with said.open("w") as log, subprocess.Popen(["make", *verb, f"ENV={self.name}"], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""),
+        said = self.tier.state / "cut-off.log"
+        with said.open("w") as log, subprocess.Popen(["make", *verb, *self.tier.words], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""),
                                                      start_new_session=True, stdout=log, stderr=log) as run:
             self.place.wait(lambda: when() or run.poll() is not None, "the moment to cut it off")
             assert run.poll() is None, said.read_text()[-3000:]
@@ -213,7 +213,7 @@ def test_a_balancer(standing, tier, unharmed):
 REFUSED = [
     (["add-node", "POOL=app", "NODE=app3", "VARS=app_threads=60"], "more than db_max_connections"),
     (["add-node", "POOL=media", "NODE=app1"], "app1 is in 'app' already"),
-    (["remove-node", "NODE={primary}"], "{primary} is the primary. Make another one that first: make failover ENV={env} NODE={standby}"),
+    (["remove-node", "NODE={primary}"], "{primary} is the primary. Make another one that first: make failover {env} NODE={standby}"),
     (["remove-node", "NODE={quorum}"], "{quorum} is one of the 3 that agree on which database is primary"),
 ]
 
@@ -221,7 +221,7 @@ REFUSED = [
 @pytest.mark.parametrize(("verb", "reason"), REFUSED, ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "")
 def test_is_refused(standing, verb, reason):
     place = standing.place
-    facts = {"env": place.env, "primary": place.primary(), "standby": place.standby(), "quorum": place.groups["quorum"][0]}
+    facts = {"env": " ".join(place.tier.words), "primary": place.primary(), "standby": place.standby(), "quorum": place.groups["quorum"][0]}
     done = standing.make(*(word.format(**facts) for word in verb))
     assert done.returncode != 0
     assert "Nothing was touched." in words(done) and reason.format(**facts) in words(done), words(done)[-2000:]

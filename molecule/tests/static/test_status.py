@@ -18,7 +18,7 @@ CLUSTER = {"members": [{"name": "db1", "role": "leader", "state": "running"},
 
 def answer(tier, raw):
     """What a host of a tier says while all is well."""
-    return {"does": {tier: ""}, "sees": {}, "wrong": [], "raw": raw, "asked": {"groups": GROUPS, "facts": {"env_name": "x", "lb_vip": "192.0.2.9"}}}
+    return {"does": {tier: ""}, "sees": {}, "wrong": [], "raw": raw, "asked": {"groups": GROUPS, "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9"}}}
 
 
 WELL = {

@@ -1,0 +1,91 @@
+"""`make parity` and `make drift` on the standing tier: like itself, then with a fault of every kind planted, then as before."""
+
+import contextlib
+
+import pytest
+
+# A digest of what a look must leave alone: files, packages, users, units, kernel settings that do not count.
+STATE = ("{ find /etc /usr/local /srv/*/tier -xdev -type f -exec stat -c '%n %Y %a %U' {} + | sort; dpkg-query -W; cat /etc/passwd; "
+         "systemctl list-unit-files --no-legend; cat /proc/sys/net/core/somaxconn; } | sha256sum")
+
+PACKAGE = ("mkdir -p /var/tmp/parity/tier-probe/DEBIAN && cd /var/tmp/parity && "
+           "printf 'Package: tier-probe\\nVersion: %s\\nArchitecture: all\\nMaintainer: test <root@localhost>\\nDescription: probe\\n' {version}"
+           " > tier-probe/DEBIAN/control && dpkg-deb --build tier-probe one.deb && dpkg --install one.deb")
+INDEX = "budget_stor_status_722bec_idx"
+
+
+@pytest.fixture(scope="module", name="state")
+def state_fixture(place):
+    """state() is a digest of every host."""
+    return lambda: {host: place.on(host, STATE) for host in place.groups["all"]}
+
+
+@pytest.fixture(scope="module", name="faults")
+def faults_fixture(place):
+    """{host: [(plant, undo, what is said of it)]}: one fault of each kind on the last host of a pool, everything but the index."""
+    lb, app, media, cache = (place.groups[pool][-1] for pool in ("lb", "app", "media", "cache"))
+    standby = place.standby()
+    return {
+        lb: [("sed -i 's/^}$/# by hand\\n}/' /etc/logrotate.d/nginx", "true", "/etc/logrotate.d/nginx")],  # a converge mends it
+        media: [(PACKAGE.format(version="2"), "dpkg --purge tier-probe; rm -rf /var/tmp/parity", "package tier-probe")],
+        app: [("useradd --uid 1777 --create-home --shell /bin/bash mallory", "userdel --remove mallory", "user mallory")],
+        cache: [("systemd-run --unit probe-port python3 -m http.server 4444", "systemctl stop probe-port", "port tcp 0.0.0.0:4444")],
+        # Docker mounts it for reading.
+        standby: [("mount -o remount,rw /proc/sys && echo 1234 > /proc/sys/net/core/somaxconn",
+                   "echo 4096 > /proc/sys/net/core/somaxconn; mount -o remount,ro /proc/sys", "kernel net.core.somaxconn"),
+                  ("echo '* * * * * root true' > /etc/cron.d/probe", "rm -f /etc/cron.d/probe", "file /etc/cron.d/probe")],
+    }
+
+
+@pytest.fixture(name="mates")
+def mates_fixture(place, faults):
+    """Another host of the pool with the planted package, at another version."""
+    host = place.groups["media"][0]
+    place.on(host, PACKAGE.format(version="1"))
+    yield host
+    place.on(host, "dpkg --purge tier-probe; rm -rf /var/tmp/parity")
+
+
+def test_the_tier_is_like_itself_and_a_look_changes_nothing(place, make, tier, state):
+    place.whole()
+    before = state()
+    done = make("parity", f"WITH={tier.name}")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "0 differences" in done.stdout
+    assert state() == before
+
+
+def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, mates, state):
+    planted = [(host, *fault) for host, several in faults.items() for fault in several]
+    definition = place.sql(f"select pg_get_indexdef('{INDEX}'::regclass)", owner=True)
+    with contextlib.ExitStack() as undone:
+        for host, plant, undo, _name in planted:
+            undone.callback(place.on, host, undo, check=False)
+            place.on(host, plant)
+        undone.callback(place.sql, definition, owner=True)
+        place.sql(f"drop index {INDEX}", owner=True)
+        done = make("drift")
+    assert done.returncode == 1, done.stdout[-4000:] + done.stderr[-2000:]
+    said = done.stdout.partition("  declared (")[0]
+    for host, _plant, _undo, name in planted:
+        assert name in said, f"{name} on {host}:\n{said}"
+    blocks = {name: said.split(name, 1)[1][:300] for _host, _plant, _undo, name in planted}
+    assert [host for host, _plant, _undo, name in planted if host not in blocks[name]] == [], said
+    assert INDEX in said
+    assert "tier-probe" in said and "1" in blocks["package tier-probe"] and "2" in blocks["package tier-probe"]
+    report = (tier.state / "drift.html").read_text()
+    assert all(name.split()[-1] in report for *_rest, name in planted)
+
+
+def test_no_secret_is_in_what_was_told(tier):
+    secrets = [tier.value(name, "app[0]") for name in ("site_secret_key", "db_site_password", "munin_password", "tls_key")]
+    for report in (tier.state / "parity.html", tier.state / "drift.html"):
+        text = report.read_text()
+        assert not [secret for secret in secrets if secret in text], report
+
+
+def test_the_tier_is_as_it_was(place, make):
+    assert make("converge", f"LIMIT={place.groups['lb'][-1]}", "TAGS=nginx").returncode == 0
+    place.whole()
+    done = make("drift")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
