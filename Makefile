@@ -111,7 +111,7 @@ summary:
 	@ansible-playbook -i $(INVENTORY) playbooks/summary.yml -e summary_start=$(or $(START),0) $(QUIET)
 	@cat $(STATE)/summary.txt
 
-deploy: override LIMIT := $(if $(LIMIT),$(LIMIT):lb)
+deploy: override LIMIT := $(if $(LIMIT),$(LIMIT):lb:backup)
 deploy: ready ## Build the release of ENV's site once and roll it over the app hosts: REF=v1.4, CANARY=app1 or 10%
 	@$(CHANGE) playbooks/deploy.yml $(if $(REF),-e site_ref='$(REF)') $(if $(RELEASE),-e django_version='$(RELEASE)') \
 	  $(if $(CANARY),-e deploy_canary='$(CANARY)') $(if $(BREAKING),-e deploy_breaking=true)
@@ -151,6 +151,15 @@ pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUT
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
+backup: ready ## Back ENV's databases and uploads up now, besides the schedule: FULL=1
+	@$(CHANGE) playbooks/backup.yml $(if $(FULL),-e backup_kind=full)
+
+restore: ready ## Bring ENV's database and uploads back to a moment: TO="2026-11-23 18:00" (UTC); asks first, YES=1 does not
+	@$(CHANGE) playbooks/restore.yml -e '{"restore_to": "$(TO)", "restore_yes": $(if $(YES),true,false)}'
+
+restore-drill: ready ## Prove that ENV's newest backup restores, on the backup host, and disturb nobody
+	@$(CHANGE) playbooks/restore_drill.yml
+
 NODES = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') python playbooks/nodes.py
 NODES_MORE = -- $(if $(CHECK),--check --diff) $(if $(VARS),-e '$(VARS)')
 
@@ -183,7 +192,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover add-node remove-node drill drills down
+.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover backup restore restore-drill add-node remove-node drill drills down
 
 # ------------------------------------------------------------------ tests
 

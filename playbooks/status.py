@@ -15,7 +15,7 @@ PLAYBOOK = pathlib.Path(__file__).with_name("status.yml")
 # A host that is off or frozen may not hold up what the others say: no connection is shared, and none is waited for.
 SSH = "-o ControlMaster=no -o ControlPath=none -o PreferredAuthentications=publickey -o ConnectTimeout=2"
 
-ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor"]  # as a request passes them
+ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor", "backup"]  # as a request passes them
 POOLS = ["pages", "files", "databases", "caches", "uploads"]
 LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained about
 

@@ -48,16 +48,19 @@ returned:
 ANSWER_S = 1.0     # seconds anybody has to answer
 SITE_S = 2.5       # seconds the site has, which asks others itself
 DISK_FULL = 0.92   # part of a file system
+LOOK_OLD_S = 300   # seconds: five looks at the backups
 MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
 UNITS = {          # units that have to be active
     "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
     "lb": ["keepalived"],  # and the engine
     "app": ["apache2", "pgpool2", "pgpool-follow"],
-    "media": ["lighttpd", "media-sync.timer"],
+    "media": ["lighttpd", "media-sync.timer", "media-backup.timer"],
     "cache": ["memcached"],
-    "db": ["patroni"],
+    "db": ["patroni", "pgbackrest"],
     "quorum": ["etcd"],
     "monitor": ["nginx", "munin-cron.timer"],
+    "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
+               "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
 }
 
 
@@ -250,6 +253,16 @@ class Host:
         self.does["monitor"] = "no graphs yet" if age is None else f"graphs of {int(age // 60)} min ago"
         if age is not None and age > MUNIN_OLD_S:
             self.wrong.append("Munin has not looked for a while: journalctl -u munin-cron")
+
+    def backup(self):
+        """The backup host: how old the backups are, and what is wrong with them."""
+        path = pathlib.Path(self.facts["backup_state"])
+        state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        ages = {kind: time.time() - state[kind]["at"] for kind in ("full", "incr", "media", "drill") if "at" in state.get(kind, {})}
+        self.does["backup"] = ", ".join(f"{kind} of {age / 3600:.1f} h ago" for kind, age in ages.items()) or "no backup yet"
+        if time.time() - state.get("looked", 0) > LOOK_OLD_S:
+            self.wrong.append("nobody has looked at the backups for a while: journalctl -u tier-backup@look")
+        self.wrong += state.get("wrong", [])
 
 
 def main():

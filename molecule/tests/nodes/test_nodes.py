@@ -21,7 +21,8 @@ KNOWN = {
     "media": {"lb": {"/etc/nginx/nginx.conf"}, "app": {"/etc/SITE/site.json"},
               "media": {"/etc/lighttpd/lighttpd.conf", "/etc/systemd/system/media-sync.service"}},
     "cache": {"app": {"/etc/SITE/site.json"}},
-    "db": {"app": {"/etc/pgpool2/pgpool.conf", "/etc/pgpool2/follow.json"}, "db": {"/etc/patroni/config.yml"}},
+    "db": {"app": {"/etc/pgpool2/pgpool.conf", "/etc/pgpool2/follow.json"}, "db": {"/etc/patroni/config.yml"},
+           "backup": {"/etc/pgbackrest.conf"}},
     "lb": {"lb": {"/etc/keepalived/keepalived.conf", "/usr/local/sbin/hand-over"}, "app": {"/etc/apache2/apache2.conf"},
            "media": {"/etc/lighttpd/lighttpd.conf"}},
 }

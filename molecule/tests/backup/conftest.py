@@ -1,0 +1,29 @@
+"""What the tests of the backups share."""
+
+import json
+import types
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def backups(place, tier):
+    """The backup host: on(command), state() as monitoring reads it, await_state(condition, what)."""
+    host = place.groups["backup"][0]
+    path = tier.value("backup_state")
+
+    def state():
+        return json.loads(place.on(host, f"cat {path}", check=False) or "{}")
+
+    def await_state(condition, what, seconds=180):
+        return place.wait(lambda: condition(state()), what, seconds)
+    return types.SimpleNamespace(host=host, on=lambda command, check=True: place.on(host, command, check=check), state=state, await_state=await_state,
+                                 stanza=tier.value("backup_stanza"), repository="/var/lib/pgbackrest", path=path)
+
+
+@pytest.fixture(autouse=True)
+def unbroken(place):
+    """Whole before and after."""
+    place.whole()
+    yield
+    place.whole()

@@ -1,0 +1,139 @@
+"""Backups are taken, watched and proven, and the tier goes back to a moment."""
+
+import datetime
+import json
+import time
+
+import pytest
+
+COPY = "/var/lib/postgresql/copy"
+
+
+def words(done):
+    """What a finished command said, in one line."""
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def test_takes_a_backup(make, backups):
+    begun = time.time()
+    done = make("backup")
+    assert done.returncode == 0, words(done)
+    state = backups.state()
+    assert state["incr"]["at"] >= begun - 5 and state["media"]["at"] >= begun - 5
+    assert state["wrong"] == []
+
+
+def test_wal_arrives_before_it_is_full(place, backups):
+    place.sql("create table if not exists backup_test(said text, at timestamptz default now())", owner=True)
+    place.sql("insert into backup_test(said) values ('archived')", owner=True)
+    segment = place.sql("select pg_walfile_name(pg_current_wal_lsn())")
+    place.wait(lambda: segment in backups.on(f"runuser -u postgres -- pgbackrest --stanza={backups.stanza} repo-ls --recurse "
+                                             f"archive/{backups.stanza}"), f"{segment} on the backup host", 90)
+
+
+def test_repositories_are_encrypted(place, backups):
+    place.sql("insert into backup_test(said) values ('a secret that nobody may read')", owner=True)
+    place.sql("select pg_switch_wal()")
+    found = backups.on(f"pgbackrest --stanza={backups.stanza} info --output=json")
+    assert json.loads(found)[0]["cipher"] == "aes-256-cbc"
+    assert backups.on("grep -rl 'a secret that nobody' /var/lib/pgbackrest /var/lib/media-backup; true") == ""
+
+
+def test_staleness_is_seen_everywhere(make, backups):
+    old = backups.state()["incr"]["at"]
+    limits = "/etc/tier-backup.json"
+    backups.on(f"cp -p {limits} {limits}.kept && sed -i 's/\"incr\": [0-9]*/\"incr\": 0/' {limits}")
+    try:
+        backups.on("systemctl start tier-backup@look")
+        assert any("the last backup is" in one for one in backups.state()["wrong"])
+        done = make("status")
+        assert done.returncode != 0 and f"{backups.host}: the last backup is" in done.stdout
+        graph = backups.on(f"state={backups.path} /usr/local/lib/munin/backup")
+        assert "wrong.value 1" in graph
+    finally:
+        backups.on(f"mv {limits}.kept {limits} && systemctl start tier-backup@look")
+    assert backups.state()["wrong"] == [] and backups.state()["incr"]["at"] == old
+
+
+def test_an_archive_that_is_down_is_seen(place, backups):
+    backups.on("systemctl stop pgbackrest")
+    try:
+        for _ in range(6):
+            place.sql("select pg_switch_wal() from (select pg_current_xact_id()) as written")
+        backups.on("systemctl start tier-backup@look")
+        backups.await_state(lambda state: any("WAL" in one for one in state.get("wrong", [])), "complaint about WAL")
+    finally:
+        backups.on("systemctl start pgbackrest")
+    backups.await_state(lambda state: state["wal"]["result"] == "ok", "WAL that has come")
+
+
+def test_drill(make, backups):
+    begun = time.time()
+    done = make("restore-drill")
+    assert done.returncode == 0, words(done)
+    drill = backups.state()["drill"]
+    assert drill["result"] == "ok" and drill["at"] >= begun - 5 and drill["seconds"] > 0 and drill["rows"] > 0
+    assert backups.on("systemctl is-active restored-site; true") == "inactive"
+    assert backups.on("pgrep -u postgres -x postgres; true") == ""
+
+
+# On a copy of the repository, which repeats the drill before. The whole one shows that the copying harms nothing.
+@pytest.mark.parametrize(("damage", "reason"), [
+    ("", ""),
+    (f"truncate -s -4096 $(ls -S $(find {COPY}/backup -type f -path '*F/bundle/*') | head -1)", "the backup does not restore, a file of it is damaged"),
+    (f"rm {COPY}/archive/*/*/*/$SEGMENT-*", "recovery ended before configured recovery target was reached"),
+    ("echo another > /root/key; KEY='--key /root/key'", "the backup does not restore"),
+], ids=["whole", "truncated", "without-a-segment", "wrong-key"])
+def test_a_drill_fails_clearly(backups, damage, reason):
+    segment = backups.state()["drill"]["segment"]
+    try:
+        said = backups.on(f"rm -rf {COPY}; cp -a {backups.repository} {COPY}; SEGMENT={segment}; KEY=; {damage}\n"
+                          f"/usr/local/sbin/tier-backup drill --repository {COPY} $KEY --state /tmp/state.json; cat /tmp/state.json")
+    finally:
+        backups.on(f"rm -rf {COPY} /root/key /tmp/state.json")
+    result = json.loads(said[said.index("{"):])["drill"]["result"]
+    assert result == "ok" if not reason else reason in result, result
+    assert backups.state()["drill"]["result"] == "ok"
+
+
+def upload(place, name):
+    """Put a picture on every media host, as the site does."""
+    place.manage(place.groups["app"][0], "from django.core.files.base import ContentFile; from django.core.files.storage import default_storage; "
+                 f"default_storage.save('{name}', ContentFile(b'{name}'))")
+
+
+def test_goes_back_to_a_moment(place, make, visitor, tier):
+    place.sql("create table if not exists backup_test(said text, at timestamptz default now())", owner=True)
+    stamp = int(time.time())
+    first, second = f"first-{stamp}", f"second-{stamp}"
+    assert make("backup").returncode == 0
+    place.sql(f"insert into backup_test(said) values ('{first}')", owner=True)
+    upload(place, f"{first}.png")
+    time.sleep(2)  # the moment lies between two writes
+    moment = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    time.sleep(2)
+    place.sql(f"insert into backup_test(said) values ('{second}')", owner=True)
+    upload(place, f"{second}.png")
+
+    done = make("restore", f"TO={moment}")
+    assert done.returncode != 0 and "Nothing was touched: there was no yes" in words(done), words(done)
+    assert place.sql(f"select count(*) from backup_test where said = '{second}'") == "1"
+
+    done = make("restore", f"TO={moment}", "YES=1")
+    assert done.returncode == 0, words(done)[-3000:]
+    place.whole()
+    assert place.sql(f"select string_agg(said, ',') from backup_test where said in ('{first}', '{second}')") == first
+    assert visitor.get(f"{tier.url}/", timeout=10).status_code == 200
+    root = tier.value("media_root")
+    for media in place.groups["media"]:
+        assert place.on(media, f"cat {root}/{first}.png") == f"{first}.png"
+        assert place.on(media, f"ls {root}/{second}.png; true") == ""
+    assert visitor.get(f"{tier.url}/media/{first}.png", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize(("moment", "reason"), [("2001-01-01 00:00", "is before it"), ("2999-01-01 00:00", "has not come yet"), ("soon", "invalid moment")])
+def test_refuses_a_moment_that_no_backup_leads_to(make, place, moment, reason):
+    before = place.sql("select timeline_id from pg_control_checkpoint()")
+    done = make("restore", f"TO={moment}", "YES=1")
+    assert done.returncode != 0 and "Nothing was touched." in words(done) and reason in words(done), words(done)
+    assert place.sql("select timeline_id from pg_control_checkpoint()") == before
