@@ -316,6 +316,8 @@ class Repository:
                   *(path for part in ("defaults", "tasks", "templates", "files") for path in sorted(root.glob(f"roles/*/{part}/**/*")))]
         self.texts = {path.relative_to(root).as_posix(): path.read_text(errors="replace") for path in places
                       if path.is_file() and path.name != "parity.yml"}
+        self.plain = {name: value for path, text in self.texts.items() if re.match(r"group_vars/|roles/\w+/defaults/", path)
+                      for name, value in (yaml.load(text, preflight.VaultLoader) or {}).items() if isinstance(value, str)}
         self.written = [one for path, text in self.texts.items() if re.match(r"roles/\w+/tasks/", path)
                         for task in self.opened(yaml.load(text, preflight.VaultLoader)) for one in self.destinations(path, task)]
 
@@ -338,6 +340,8 @@ class Repository:
                 def word(text, item=item):
                     def value(found):
                         key = found[1]
+                        if key in self.plain:
+                            return word(self.plain[key])
                         if key == "item" and isinstance(item, str):
                             return item
                         return str(item[key[5:]]) if isinstance(item, dict) and key.startswith("item.") and key[5:] in item else "\0"
@@ -346,6 +350,8 @@ class Repository:
                 if dest.endswith("/"):
                     dest += source.rpartition("/")[2]
                 made_of = f"roles/{role}/{folder}/{source}" if source and "\0" not in source else path
+                if not dest.strip("\0"):
+                    continue  # it could be any file
                 yield re.compile(re.escape(dest).replace("\0", ".*")), len(dest.replace("\0", "")), made_of if made_of in self.texts else path
 
     def source(self, path):
