@@ -4,6 +4,8 @@ import contextlib
 
 import pytest
 
+import drill
+
 # A digest of what a look must leave alone: files, packages, users, units, kernel settings that do not count.
 STATE = ("{ find /etc /usr/local /srv/*/tier -xdev -type f -exec stat -c '%n %Y %a %U' {} + | sort; dpkg-query -W; cat /etc/passwd; "
          "systemctl list-unit-files --no-legend; cat /proc/sys/net/core/somaxconn; } | sha256sum")
@@ -30,11 +32,21 @@ def faults_fixture(place):
         media: [(PACKAGE.format(version="2"), "dpkg --purge tier-probe; rm -rf /var/tmp/parity", "package tier-probe")],
         app: [("useradd --uid 1777 --create-home --shell /bin/bash mallory", "userdel --remove mallory", "user mallory")],
         cache: [("systemd-run --unit probe-port python3 -m http.server 4444", "systemctl stop probe-port", "port tcp 0.0.0.0:4444")],
-        # Docker mounts it for reading.
-        standby: [("mount -o remount,rw /proc/sys && echo 1234 > /proc/sys/net/core/somaxconn",
-                   "echo 4096 > /proc/sys/net/core/somaxconn; mount -o remount,ro /proc/sys", "kernel net.core.somaxconn"),
-                  ("echo '* * * * * root true' > /etc/cron.d/probe", "rm -f /etc/cron.d/probe", "file /etc/cron.d/probe")],
+        standby: [("echo '* * * * * root true' > /etc/cron.d/probe", "rm -f /etc/cron.d/probe", "file /etc/cron.d/probe")],
     }
+
+
+@pytest.fixture(name="kernel")
+def kernel_fixture(place):
+    """A host with a kernel setting of its own. Docker mounts them for reading; this machine writes them."""
+    host = place.standby()
+
+    def write(value):
+        drill.run("nsenter", "-t", str(place.pid(host)), "-n", "sysctl", "-qw", f"net.core.somaxconn={value}")
+    before = place.on(host, "cat /proc/sys/net/core/somaxconn")
+    write(1234)
+    yield host
+    write(before)
 
 
 @pytest.fixture(name="mates")
@@ -55,7 +67,7 @@ def test_the_tier_is_like_itself_and_a_look_changes_nothing(place, make, tier, s
     assert state() == before
 
 
-def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, mates, state):
+def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, mates, kernel):
     planted = [(host, *fault) for host, several in faults.items() for fault in several]
     definition = place.sql(f"select pg_get_indexdef('{INDEX}'::regclass)", owner=True)
     with contextlib.ExitStack() as undone:
@@ -72,6 +84,7 @@ def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, m
     blocks = {name: said.split(name, 1)[1][:300] for _host, _plant, _undo, name in planted}
     assert [host for host, _plant, _undo, name in planted if host not in blocks[name]] == [], said
     assert INDEX in said
+    assert kernel in said.split("kernel net.core.somaxconn", 1)[1][:300]
     assert "tier-probe" in said and "1" in blocks["package tier-probe"] and "2" in blocks["package tier-probe"]
     report = (tier.state / "drift.html").read_text()
     assert all(name.split()[-1] in report for *_rest, name in planted)
