@@ -15,8 +15,12 @@ def backups(place, tier):
     def state():
         return json.loads(place.on(host, f"cat {path}", check=False) or "{}")
 
+    def looked():
+        place.on(host, "systemctl start tier-backup@look")  # what its timer does every minute
+        return state()
+
     def await_state(condition, what, seconds=180):
-        return place.wait(lambda: condition(state()), what, seconds)
+        return place.wait(lambda: condition(looked()), what, seconds)
     return types.SimpleNamespace(host=host, on=lambda command, check=True: place.on(host, command, check=check), state=state, await_state=await_state,
                                  stanza=tier.value("backup_stanza"), repository="/var/lib/pgbackrest", path=path)
 
