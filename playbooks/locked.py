@@ -31,7 +31,8 @@ def hosts(inventory, group="app", **environment):
     if done.returncode:
         sys.exit(done.stderr)
     listed = json.loads(done.stdout)
-    return {name: listed["_meta"]["hostvars"][name] for name in listed.get(group, {}).get("hosts", [])}
+    known = listed["_meta"]["hostvars"]
+    return {name: known[name] for name in (known if group == "all" else listed.get(group, {}).get("hosts", []))}
 
 
 def ssh(variables):
