@@ -46,8 +46,9 @@ class Environment:
     def __init__(self, path):
         self.path = pathlib.Path(path).resolve()
         self.name, self.state = self.path.stem, state_of(self.path)
-        self.facts = facts_of(self.path)
-        self.containers, self.typed = self.facts["env_containers"], typed(self.facts)
+        self.note = self.state / "rebuild.json"  # the hosts of a rebuild that has not ended
+        facts = facts_of(self.path)
+        self.containers, self.typed = facts["env_containers"], typed(facts)
         inventory = Inventory(self.path.read_text())
         self.hosts, self.groups = list(inventory.lines), inventory.groups
 
@@ -160,9 +161,10 @@ def named(env, other, goes, plan, bounds):
     if other is not None:
         return [*lines, f"With {env.backup} go its backups." if goes else "",
                 f"What comes is {other.name}'s: its release, the rows of its newest backup, scrubbed, and its uploads."]
-    return [*lines, f"{env.backup} stays. Databases come back from its backup of {plan['backup']} and all WAL after it, uploads from that of {moment(plan.get('uploads'))}.",
+    return [*lines, f"{env.backup} stays. Databases come back from its backup of {plan['backup']} and all WAL after it, "
+            f"uploads from that of {moment(plan.get('uploads'))}.",
             f"The last WAL came at {moment(plan.get('archived'))}. Lost is what was written since: at most {bounds[0]} s, and the moment it takes to send it; "
-            f"and uploads of the last {bounds[1]} min.",
+            f"and uploads of the last {bounds[1]} min." + (f" What answers still: make backup {env.typed} brings it along." if goes else ""),
             f"Beware: the archive lacks {plan['gap']}, and nothing after it comes back." if plan["gap"] else ""]
 
 
@@ -181,8 +183,8 @@ def last_change(said):
 
 def standing(env, kept):
     """Names of the containers of an environment, but for those of kept hosts. Raises Refused where one of those is gone."""
-    done = subprocess.run([*([] if os.geteuid() == 0 else ["sudo"]), "docker", "ps", "--all", "--filter", f"label=realworld={env.name}", "--format", "{{.Names}}"],
-                          capture_output=True, text=True, check=True)
+    words = ["docker", "ps", "--all", "--filter", f"label=realworld={env.name}", "--format", "{{.Names}}"]
+    done = subprocess.run([*([] if os.geteuid() == 0 else ["sudo"]), *words], capture_output=True, text=True, check=True)
     names, own = sorted(done.stdout.split()), [f"{env.name}-{host}" for host in kept]
     if not set(own) <= set(names):
         raise Refused(f"{kept[0]} of {env.name} is gone, and with it the only backups: there is nothing to bring back. make converge {env.typed} begins anew.")
@@ -231,13 +233,12 @@ def come_back(env, other, plan, version, rules, options):
         chosen, told = {"backup_bootstrap": [f"--set={plan['label']}", "--type=default"]}, []
     kept = [] if other is not None else [env.backup]
     play = ["ansible-playbook", "-i", str(env.path)]
-    note = env.state / "rebuild.json"
-    note.write_text(json.dumps({"hosts": env.hosts}) + "\n", encoding="utf-8")
+    env.note.write_text(json.dumps(env.hosts) + "\n", encoding="utf-8")
     if env.containers:
         step("destroy", *play, "molecule/shared/destroy.yml", "-e", json.dumps({"platform_kept": kept}), quiet=True)
         step("boot", "make", "--no-print-directory", "up", *env.typed.split())
     step("converge", *play, *options, "-e", json.dumps(chosen), "playbooks/site.yml")
-    note.unlink()
+    env.note.unlink()
     if other is None:
         change = last_change(next(iter(env.ask("came").values())))
         told += [f"rows      from the backup of {plan['backup']} and all WAL after it{', to the last change, of ' + change if change else ''}",
@@ -259,12 +260,12 @@ def rebuild(env, other, given):
         kept = [env.backup]
     goes = standing(env, kept) if env.containers else []
     if not env.containers:
-        note = env.state / "rebuild.json"
-        begun = json.loads(note.read_text(encoding="utf-8"))["hosts"] if note.exists() else []
+        begun = json.loads(env.note.read_text(encoding="utf-8")) if env.note.exists() else []
         check_bare(env, begun, converged(env, [host for host in env.hosts if host not in kept]))
     if other is None:
         plan = plan_of(env, env.ask("plan")[env.backup])
-    print("\n".join(["", *(f"  {line}" for line in named(env, other, goes, plan, (backup["backup_archive_timeout_s"], backup["backup_media_every_min"])) if line), ""]))
+    bounds = backup["backup_archive_timeout_s"], backup["backup_media_every_min"]
+    print("\n".join(["", *(f"  {line}" for line in named(env, other, goes, plan, bounds) if line), ""]))
     if given.check:
         return 0
     if not given.yes:
