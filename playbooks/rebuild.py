@@ -47,6 +47,7 @@ class Environment:
         self.path = pathlib.Path(path).resolve()
         self.name, self.state = self.path.stem, state_of(self.path)
         self.note = self.state / "rebuild.json"  # the hosts of a rebuild that has not ended
+        self.vault = self.path.parent / "group_vars" / self.name / "vault.yml"
         facts = facts_of(self.path)
         self.containers, self.typed = facts["env_containers"], typed(facts)
         inventory = Inventory(self.path.read_text())
@@ -85,6 +86,12 @@ def check_environments(env, other):
         raise Refused(f"{LAST} gets its data from nobody but itself: leave FROM out.")
     if other is not None and env.name == other.name:
         raise Refused(f"FROM={other.name} is what would be destroyed. From its own backups: leave FROM out.")
+
+
+def check_vault(env):
+    """Raise Refused where nothing that is in the backups can be read."""
+    if not env.vault.exists():
+        raise Refused(f"The secrets of {env.name} are not here ({os.path.relpath(env.vault, ROOT)}): nothing else opens its backups.")
 
 
 def check_rules(rules):
@@ -236,7 +243,7 @@ def come_back(env, other, plan, version, rules, options):
     env.note.write_text(json.dumps(env.hosts) + "\n", encoding="utf-8")
     if env.containers:
         step("destroy", *play, "molecule/shared/destroy.yml", "-e", json.dumps({"platform_kept": kept}), quiet=True)
-        step("boot", "make", "--no-print-directory", "up", *env.typed.split())
+    step("boot", "make", "--no-print-directory", "up", *env.typed.split())
     step("converge", *play, *options, "-e", json.dumps(chosen), "playbooks/site.yml")
     env.note.unlink()
     if other is None:
@@ -257,6 +264,7 @@ def rebuild(env, other, given):
         check_rules(rules)
         version = release_of(other, other.ask("release"), site=site["site_name"])
     else:
+        check_vault(env)
         kept = [env.backup]
     goes = standing(env, kept) if env.containers else []
     if not env.containers:

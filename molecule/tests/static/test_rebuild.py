@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import subprocess
 import sys
 import types
@@ -98,6 +99,11 @@ def test_real_hosts_have_to_be_bare():
     rebuild.check_bare(env, ["app2", "db1"], ["db1"])  # a rebuild that was cut off
 
 
+def test_backups_need_the_vault(tmp_path):
+    with pytest.raises(rebuild.Refused, match="nothing else opens its backups"):
+        rebuild.check_vault(environment(vault=tmp_path / "vault.yml"))
+
+
 def test_a_release_is_known_by_its_manifest(tmp_path):
     other = environment("production")
 
@@ -162,3 +168,74 @@ ASKED = {"pages": [{"path": "/", "says": "wel+come"}], "files": {"static file": 
 def test_what_a_smoke_test_calls_wrong(answers, wrong):
     rows, said = smoke.look(ASKED, lambda path: (200, answers[path]) if path in answers else (404, b"no"))
     assert said == wrong and len(rows) > 1
+
+
+@pytest.fixture(name="staged")
+def staged_fixture(monkeypatch, tmp_path):
+    """staged(scrub=…) rebuilds an environment whose every step is only written down; (exit code, the steps, Environment)."""
+    def run(other=None, answers=None, broken="", **given):
+        env, steps = rebuild.Environment(ROOT / "inventories/test.yml"), []
+        env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
+        plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
+        said = {"plan": {"backup1": plan}, "release": {}, "came": {"db1": {"stdout": ""}},
+                "scrub": {"backup1": {"rc": 0, "stdout": json.dumps({"backup": "then", "rows": [1] * len(SITE["site_scrub"])})}}} | (answers or {})
+
+        def ask(_self, tag):
+            steps.append((tag, ()))
+            return said[tag]
+
+        def step(what, *words, **_how):
+            steps.append((what, words))
+            if what == broken:
+                raise rebuild.Failed(what)
+            return 0
+        monkeypatch.setattr(rebuild.Environment, "ask", ask)
+        monkeypatch.setattr(rebuild.Environment, "tier_backup", "ssh there tier-backup")
+        monkeypatch.setattr(rebuild, "step", step)
+        monkeypatch.setattr(rebuild, "standing", lambda env, kept: ["test-app1"] + ["test-backup1"] * (not kept))
+        monkeypatch.setattr(rebuild, "release_of", lambda *_what, **_more: "v1")
+        monkeypatch.setattr(rebuild.locked, "take", lambda *_what: ({}, ""))
+        monkeypatch.setattr("builtins.input", lambda _prompt: "no")
+        told = types.SimpleNamespace(**{"yes": True, "check": False, "options": []} | given)
+        try:
+            code = rebuild.rebuild(env, other and rebuild.Environment(ROOT / f"inventories/{other}.yml"), told)
+        except (rebuild.Refused, rebuild.Failed) as reason:
+            code = reason
+        return code, steps, env
+    return run
+
+
+def variables(steps):
+    """What the converge is told."""
+    words = dict(steps)["converge"]
+    return json.loads(words[words.index("-e") + 1])
+
+
+def test_from_its_own_backups(staged, capsys):
+    code, steps, env = staged()
+    assert code == 0 and [what for what, _words in steps] == ["plan", "destroy", "boot", "converge", "came", "smoke"]
+    assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": ["backup1"]}
+    assert variables(steps) == {"backup_bootstrap": ["--set=1F", "--type=default"]}
+    assert not env.note.exists() and "lost      what was written after the last WAL" in capsys.readouterr().out
+
+
+def test_from_another_environment(staged, capsys):
+    code, steps, _env = staged(other="local")
+    assert code == 0 and [what for what, _words in steps] == ["release", "scrub", "destroy", "boot", "converge", "smoke", "parity"]
+    assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": []}
+    assert variables(steps) == {"backup_taken_from": "ssh there tier-backup", "django_version": "v1"}
+    assert "auth_user.email: 1 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [
+    {"yes": False}, {"check": True}, {"other": "local", "answers": {"scrub": {"backup1": {"rc": 1, "stderr": "no auth_user.emial"}}}},
+], ids=["no yes", "a dry run", "a rule that names nothing"])
+def test_nothing_is_touched(staged, given):
+    code, steps, env = staged(**given)
+    assert code == 0 if "check" in given else "no " in str(code)
+    assert not {"destroy", "boot", "converge"} & {what for what, _words in steps} and not env.note.exists()
+
+
+def test_what_was_cut_off_is_known(staged):
+    code, _steps, env = staged(broken="converge")
+    assert isinstance(code, rebuild.Failed) and json.loads(env.note.read_text()) == env.hosts
