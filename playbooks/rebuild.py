@@ -32,7 +32,7 @@ from status import answers
 
 PLAYBOOK = pathlib.Path(__file__).with_name("rebuild.yml")
 RELEASES = ROOT / ".state/releases"
-LAST = "production"  # is the last to know what visitors wrote: nobody destroys it with a verb
+NEVER = "production"  # what visitors wrote there is nowhere else: no verb destroys it
 PARTS = (".tar.gz", ".static.tar.gz", ".json")  # of a release
 
 
@@ -79,11 +79,11 @@ class Environment:
 
 def check_environments(env, other):
     """Raise Refused for what is never rebuilt, or not from there."""
-    if env.name == LAST and not env.containers:
-        raise Refused(f"{LAST} is never destroyed. Where all but its backup host is gone, onto bare hosts: make converge {env.typed} "
+    if env.name == NEVER and not env.containers:
+        raise Refused(f"{NEVER} is never destroyed. Where all but its backup host is gone, onto bare hosts: make converge {env.typed} "
                       """VARS='{"backup_bootstrap": ["--type=default"]}'; try it first: """ f"make rebuild {env.typed} REHEARSE=1")
-    if other is not None and env.name == LAST:
-        raise Refused(f"{LAST} gets its data from nobody but itself: leave FROM out.")
+    if other is not None and env.name == NEVER:
+        raise Refused(f"{NEVER} gets its data from nobody but itself: leave FROM out.")
     if other is not None and env.name == other.name:
         raise Refused(f"FROM={other.name} is what would be destroyed. From its own backups: leave FROM out.")
 
@@ -273,7 +273,7 @@ def rebuild(env, other, given):
     if other is None:
         plan = plan_of(env, env.ask("plan")[env.backup])
     bounds = backup["backup_archive_timeout_s"], backup["backup_media_every_min"]
-    print("\n".join(["", *(f"  {line}" for line in named(env, other, goes, plan, bounds) if line), ""]))
+    print("\n".join(["", *(f"  {line}" for line in named(env, other, goes, plan, bounds) if line), ""]), flush=True)
     if given.check:
         return 0
     if not given.yes:
