@@ -65,7 +65,7 @@ def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, m
         undone.callback(place.sql, definition, owner=True)
         place.sql(f"drop index {INDEX}", owner=True)
         done = make("drift")
-    assert done.returncode == 1, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "Error 1" in done.stderr, done.stdout[-4000:] + done.stderr[-2000:]  # make ends with 2 for whatever fails
     said = done.stdout.partition("  declared (")[0]
     for host, _plant, _undo, name in planted:
         assert name in said, f"{name} on {host}:\n{said}"
