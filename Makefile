@@ -160,6 +160,17 @@ restore: ready ## Bring ENV's database and uploads back to a moment: TO="2026-11
 restore-drill: ready ## Prove that ENV's newest backup restores, on the backup host, and disturb nobody
 	@$(CHANGE) playbooks/restore_drill.yml
 
+smoke: ready ## Ask ENV's site, by its virtual IP, for pages, a static file and an upload
+	@python playbooks/smoke.py $(INVENTORY) $(if $(VARS),-e '$(VARS)')
+
+rebuild: override WITH := $(FROM)
+rebuild: ready ## Destroy ENV and bring it back: from its own backup host, or FROM=production, scrubbed; asks first, YES=1 does not
+ifeq ($(CONTAINERS),yes)
+	@$(SHARED)/engine.sh up
+endif
+	@$(if $(FROM),$(MAKE) --no-print-directory ready ENV='$(FROM)')
+	@python playbooks/rebuild.py $(INVENTORY) $(if $(FROM),--from $(OTHER)) $(if $(YES),--yes) $(if $(CHECK),--check) $(if $(VARS),-- -e '$(VARS)')
+
 NODES = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') python playbooks/nodes.py
 NODES_MORE = -- $(if $(CHECK),--check --diff) $(if $(VARS),-e '$(VARS)')
 
@@ -192,7 +203,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover backup restore restore-drill add-node remove-node drill drills down
+.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover backup restore restore-drill smoke rebuild add-node remove-node drill drills down
 
 # ------------------------------------------------------------------ tests
 

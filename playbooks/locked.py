@@ -25,22 +25,40 @@ echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-
 """
 
 
-def hosts(inventory):
-    """{name: its variables} of the app hosts. Exits where the inventory cannot be read."""
-    done = subprocess.run(["ansible-inventory", "-i", inventory, "--list"], capture_output=True, text=True, check=False)
+def hosts(inventory, group="app", **environment):
+    """{name: its variables} of the hosts of a group; environment is laid over this process's own. Exits where the inventory cannot be read."""
+    done = subprocess.run(["ansible-inventory", "-i", inventory, "--list"], capture_output=True, text=True, check=False, env=dict(os.environ, **environment))
     if done.returncode:
         sys.exit(done.stderr)
     listed = json.loads(done.stdout)
-    return {name: listed["_meta"]["hostvars"][name] for name in listed.get("app", {}).get("hosts", [])}
+    known = listed["_meta"]["hostvars"]
+    return {name: known[name] for name in (known if group == "all" else listed.get(group, {}).get("hosts", []))}
+
+
+def ssh(variables):
+    """The words that log in to a host as the operator, on a connection of their own."""
+    return ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ServerAliveInterval=15",
+            "-o", "LogLevel=ERROR", "-p", str(variables.get("ansible_port", 22)), "-i", os.path.expanduser(variables["ansible_ssh_private_key_file"]),
+            *shlex.split(variables.get("ansible_ssh_common_args", "")), f"{variables['ansible_user']}@{variables['ansible_host']}"]
 
 
 def hold(variables, who):
     """A process that asks a host for its lock, and keeps it while its input is open."""
-    words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ServerAliveInterval=15",
-             "-o", "LogLevel=ERROR", "-p", str(variables.get("ansible_port", 22)), "-i", os.path.expanduser(variables["ansible_ssh_private_key_file"]),
-             *shlex.split(variables.get("ansible_ssh_common_args", "")), f"{variables['ansible_user']}@{variables['ansible_host']}",
-             shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([*ssh(variables), shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def take(inventory, verb):
+    """(the processes that hold the locks while this one has their input, who else has one, as a sentence or nothing)."""
+    who = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
+    held = {name: hold(variables, who) for name, variables in hosts(inventory).items()}
+    for name, process in held.items():
+        ready, _w, _x = select.select([process.stdout], [], [], PATIENCE)
+        said = process.stdout.readline().decode().strip() if ready else ""
+        if said.startswith("busy:"):
+            return held, (f"{said.removeprefix('busy:').strip() or 'Somebody'} is changing this environment (on {name}). "
+                          "Its lock ends with it: type the same again then.")
+    return held, ""
 
 
 def main():
@@ -48,14 +66,11 @@ def main():
     if len(sys.argv) < 4:
         sys.exit(__doc__)
     inventory, verb, *command = sys.argv[1:]
-    who = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
-    for name, process in {name: hold(variables, who) for name, variables in hosts(inventory).items()}.items():
-        ready, _w, _x = select.select([process.stdout], [], [], PATIENCE)
-        said = process.stdout.readline().decode().strip() if ready else ""
-        if said.startswith("busy:"):
-            print(f"Nothing was touched. {said.removeprefix('busy:').strip() or 'Somebody'} is changing this environment (on {name}). "
-                  "Its lock ends with it: type the same again then.", file=sys.stderr)
-            return 3
+    held, busy = take(inventory, verb)
+    if busy:
+        print(f"Nothing was touched. {busy}", file=sys.stderr)
+        return 3
+    for process in held.values():
         os.set_inheritable(process.stdin.fileno(), True)
     os.execvp(command[0], command)
 

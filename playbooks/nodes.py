@@ -105,6 +105,13 @@ class Inventory:
         return "".join(line for number, line in enumerate(self.text.splitlines(keepends=True)) if number not in gone)
 
 
+def facts_of(path):
+    """What group_vars say of the environment of an inventory, unrendered."""
+    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
+    rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of playbooks/rehearsal.py
+    return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
+
+
 def near(word, words):
     """"; did you mean …?" for a word that resembles one of several, or nothing."""
     found = difflib.get_close_matches(word, words, 1)
@@ -222,10 +229,7 @@ def run(words):
     if verb not in ("add", "remove"):
         sys.exit(__doc__)
     path = pathlib.Path(path).resolve()
-    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
-    rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of playbooks/rehearsal.py
-    if rehearsal.exists():
-        facts |= yaml.safe_load(rehearsal.read_text())
+    facts = facts_of(path)
     inventory = Inventory(path.read_text(), os.path.relpath(path, ROOT))
     if verb == "remove":
         host = (given + [""])[0]

@@ -97,19 +97,27 @@ def page(hosts):
     return "\n".join(body), wrong
 
 
-def ask(inventory, playbook=PLAYBOOK, options=(), **environment):
-    """What every host answers to a playbook of one task, as {name: result}; options are ansible-playbook's, environment is laid over this process's own.
+def answers(inventory, playbook, options=(), **environment):
+    """What every host answers to a playbook, as {task: {name: result}}; options are ansible-playbook's, environment is laid over this process's own.
 
     Exits where Ansible did not get as far as asking.
     """
     done = subprocess.run(["ansible-playbook", "-i", inventory, *options, str(playbook)], capture_output=True, text=True, check=False,
                           env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH, **environment))
     try:
-        [task] = [task for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
+        tasks = {task["task"]["name"]: task["hosts"] for play in json.loads(done.stdout)["plays"] for task in play["tasks"]}
     except ValueError:
+        tasks = {}
+    if not tasks:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
         sys.exit(2)
-    return task["hosts"]
+    return tasks
+
+
+def ask(inventory, playbook=PLAYBOOK, options=(), **environment):
+    """The same for a playbook of one task, as {name: result}."""
+    [hosts] = answers(inventory, playbook, options, **environment).values()
+    return hosts
 
 
 def main():
