@@ -223,7 +223,7 @@ lint: ready ## yamllint and ansible-lint (profile production)
 static: ready ## The repository's own rules: a second, no containers
 	@pytest -q molecule/tests/static
 
-bench: ready ## Measure this machine: fresh machine to page, converge, no-change, deploy, nodes, floor
+bench: ready ## Measure this machine: fresh machine to page, converge, no-change, deploy, nodes, rungs of the ladder, floor
 	@python molecule/bench.py
 
 lock: ready ## Renew .config/requirements.txt from requirements.in

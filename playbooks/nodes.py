@@ -217,7 +217,8 @@ def check_remove(inventory, host, facts, pool=""):
         votes = inventory.groups["quorum"]
         others = [other for pool in pools for other in inventory.groups[pool] if other not in votes]
         raise Refused(f"{host} is one of the {len(votes)} that agree on which database is primary ({inventory.name}, quorum): it stays."
-                      + (f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}" if others else ""))
+                      + (f" One of its jobs can go: make remove-node {typed(facts)} NODE={host} POOL={pools[-1]}" if len(pools) > 1 else
+                         f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}" if others else ""))
     if not pools:
         raise Refused(f"{host} is in none of the pools that hosts leave ({', '.join(POOLS)}).")
     if len(pools) > 1:
