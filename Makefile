@@ -13,6 +13,9 @@ SHARED   := molecule/shared
 INVENTORY = $(TREE)/$(ENV).yml
 VAULT    := $(TREE)/group_vars/$(ENV)/vault.yml
 VENV     := $(CURDIR)/.venv
+# An environment that begins as one of several drawings of it: inventories/ENV/RUNG.yml (docs/ladder.md).
+RUNGS    := $(basename $(notdir $(wildcard inventories/$(ENV)/*.yml)))
+LADDERS  := $(filter-out group_vars,$(sort $(notdir $(patsubst %/,%,$(dir $(wildcard inventories/*/*.yml))))))
 
 export ENV
 export INVENTORY
@@ -54,7 +57,10 @@ $(VENV)/.ready: .config/requirements.txt
 
 .PHONY: ready
 ready: $(VENV)/.ready
-	@[ -f inventories/$(ENV).yml ] || { echo "No environment '$(ENV)': there is no inventories/$(ENV).yml. There are: $(basename $(notdir $(wildcard inventories/*.yml)))." >&2; exit 2; }
+ifneq ($(RUNGS),)
+	@python playbooks/climb.py begin inventories/$(ENV).yml '$(if $(filter climb,$(MAKECMDGOALS)),,$(RUNG))'
+endif
+	@[ -f inventories/$(ENV).yml ] || { echo "No environment '$(ENV)': there is no inventories/$(ENV).yml. There are: $(sort $(basename $(notdir $(wildcard inventories/*.yml))) $(LADDERS))." >&2; exit 2; }
 	@mkdir -p -m 700 $(STATE)
 ifeq ($(REHEARSE),1)
 	@python playbooks/rehearsal.py inventories/$(ENV).yml $(STATE)
@@ -181,8 +187,11 @@ ifeq ($(CONTAINERS),yes)
 endif
 	@$(NODES) add $(INVENTORY) '$(POOL)' '$(NODE)' '$(ADDRESS)' $(NODES_MORE)
 
-remove-node: ready ## Take a host out of its pool, alive or dead: make remove-node NODE=app3
-	@$(NODES) remove $(INVENTORY) '$(NODE)' $(NODES_MORE)
+remove-node: ready ## Take a host out of its pool, alive or dead: make remove-node NODE=app3 (POOL=… where it has several)
+	@$(NODES) remove $(INVENTORY) '$(NODE)' '$(POOL)' $(NODES_MORE)
+
+climb: ready ## Go to another rung of ENV, with the data in place: make climb ENV=ladder RUNG=2-database-apart (ENV's next where none is named)
+	@python playbooks/climb.py climb $(INVENTORY) '$(RUNG)' $(if $(CHECK),--check)
 
 drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
@@ -197,13 +206,14 @@ ifneq ($(CONTAINERS),yes)
 else
 	@$(SHARED)/engine.sh up
 	@ansible-playbook -i $(INVENTORY) $(SHARED)/destroy.yml $(QUIET)
-	@rm -rf $(VAULT) $(STATE)
+	@rm -rf $(VAULT) $(STATE) $(if $(REHEARSE),,$(if $(RUNGS),inventories/$(ENV).yml))
 	@$(SHARED)/image.sh remove
 	@$(SHARED)/engine.sh down
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover backup restore restore-drill smoke rebuild add-node remove-node drill drills down
+.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover backup restore restore-drill smoke rebuild add-node remove-node climb
+.PHONY: drill drills down
 
 # ------------------------------------------------------------------ tests
 
@@ -225,7 +235,7 @@ lint: ready ## yamllint and ansible-lint (profile production)
 static: ready ## The repository's own rules: a second, no containers
 	@pytest -q molecule/tests/static
 
-bench: ready ## Measure this machine: fresh machine to page, converge, no-change, deploy, nodes, floor
+bench: ready ## Measure this machine: fresh machine to page, converge, no-change, deploy, nodes, rungs of the ladder, floor
 	@python molecule/bench.py
 
 lock: ready ## Renew .config/requirements.txt from requirements.in

@@ -1,13 +1,15 @@
-"""Measure this machine, with the `test` environment: prints one table.
+"""Measure this machine, with the environments `test` and `ladder`: prints one table.
 
 The floor is what no configuration management can beat here: the packages the tier needs,
 installed on all hosts at once by a plain shell. Ratios to it compare across machines; seconds do not.
 """
 
+import http.client
 import json
 import os
 import pathlib
 import re
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENV = dict(os.environ, ENV="test", ANSIBLE_VAULT_PASSWORD_FILE=str(ROOT / ".state/test/vault-password"), MAKEFLAGS="")
+LADDER = {"ENV": "ladder", "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".state/ladder/vault-password")}
+LADDER_URL = ("172.30.30.100", 443)
+VISITORS = 8        # at once, on a rung; each asks for one page after another
+RUNG_S = 10         # seconds a rung is measured for
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=0\s+failed=0\s+skipped=(\d+)", re.M)
 
 
@@ -29,7 +35,7 @@ def run(*command, **extra):
 
 def make(*words, **extra):
     """Run a verb of the Makefile."""
-    return run("make", "--no-print-directory", *words, "ENV=test", **extra)
+    return run("make", "--no-print-directory", *words, f"ENV={extra.get('ENV', 'test')}", **extra)
 
 
 def packages():
@@ -92,14 +98,69 @@ def nodes(row):
         inventory.write_text(written)
 
 
+def asked(until):
+    """How many pages one visitor is given until a moment (monotonic seconds). Exits where one is no page."""
+    trust = ssl.create_default_context(cafile=str(ROOT / ".state/ladder/ca.crt"))
+    connection = http.client.HTTPSConnection(*LADDER_URL, context=trust, timeout=60)
+    pages = 0
+    while time.monotonic() < until:
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != 200:
+            sys.exit(f"https://{LADDER_URL[0]}/ answered {answer.status}")
+        pages += 1
+    connection.close()
+    return pages
+
+
+def worked():
+    """{host: seconds of processor time it has had} of the ladder."""
+    names = run("docker", "ps", "--format", "{{.Names}}", "--filter", "label=realworld=ladder")[1].split()
+    return {name.removeprefix("ladder-"): int(re.search(r"usage_usec (\d+)", run("docker", "exec", name, "cat", "/sys/fs/cgroup/cpu.stat")[1])[1]) / 1e6
+            for name in names}
+
+
+def serves():
+    """(pages a second, pages for a second of processor time of the host that needs most of it, that host), after a while to warm up."""
+    with ThreadPoolExecutor(VISITORS) as visitors:
+        for seconds in (RUNG_S / 2, RUNG_S):
+            before, begun = worked(), time.monotonic()
+            pages = sum(visitors.map(asked, [begun + seconds] * VISITORS))
+            rate, after = pages / (time.monotonic() - begun), worked()
+    used = {host: after[host] - before[host] for host in after}
+    busiest = max(used, key=used.get)
+    return rate, pages / used[busiest], busiest
+
+
+def ladder(row):
+    """Every rung, climbed from the one below while it serves: how long that takes, and what it serves then. Leaves nothing.
+
+    All hosts share the cores of this machine. What real ones would serve is bounded by the host that is out of processor time first.
+    """
+    rungs = sorted(path.stem for path in (ROOT / "inventories/ladder").glob("*.yml"))
+    make("up", **LADDER)
+    make("down", **LADDER)
+    first = 0.0
+    for rung in rungs:
+        seconds = make("climb" if first else "converge", f"RUNG={rung}", **LADDER)[0]
+        rate, bound, busiest = serves()
+        first = first or bound
+        row(f"rung {rung}", seconds, f"{rate:.0f} pages/s here; {bound:.0f} with a core for each host, {bound / first:.2f} x the first rung ({busiest} is busiest)")
+    make("down", **LADDER)
+
+
 def main():
-    """Print the table; only the part of it that is named on the command line, if one is: nodes."""
+    """Print the table; only the part of it that is named on the command line, if one is: nodes or ladder."""
     rows = []
 
     def row(name, seconds, note=""):
         rows.append((name, f"{seconds:.1f} s", note))
         print(f"  {name}: {seconds:.1f} s {note}", flush=True)
 
+    if sys.argv[1:] == ["ladder"]:
+        ladder(row)
+        return
     if sys.argv[1:] == ["nodes"]:
         make("converge")
         nodes(row)
@@ -131,6 +192,7 @@ def main():
     releases(row)
     nodes(row)
     make("down")
+    ladder(row)
     width = max(len(name) for name, _s, _n in rows)
     print("\n" + "\n".join(f"{name:{width}}  {seconds:>8}  {note}" for name, seconds, note in rows))
 

@@ -1,9 +1,9 @@
 """Put a host into a pool of a standing tier, or take one out of it.
 
     nodes.py add INVENTORY POOL NODE [ADDRESS] [-- words for ansible-playbook]
-    nodes.py remove INVENTORY NODE [-- words for ansible-playbook]
+    nodes.py remove INVENTORY NODE [POOL] [-- words for ansible-playbook]
     nodes.py write add INVENTORY POOL NODE ADDRESS    only the line in the inventory
-    nodes.py write remove INVENTORY NODE
+    nodes.py write remove INVENTORY NODE [POOL]
 
 Input that cannot be right is refused here, with exit code 2, before anything is touched. The playbooks add_node.yml
 and remove_node.yml do the rest: they ask the tier, and change the inventory themselves once they know that it can be done.
@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "roles/preflight/library"))
 import preflight  # noqa: E402
 
 POOLS = ["lb", "app", "media", "cache", "db"]
+JOBS = [*POOLS, "quorum", "monitor", "backup"]
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -72,6 +73,10 @@ class Inventory:
         """The pools that a host is in."""
         return [pool for pool in POOLS if host in self.groups.get(pool, [])]
 
+    def jobs(self, host):
+        """All that a host does for the tier."""
+        return [job for job in JOBS if host in self.groups.get(job, [])]
+
     def address(self, host):
         """The address of a host, as this machine reaches it."""
         return next(address for address, name in self.addresses.items() if name == host)
@@ -93,16 +98,38 @@ class Inventory:
         lines.insert(place + 1, f"{indent}{host}: {{ansible_host: {address}}}\n")
         return "".join(lines)
 
-    def without_host(self, host):
-        """The text without a host, in whichever groups it is."""
-        gone = set()
-        for _group, hosts in self.sections:
+    def without_host(self, host, pool=""):
+        """The text without a host, in one pool or in whichever groups it is. Raises Refused where the file is written another way."""
+        gone, stays = set(), []
+        for group, hosts in self.sections:
             for key, value in hosts.value:
-                if key.value == host:
-                    if hosts.flow_style:
-                        raise Refused(f"{self.name} does not list its hosts one a line: take {host} out of it by hand.")
+                if key.value != host:
+                    continue
+                if hosts.flow_style:
+                    raise Refused(f"{self.name} does not list its hosts one a line: take {host} out of it by hand.")
+                if pool in ("", group):
                     gone |= set(range(key.start_mark.line, last_line(value) + 1))
-        return "".join(line for number, line in enumerate(self.text.splitlines(keepends=True)) if number not in gone)
+                else:
+                    stays.append((key, value))
+        lines = self.text.splitlines(keepends=True)
+        kept = {number: line for number, line in enumerate(lines) if number not in gone}
+        # What the inventory says of the host goes where it is still named.
+        if stays and not any(isinstance(value, yaml.MappingNode) for _key, value in stays):
+            kept[stays[0][0].start_mark.line] = self.moved(lines, sorted(gone), stays[0][0].start_mark.column)
+        return "".join(line for _number, line in sorted(kept.items()))
+
+    @staticmethod
+    def moved(lines, numbers, column):
+        """Lines of a host, as they are where its name begins in another column."""
+        before = len(lines[numbers[0]]) - len(lines[numbers[0]].lstrip())
+        return "".join(" " * column + lines[number].rstrip("\n")[before:] + "\n" for number in numbers)
+
+
+def facts_of(path):
+    """What group_vars say of the environment of an inventory, unrendered."""
+    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
+    rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of playbooks/rehearsal.py
+    return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
 
 
 def facts_of(path):
@@ -169,7 +196,7 @@ def check_add(inventory, pool, host, address, facts):
     if host in (*inventory.groups, *POOLS, "localhost", "all"):
         raise Refused(f"NODE={host} is the name of a group. {usage}")
     if host in inventory.lines:
-        if inventory.pools(host) != [pool]:
+        if pool not in inventory.pools(host):
             raise Refused(f"{host} is in '{', '.join(inventory.pools(host)) or 'another group'}' already ({inventory.place(host)}): choose another name.")
         if address and address != inventory.address(host):
             raise Refused(f"{host} has the address {inventory.address(host)} already ({inventory.place(host)}): leave ADDRESS= out, "
@@ -182,22 +209,28 @@ def check_add(inventory, pool, host, address, facts):
     return address
 
 
-def check_remove(inventory, host, facts):
-    """The pool of a host that may leave, as far as the inventory tells. Raises Refused for one that may not."""
+def check_remove(inventory, host, facts, pool=""):
+    """The pool that a host may leave, as far as the inventory tells; pool where one is named. Raises Refused for one that may not."""
     if not host:
         raise Refused(f"NODE= is missing. Type it like this: make remove-node {typed(facts)} NODE=app3")
     if host not in inventory.lines:
         raise Refused(f"There is no {host} in {inventory.name}{near(host, inventory.lines)}")
     pools = inventory.pools(host)
-    if host in inventory.groups.get("quorum", []):
+    if pool:
+        if pool not in pools:
+            raise Refused(f"{host} is not in '{pool}' ({inventory.name}); it is in: {', '.join(pools) or 'none that hosts leave'}.")
+        pools = [pool]
+    elif host in inventory.groups.get("quorum", []):
         votes = inventory.groups["quorum"]
         others = [other for pool in pools for other in inventory.groups[pool] if other not in votes]
         raise Refused(f"{host} is one of the {len(votes)} that agree on which database is primary ({inventory.name}, quorum): it stays."
-                      + (f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}" if others else ""))
+                      + (f" One of its jobs can go: make remove-node {typed(facts)} NODE={host} POOL={pools[-1]}" if len(pools) > 1 else
+                         f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}" if others else ""))
     if not pools:
         raise Refused(f"{host} is in none of the pools that hosts leave ({', '.join(POOLS)}).")
     if len(pools) > 1:
-        raise Refused(f"{host} is in several pools ({', '.join(pools)}): give it one job first, in {inventory.name}, and converge.")
+        raise Refused(f"{host} is in several pools ({', '.join(pools)}). Say which one it leaves: make remove-node {typed(facts)} "
+                      f"NODE={host} POOL={pools[-1]}")
     if inventory.groups[pools[0]] == [host]:
         raise Refused(f"{host} is the last of '{pools[0]}'. Put another in first: make add-node {typed(facts)} POOL={pools[0]} NODE=…")
     return pools[0]
@@ -232,13 +265,14 @@ def run(words):
     facts = facts_of(path)
     inventory = Inventory(path.read_text(), os.path.relpath(path, ROOT))
     if verb == "remove":
-        host = (given + [""])[0]
+        host, pool = (given + ["", ""])[:2]
         if only_write:
-            write(path, inventory.without_host(host))
+            write(path, inventory.without_host(host, pool))
             return 0
-        pool = check_remove(inventory, host, facts)
-        inventory.without_host(host)  # raises where it cannot be done later
-        return play(path, "remove_node.yml", more, node=host, node_pool=pool)
+        pool = check_remove(inventory, host, facts, pool)
+        stays = inventory.jobs(host) != [pool]
+        inventory.without_host(host, pool if stays else "")  # raises where it cannot be done later
+        return play(path, "remove_node.yml", more, node=host, node_pool=pool, node_stays=stays)
     pool, host, address = (given + ["", "", ""])[:3]
     address = check_add(inventory, pool, host, address, facts)
     text = inventory.text if host in inventory.lines else inventory.with_host(pool, host, address)

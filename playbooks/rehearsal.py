@@ -138,7 +138,7 @@ def build(source, state, root=ROOT):
         shutil.copyfile(source, seen)
 
     for path in (root / "group_vars").iterdir():
-        if not (root / "inventories" / f"{path.name}.yml").exists():
+        if not (root / "inventories" / f"{path.name}.yml").exists() and not (root / "inventories" / path.name).exists():
             link(tree / "group_vars" / path.name, path)
     for path in (root / f"group_vars/{env}").glob("*.yml"):
         if path.name != "vault.yml":

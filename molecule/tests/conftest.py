@@ -1,6 +1,7 @@
 """What every test of the tier shares: the environment's values, and a visitor outside it."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -19,10 +20,34 @@ import drill
 from tier import Tier
 
 
+@functools.cache
+def environment(inventory):
+    """The environment of an inventory; that of `make converge` where none is named."""
+    return Tier(inventory or ROOT / "inventories/local.yml")
+
+
 @pytest.fixture(scope="session")
 def tier(request):
     """The environment named by --ansible-inventory."""
-    return Tier(request.config.getoption("ansible_inventory") or ROOT / "inventories/local.yml")
+    return environment(request.config.getoption("ansible_inventory"))
+
+
+def pytest_configure(config):
+    """Say what a test may ask of a tier. The rungs of a ladder do not have everything; a full tier does."""
+    config.addinivalue_line("markers", "needs(cache=2): for tiers with so many hosts in a pool")
+    config.addinivalue_line("markers", "apart('app', 'db'): for tiers in which no host is in two of these pools")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a test on a tier that has not what it asks for: before any fixture looks for that."""
+    asked = [*item.iter_markers("needs"), *item.iter_markers("apart")]
+    groups = environment(item.config.getoption("ansible_inventory")).value("groups") if asked else {}
+    for mark in asked:
+        few = [pool for pool, count in mark.kwargs.items() if len(groups[pool]) < count]
+        hosts = [host for pool in mark.args for host in groups[pool]]
+        if few or len(set(hosts)) < len(hosts):
+            pytest.skip(f"this tier has fewer hosts in {', '.join(few)}" if few else f"a host is in several of {', '.join(mark.args)}")
 
 
 @pytest.fixture(name="on", scope="session")

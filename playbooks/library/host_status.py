@@ -62,6 +62,8 @@ UNITS = {          # units that have to be active
     "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
                "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
 }
+# Of those, what a tier without a backup host has not.
+BACKED_UP = {"media-backup.timer", "pgbackrest"}
 
 
 def http_get(address, port, path, within=ANSWER_S):
@@ -278,7 +280,8 @@ def main():
     host = Host(members, given["facts"] | {"address": given["addresses"][given["name"]]})
     tiers = [group for group, names in members.items() if given["name"] in names and group != "all"]
     engine = [given["facts"]["lb_engine"]] if "lb" in tiers else []
-    host.services(sorted({unit for tier in ["all", *tiers] for unit in UNITS[tier]}.union(engine)))
+    units = {unit for tier in ["all", *tiers] for unit in UNITS[tier]}.union(engine)
+    host.services(sorted(units if members.get("backup") else units - BACKED_UP))
     host.disks()
     for tier in tiers:
         try:

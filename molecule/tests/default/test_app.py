@@ -117,6 +117,7 @@ def test_the_node_says_no_in_time_when_the_database_hangs(host, ask):
     assert eventually(lambda: ask(HEALTH)[0] == 200)
 
 
+@pytest.mark.needs(cache=2)
 def test_one_cache_node_may_die_and_not_all(host, ask, told):
     addresses = [cache["address"] for cache in told.cache_hosts]
     with cut_off(host, *addresses[1:]):
@@ -131,6 +132,7 @@ def test_one_cache_node_may_die_and_not_all(host, ask, told):
     assert eventually(lambda: ask(HEALTH)[0] == 200)
 
 
+@pytest.mark.needs(app=2, monitor=1)
 def test_health_is_for_balancers_and_monitors_not_for_visitors(ask, tier, told, balancer, neighbour):
     assert ask(HEALTH, of=balancer)[0] == 200
     assert ask(HEALTH, of=other(tier, told.groups["monitor"][0]))[0] == 200
@@ -138,12 +140,14 @@ def test_health_is_for_balancers_and_monitors_not_for_visitors(ask, tier, told, 
     assert ask(HEALTH, of=neighbour)[0] == 403
 
 
+@pytest.mark.needs(app=2)
 def test_pages_are_for_balancers(ask, told, balancer, neighbour):
     pretended = "X-Forwarded-For: " + told.addresses[told.groups["lb"][0]]
     assert ask("/", "--header", pretended, of=neighbour)[0] == 403
     assert ask("/", of=balancer)[0] == 200
 
 
+@pytest.mark.apart("app", "lb")
 @pytest.mark.parametrize("balanced", [True, False])
 def test_only_a_balancer_is_believed_who_the_visitor_is(host, ask, name, address, balancer, balanced):
     marker = uuid.uuid4().hex
@@ -178,6 +182,7 @@ def manage(host, script):
     return host.check_output("manage shell --verbosity 0 --command %s", script).splitlines()
 
 
+@pytest.mark.needs(app=2)
 def test_an_upload_is_on_every_media_host_and_readable_from_every_app_host(host, tier, told, balancer, neighbour):
     directory = "realworld-" + uuid.uuid4().hex
     start = STORAGE % f"{directory}/picture"

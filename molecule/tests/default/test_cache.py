@@ -50,6 +50,7 @@ def ask(told, on):
     return ask
 
 
+@pytest.mark.needs(app=2)
 def test_what_one_app_host_stores_another_reads(ask, told):
     first, *_, last = told.groups["app"]
     key = uuid.uuid4().hex
@@ -58,6 +59,8 @@ def test_what_one_app_host_stores_another_reads(ask, told):
         assert ask(last, cache, f"get {key}", f"delete {key}").stdout.splitlines() == [f"VALUE {key} 0 5", "hello"]
 
 
+@pytest.mark.needs(monitor=1)
+@pytest.mark.apart("app", "lb", "media", "db", "monitor", "cache")
 @pytest.mark.parametrize("group", ["lb", "media", "db", "monitor", "cache"])
 def test_nobody_but_app_hosts_comes_in(ask, told, group):
     cache, *_ = told.groups["cache"]
@@ -75,6 +78,7 @@ def test_it_listens_on_the_private_address_alone(told, on):
         assert sum(f"pid={pids}," in line for line in sockets) <= 1
 
 
+@pytest.mark.apart("cache", "app", "db")
 def test_memory_is_most_of_what_the_host_may_count_on(ask, told, on):
     for cache in told.groups["cache"]:
         stats = dict(line.split()[1:3] for line in ask(told.groups["app"][0], cache, "stats").stdout.splitlines())
@@ -82,6 +86,7 @@ def test_memory_is_most_of_what_the_host_may_count_on(ask, told, on):
         assert 0.6 < int(stats["limit_maxbytes"]) / memory < 0.9
 
 
+@pytest.mark.needs(cache=2)
 def test_losing_one_node_loses_its_share_of_the_keys(told, on):
     nodes = told.groups["cache"]
     # Through the site's own settings: what its pages would find.

@@ -64,6 +64,7 @@ def test_a_standby_shows_the_site_database(sql, facts):
     assert sql(f"select count(*) from pg_database where datname = '{facts['site']}'") == "1"
 
 
+@pytest.mark.apart("db", "app", "cache")
 def test_memory_settings_fit_the_host(host, facts, sql):
     memory = int(host.check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo")) * 1024 * facts["share"]
 
@@ -113,6 +114,7 @@ def test_only_scram_and_only_for_listed_hosts(facts, sql):
     assert sql("select count(*) from pg_authid where rolpassword not like 'SCRAM-SHA-256%'") == "0"
 
 
+@pytest.mark.apart("app", "db")
 def test_other_hosts_are_refused(host, facts):
     own = address(host, facts)
     for peer in facts["db"]:

@@ -63,6 +63,7 @@ def test_one_balancer_has_the_virtual_ip_in_the_network(balancers, vip, tier):
     assert f"inet {vip}/{prefix} " in await_holder(balancers, vip).check_output("ip -oneline address")
 
 
+@pytest.mark.needs(lb=2)
 @pytest.mark.parametrize("service", ["nginx", "keepalived"])
 def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(balancers, vip, service):
     """As often as there are balancers: of two, the virtual IP ends where it began."""

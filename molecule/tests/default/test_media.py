@@ -261,6 +261,7 @@ def test_an_upload_runs_nothing_in_the_sites_name(ask, media, send, uploads):
         assert answer.headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
 
 
+@pytest.mark.apart("app", "lb", "cache", "media")
 def test_only_app_hosts_can_upload(ask, told, media, send, uploads):
     host, *_others = media
     app = told.groups["app"]
@@ -318,6 +319,7 @@ def test_half_an_upload_is_never_served(ask, told, media, on, send, uploads):
     assert media[host].check_output("ls -A %s | grep half", directory) == "half-replaced.jpg"
 
 
+@pytest.mark.needs(media=2)
 def test_a_host_that_was_away_catches_up(ask, media, send, static, uploads):
     *up, away = media
     both = [uploads + "deleted.jpg", uploads + "replaced.jpg"]
@@ -345,6 +347,7 @@ def test_a_host_that_was_away_catches_up(ask, media, send, static, uploads):
         assert host.check_output("systemctl is-active media-sync.timer") == "active"
 
 
+@pytest.mark.needs(media=2)
 def test_a_name_can_be_used_again_after_a_deletion(ask, told, media, send, uploads):
     first, *_others = media
     again = uploads + "again.jpg"

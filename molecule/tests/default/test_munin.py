@@ -149,6 +149,7 @@ def test_runs_go_on_by_themselves(host, run_once):
     assert not host.file("/etc/cron.d/munin").exists
 
 
+@pytest.mark.needs(monitor=1)
 def test_pages_ask_for_the_password(visitor, web):
     assert visitor.get(web["url"]).status_code == 401
     assert visitor.get(web["url"], auth=("munin", "wrong")).status_code == 401
@@ -173,6 +174,7 @@ def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
         assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000
 
 
+@pytest.mark.needs(monitor=1)
 def test_plain_http_is_redirected(visitor, web):
     answer = visitor.get(web["http"], allow_redirects=False)
     assert answer.status_code == 301

@@ -104,6 +104,7 @@ def test_all_pools_together_fit_the_databases(host, facts, sql):
     assert children * len(facts["app"]) <= room
 
 
+@pytest.mark.apart("app", "db")
 def test_only_this_host_is_served(host, facts):
     pcp_port = 9898
     own = [line.split()[3].rpartition(":") for line in host.check_output("ss -Hltn").splitlines()]

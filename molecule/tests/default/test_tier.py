@@ -124,6 +124,7 @@ def test_a_page_that_has_not_changed_is_not_sent_again(visitor, tier):
         assert visitor.get(tier.url, headers={"If-None-Match": first.headers["ETag"]}, timeout=10).status_code == 304
 
 
+@pytest.mark.apart("app", "media", "cache", "db")
 def test_nothing_is_written_to_an_app_host_outside_declared_paths(signed_in, tier, on, served_by):
     """Requests of every kind, an upload among them, leave no new file but logs and what services keep in /run."""
     hosts = {name: on(name) for name in tier.hosts("app")}

@@ -47,6 +47,7 @@ def asked(lb, host, log):
     return {line["upstream"].split(":")[0] for line in logged(host, token, log)}
 
 
+@pytest.mark.needs(app=2)
 def test_a_drained_host_finishes_what_it_is_at_and_gets_nothing_new(tier, on, site, log):
     apps = {app["name"]: app["address"] for app in site["pools"]["app"]["hosts"]}
     leaver, others = list(apps)[-1], set(list(apps.values())[:-1])

@@ -1,5 +1,7 @@
 """`make pool` on the standing tier: what a balancer saw, whichever engine it runs."""
 
+import pytest
+
 from balancer import Balancer, await_true
 
 ASKED = 12
@@ -13,6 +15,7 @@ def seen(make, name):
     return {row.split()[1]: tuple(map(int, row.split()[2:4])) for row in table}
 
 
+@pytest.mark.needs(app=2)
 def test_requests_and_failures_are_counted_for_each_host(tier, on, site, make):
     balancer = site["balancers"][0]
     lb, broken = Balancer(tier, site, balancer["address"]), site["pools"]["media"]["hosts"][-1]

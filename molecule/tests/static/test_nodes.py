@@ -132,3 +132,60 @@ def test_only_the_line_is_written(tmp_path, capsys):
     for _ in range(2):
         assert nodes.run(["write", "remove", str(copy), "app3"]) == 0
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
+
+
+SEVERAL = """all:
+  children:
+    local:
+      children:
+        app:
+          hosts:
+            # everything
+            box1: {ansible_host: 172.30.10.10, private_address: 172.30.10.210}
+            app1: {ansible_host: 172.30.10.21}
+        db:
+          hosts:
+              box1:
+              db1: {ansible_host: 172.30.10.51}
+        cache:
+          hosts:
+            box1:
+        quorum:
+          hosts:
+            box1:
+"""
+
+
+def test_a_host_leaves_one_pool_and_stays_in_the_others():
+    there = inventory(SEVERAL)
+    assert there.jobs("box1") == ["app", "cache", "db", "quorum"]
+    less = inventory(there.without_host("box1", "db"))
+    assert less.text == SEVERAL.replace("              box1:\n", "")
+    assert less.jobs("box1") == ["app", "cache", "quorum"] and less.address("box1") == there.address("box1")
+
+
+def test_what_is_said_of_a_host_goes_where_it_is_still_named():
+    less = inventory(inventory(SEVERAL).without_host("box1", "app"))
+    assert less.jobs("box1") == ["cache", "db", "quorum"]
+    assert "              box1: {ansible_host: 172.30.10.10, private_address: 172.30.10.210}\n" in less.text
+    assert less.text.count("172.30.10.10,") == 1 and "# everything" in less.text
+    long = SEVERAL.replace("box1: {ansible_host: 172.30.10.10, private_address: 172.30.10.210}",
+                           "box1:\n              ansible_host: 172.30.10.10\n              private_address: 172.30.10.210")
+    less = inventory(inventory(long).without_host("box1", "app"))
+    assert "              box1:\n                ansible_host: 172.30.10.10\n                private_address: 172.30.10.210\n" in less.text
+    assert {"172.30.10.10", "172.30.10.210"} <= set(less.addresses)
+
+
+def test_the_pool_that_a_host_leaves_is_told():
+    there = inventory(SEVERAL)
+    assert nodes.check_remove(there, "box1", CONTAINERS, "db") == "db"
+    refused("box1 is not in 'media'", nodes.check_remove, there, "box1", CONTAINERS, "media")
+    refused("box1 is the last of 'cache'", nodes.check_remove, there, "box1", CONTAINERS, "cache")
+    no_vote = inventory(SEVERAL.partition("        quorum:")[0])
+    refused("box1 is in several pools (app, cache, db). Say which one it leaves", nodes.check_remove, no_vote, "box1", CONTAINERS)
+
+
+def test_whoever_votes_may_leave_its_pool_where_that_is_named():
+    assert nodes.check_remove(inventory(), "cache1", CONTAINERS, "cache") == "cache"
+    less = inventory(inventory().without_host("cache1", "cache"))
+    assert less.groups["cache"] == ["cache2"] and less.jobs("cache1") == ["quorum"] and less.address("cache1") == "172.30.10.41"

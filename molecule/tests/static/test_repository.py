@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-ENVIRONMENTS = sorted(p.stem for p in (ROOT / "inventories").glob("*.yml"))
+ENVIRONMENTS = sorted(p.parent.name for p in (ROOT / "group_vars").glob("*/main.yml"))
+INVENTORIES = sorted([*(ROOT / "inventories").glob("*.yml"), *(p for env in ENVIRONMENTS for p in (ROOT / "inventories" / env).glob("*.yml"))])
 ROLES = sorted(p.parent.parent for p in (ROOT / "roles").glob("*/tasks/main.yml"))
 TEMPLATES = sorted((ROOT / "roles").glob("*/templates/**/*.j2"))
 
@@ -58,11 +59,12 @@ def test_environments_have_the_same_variables(environment):
     assert names(environment) == names("local")
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_environments_have_the_same_groups(environment):
-    def groups(env):
-        return set(load(ROOT / f"inventories/{env}.yml")["all"]["children"][env]["children"])
-    assert groups(environment) == groups("local")
+@pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda path: path.stem)
+def test_environments_have_the_same_groups(inventory):
+    def groups(path):
+        [environment] = load(path)["all"]["children"].values()
+        return set(environment["children"])
+    assert groups(inventory) == groups(ROOT / "inventories/local.yml")
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)

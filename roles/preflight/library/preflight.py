@@ -18,11 +18,16 @@ options:
   root: {type: path, required: true, description: The repository.}
   inventory: {type: path, required: true, description: The inventory file.}
   groups: {type: list, elements: str, required: true, description: Groups a tier must have; no other group may exist.}
+  may_be_empty: {type: list, elements: str, required: true, description: Those of them that need no hosts where the inventory names them.}
   values: {type: dict, required: true, description: The environment's own variables, as group_vars set them.}
 """
 
 # Addresses that RFC 5737 reserves for documentation: an inventory nobody has filled in.
 EXAMPLES = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
+
+# What one host cannot be at once, and why.
+LOST = "what destroys one takes the other along"
+APART = {"monitor": {"lb": "both want the ports of the web"}, "backup": {"db": LOST, "media": LOST, "app": "both want the same ports"}}
 
 # Set by Ansible's users rather than read by a role.
 CONNECTION = re.compile(r"^(ansible_\w+|private_address|host_share)$")
@@ -61,8 +66,8 @@ def inventory_groups(node):
         yield group, line, hosts
 
 
-def check_inventory(path, env, required, values):
-    """Yield a complaint for everything wrong with who is where."""
+def check_inventory(path, env, required, values, may_be_empty=()):
+    """Yield a complaint for everything wrong with who is where. Groups in may_be_empty need no hosts, but have to be named."""
     name = f"inventories/{path.name}"
     groups = list(inventory_groups(compose(path)))
     known = {*required, "all", env}
@@ -88,15 +93,20 @@ def check_inventory(path, env, required, values):
     for group, _line, hosts in groups:
         members.setdefault(group, set()).update(hosts)
     for group in required:
-        if not members.get(group):
-            yield f"{name}:1: the group '{group}' has no hosts"
+        if not members.get(group) and not (group in may_be_empty and group in members):
+            yield f"{name}:1: the group '{group}' has no hosts" + (
+                f"; where there are to be none, write {group}: {{hosts: {{}}}}" if group in may_be_empty else "")
     if len(members.get("quorum", ())) % 2 == 0 and members.get("quorum"):
         yield f"{name}:1: 'quorum' has {len(members['quorum'])} hosts: an even number survives no more than one fewer would"
     for group, _line, hosts in groups:
         for host, (line, _variables) in hosts.items():
-            if group == "quorum" and host in members.get("db", ()) and len(members["db"]) > 1:
+            # A vote that is the only one freezes with the primary: nobody else can have become it meanwhile.
+            if group == "quorum" and host in members.get("db", ()) and len(members["db"]) > 1 and len(members["quorum"]) > 1:
                 yield (f"{name}:{line}: {host} is a database and in 'quorum' too. A primary that freezes and thaws together with "
                        "the leader of etcd may take its lock back, and lose what another primary acknowledged: choose a host that is none")
+            for other, why in APART.get(group, {}).items():
+                if host in members.get(other, ()):
+                    yield f"{name}:{line}: {host} is in '{group}' and in '{other}' too: {why}"
     yield from check_addresses(name, addresses, values)
 
 
@@ -167,14 +177,14 @@ def check_variables(root, inventory, groups):
             yield f"{path}:{line}: nothing reads '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
-def check(root, inventory, required, values):
+def check(root, inventory, required, values, may_be_empty=()):
     """Every complaint about an environment, as a list of sentences.
 
-    root and inventory are pathlib.Paths; required names the groups of a tier; values holds
+    root and inventory are pathlib.Paths; required names the groups of a tier, may_be_empty those of them that need no hosts; values holds
     env_name, env_containers, network_cidr and lb_vip. Raises OSError and yaml.YAMLError for
     files that cannot be read.
     """
-    complaints = list(check_inventory(inventory, values["env_name"], required, values))
+    complaints = list(check_inventory(inventory, values["env_name"], required, values, may_be_empty))
     if values["env_name"] != inventory.stem:
         complaints.append(f"group_vars/{values['env_name']}/main.yml: env_name is '{values['env_name']}', "
                           f"the inventory is {inventory.name}")
@@ -188,12 +198,13 @@ def main():
             "root": {"type": "path", "required": True},
             "inventory": {"type": "path", "required": True},
             "groups": {"type": "list", "elements": "str", "required": True},
+            "may_be_empty": {"type": "list", "elements": "str", "required": True},
             "values": {"type": "dict", "required": True},
         },
         supports_check_mode=True,
     )
     p = module.params
-    complaints = check(pathlib.Path(p["root"]), pathlib.Path(p["inventory"]), p["groups"], p["values"])
+    complaints = check(pathlib.Path(p["root"]), pathlib.Path(p["inventory"]), p["groups"], p["values"], p["may_be_empty"])
     if complaints:
         module.fail_json(msg="Nothing was touched. To be put right first:\n" + "\n".join(complaints))
     module.exit_json(changed=False)

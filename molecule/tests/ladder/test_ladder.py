@@ -1,0 +1,61 @@
+"""From 0 to 1: one host serves the site, and its database gets a host of its own while it does."""
+
+import time
+
+import pytest
+
+import drill
+
+
+@pytest.fixture(scope="module")
+def box(tier, make):
+    """The first rung, built from nothing; nothing of it is left afterwards."""
+    make("down")  # what a run that was cut off has left
+    done = make("converge", "RUNG=1-one-box")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    place = drill.Place(tier.inventory)
+    place.whole()
+    yield place
+    done = make("down")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_one_host_is_everything(box, tier, visitor, make):
+    assert visitor.get(tier.url, timeout=10).status_code == 200
+    assert box.groups["all"] == ["box1"] and box.holder() == box.primary() == "box1"
+    done = make("status")
+    assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_database_gets_a_host_of_its_own(box, tier, make):
+    """Nobody notices, and every row and every picture is there afterwards: those from before, and those of meanwhile."""
+    kept = "select md5(string_agg(s::text, ' ' order by s.id)) from budget_story s where title !~ '^drill '"
+    before = box.sql(kept)
+    with drill.Load(box, pace=0.5, connect=5.0) as load:
+        load.mark()
+        begun = time.time()
+        box.wait(lambda: len(load.commits(begun)) > 100 and load.uploads(), "rows and pictures")
+        early, pictures = load.commits(begun), load.uploads()
+        done = make("climb", "RUNG=2-database-apart")
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+        load.place = place = drill.Place(tier.inventory)
+        place.whole()
+        load.await_service(time.time())
+        requests, commits = load.requests(begun), load.commits(begun)
+        assert [f"{r.kind}: {r.failure}" for r in requests if r.failure] == []
+        assert load.unkept(commits) == ([], 0)
+        assert {c.server for c in early} == {place.address["box1"]} and commits[-1].server == place.address["db1"]
+        assert set(pictures) <= set(load.uploads()) and pictures
+        print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
+    assert place.sql(kept) == before
+    assert place.primary() == "db1" and place.groups["db"] == ["db1"]
+
+
+def test_the_box_is_no_database_any_more(box, tier, make):
+    for unit in ("patroni", "postgresql"):
+        assert box.on("box1", f"systemctl is-active {unit}; true") == "inactive"
+    assert not box.on("box1", "ss -Hltn 'sport = :8008'")
+    done = make("status")
+    assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
+    done = make("site")
+    assert done.returncode == 0 and "changed=0" in done.stdout.partition("PLAY RECAP")[2].split("box1", 1)[1].splitlines()[0], done.stdout[-2000:]
