@@ -233,10 +233,10 @@ def test_a_failing_canary_is_taken_back(place, deploy, variant, served, tier, vi
     assert {visitor.get(f"{tier.url}/about/", timeout=10).status_code for _ in range(20)} == {200}
 
 
-def test_a_canary_nobody_can_judge_is_refused(place, deploy, variant):
+def test_a_canary_nobody_can_judge_is_refused(place, make):
     old = current(place)
     for canary, reason in [("nobody", "is neither a host of the app pool"), (",".join(place.groups["app"]), "is the whole pool")]:
-        done = deploy(variant(), f"CANARY={canary}")
+        done = make("deploy", f"CANARY={canary}")
         assert done.returncode != 0 and reason in words(done)
     assert current(place) == old
 
