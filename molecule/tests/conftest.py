@@ -80,7 +80,7 @@ def unharmed_fixture(place):
     @contextlib.contextmanager
     def unharmed(**pace):
         place.whole()
-        with drill.Load(place, **{"pace": 0.5, "connect": 5.0, **pace}) as load:
+        with drill.Load(place, **{"pace": 0.25, "connect": 5.0, **pace}) as load:
             load.mark()
             begun = time.time()
             yield load

@@ -98,7 +98,7 @@ def standing(tier, make):
 @pytest.fixture(scope="module")
 def load(standing):
     """Visitors and writers, from the first host that comes to the last that goes."""
-    with drill.Load(standing.place, pace=0.5, connect=5.0) as standing.load:
+    with drill.Load(standing.place, pace=0.25, connect=5.0) as standing.load:
         yield standing.load
     standing.load = None
 
