@@ -22,7 +22,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "roles/preflight/library"))
-import preflight  # noqa: E402
+import preflight
 
 POOLS = ["lb", "app", "media", "cache", "db"]
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
