@@ -22,7 +22,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "roles/preflight/library"))
-import preflight  # noqa: E402
+import preflight
 
 POOLS = ["lb", "app", "media", "cache", "db"]
 JOBS = [*POOLS, "quorum", "monitor", "backup"]
