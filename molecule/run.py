@@ -65,7 +65,7 @@ def outcomes():
         seen.add(f"{step} {test}")
         counts[outcome] += 1
         if outcome == "failed":
-            failures.append(f"{test.removeprefix('molecule/tests/').partition('::')[0]} {why}")
+            failures.append(f"{test.removeprefix('molecule/tests/').partition('::')[0]} {' '.join(why.split())}"[:300])
     return seen, counts, failures
 
 

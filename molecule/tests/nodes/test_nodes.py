@@ -126,7 +126,7 @@ def test_an_app_host(standing, tier, visitor, unharmed):
     place = standing.place
     address = place.address[node]
     assert place.on(node, f"readlink {root}/current") == place.on(place.groups["app"][0], f"readlink {root}/current")
-    place.wait(lambda: visitor.get(f"{tier.url}/about/?format=json", timeout=10).json()["node"] == node, f"page by {node}", 20)
+    place.wait(lambda: visitor.get(f"{tier.url}/about/?format=json", timeout=10).json()["node"] == node, f"page by {node}")
     assert standing.known(node, address) == standing.expected("app", node)
     # A balancer has forgotten it, and the databases have not.
     standing.cut_off("remove-node", f"NODE={node}",
@@ -141,10 +141,15 @@ def test_a_media_host(standing, unharmed):
     standing.add("media", node)
     place = standing.place
     address, media = place.address[node], place.facts["media_root"]
-    place.wait(lambda: place.on(node, "grep -c '\"url\":\"/static/' /var/log/lighttpd/access.log", check=False), f"static file from {node}", 20)
-    place.wait(lambda: place.on(node, "grep -c '\"method\":\"PUT\"' /var/log/lighttpd/access.log", check=False), f"upload to {node}", 20)
-    one, other = (set(place.on(host, f"cd {media} && find . -type f -not -path './.*' -mmin +0.2").split()) for host in (place.groups["media"][0], node))
-    assert one - other == set() != one
+    place.wait(lambda: place.on(node, "grep -c '\"url\":\"/static/' /var/log/lighttpd/access.log", check=False), f"static file from {node}")
+    place.wait(lambda: place.on(node, "grep -c '\"method\":\"PUT\"' /var/log/lighttpd/access.log", check=False), f"upload to {node}")
+
+    def files(host):
+        return set(place.on(host, f"cd {media} && find . -type f -not -path './.*'").split())
+    earlier = files(place.groups["media"][0])
+    assert earlier
+    # What was uploaded while it was on its way into the pool, it fetches.
+    place.await_nothing(lambda: ", ".join(sorted(earlier - files(node))), f"complete {node}", drill.CAUGHT_UP)
     assert standing.known(node, address) == standing.expected("media", node)
     place.kill(node)
     standing.remove(node)
@@ -164,7 +169,7 @@ def test_a_cache_host(standing, unharmed):
         return int(re.search(r"STAT total_items (\d+)", place.on(app, f'python3 -c "{ask}"'))[1])
     app = place.groups["app"][0]
     before = stored()
-    place.wait(lambda: stored() > before, f"item in {node}", 20)
+    place.wait(lambda: stored() > before, f"item in {node}")
     assert standing.known(node, address) == standing.expected("cache", node)
     standing.remove(node)
     assert standing.known(node, address) == {}
@@ -179,7 +184,7 @@ def test_a_database(standing, unharmed):
 
     def sql(host, query):
         return place.docker("exec", "-u", "postgres", place.container(host), "psql", "-qAt", "-c", query)
-    place.wait(lambda: int(sql(node, f"select count(*) from pg_stat_activity where usename = '{site}'")), f"session on {node}", 20)
+    place.wait(lambda: int(sql(node, f"select count(*) from pg_stat_activity where usename = '{site}'")), f"session on {node}")
     assert standing.known(node, address) == standing.expected("db", node)
     standing.remove(node)
     place = standing.place
