@@ -8,8 +8,6 @@ import socket
 import ssl
 import time
 
-import testinfra
-
 from tier import ROOT
 
 ROOM = "/run/test-lb"
@@ -73,7 +71,7 @@ class Bench(Balancer):
 
     def __init__(self, tier, site):
         super().__init__(tier, site, site["balancers"][0]["address"], OFFSET)
-        self.host = testinfra.get_host("ansible://" + site["balancers"][0]["name"], ansible_inventory=tier.inventory, sudo=True)
+        self.host = tier.host(site["balancers"][0]["name"])
         self.pools, self.log, self.unit = {"app": [], "media": []}, f"{ROOM}/access.log", "test-lb-engine"
         self.texts = {name: self.host.file(f"/etc/{site['engine']}/{name}").content_string for name in self.FILES}
         for network, (group, pool) in enumerate(self.pools.items(), 1):

@@ -11,6 +11,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 import yaml
@@ -18,6 +19,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = ROOT / "molecule/tests"
 LEDGER = ROOT / ".state/tests.jsonl"
+BESIDE = ("lint", "static")  # steps that need no tier: they run while the node image is made
 
 
 def files():
@@ -48,9 +50,9 @@ def steps():
     """Every step as (name, command)."""
     molecule = ["molecule", "test", "--destroy", "never", "-s"]
     return [
+        ("platform", ["make", "--no-print-directory", "up", "ENV=test"]),
         ("lint", ["make", "--no-print-directory", "lint"]),
         ("static", ["pytest", "-q", "molecule/tests/static"]),
-        ("platform", ["make", "--no-print-directory", "up", "ENV=test"]),
         ("build", ["pytest", "-q", "molecule/tests/build"]),
         ("default", [*molecule, "default"]),
         *((name, [*molecule, name]) for name in scenarios()),
@@ -77,18 +79,27 @@ def main():
     LEDGER.unlink(missing_ok=True)
     begun, timings, broken = time.monotonic(), [], None
     down = ["make", "--no-print-directory", "down", "ENV=test"]
-    subprocess.run(["make", "--no-print-directory", "up", "ENV=test"], cwd=ROOT, env=env, check=True)
     subprocess.run(down, cwd=ROOT, env=env, check=True)
+    beside = {name: (subprocess.Popen(command, cwd=ROOT, env=dict(env, TEST_STEP=name), stdout=log, stderr=log), log)
+              for name, command in steps() if name in BESIDE for log in [tempfile.TemporaryFile("w+")]}
     for name, command in steps():
         print(f"\n=== {name}: {' '.join(command)}", flush=True)
         start = time.monotonic()
-        code = subprocess.run(command, cwd=ROOT, env=dict(env, TEST_STEP=name), check=False).returncode
+        if name in beside:
+            process, log = beside.pop(name)
+            code = process.wait()
+            log.seek(0)
+            print(log.read(), end="", flush=True)
+        else:
+            code = subprocess.run(command, cwd=ROOT, env=dict(env, TEST_STEP=name), check=False).returncode
         timings.append((name, time.monotonic() - start))
         if code:
             broken = name
             break
     else:
         subprocess.run(down, cwd=ROOT, env=env, check=True)
+    for process, _log in beside.values():
+        process.wait()
 
     seen, counts, failures = outcomes()
     print("\n=== summary")

@@ -11,7 +11,6 @@ import time
 
 import pytest
 import requests
-import testinfra
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "molecule"))
@@ -53,7 +52,13 @@ def pytest_runtest_setup(item):
 @pytest.fixture(name="on", scope="session")
 def on_fixture(tier):
     """on("app1") is that host, to run commands on as root."""
-    return lambda name: testinfra.get_host(f"ansible://{name}", ansible_inventory=tier.inventory, sudo=True)
+    return tier.host
+
+
+@pytest.fixture(name="host", scope="module")
+def host_fixture(_testinfra_host, tier):
+    """The host under test."""
+    return tier.host(_testinfra_host.backend.host)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import types
 import uuid
 
 import pytest
-import testinfra
 
 testinfra_hosts = ["ansible://app"]
 
@@ -27,7 +26,7 @@ def told(tier):
 @pytest.fixture
 def name(host):
     """The inventory's name of the host under test."""
-    return host.backend.get_hostname()
+    return host.backend.host
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def ask(host, told, address):
 
 def other(tier, hostname):
     """Another host of the tier."""
-    return testinfra.get_host(f"ansible://{hostname}", ansible_inventory=tier.inventory, sudo=True)
+    return tier.host(hostname)
 
 
 def eventually(true, seconds=20):

@@ -20,7 +20,7 @@ def ssh(tier, host, user, *options):
 
 def name_of(host):
     """The inventory name of a testinfra host."""
-    return host.backend.get_pytest_id().removeprefix("ansible://")
+    return host.backend.host
 
 
 def test_every_host_knows_its_own_name(host, tier):

@@ -6,7 +6,6 @@ import types
 import uuid
 
 import pytest
-import testinfra
 
 # Ask a memcached: its answers to lines that are commands, up to the end of each.
 ASK = textwrap.dedent("""
@@ -27,19 +26,6 @@ def told(tier):
     names = ("all_hosts", "cache_port", "groups", "host_share")
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("cache")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
-
-
-@pytest.fixture(scope="module")
-def on(tier):
-    """A host of the tier, by name."""
-    hosts = {}
-
-    def on(name):
-        if name not in hosts:
-            hosts[name] = testinfra.get_host(f"ansible://{name}", ansible_inventory=tier.inventory, sudo=True)
-        return hosts[name]
-
-    return on
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import time
 
 import pytest
 import requests
-import testinfra
 
 GAP = 5  # seconds a visitor may have to wait while the virtual IP moves
 
@@ -20,7 +19,7 @@ def vip_fixture(tier):
 @pytest.fixture(name="balancers", scope="module")
 def balancers_fixture(tier):
     """Every balancer, the preferred one first."""
-    return testinfra.get_hosts(["ansible://lb"], ansible_inventory=tier.inventory, sudo=True)
+    return [tier.host(name) for name in tier.hosts("lb")]
 
 
 def holders(balancers, vip):

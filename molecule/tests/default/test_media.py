@@ -13,7 +13,6 @@ import uuid
 
 import pytest
 import requests
-import testinfra
 
 # A few of the files a release may have, by name. The .br is never unpacked here, so it may be anything.
 STYLE = b"body { color: darkslategray }\n" * 100
@@ -34,19 +33,6 @@ def told(tier):
              "site_media_url", "site_static_url", "site_upload_limit_mb", "static_root")
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("media")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
-
-
-@pytest.fixture(scope="module")
-def on(tier):
-    """A host of the tier, by name."""
-    hosts = {}
-
-    def on(name):
-        if name not in hosts:
-            hosts[name] = testinfra.get_host(f"ansible://{name}", ansible_inventory=tier.inventory, sudo=True)
-        return hosts[name]
-
-    return on
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_nobody_but_the_monitor_is_answered(host, tier, addresses):
 
     assert "".join(from_here()) == ""
     for name in tier.hosts("app")[:1] + tier.hosts("db")[-1:]:
-        assert answered(host.get_host(f"ansible://{name}?ansible_inventory={tier.inventory}")) == []
+        assert answered(tier.host(name)) == []
     assert answered(host) == list(addresses)
 
 

@@ -1,6 +1,5 @@
 """The release the tier serves: one artifact, whole, the same everywhere, nobody's to change."""
 
-import functools
 import hashlib
 import json
 import pathlib
@@ -9,7 +8,6 @@ import subprocess
 import types
 
 import pytest
-import testinfra
 
 testinfra_hosts = ["ansible://app"]
 
@@ -34,12 +32,6 @@ def told(tier):
     names = ("all_hosts", "app_port", "groups", "site_name", "site_releases_kept", "site_root", "site_static_url", "state_dir", "static_root")
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("app")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
-
-
-@pytest.fixture(scope="module")
-def on(tier):
-    """Another host of the tier, by name."""
-    return functools.cache(lambda name: testinfra.get_host(f"ansible://{name}", ansible_inventory=tier.inventory, sudo=True))
 
 
 @pytest.fixture
