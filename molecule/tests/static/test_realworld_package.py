@@ -47,6 +47,8 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setenv("REALWORLD_RELEASE", "/srv/site/releases/r7")
     monkeypatch.setenv("REALWORLD_STATIC_ROOT", "/build/static")
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "")
+    for name in [name for name in sys.modules if name.split(".")[0] == "django"]:
+        monkeypatch.delitem(sys.modules, name)
     before = set(sys.modules)
     yield tmp_path / "tier/realworld"
     for name in set(sys.modules) - before:

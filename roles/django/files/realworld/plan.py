@@ -5,80 +5,125 @@ the database refuses what it writes.
 """
 
 import json
+import re
 
 from django.db import models
 from django.db.migrations import operations as ops
 
 
+def length(kind):
+    """How many characters a type of the database holds; None if it is no type of text."""
+    found = re.fullmatch(r"text|varchar(?:\((\d+)\))?", kind)
+    return float(found[1] or "inf") if found else None
+
+
 def wider(old, new):
-    """Whether every value of a field's old type is one of its new type."""
-    if type(old) is type(new) and isinstance(old, (models.CharField, models.BinaryField)):
-        return new.max_length is None or (old.max_length is not None and new.max_length >= old.max_length)
-    return isinstance(old, models.CharField) and isinstance(new, models.TextField)
+    """Whether every value of the database's old type is one of the new type."""
+    return None not in (length(old), length(new)) and length(old) <= length(new)
+
+
+def filled(field, connection):
+    """Whether the database fills a field that an INSERT does not name."""
+    default = getattr(field, "db_default", models.NOT_PROVIDED)  # since Django 5.0, as is generated
+    return bool(field.null or getattr(field, "generated", False) or field.db_type_suffix(connection)) or default is not models.NOT_PROVIDED
+
+
+def stored(field):
+    """Where the database keeps a field: its column; of a relation to many its own table and the other one."""
+    if field.many_to_many:
+        return field.m2m_db_table(), field.related_model._meta.db_table
+    return field.column
+
+
+def target(field):
+    """The table and column where the database looks up a field's values; None if it does not."""
+    if isinstance(field, models.ForeignKey) and field.db_constraint:
+        return f"{field.target_field.model._meta.db_table}.{field.target_field.column}"
+    return None
 
 
 def altered(old, new, connection):
     """Why a changed field breaks code that knows the old one; empty if it does not."""
-    if old.column != new.column:
-        return f"renames its column {old.column}"
+    if stored(old) != stored(new):
+        return f"changes its table {old.m2m_db_table()}" if old.many_to_many else f"renames its column {old.column}"
     if old.null and not new.null:
         return "refuses NULL, which the running release may write"
+    if filled(old, connection) and not filled(new, connection):
+        return "is not filled by the database any more, as the running release expects"
     if new.unique and not old.unique:
         return "refuses values that are there already, which the running release may write"
-    if old.db_type(connection) != new.db_type(connection) and not wider(old, new):
-        return f"changes its type from {old.db_type(connection)} to {new.db_type(connection)}"
+    if target(new) not in (None, target(old)):
+        return f"refuses what is not in {target(new)}, which the running release may write"
+    kinds = old.db_type(connection), new.db_type(connection)
+    if kinds[0] != kinds[1] and not wider(*kinds):
+        return "changes its type from {} to {}".format(*kinds)
+    if new.db_check(connection) not in (None, old.db_check(connection)):
+        return f"refuses all but {new.db_check(connection)}, which the running release may write"
     return ""
 
 
-def breaks(operation, app, before, after, connection):
-    """Sentences about what an operation breaks. before and after are the states of the project around it."""
-    def name(model, field=""):
-        return f"{app}.{model}" + (f".{field}" if field else "")
+def breaks(operation, app, before, after, tables, connection):
+    """Sentences about what an operation breaks. before and after are the states of the project around it, tables those that were there at first."""
+    if isinstance(operation, ops.RunSQL):
+        return ["runs SQL, which nothing here can judge"]
+    model = str(getattr(operation, "model_name", getattr(operation, "name", "")))
+    if (app, model.lower()) not in before.models:
+        return []
+    old, name = before.apps.get_model(app, model)._meta, f"{app}.{model}"
+    if old.db_table not in tables or not old.can_migrate(connection):
+        return []
 
-    def field(state, model, field_name):
+    def field(state, field_name):
         return state.apps.get_model(app, model)._meta.get_field(field_name)
 
     match operation:
         case ops.DeleteModel():
-            return [f"removes {name(operation.name)}"]
+            return [f"removes {name}"]
         case ops.RenameModel():
-            return [f"renames {name(operation.old_name)} to {operation.new_name}"]
+            new = after.apps.get_model(app, operation.new_name)._meta
+            if old.db_table != new.db_table or any(each.many_to_many for each in old.get_fields()):
+                return [f"renames {name} to {operation.new_name}"]
         case ops.AlterModelTable():
-            return [f"renames the table of {name(operation.name)}"]
+            if old.db_table != after.apps.get_model(app, model)._meta.db_table:
+                return [f"renames the table of {name}"]
         case ops.RemoveField():
-            return [f"removes {name(operation.model_name, operation.name)}"]
+            return [f"removes {name}.{operation.name}"]
         case ops.RenameField():
-            return [f"renames {name(operation.model_name, operation.old_name)} to {operation.new_name}"]
+            if stored(field(before, operation.old_name)) != stored(field(after, operation.new_name)):
+                return [f"renames {name}.{operation.old_name} to {operation.new_name}"]
         case ops.AddField():
-            new = field(after, operation.model_name, operation.name)
-            if new.column and not new.null and not new.has_db_default():
-                return [f"adds {name(operation.model_name, operation.name)}, which the running release does not fill: allow NULL or give it a db_default"]
+            new = field(after, operation.name)
+            if new.db_type(connection) and not filled(new, connection):
+                return [f"adds {name}.{operation.name}, which the running release does not fill: allow NULL or give it a db_default"]
         case ops.AlterField():
-            why = altered(field(before, operation.model_name, operation.name), field(after, operation.model_name, operation.name), connection)
-            return [f"{name(operation.model_name, operation.name)}: {why}"] if why else []
+            why = altered(field(before, operation.name), field(after, operation.name), connection)
+            return [f"{name}.{operation.name}: {why}"] if why else []
         case ops.AddConstraint():
-            return [f"adds {operation.constraint.name} to {name(operation.model_name)}, which may refuse what the running release writes"]
+            return [f"adds {operation.constraint.name} to {name}, which may refuse what the running release writes"]
         case ops.AlterUniqueTogether():
-            if operation.option_value:
-                return [f"makes {name(operation.name)} unique together, which may refuse what the running release writes"]
-        case ops.RunSQL():
-            return ["runs SQL, which nothing here can judge"]
+            if set(after.apps.get_model(app, model)._meta.unique_together) - set(old.unique_together):
+                return [f"makes {name} unique together, which may refuse what the running release writes"]
+        case ops.AlterOrderWithRespectTo():
+            ordered = bool(after.apps.get_model(app, model)._meta.order_with_respect_to)
+            if ordered != bool(old.order_with_respect_to):
+                return [f"adds {name}._order, which the running release does not fill" if ordered else f"removes {name}._order"]
     return []
 
 
-def judge(migration, state, connection):
-    """Sentences about what a migration breaks, each beginning with its name; state is the project's before it, and after it in the end."""
+def judge(migrations, state, connection):
+    """Sentences about what migrations break, each beginning with a migration's name; state is the project's before them, and after them in the end."""
+    tables = {model._meta.db_table for model in state.apps.get_models(include_auto_created=True)}
     found = []
-    for operation in migration.operations:
-        parts = operation.database_operations if isinstance(operation, ops.SeparateDatabaseAndState) else [operation]
-        before = state.clone()
-        operation.state_forwards(migration.app_label, state)
-        for part in parts:
-            after = state
-            if part is not operation:
+    for migration in migrations:
+        app = migration.app_label
+        for operation in migration.operations:
+            before = state.clone()
+            operation.state_forwards(app, state)
+            for part in operation.database_operations if isinstance(operation, ops.SeparateDatabaseAndState) else [operation]:
                 after = before.clone()
-                part.state_forwards(migration.app_label, after)
-            found += [f"{migration} {sentence}" for sentence in breaks(part, migration.app_label, before, after, connection)]
+                part.state_forwards(app, after)
+                found += [f"{migration} {sentence}" for sentence in breaks(part, app, before, after, tables, connection)]
+                before = after
     return found
 
 
@@ -93,7 +138,7 @@ def plan():
     found = []
     if applied:
         state = executor.loader.project_state([key for key in applied if key in graph.nodes])
-        found = [sentence for migration in todo for sentence in judge(migration, state, connection)]
+        found = judge(todo, state, connection)
     return {"migrations": list(map(str, todo)), "breaking": found}
 
 
