@@ -50,7 +50,6 @@ class Environment:
         self.vault = self.path.parent / "group_vars" / self.name / "vault.yml"
         facts = facts_of(self.path)
         self.containers, self.typed = facts["env_containers"], typed(facts)
-        self.backup_facts = yaml.safe_load((ROOT / "group_vars/all/backup.yml").read_text()) | facts
         inventory = Inventory(self.path.read_text())
         self.hosts, self.groups = list(inventory.lines), inventory.groups
 
@@ -257,6 +256,7 @@ def come_back(env, other, plan, version, rules, options):
 def rebuild(env, other, given):
     """Ask, and do it; the exit code. Raises Refused and Failed."""
     site = yaml.safe_load((ROOT / "group_vars/all/site.yml").read_text())
+    backup = yaml.safe_load((ROOT / "group_vars/all/backup.yml").read_text())
     rules = site["site_scrub"]
     check_environments(env, other)
     plan, version, kept = None, "", []
@@ -272,7 +272,7 @@ def rebuild(env, other, given):
         check_bare(env, begun, converged(env, [host for host in env.hosts if host not in kept]))
     if other is None:
         plan = plan_of(env, env.ask("plan")[env.backup])
-    bounds = env.backup_facts["backup_archive_timeout_s"], env.backup_facts["backup_media_every_min"]
+    bounds = backup["backup_archive_timeout_s"], backup["backup_media_every_min"]
     print("\n".join(["", *(f"  {line}" for line in named(env, other, goes, plan, bounds) if line), ""]), flush=True)
     if given.check:
         return 0
