@@ -731,6 +731,7 @@ FREEZE, THAW = Place.freeze, each(Place.thaw)
 IN_FLIGHT = 6  # requests that one host may be working on: one for each visitor
 NO_FAILURE = {"failed": 0}
 BALANCER = {"gap": 1.5}
+STANDBY = {"failed": IN_FLIGHT, "pages failed": 0, "writes paused": 10}
 PRIMARY = {"writes paused": 30, "recovered": 35, "pages failed": 0}
 
 DRILLS = {
@@ -753,9 +754,9 @@ DRILLS = {
     "primary_frozen": Drill(on_host(Place.primary, stalled(FREEZE)), THAW, PRIMARY),
     "primary_cut_off": Drill(on_host(Place.primary, stalled(Place.cut)), each(Place.mend), PRIMARY),
     "primary_mute": Drill(on_host(Place.primary, stalled(Place.mute)), each(Place.unmute), PRIMARY),
-    "standby_killed": Drill(on_host(Place.standby, KILL), START, {"failed": 0, "writes paused": 10}),
-    # A change that was just reading from it hangs with it, and is ended.
-    "standby_frozen": Drill(on_host(Place.standby, FREEZE), THAW, {"failed": IN_FLIGHT, "pages failed": 0, "writes paused": 10}),
+    # A change that was just reading from it hangs with it, and is ended; pages are asked for again.
+    "standby_killed": Drill(on_host(Place.standby, KILL), START, STANDBY),
+    "standby_frozen": Drill(on_host(Place.standby, FREEZE), THAW, STANDBY),
     "quorum_member_stopped": Drill(on_host(last("quorum"), service("stop", "etcd")), each(service("start", "etcd")), NO_FAILURE),
     # On its return it may end every lock by mistake (etcd issue 15247): the primary has to take its own again.
     "quorum_leader_frozen": Drill(on_host(etcd_leader, FREEZE), THAW, NO_FAILURE, hold=25),
