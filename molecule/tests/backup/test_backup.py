@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import time
 
 import pytest
@@ -108,9 +109,9 @@ def test_goes_back_to_a_moment(place, make, visitor, tier):
     assert make("backup").returncode == 0
     place.sql(f"insert into backup_test(said) values ('{first}')", owner=True)
     upload(place, f"{first}.png")
-    time.sleep(2)  # the moment lies between two writes
-    moment = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-    time.sleep(2)
+    between = math.ceil(time.time())
+    moment = datetime.datetime.fromtimestamp(between, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    place.wait(lambda: time.time() > between + 1, "end of that second")
     place.sql(f"insert into backup_test(said) values ('{second}')", owner=True)
     upload(place, f"{second}.png")
 

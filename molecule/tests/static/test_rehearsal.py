@@ -149,7 +149,8 @@ def test_a_host_that_was_added_stays_until_the_inventory_changes(copy):
 
 def test_ansible_reads_the_rehearsal(copy):
     path, _said = build(copy)
-    listed = json.loads(subprocess.run(["ansible-inventory", "-i", str(path), "--list"], capture_output=True, text=True, check=True).stdout)
+    words = [sys.executable, "-m", "ansible", "inventory", "-i", str(path), "--list"]
+    listed = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     app = listed["_meta"]["hostvars"]["app1"]
     assert app["env_containers"] is True
     assert app["env_name"] == "production"
