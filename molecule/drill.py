@@ -204,6 +204,11 @@ class Place:
         """Run code in the site on an app host."""
         return self.docker("exec", "-i", self.container(app), "/usr/local/bin/manage", "shell", "-v", "0", "-c", code)
 
+    def upload(self, name):
+        """Put a picture on every media host, as the site does."""
+        self.manage(self.groups["app"][0], "from django.core.files.base import ContentFile; from django.core.files.storage import default_storage; "
+                    f"default_storage.save('{name}', ContentFile(bytes.fromhex('{picture().hex()}')))")
+
     def open(self, host, port):
         """Whether a port of a host takes connections."""
         with contextlib.suppress(OSError), socket.create_connection((self.address[host], self.facts[port]), timeout=1):

@@ -3,7 +3,7 @@
     rebuild.py INVENTORY [--from INVENTORY] [--yes] [--check] [-- OPTION OF ANSIBLE-PLAYBOOK …]
 
 Without --from its data come back from its own backups: its backup host stays, everything else goes. With it everything goes, and what
-comes is another environment's: the release that serves there, its uploads, and the rows of its newest backup, scrubbed by site_scrub of
+comes is another environment's: the release that serves there, its uploads, and its rows as they are archived, scrubbed by site_scrub of
 group_vars/all/site.yml before they leave its backup host.
 
 Where hosts are containers they are removed; real ones have to be bare. Cut off anywhere, it can be typed again to the same end. Exits with 2
@@ -167,7 +167,7 @@ def named(env, other, goes, plan, bounds):
     lines = [f"Destroyed is, of {env.name}: {', '.join(goes)}." if goes else f"Nothing of {env.name} stands that would be destroyed."]
     if other is not None:
         return [*lines, f"With {env.backup} go its backups." if goes else "",
-                f"What comes is {other.name}'s: its release, the rows of its newest backup, scrubbed, and its uploads."]
+                f"What comes is {other.name}'s: its release, its rows as they are archived, scrubbed, and its uploads."]
     return [*lines, f"{env.backup} stays. Databases come back from its backup of {plan['backup']} and all WAL after it, "
             f"uploads from that of {moment(plan.get('uploads'))}.",
             f"The last WAL came at {moment(plan.get('archived'))}. Lost is what was written since: at most {bounds[0]} s, and the moment it takes to send it; "
@@ -226,8 +226,9 @@ def take_over(other, rules):
         raise Failed(f"Nothing was destroyed. {other.backup} of {other.name}: "
                      f"{(said.get('stderr', '').splitlines() or [said.get('msg', 'it gave no reason')])[-1]}")
     found = json.loads(said["stdout"])
-    return {"backup_taken_from": other.tier_backup}, [f"rows      {other.name}'s backup of {found['backup']}, scrubbed:",
-                                                       *(f"            {line}" for line in scrubbed(rules, found["rows"]))]
+    return {"backup_taken_from": other.tier_backup}, [f"rows      {other.name}'s backup of {found['backup']} and all WAL after it, scrubbed:",
+                                                       *(f"            {line}" for line in scrubbed(rules, found["rows"])),
+                                                       *([f"beware    the archive lacks {found['gap']}, and nothing after it came"] if found["gap"] else [])]
 
 
 def come_back(env, other, plan, version, rules, options):
