@@ -177,8 +177,9 @@ def staged_fixture(monkeypatch, tmp_path):
         env, steps = rebuild.Environment(ROOT / "inventories/test.yml"), []
         env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
+        scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}
         said = {"plan": {"backup1": plan}, "release": {}, "came": {"db1": {"stdout": ""}},
-                "scrub": {"backup1": {"rc": 0, "stdout": json.dumps({"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])})}}} | (answers or {})
+                "scrub": {"backup1": {"rc": 0, "stdout": json.dumps(scrub)}}} | (answers or {})
 
         def ask(_self, tag):
             steps.append((tag, ()))
