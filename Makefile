@@ -225,7 +225,7 @@ verify: ready ## Run tests against ENV as it stands (not real hosts): make verif
 ifneq ($(CONTAINERS),yes)
 	@echo "ENV=$(ENV) has real hosts: tests break things. Rehearse it: make converge verify ENV=$(ENV) REHEARSE=1" >&2; exit 2
 else
-	@pytest -q --sudo --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
+	@pytest -q --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
 endif
 
 lint: ready ## yamllint and ansible-lint (profile production)

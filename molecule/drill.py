@@ -122,7 +122,7 @@ class Place:
         self.groups = self.tier.value("groups")
         self.address = {one["name"]: one["address"] for one in self.tier.value("all_hosts", self.tier.hosts("app")[0])}
         if self.docker("ps", "--quiet", "--filter", f"label=realworld={env}") == "":
-            sys.exit(f"Nothing stands: make converge ENV={env}")
+            sys.exit(f"Nothing stands: make converge {' '.join(self.tier.words)}")
 
     def docker(self, *words, check=True):
         """Run docker."""
@@ -788,7 +788,7 @@ def cells(name, row):
 def main():
     """Run the drills named on the command line, or all; 1 where a limit was exceeded."""
     if os.geteuid():
-        os.execvp("sudo", ["sudo", "--preserve-env=ENV,INVENTORY,SEED,PATH", sys.executable, *sys.argv])
+        os.execvp("sudo", ["sudo", "--preserve-env=INVENTORY,ANSIBLE_VAULT_PASSWORD_FILE,SEED,PATH", sys.executable, *sys.argv])
     place = Place(os.environ.get("INVENTORY", "inventories/local.yml"))
     names = sys.argv[1:] or list(DRILLS)
     for name in names:
