@@ -133,9 +133,9 @@ def facts_of(path):
 
 
 def near(word, words):
-    """"; did you mean …?" for a word that resembles one of several, or nothing."""
+    """The end of a sentence about a word: "; did you mean …?" where it resembles one of several, or a full stop."""
     found = difflib.get_close_matches(word, words, 1)
-    return f"; did you mean '{found[0]}'?" if found else ""
+    return f"; did you mean '{found[0]}'?" if found else "."
 
 
 def typed(facts):

@@ -157,6 +157,11 @@ def test_it_begins_once(live):
     assert live.read_text() == RUNGS[NAMES[0]].read_text()
 
 
+def test_a_rung_that_nobody_drew_is_none(live):
+    with pytest.raises(nodes.Refused, match=r"There is no rung 'x'\. There are: 1-one-box, "):
+        climb.begin(live, "x")
+
+
 def test_there_is_nothing_above_the_top(live):
     climb.begin(live, NAMES[-1])
     with pytest.raises(nodes.Refused, match="the highest rung"):

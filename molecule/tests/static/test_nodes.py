@@ -79,7 +79,7 @@ def test_what_was_cut_off_may_go_on():
 
 @pytest.mark.parametrize(("pool", "node", "address", "facts", "reason"), [
     ("ap", "app3", "", CONTAINERS, "did you mean 'app'?"),
-    ("monitor", "monitor2", "", CONTAINERS, "There are: lb, app, media, cache, db"),
+    ("monitor", "monitor2", "", CONTAINERS, "is none that hosts are added to. There are: lb, app, media, cache, db"),
     ("", "app3", "", CONTAINERS, "POOL= is missing. Type it like this: make add-node ENV=local POOL=app NODE=app3"),
     ("app", "", "", CONTAINERS, "NODE= is missing"),
     ("app", "App_3", "", CONTAINERS, "is no name of a host"),
@@ -100,6 +100,7 @@ def test_who_may_not_come(pool, node, address, facts, reason):
 @pytest.mark.parametrize(("node", "reason"), [
     ("", "NODE= is missing"),
     ("ap1", "There is no ap1 in inventories/local.yml; did you mean 'app1'?"),
+    ("x", "There is no x in inventories/local.yml."),
     ("cache1", "cache1 is one of the 3 that agree on which database is primary"),
     ("monitor1", "monitor1 is one of the 3"),
 ])

@@ -85,6 +85,15 @@ def test_verbs_of_a_rehearsal_leave_what_is_real_alone():
         assert f"-i inventories/{env}.yml" not in said
 
 
+@pytest.mark.parametrize(("rehearse", "goes"), [("1", False), ("0", True), ("", True)])
+def test_only_1_is_a_rehearsal(rehearse, goes):
+    """What stands of an environment with drawings goes with it, not with a rehearsal of it."""
+    words = ["make", "--no-print-directory", "--dry-run", "down", "ENV=ladder", f"REHEARSE={rehearse}"]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")).stdout
+    [removed] = [line for line in said.splitlines() if line.strip().startswith("rm ")]
+    assert ("inventories/ladder.yml" in removed.split()) is goes
+
+
 @pytest.mark.parametrize(("variables", "reason"), [
     ("ansible_ssh_common_args: -J jump.example.com", "inventories/x.yml:7: ansible_ssh_common_args of app1 says how to reach it"),
     ("ansible_connection: local", "ansible_connection of app1"),
