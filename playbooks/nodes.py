@@ -132,6 +132,17 @@ def facts_of(path):
     return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
 
 
+def vault_of(path):
+    """The file that has the secrets of an inventory's environment."""
+    return path.parent / "group_vars" / path.stem / "vault.yml"
+
+
+def state_of(path):
+    """Where the controller keeps what belongs to an inventory's environment; a rehearsal's inventory lies in it."""
+    above = path.resolve().parents[1]
+    return above if above.parent.name == ".state" else ROOT / ".state" / path.stem
+
+
 def near(word, words):
     """The end of a sentence about a word: "; did you mean …?" where it resembles one of several, or a full stop."""
     found = difflib.get_close_matches(word, words, 1)

@@ -26,7 +26,7 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from nodes import ROOT, preflight
+from nodes import ROOT, preflight, state_of, vault_of
 from status import ORDER, ask
 
 PLAYBOOK = pathlib.Path(__file__).with_name("parity.yml")
@@ -428,15 +428,9 @@ def where(difference, sides, repository):
 
 # ------------------------------------------------------------------ asking
 
-def state_of(inventory):
-    """Where the controller keeps what belongs to an inventory's environment; a rehearsal's inventory lies in it."""
-    above = inventory.resolve().parents[1]
-    return above if above.parent.name == ".state" else ROOT / ".state" / inventory.stem
-
-
 def vault(inventory, password_file):
     """{name: text} of every secret of an environment; empty where it has no vault. Raises OSError and AnsibleError where it does not open."""
-    path = inventory.parent / "group_vars" / inventory.stem / "vault.yml"
+    path = vault_of(inventory)
     if not path.exists():
         return {}
     lock = VaultLib([("default", VaultSecret(pathlib.Path(password_file).read_bytes().strip()))])

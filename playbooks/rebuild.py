@@ -26,8 +26,7 @@ import time
 import yaml
 
 import locked
-from nodes import ROOT, Inventory, Refused, facts_of, typed
-from parity import state_of
+from nodes import ROOT, Inventory, Refused, facts_of, state_of, typed, vault_of
 from status import answers
 
 PLAYBOOK = pathlib.Path(__file__).with_name("rebuild.yml")
@@ -47,7 +46,7 @@ class Environment:
         self.path = pathlib.Path(path).resolve()
         self.name, self.state = self.path.stem, state_of(self.path)
         self.note = self.state / "rebuild.json"  # the hosts of a rebuild that has not ended
-        self.vault = self.path.parent / "group_vars" / self.name / "vault.yml"
+        self.vault = vault_of(self.path)
         facts = facts_of(self.path)
         self.containers, self.typed = facts["env_containers"], typed(facts)
         inventory = Inventory(self.path.read_text())
