@@ -26,6 +26,7 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
 
+import locked
 from nodes import ROOT, preflight, state_of, vault_of
 from status import ORDER, ask
 
@@ -444,9 +445,8 @@ def look(inventory, password_file):
     """A Side, asked now."""
     with concurrent.futures.ThreadPoolExecutor() as at_once:
         hosts = at_once.submit(ask, str(inventory), PLAYBOOK, ANSIBLE_VAULT_PASSWORD_FILE=str(password_file))
-        listed = subprocess.run(["ansible-inventory", "-i", str(inventory), "--list"], capture_output=True, text=True, check=True,
-                                env=dict(os.environ, ANSIBLE_VAULT_PASSWORD_FILE=str(password_file)))
-        return Side(inventory.stem, hosts.result(), vault(inventory, password_file), json.loads(listed.stdout)["_meta"]["hostvars"])
+        variables = locked.hosts(str(inventory), "all", ANSIBLE_VAULT_PASSWORD_FILE=str(password_file))
+        return Side(inventory.stem, hosts.result(), vault(inventory, password_file), variables)
 
 
 def foretold(inventory, options):
@@ -577,8 +577,8 @@ def main():
             expected = at_once.submit(foretold, inventories[0], given[1:]) if verb == "drift" else None
             sides = list(at_once.map(look, inventories, passwords))
             changes, wrong = expected.result() if expected else ({}, [])
-    except (OSError, AnsibleError, subprocess.CalledProcessError) as error:
-        print(f"Nothing was compared. {getattr(error, 'stderr', '') or error}", file=sys.stderr)
+    except (OSError, AnsibleError) as error:
+        print(f"Nothing was compared. {error}", file=sys.stderr)
         return 2
     differences = compare(sides, declared, derived)
     repository = Repository()

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+import types
 
 import pytest
 import yaml
@@ -161,6 +162,16 @@ def test_a_host_that_does_not_answer_is_told(sides, tmp_path, monkeypatch, capsy
     differences = parity.compare(sides, DECLARED, DERIVED)
     assert parity.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 2
     assert "does not answer over SSH" in capsys.readouterr().out
+
+
+def test_an_inventory_that_cannot_be_read_is_no_difference(monkeypatch, capsys):
+    """1 is for what differs: where nothing was looked at it is 2, from a thread too."""
+    monkeypatch.setattr(parity, "ask", lambda *_what, **_more: {})
+    monkeypatch.setattr(parity.locked.subprocess, "run", lambda *_what, **_how: types.SimpleNamespace(returncode=1, stderr="no such group"))
+    monkeypatch.setattr(sys, "argv", ["parity.py", "parity", "inventories/staging.yml", "inventories/production.yml"])
+    with pytest.raises(SystemExit) as end:
+        parity.main()
+    assert end.value.code == 2 and "no such group" in capsys.readouterr().err
 
 
 def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
