@@ -13,9 +13,7 @@ import pathlib
 import subprocess
 import sys
 
-import yaml
-
-from nodes import JOBS, ROOT, Inventory, Refused, near, typed, write
+from nodes import JOBS, ROOT, Inventory, Refused, facts_of, near, told, typed, write
 
 # The way up: what others lean on first. App hosts before balancers: Apache starts anew for a balancer that is new, and another host serves meanwhile.
 ORDER = ["db", "media", "app", "lb", "cache"]
@@ -113,7 +111,7 @@ def make(facts, *words, quiet=False):
 
 def climb(path, name, check):
     """Climb; the exit code. Raises Refused."""
-    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
+    facts = facts_of(path)
     name = name or following(path)
     drawing = known(drawings(path), name)
     now, then = read(path), read(drawing)
@@ -135,22 +133,18 @@ def climb(path, name, check):
 
 
 def main():
-    """Do what the arguments say."""
+    """Do what the arguments say; the exit code. Raises Refused."""
     words = [word for word in sys.argv[1:] if word != "--check"]
     if len(words) not in (2, 3) or words[0] not in ("begin", "climb"):
         sys.exit(__doc__)
     path, name = pathlib.Path(words[1]).resolve(), (words[2:] or [""])[0]
-    try:
-        if not drawings(path):
-            raise Refused(f"There are no drawings of {path.stem}: no inventories/{path.stem}/*.yml.")
-        if words[0] == "climb":
-            return climb(path, name, "--check" in sys.argv)
-        begin(path, name)
-    except Refused as reason:
-        print(f"Nothing was touched. {reason}", file=sys.stderr)
-        return 2
+    if not drawings(path):
+        raise Refused(f"There are no drawings of {path.stem}: no inventories/{path.stem}/*.yml.")
+    if words[0] == "climb":
+        return climb(path, name, "--check" in sys.argv)
+    begin(path, name)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

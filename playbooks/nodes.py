@@ -240,8 +240,17 @@ def check_remove(inventory, host, facts, pool=""):
     return pools[0]
 
 
+def told(do):
+    """What a function returns; 2, and why on stderr, where it raises Refused."""
+    try:
+        return do()
+    except Refused as reason:
+        print(f"Nothing was touched. {reason}", file=sys.stderr)
+        return 2
+
+
 def write(path, text):
-    """Replace a file's content at once, if it is another, and say so."""
+    """Replace a file's content at once, if it is another, and say so on stderr."""
     if path.exists() and path.read_text() == text:
         return
     new = path.with_name(f".{path.name}.new")
@@ -249,7 +258,7 @@ def write(path, text):
     if path.exists():
         shutil.copymode(path, new)
     new.replace(path)
-    print(f"wrote {path}")
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def play(inventory, playbook, words, **given):
@@ -292,14 +301,5 @@ def run(words):
         planned.unlink()
 
 
-def main():
-    """Run, or say why not."""
-    try:
-        return run(sys.argv[1:])
-    except Refused as reason:
-        print(f"Nothing was touched. {reason}", file=sys.stderr)
-        return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(lambda: run(sys.argv[1:])))

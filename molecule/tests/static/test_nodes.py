@@ -121,13 +121,21 @@ def test_whoever_refuses_changes_nothing(tmp_path):
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
 
 
+def test_whoever_refuses_says_so_and_exits_with_2(capsys):
+    def refuse():
+        raise nodes.Refused("It is Friday.")
+    assert nodes.told(lambda: 1) == 1 and capsys.readouterr().err == ""
+    assert nodes.told(refuse) == 2 and capsys.readouterr().err == "Nothing was touched. It is Friday.\n"
+
+
 def test_only_the_line_is_written(tmp_path, capsys):
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     copy.chmod(0o640)
     for _ in range(2):
         assert nodes.run(["write", "add", str(copy), "app", "app3", "172.30.10.23"]) == 0
-    assert capsys.readouterr().out.count("wrote") == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == f"wrote {copy}\n"  # add_node.yml looks for it
     assert inventory(copy.read_text()).groups["app"] == ["app1", "app2", "app3"]
     assert copy.stat().st_mode & 0o777 == 0o640
     for _ in range(2):
