@@ -17,6 +17,8 @@ from nodes import JOBS, ROOT, Inventory, Refused, facts_of, near, told, typed, w
 
 # The way up: what others lean on first. App hosts before balancers: Apache starts anew for a balancer that is new, and another host serves meanwhile.
 ORDER = ["db", "media", "app", "lb", "cache"]
+# What hosts keep.
+STAYS = {"quorum": "a vote", "monitor": "the graphs", "backup": "the backups"}
 
 
 def drawings(path):
@@ -77,8 +79,9 @@ def steps(now, then):
     for host in sorted(here & set(then.lines)):
         if now.address(host) != then.address(host):
             raise Refused(f"{host} is at {now.address(host)} ({now.place(host)}) and at {then.address(host)} ({then.place(host)}).")
-    if gone := old["quorum"] - new["quorum"]:
-        raise Refused(f"{', '.join(sorted(gone))} has a vote in {now.name} and none in {then.name}: no verb takes one away.")
+    for job, what in STAYS.items():
+        if gone := old[job] - new[job]:
+            raise Refused(f"{', '.join(sorted(gone))} has {what} in {now.name} and not in {then.name}: no verb takes that away.")
     for pool in ORDER:
         if not new[pool]:
             raise Refused(f"'{pool}' would be left without hosts ({then.name}).")

@@ -133,6 +133,14 @@ def test_where_no_verbs_lead_is_refused(change, reason):
         climb.steps(climb.read(RUNGS[NAMES[0]]), nodes.Inventory(changed))
 
 
+@pytest.mark.parametrize(("job", "reason"), [("quorum", "box1 has a vote"), ("monitor", "box1 has the graphs"), ("backup", "backup1 has the backups")])
+def test_what_no_verb_takes_away_is_refused(job, reason):
+    now, then = climb.read(RUNGS[NAMES[-1]]), climb.read(RUNGS[NAMES[-1]])
+    then.groups[job] = [host for host in then.groups[job] if host not in ("box1", "backup1")]
+    with pytest.raises(nodes.Refused, match=f"{reason} in .* and not in .*: no verb takes that away"):
+        climb.steps(now, then)
+
+
 @pytest.fixture
 def live(tmp_path):
     """The inventory of a copy of the ladder, which nobody has begun yet."""
