@@ -98,8 +98,12 @@ def steps(now, then):
 
 
 def votes(now, then):
-    """Hosts that come into the quorum, which takes new members one at a time."""
-    return [host for host in then.groups["quorum"] if host not in now.groups["quorum"]]
+    """Hosts of a quorum of several, which takes new members one at a time: those first, while the others have a majority.
+
+    All of them: a climb that was cut off left a drawing that does not tell who has no seat yet. For one that has its seat it is only a look.
+    """
+    voters = then.groups["quorum"]
+    return sorted(voters, key=lambda host: host in now.groups["quorum"]) if len(voters) > 1 else []
 
 
 def make(facts, *words, quiet=False):
@@ -112,27 +116,32 @@ def make(facts, *words, quiet=False):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=quiet, check=False).returncode == 0
 
 
+def go(path, drawing, facts, todo, ends):
+    """Type the verbs, and write the drawing before the last of them; whether all of it worked."""
+    for words in todo:
+        if words[0] == "failover" and not make(facts, *words, "CHECK=1", quiet=True):
+            continue  # it is the primary already; where it cannot be, remove-node says why
+        if not make(facts, *words):
+            return False
+    # The line of each host where the drawing has it. The rest needs no verb of its own.
+    write(path, drawing.read_text())
+    return all(make(facts, *words) for words in [["up"], *ends])
+
+
 def climb(path, name, check):
     """Climb; the exit code. Raises Refused."""
     facts = facts_of(path)
     name = name or following(path)
     drawing = known(drawings(path), name)
     now, then = read(path), read(drawing)
-    todo, voters = steps(now, then), votes(now, then)
+    todo, ends = steps(now, then), [*(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)), ["converge"]]
     if check:
-        ends = [["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in voters]
-        print("\n".join("make " + " ".join([*words, typed(facts)]) for words in [*todo, *ends, ["converge"]]))
+        print("\n".join("make " + " ".join([*words, typed(facts)]) for words in [*todo, *ends]))
         return 0
-    for words in todo:
-        if words[0] == "failover" and not make(facts, *words, "CHECK=1", quiet=True):
-            continue  # it is the primary already; where it cannot be, remove-node says why
-        if not make(facts, *words):
-            print(f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}", file=sys.stderr)
-            return 1
-    # The line of each host where the drawing has it. The rest needs no verb of its own.
-    write(path, drawing.read_text())
-    done = make(facts, "up") and all(make(facts, "site", f"LIMIT={host}", "TAGS=base,etcd") for host in voters) and make(facts, "converge")
-    return 0 if done else 1
+    if not go(path, drawing, facts, todo, ends):
+        print(f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def main():

@@ -113,6 +113,26 @@ def test_a_climb_that_was_cut_off_goes_on():
     assert climb.steps(then, then) == []
 
 
+def test_new_votes_are_taken_one_by_one_and_first():
+    low, top = climb.read(RUNGS[NAMES[0]]), climb.read(RUNGS[NAMES[-1]])
+    assert climb.votes(low, low) == []
+    assert climb.votes(low, top) == ["cache1", "cache2", "box1"]
+    assert climb.votes(top, top) == ["box1", "cache1", "cache2"]  # one of them may have no seat yet
+
+
+@pytest.mark.parametrize("broken", ["add-node", "up", "site", "converge"])
+def test_a_climb_that_fails_says_how_it_goes_on_and_does(broken, live, monkeypatch, capsys):
+    made, low, top = [], NAMES[-2], NAMES[-1]
+    monkeypatch.setattr(climb, "facts_of", lambda _path: FACTS)
+    monkeypatch.setattr(climb, "make", lambda _facts, *words, **_how: made.append(words[0]) or words[0] != broken)
+    climb.begin(live, low)
+    assert climb.climb(live, top, False) == 1 and made[-1] == broken
+    assert f"ladder is on its way to {top}. When mended, go on: make climb ENV=ladder RUNG={top}" in capsys.readouterr().err
+    broken = ""
+    made.clear()
+    assert climb.climb(live, top, False) == 0 and made[-5:] == ["up", "site", "site", "site", "converge"] and climb.standing(live) == top
+
+
 def test_hosts_come_before_hosts_go():
     for low, high in zip(NAMES, NAMES[1:]):
         verbs = [(word, words[0]) for words in climb.steps(climb.read(RUNGS[low]), climb.read(RUNGS[high])) for word in words if word.startswith("POOL=")]
