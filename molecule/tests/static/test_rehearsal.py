@@ -110,6 +110,23 @@ def test_a_group_that_says_how_to_reach_its_hosts_is_refused():
         rehearsal.moved(text, "x.yml", "172.30.150")
 
 
+@pytest.mark.parametrize(("file", "text", "reason"), [
+    ("main.yml", "ansible_ssh_extra_args: -J jump.example.com\n", r"group_vars/production/main.yml:\d+: ansible_ssh_extra_args says how to reach hosts"),
+    ("zzz.yml", "---\nsite: {}\nansible_connection: local\n", "group_vars/production/zzz.yml:3: ansible_connection says"),
+    ("main.yml", "ansible_port: 2222\nansible_python_interpreter: /usr/bin/python3\n", ""),  # replaced, and harmless
+    ("keys.yml", "$ANSIBLE_VAULT;1.1;AES256\n3661\n", ""),
+])
+def test_an_environment_that_says_how_to_reach_its_hosts_in_another_way_is_refused(copy, file, text, reason):
+    with (copy / "group_vars/production" / file).open("a") as own:
+        own.write(text)
+    if not reason:
+        build(copy)
+        return
+    with pytest.raises(rehearsal.Refused, match=reason):
+        build(copy)
+    assert not (copy / ".state").exists()
+
+
 def test_containers_are_not_rehearsed(copy):
     with pytest.raises(rehearsal.Refused, match="The hosts of local are containers already"):
         build(copy, "local")
