@@ -83,6 +83,10 @@ def test_verbs_of_a_rehearsal_leave_what_is_real_alone():
         assert removed and all(word.startswith(f".state/{env}-rehearsal") for word in removed)
         assert f"-i .state/{env}-rehearsal/inventory/{env}.yml" in said
         assert f"-i inventories/{env}.yml" not in said
+        words = ["make", "--no-print-directory", "--dry-run", "--eval=asked: ; @echo $(ANSIBLE_VAULT_PASSWORD_FILE)", "asked", f"ENV={env}", "REHEARSE=1"]
+        said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True,
+                              env=dict(os.environ, MAKEFLAGS="", ANSIBLE_VAULT_PASSWORD_FILE="/real")).stdout
+        assert said == f"echo {ROOT}/.state/{env}-rehearsal/vault-password\n"
 
 
 @pytest.mark.parametrize(("rehearse", "goes"), [("1", False), ("0", True), ("", True)])
