@@ -534,10 +534,9 @@ def counted(number, word):
 def html(title, sides, differences):
     """The page to read: one file, without anything from elsewhere."""
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE.read_text())
-    tiers = {}
-    for one in differences:
+    tiers, open_ones = {}, [one for one in differences if not one.why]
+    for one in open_ones:
         tiers.setdefault(one.tier, []).append(one)
-    open_ones = [one for one in differences if not one.why]
     return template.render(title=title, tiers=tiers, short=short, several=several, differences=open_ones, declared=[one for one in differences if one.why],
                            counted=counted, when=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
                            sides=[(side.name, len(side.hosts)) for side in sides])

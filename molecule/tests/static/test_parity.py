@@ -206,6 +206,14 @@ def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monke
     assert "1 difference that nobody declared" in page
 
 
+def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
+    differences = [parity.Difference("app", "unit", "a", [("x", ["app1"])]), parity.Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
+                   parity.Difference("db", "unit", "c", [("x", ["db1"])], "declared")]
+    page = parity.html("x", sides, differences)
+    assert '<h2 id="app">app <small>1 difference</small></h2>' in page and '<a href="#app">app <small>1</small></a>' in page
+    assert page.count("<article>") == 1 and 'id="db"' not in page and "db: unit c" in page and "2 declared" in page
+
+
 def test_hosts_of_a_pool_are_told_once():
     text = ('caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
             '{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain')
@@ -309,11 +317,12 @@ def test_units():
 
 
 def test_timers_tell_when_and_not_how_long_until_then():
-    shown = host_portrait.timer_blocks("Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
-                                       "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n")
-    said = host_portrait.timers(shown)["a.timer"]
-    assert "OnCalendar=hourly" in said and "OnCalendar=daily" in said and "5min" in said
-    assert "2026" not in said and "Thu" not in said
+    shown = ("Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
+             "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n")
+    said = host_portrait.timers(shown)
+    assert "OnCalendar=hourly" in said["a.timer"] and "OnCalendar=daily" in said["a.timer"] and "5min" in said["a.timer"]
+    assert "2026" not in said["a.timer"] and "Thu" not in said["a.timer"]
+    assert said["b.timer"] == ""
 
 
 def test_ports():
