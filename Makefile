@@ -206,7 +206,7 @@ ifneq ($(CONTAINERS),yes)
 else
 	@$(SHARED)/engine.sh up
 	@ansible-playbook -i $(INVENTORY) $(SHARED)/destroy.yml $(QUIET)
-	@rm -rf $(VAULT) $(STATE) $(if $(REHEARSE),,$(if $(RUNGS),inventories/$(ENV).yml))
+	@rm -rf $(VAULT) $(STATE) $(if $(filter 1,$(REHEARSE)),,$(if $(RUNGS),inventories/$(ENV).yml))
 	@$(SHARED)/image.sh remove
 	@$(SHARED)/engine.sh down
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
