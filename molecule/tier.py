@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import subprocess
 
 import testinfra
 
@@ -33,6 +34,12 @@ class Tier:
         self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
         self.env = dict(os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")  # Molecule's own colours would be in what is read
 
+    def make(self, *words):
+        """Run a verb of the Makefile on it, as an operator does; the finished process, with its output."""
+        laid_over = [f"VARS={word}" for word in self.options[1:]]
+        return subprocess.run(["make", "--no-print-directory", *laid_over, *words, *self.words],
+                              cwd=ROOT, env=dict(self.env, MAKEFLAGS=""), capture_output=True, text=True, check=False)
+
     @functools.cached_property
     def variables(self):
         """Ansible's own view of the inventory, in this process: (loader, hosts, variables). A command of its own for each value takes a second."""
@@ -44,7 +51,8 @@ class Tier:
         from ansible.vars.manager import VariableManager
         load_plugins()
         loader = DataLoader()
-        passwords = [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
+        own = self.state / "vault-password"
+        passwords = [str(own)] if own.exists() else [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
         loader.set_vault_secrets(CLI.setup_vault_secrets(loader, [], passwords, initialize_context=False))
         context.CLIARGS = {"extra_vars": self.options[1:]}
         hosts = InventoryManager(loader=loader, sources=[self.inventory])
