@@ -29,8 +29,7 @@ def words(done):
 
 def everything(place):
     """All rows of the site's database, as text."""
-    dump = place.docker("exec", "-u", "postgres", place.container(place.primary()), "pg_dump", "--data-only", "-p", str(place.facts["db_port"]),
-                        place.facts["site_name"])
+    dump = place.run(place.primary(), "pg_dump", "--data-only", "-p", str(place.facts["db_port"]), place.facts["site_name"], user="postgres")
     return "\n".join(line for line in dump.splitlines() if "restrict " not in line)  # pg_dump's own, another each time
 
 
