@@ -5,7 +5,10 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import subprocess
+import time
+import uuid
 
 import testinfra.backend.base
 import testinfra.host
@@ -48,6 +51,14 @@ def inside(container, *command, user="root"):
     return [*AS_ROOT, "nsenter", "--target", str(first(container)), "--all", "--wd", "/usr/bin/env", "-i", *WORLD, *other, *command]
 
 
+def marked(mark):
+    """Yield the ids of the processes that were started with a mark in their environment, by whomever and in whatever session."""
+    for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if mark.encode() in environment.read_bytes():
+                yield int(environment.parent.name)
+
+
 class Inside(testinfra.backend.base.BaseBackend):
     """A container as testinfra's host; its commands run as root."""
 
@@ -84,6 +95,24 @@ class Tier:
         laid_over = [f"VARS={word}" for word in self.options[1:]]
         return subprocess.run(["make", "--no-print-directory", *laid_over, *words, *self.words],
                               cwd=ROOT, env=dict(self.env, MAKEFLAGS=""), capture_output=True, text=True, check=False)
+
+    def cut_off(self, *words, when):
+        """Run a verb and kill it, with all that it started, as soon as a condition holds. Fails where it ends before, or is at it for minutes."""
+        said, mark = self.state / "cut-off.log", uuid.uuid4().hex
+        laid_over = [f"VARS={word}" for word in self.options[1:]]
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with said.open("w") as log, subprocess.Popen(["make", *laid_over, *words, *self.words], cwd=ROOT, stdout=log, stderr=log,
+                                                     env=dict(self.env, MAKEFLAGS="", CUT_OFF=mark)) as process:
+            deadline = time.monotonic() + 300
+            while not when() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.2)  # between two looks at a condition with a deadline
+            missed = process.poll() is not None or time.monotonic() > deadline
+            # Ansible's workers have sessions of their own. Who starts another one meanwhile is met at the next look.
+            while pids := list(marked(mark)):
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        assert not missed, said.read_text()[-3000:]
 
     @functools.cached_property
     def variables(self):
