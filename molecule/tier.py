@@ -40,7 +40,7 @@ def first(container):
     pid, since = RUNNING.get(container, (0, None))
     if not pid or started(pid) != since:
         said = subprocess.run([*AS_ROOT, "docker", "inspect", "--format", "{{.State.Pid}}", container], capture_output=True, text=True, check=False)
-        pid = int(said.stdout or 0)
+        pid = int(said.stdout.strip() or 0)  # nothing but a line end, where there is no such container
         RUNNING[container] = pid, started(pid)
     return pid
 
