@@ -87,10 +87,8 @@ def test_nobody_signs_in_there_with_what_production_knows(production, place):
     assert opens(production) and not opens(place)
 
 
-def test_a_rehearsal_takes_every_verb(production):
-    """A host more and a host less, and a drill."""
-    make = production.tier.make
-    for verb in (("deploy",), ("add-node", "POOL=cache", "NODE=cache3"), ("remove-node", "NODE=cache3"), ("drill", "DRILL=app_killed")):
-        done = make(*verb)
+def test_a_rehearsal_takes_the_other_verbs(production):
+    """One that changes it, and one that breaks it."""
+    for verb in (("deploy",), ("drill", "DRILL=app_killed")):
+        done = production.tier.make(*verb)
         assert done.returncode == 0, f"{verb}: {words(done)[-3000:]}"
-    assert Tier(production.tier.inventory).value("groups") == production.groups

@@ -18,7 +18,7 @@ def after(seconds):
 def standing(tier, make):
     """Built from nothing: cut off while packages are installed and while files are written, then to its end. Nothing is left afterwards."""
     make("down")  # what a run that was cut off has left
-    for seconds in (25, 40, 55):
+    for seconds in (25, 45):
         tier.cut_off("converge", RUNG, "MITOGEN=0", when=after(seconds))
     done = make("converge", RUNG, "MITOGEN=0")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
