@@ -51,6 +51,16 @@ def inside(container, *command, user="root"):
     return [*AS_ROOT, "nsenter", "--target", str(first(container)), "--all", "--wd", "/usr/bin/env", "-i", *WORLD, *other, *command]
 
 
+def wait(condition, what, seconds):
+    """What a condition comes to, once it is true. Raises TimeoutError after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no {what} within {seconds:.0f} s")
+        time.sleep(0.2)  # the condition is looked at five times a second: nothing tells when it comes true
+    return found
+
+
 def marked(mark):
     """Yield the ids of the processes that were started with a mark in their environment, by whomever and in whatever session."""
     for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
@@ -97,21 +107,21 @@ class Tier:
                               cwd=ROOT, env=dict(self.env, MAKEFLAGS=""), capture_output=True, text=True, check=False)
 
     def cut_off(self, *words, when):
-        """Run a verb and kill it, with all that it started, as soon as a condition holds. Fails where it ends before, or is at it for minutes."""
+        """Run a verb and kill it, with all that it started, as soon as a condition holds. Fails where it ends before; raises TimeoutError after 5 minutes."""
         said, mark = self.state / "cut-off.log", uuid.uuid4().hex
         laid_over = [f"VARS={word}" for word in self.options[1:]]
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         with said.open("w") as log, subprocess.Popen(["make", *laid_over, *words, *self.words], cwd=ROOT, stdout=log, stderr=log,
                                                      env=dict(self.env, MAKEFLAGS="", CUT_OFF=mark)) as process:
-            deadline = time.monotonic() + 300
-            while not when() and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.2)  # between two looks at a condition with a deadline
-            missed = process.poll() is not None or time.monotonic() > deadline
-            # Ansible's workers have sessions of their own. Who starts another one meanwhile is met at the next look.
-            while pids := list(marked(mark)):
-                for pid in pids:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+            try:
+                wait(lambda: when() or process.poll() is not None, "moment to cut it off", 300)
+                missed = process.poll() is not None
+            finally:
+                # Ansible's workers have sessions of their own. Who starts another one meanwhile is met at the next look.
+                while pids := list(marked(mark)):
+                    for pid in pids:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
         assert not missed, said.read_text()[-3000:]
 
     @functools.cached_property
