@@ -61,10 +61,14 @@ def answer(start_response, status, content_type, body):
 
 
 def note(**_signal):
-    """Remember that a request of this thread failed because the database was lost. pgpool calls it internal where that was in the middle of an answer."""
-    from django.db import InterfaceError, InternalError, OperationalError
+    """Remember that a request of this thread failed because the database was lost."""
+    from django.db import InterfaceError, OperationalError
 
-    failed.by_database = isinstance(sys.exc_info()[1], (InterfaceError, InternalError, OperationalError))
+    error = sys.exc_info()[1]
+    # pgpool's word for a database that goes in the middle of an answer is XX000, which both drivers name so. Other internal errors are the
+    # site's own, as that of a transaction that has failed already: to ask again would only take longer.
+    lost = type(error.__cause__).__name__ == "InternalError_"
+    failed.by_database = lost or isinstance(error, (InterfaceError, OperationalError))
 
 
 def hang_up():
