@@ -90,6 +90,19 @@ class Nagios:
             return str(left) if left else ""
         self.place.await_nothing(missing, what, seconds)
 
+    def await_failing(self, pairs, seconds=200):
+        """Await that it is sure of the failure of each (host, service)."""
+        asked = 0.0
+
+        def unsure():
+            nonlocal asked
+            left = set(pairs) - set(self.failing(pairs))
+            if left and time.monotonic() - asked > AGAIN:
+                self.look(*left)
+                asked = time.monotonic()
+            return str(sorted(left)) if left else ""
+        self.place.await_nothing(unsure, "failure that nobody is told", seconds)
+
     def forget(self):
         """Begin with nobody told."""
         self.on(f"find {SPOOL} -type f -delete")

@@ -75,15 +75,7 @@ def test_alarms(nagios, place, tier, name):
         if not deaf:
             nagios.await_told(problems, "alarm", begun, BUDGET)
         # Those who have to be silent do fail, and Nagios knows it.
-        sure = silent | (loud if deaf else set())
-
-        def unsure():
-            left = sure - set(nagios.failing(sure))
-            if left:
-                nagios.look(*left)
-                time.sleep(alarms_pause(tier, nagios))
-            return str(sorted(left)) if left else ""
-        place.await_nothing(unsure, "failure that is not told", BUDGET)
+        nagios.await_failing(silent | (loud if deaf else set()), BUDGET)
     finally:
         mended = time.time()
         for alarm, host in reversed(done):
@@ -105,24 +97,18 @@ def test_alarms(nagios, place, tier, name):
     place.whole()
 
 
-def alarms_pause(tier, nagios):
-    """Seconds between two looks at what fails: Nagios writes its status every ten."""
-    return tier.value("monitor_retry_s", nagios.host)
-
-
 @pytest.fixture
 def broken(nagios, place):
-    """A check that fails, looked at every few seconds: (host, check)."""
+    """A check that fails, looked at every few seconds, and since when: (host, check, time)."""
     nagios.well()
     host, check = place.groups["app"][0], "reboot"
-    slow = nagios.on(f"sed -n '/host_name *{host}$/,/}}/p' /etc/nagios4/tier.cfg | grep -A3 'description *{check}$' | sed -n 's/.*check_interval *//p'")
+    usual = nagios.status()[host, check]["check_interval"].partition(".")[0]
+    begun = time.time()
     nagios.order(f"CHANGE_NORMAL_SVC_CHECK_INTERVAL;{host};{check};5")
     place.on(host, "touch /run/reboot-required")
-    nagios.look((host, check))
-    yield host, check
+    yield host, check, begun
     place.on(host, "rm -f /run/reboot-required")
-    nagios.order(f"CHANGE_NORMAL_SVC_CHECK_INTERVAL;{host};{check};{slow}", f"REMOVE_SVC_ACKNOWLEDGEMENT;{host};{check}")
-    nagios.look((host, check))
+    nagios.order(f"CHANGE_NORMAL_SVC_CHECK_INTERVAL;{host};{check};{usual}", f"REMOVE_SVC_ACKNOWLEDGEMENT;{host};{check}")
     nagios.well()
 
 
@@ -133,10 +119,9 @@ def numbers(nagios, since, host, check, contact, way="email"):
 
 
 def test_repeats_until_acknowledged_on_the_page(nagios, place, tier, visitor, web, broken):
-    host, check = broken
-    begun = time.time()
-    nagios.await_told({("ops", "PROBLEM", host, check)}, "alarm", begun - 60)
-    place.wait(lambda: len(numbers(nagios, begun - 60, host, check, "ops")) >= 2, "repetition", 120)
+    host, check, begun = broken
+    nagios.await_told({("ops", "PROBLEM", host, check)}, "alarm", begun)
+    place.wait(lambda: len(numbers(nagios, begun, host, check, "ops")) >= 2, "repetition", 120)
     url, login = web
     form = visitor.get(f"{url}/cgi-bin/nagios4/cmd.cgi?cmd_typ=34&host={host}&service={check}", auth=login, timeout=10)
     assert form.status_code == 200
@@ -176,17 +161,21 @@ def test_what_changes_all_the_time_is_told_once(nagios, place):
     host, check = place.groups["cache"][-1], "clock"
     nagios.well()
     begun = time.time()
-    for number in range(24):
-        nagios.order(f"PROCESS_SERVICE_CHECK_RESULT;{host};{check};{2 * (number % 2)};drill {number}")
-        time.sleep(0.5)  # so that each result counts
-    place.wait(lambda: any((one.type, one.host, one.check) == ("FLAPPINGSTART", host, check) for one in list(nagios.sinks.told) if one.at >= begun),
-               "word that it flaps", 60)
-    assert numbers(nagios, begun, host, check, "ops") == []
-    for _ in range(24):
-        nagios.order(f"PROCESS_SERVICE_CHECK_RESULT;{host};{check};0;well")
-        time.sleep(0.5)  # so that each result counts
-    place.wait(lambda: any((one.type, one.host, one.check) == ("FLAPPINGSTOP", host, check) for one in list(nagios.sinks.told) if one.at >= begun),
-               "word that it has settled", 60)
+
+    def said(*states):
+        for state in states:
+            nagios.order(f"PROCESS_SERVICE_CHECK_RESULT;{host};{check};{state};drill")
+            time.sleep(0.4)  # so that each result counts
+
+    def heard(kind):
+        return [one for one in list(nagios.sinks.told) if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun]
+    said(*[2, 2, 2, 0] * 10)
+    place.wait(lambda: heard("FLAPPINGSTART"), "word that it flaps", 60)
+    flaps = heard("FLAPPINGSTART")[0].at
+    said(*[0] * 24)
+    place.wait(lambda: heard("FLAPPINGSTOP"), "word that it has settled", 60)
+    assert len(heard("FLAPPINGSTART")) == len(heard("FLAPPINGSTOP")) == 1
+    assert [one for kind in ("PROBLEM", "RECOVERY") for one in heard(kind) if one.at > flaps + 1] == []
     nagios.well()
 
 
