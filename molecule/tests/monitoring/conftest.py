@@ -55,7 +55,9 @@ class Nagios:
     @property
     def known(self):
         """Every (host, service) that is declared."""
-        return re.findall(r"(?m)^define service \{\n\s+use +watched\n\s+host_name +(\S+)\n\s+service_description +(.+)$", self.on("cat /etc/nagios4/tier.cfg"))
+        declared = re.findall(r"(?m)^define service \{\n\s+use +watched\n\s+host_name +(\S+)\n\s+service_description +(.+)$",
+                              self.on("cat /etc/nagios4/tier.cfg"))
+        return [(host, service) for hosts, service in declared for host in hosts.split(",")]
 
     def failing(self, pairs):
         """Those of some (host, service) that Nagios knows to fail, and is sure of."""
