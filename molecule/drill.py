@@ -39,7 +39,7 @@ CONNECT = 1.0     # seconds a visitor waits for a connection; a browser waits lo
 PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
 ANSWER = 5.0      # seconds a host has to answer a question about itself
 PAUSE = 0.1       # seconds between two requests of one visitor …
-UPLOAD_PAUSE = 1  # … who uploads
+UPLOAD_PAUSE = 0.5  # … who uploads
 CAUGHT_UP = 60.0  # seconds a media host has to fetch what it missed
 
 def picture():

@@ -19,7 +19,6 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = ROOT / "molecule/tests"
 LEDGER = ROOT / ".state/tests.jsonl"
-BESIDE = ("lint", "static")  # steps that need no tier: they run while the node image is made
 
 
 def files():
@@ -51,8 +50,7 @@ def steps():
     molecule = ["molecule", "test", "--destroy", "never", "-s"]
     return [
         ("platform", ["make", "--no-print-directory", "up", "ENV=test"]),
-        ("lint", ["make", "--no-print-directory", "lint"]),
-        ("static", ["pytest", "-q", "molecule/tests/static"]),
+        ("static", ["make", "--no-print-directory", "lint", "static", "ENV=local"]),
         ("build", ["pytest", "-q", "molecule/tests/build"]),
         ("default", [*molecule, "default"]),
         *((name, [*molecule, name]) for name in scenarios()),
@@ -80,14 +78,15 @@ def main():
     begun, timings, broken = time.monotonic(), [], None
     down = ["make", "--no-print-directory", "down", "ENV=test"]
     subprocess.run(down, cwd=ROOT, env=env, check=True)
-    beside = {name: (subprocess.Popen(command, cwd=ROOT, env=dict(env, TEST_STEP=name), stdout=log, stderr=log), log)
-              for name, command in steps() if name in BESIDE for log in [tempfile.TemporaryFile("w+")]}
+    # What needs no tier runs while the node image is made, in an environment of its own.
+    log = tempfile.TemporaryFile("w+")
+    static = subprocess.Popen(dict(steps())["static"], cwd=ROOT, stdout=log, stderr=log, env={
+        name: value for name, value in dict(env, TEST_STEP="static").items() if name not in ("ENV", "ANSIBLE_VAULT_PASSWORD_FILE")})
     for name, command in steps():
         print(f"\n=== {name}: {' '.join(command)}", flush=True)
         start = time.monotonic()
-        if name in beside:
-            process, log = beside.pop(name)
-            code = process.wait()
+        if name == "static":
+            code = static.wait()
             log.seek(0)
             print(log.read(), end="", flush=True)
         else:
@@ -98,8 +97,7 @@ def main():
             break
     else:
         subprocess.run(down, cwd=ROOT, env=env, check=True)
-    for process, _log in beside.values():
-        process.wait()
+    static.wait()
 
     seen, counts, failures = outcomes()
     print("\n=== summary")

@@ -11,6 +11,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")  # before Ansible is imported
 
 
+@functools.cache
+def load_plugins():
+    """Let Ansible find filters and lookups; once in a process."""
+    from ansible.plugins.loader import init_plugin_loader
+    init_plugin_loader()
+
+
 class Tier:
     """The environment of an inventory file."""
 
@@ -36,6 +43,7 @@ class Tier:
         from ansible.parsing.dataloader import DataLoader
         from ansible.vars.hostvars import HostVars
         from ansible.vars.manager import VariableManager
+        load_plugins()
         loader = DataLoader()
         passwords = [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
         loader.set_vault_secrets(CLI.setup_vault_secrets(loader, [], passwords, initialize_context=False))

@@ -106,7 +106,9 @@ def make(facts, *words, quiet=False):
     command = ["make", "--no-print-directory", *words, *typed(facts).split()]
     if not quiet:
         print(f"\nclimb: {' '.join(word for word in command if not word.startswith('--'))}", flush=True)
-    return subprocess.run(command, cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), capture_output=quiet, check=False).returncode == 0
+    # make hands what it was told on its command line to those it starts: this verb's own words are not for the others.
+    env = dict(os.environ, MAKEFLAGS="", RUNG="", CHECK="")
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=quiet, check=False).returncode == 0
 
 
 def climb(path, name, check):

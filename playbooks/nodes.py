@@ -132,13 +132,6 @@ def facts_of(path):
     return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
 
 
-def facts_of(path):
-    """What group_vars say of the environment of an inventory, unrendered."""
-    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
-    rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of playbooks/rehearsal.py
-    return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
-
-
 def near(word, words):
     """"; did you mean …?" for a word that resembles one of several, or nothing."""
     found = difflib.get_close_matches(word, words, 1)

@@ -40,7 +40,7 @@ def test_total_loss(place, make, visitor, tier):
                  f"default_storage.save('{picture}', ContentFile(bytes.fromhex('{drill.picture().hex()}')))")
     assert make("backup").returncode == 0
     write(place, f"{stamp} in the archive")
-    segment = place.sql("select pg_walfile_name(pg_current_wal_lsn())")
+    segment = place.sql("select pg_walfile_name(pg_switch_wal())")
     stanza = tier.value("backup_stanza")
     listed = f"runuser -u postgres -- pgbackrest --stanza={stanza} repo-ls --recurse archive/{stanza}"
     place.wait(lambda: segment in place.on(kept, listed), f"{segment} in the archive")
