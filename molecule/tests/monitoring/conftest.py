@@ -64,9 +64,9 @@ class Nagios:
         status = self.status()
         return [pair for pair in pairs if pair in status and status[pair]["current_state"] != "0" and status[pair]["state_type"] == "1"]
 
-    def well(self, seconds=300):
-        """Await that it has looked at everything and finds nothing wrong."""
-        since, asked = time.time(), 0.0
+    def well(self, seconds=300, anew=False):
+        """Await that it finds nothing wrong, having looked at everything anew where that is wanted."""
+        since, asked = time.time() if anew else 1, 0.0
 
         def ailing():
             nonlocal asked
@@ -132,7 +132,7 @@ def nagios(place, tier, sinks):
     place.whole()
     found = Nagios(place, sinks, json.loads(place.on(monitor, "cat /etc/nagios4/notify.json"))["runbook"])
     found.forget()
-    found.well()
+    found.well(anew=True)
     return found
 
 
