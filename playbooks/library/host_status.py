@@ -58,7 +58,7 @@ UNITS = {          # units that have to be active
     "cache": ["memcached"],
     "db": ["patroni", "pgbackrest"],
     "quorum": ["etcd"],
-    "monitor": ["nginx", "munin-cron.timer"],
+    "monitor": ["nginx", "munin-cron.timer", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer"],
     "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
                "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
 }
@@ -245,11 +245,12 @@ class Host:
 
     def monitor(self):
         """The monitor."""
-        config = pathlib.Path("/etc/munin/munin.conf").read_text(encoding="utf-8")
-        watched = re.findall(r"^\s*address (\S+)", config, re.M)
         everyone = set(self.members["all"].values())
-        self.wrong += [f"Munin does not watch {self.names[a]}: make converge" for a in sorted(everyone - set(watched))]
-        self.wrong += [f"Munin still watches {a}, which the inventory has not: make converge" for a in sorted(set(watched) - everyone)]
+        for watcher, path, line in (("Munin", "/etc/munin/munin.conf", r"^\s*address (\S+)"),
+                                    ("Nagios", "/etc/nagios4/tier.cfg", r"^\s*address +(\S+)\n\s*parents +tier$")):
+            watched = set(re.findall(line, pathlib.Path(path).read_text(encoding="utf-8"), re.M))
+            self.wrong += [f"{watcher} does not watch {self.names[a]}: make converge" for a in sorted(everyone - watched)]
+            self.wrong += [f"{watcher} still watches {a}, which the inventory has not: make converge" for a in sorted(watched - everyone)]
         stamp = pathlib.Path("/var/lib/munin/datafile")
         age = time.time() - stamp.stat().st_mtime if stamp.exists() else None
         self.does["monitor"] = "no graphs yet" if age is None else f"graphs of {int(age // 60)} min ago"
