@@ -58,7 +58,7 @@ UNITS = {          # units that have to be active
     "cache": ["memcached"],
     "db": ["patroni", "pgbackrest"],
     "quorum": ["etcd"],
-    "monitor": ["nginx", "munin-cron.timer"],
+    "monitor": ["nginx", "munin-cron.timer", "goaccess.timer"],
     "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
                "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
 }
