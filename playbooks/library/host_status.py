@@ -157,11 +157,11 @@ class Host:
 
     def logs(self):
         """Whether its log lines reach the monitors."""
-        peers = {line.split()[-1] for line in output("ss", "-Htn", "state", "established").splitlines()}
         monitors = {name: address for name, address in self.members["monitor"].items() if address != self.facts["address"]}
         begun = output("systemctl", "show", "--property=ActiveEnterTimestampMonotonic", "--value", "rsyslog").strip()
         self.raw["logs"] = {"seconds": time.clock_gettime(time.CLOCK_MONOTONIC) - int(begun or 0) / 1_000_000,
-                            "to": {name: f"{address}:{self.facts['log_port']}" in peers for name, address in monitors.items()}}
+                            "to": {name: bool(output("ss", "-Htn", "state", "established", "dst", f"{address}:{self.facts['log_port']}"))
+                                   for name, address in monitors.items()}}
         for name in monitors:
             waiting = sum(path.stat().st_size for path in pathlib.Path("/var/spool/rsyslog").glob(f"to-{name}.0*"))
             if waiting > LOGS_WAIT:
