@@ -119,6 +119,14 @@ def output(*command, **environment):
         return ""
 
 
+def size(path):
+    """Bytes of a file; none of one that has just gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 class Host:
     """This host, with what is found out about it."""
 
@@ -163,7 +171,7 @@ class Host:
                             "to": {name: bool(output("ss", "-Htn", "state", "established", "dst", f"{address}:{self.facts['log_port']}"))
                                    for name, address in monitors.items()}}
         for name in monitors:
-            waiting = sum(path.stat().st_size for path in pathlib.Path("/var/spool/rsyslog").glob(f"to-{name}.0*"))
+            waiting = sum(map(size, pathlib.Path("/var/spool/rsyslog").glob(f"to-{name}.0*")))
             if waiting > LOGS_WAIT:
                 self.wrong.append(f"{waiting >> 20} MiB of log lines wait for {name}; beyond log_queue_max new ones stay here: journalctl -u rsyslog")
 
