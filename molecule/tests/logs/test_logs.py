@@ -28,7 +28,7 @@ SERVICES = {
 }
 OFFER = b"relp_version=0\nrelp_software=test\ncommands=syslog"
 AWAY = 1000  # lines that each host writes while the monitor is off
-SLOW_S = 1.5  # seconds a statement is held up: more than PostgreSQL lets pass unlogged, less than a balancer has patience
+SLOW_S = 2.5  # seconds a statement is held up: more than PostgreSQL lets pass unlogged, less than a balancer has patience
 
 
 @pytest.fixture(name="monitor", scope="module")
