@@ -190,9 +190,13 @@ def test_lines_of_one_host_and_service_are_found(place, make):
     token = uuid.uuid4().hex
     for name in (host, other):
         place.on(name, f"logger --tag tier-probe {token}")
-    done = place.wait(lambda: (said := make("logs", f"HOST={host}", "UNIT=tier-probe", "SINCE=5m")).returncode == 0 and token in said.stdout and said, "line", 30)
-    assert {line.split()[1] for line in done.stdout.splitlines()} == {host}
-    assert all(line.split()[2].startswith("tier-probe") for line in done.stdout.splitlines())
+
+    def found():
+        lines = make("logs", f"HOST={host}", "UNIT=tier-probe", "SINCE=5m").stdout.splitlines()
+        return lines if any(token in line for line in lines) else None
+    lines = place.wait(found, f"line of {host}", 30)
+    assert {line.split()[1] for line in lines} == {host}
+    assert all(line.split()[2].startswith("tier-probe") for line in lines)
 
 
 def test_what_cannot_be_asked_is_refused(make):
