@@ -154,6 +154,9 @@ drift: ready ## Compare ENV with its own declaration, and the hosts of each pool
 pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
 	@python playbooks/pool.py $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e '$(VARS)')
 
+logs: ready ## Print lines of all hosts in order of time: REQUEST=id, HOST=app1 UNIT=apache2 SINCE=30m
+	@python playbooks/logs.py $(INVENTORY) '$(REQUEST)' '$(HOST)' '$(UNIT)' '$(SINCE)' $(if $(VARS),-e '$(VARS)')
+
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
@@ -212,7 +215,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover backup restore restore-drill smoke rebuild add-node remove-node climb
+.PHONY: deploy rollback releases reboot upgrade status parity drift pool logs failover backup restore restore-drill smoke rebuild add-node remove-node climb
 .PHONY: drill drills down
 
 # ------------------------------------------------------------------ tests

@@ -18,6 +18,7 @@ SSH = "-o ControlMaster=no -o ControlPath=none -o PreferredAuthentications=publi
 ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor", "backup"]  # as a request passes them
 POOLS = ["pages", "files", "databases", "caches", "uploads"]
 LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained about
+LOGS_S = 60  # seconds that two rsyslogs have to find each other
 
 
 def databases(answers, members):
@@ -59,6 +60,11 @@ def between(answers, groups, facts):
         seen = answers.get(name, {}).get("raw", {}).get("primaries")
         if seen is not None and len(primaries) == 1 and seen != primaries:
             wrong.append(f"pgpool of {name} takes {', '.join(seen) or 'none'} for the primary, and it is {primaries[0]}: journalctl -u pgpool-follow")
+    for name, logs in ((name, answer["raw"].get("logs", {"to": {}})) for name, answer in answers.items()):
+        for monitor, sent in logs["to"].items():
+            there = answers.get(monitor, {}).get("raw", {}).get("logs")
+            if not sent and there and min(logs["seconds"], there["seconds"]) > LOGS_S:
+                wrong.append(f"{name} sends no log lines to {monitor}. On it: journalctl -u rsyslog")
     return roles, wrong
 
 

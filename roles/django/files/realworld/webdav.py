@@ -7,6 +7,8 @@ import shutil
 import urllib.parse
 import xml.etree.ElementTree
 
+from realworld import request_id
+
 CONNECT_TIMEOUT = 1  # seconds: it is next door
 ANSWER_TIMEOUT = 5   # seconds without a byte
 
@@ -23,7 +25,7 @@ def _request(host, method, path, body=None, headers=None):
         connection.sock.settimeout(ANSWER_TIMEOUT)
         # A host that refuses a body may answer and hang up before it has read all of it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.request(method, urllib.parse.quote(path), body, headers or {})
+            connection.request(method, urllib.parse.quote(path), body, {"X-Request-Id": request_id.get(), **(headers or {})})
         yield connection.getresponse()
     except http.client.HTTPException as error:
         raise OSError(f"{host}: {method} {path}: {error!r}") from error
