@@ -18,7 +18,8 @@ def chromium(request):
 def page(tier):
     """The monitor's page: url, the same with the password in it, auth for requests, host."""
     monitor = tier.hosts("monitor")[0]
-    place, password = f"{tier.address(monitor)}:{tier.value('monitor_port')}", tier.value("munin_password", host=monitor)
+    port, password = tier.value("monitor_port"), tier.value("munin_password", host=monitor)
+    place = tier.address(monitor) + ("" if port == 443 else f":{port}")  # as a browser spells it
     return types.SimpleNamespace(url=f"https://{place}/", opened=f"https://munin:{urllib.parse.quote(password, safe='')}@{place}/",
                                  auth=("munin", password), host=monitor)
 
