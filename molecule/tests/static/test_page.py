@@ -15,7 +15,9 @@ import pytest
 
 from test_repository import ROOT
 
-sys.path.insert(0, str(ROOT / "playbooks"))
+sys.path[:0] = [str(ROOT / "playbooks"), str(ROOT / "molecule")]
+from tier import load_plugins
+
 FILES = ROOT / "roles/status_page/files"
 loader = importlib.machinery.SourceFileLoader("status_page", str(FILES / "status-page"))
 sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
@@ -31,7 +33,7 @@ def hosts(tier, count):
 CONFIG = {
     "tiers": {"lb": hosts("lb", 2), "app": hosts("app", 2), "media": hosts("media", 2), "cache": hosts("cache", 2), "db": hosts("db", 2),
               "monitor": hosts("monitor", 1), "backup": hosts("backup", 1), "quorum": [*hosts("cache", 2), *hosts("monitor", 1)]},
-    "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9", "lb_http_port": 80, "lb_https_port": 443, "lb_health_path": "/h", "app_port": 8000,
+    "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9", "lb_http_port": 80, "lb_https_port": 443, "health_path": "/h", "app_port": 8000,
               "media_port": 8080, "patroni_port": 8008, "etcd_client_port": 2379, "munin_node_port": 4949, "site_host": "x.test",
               "page": {"path": "/", "says": "wel+come"}},
     "links": [{"name": "Munin", "href": "/munin/", "where": ""}, {"name": "Nagios", "href": "/nagios4/", "where": "/nowhere"}],
@@ -227,11 +229,29 @@ def test_a_munin_node_is_asked(node, monkeypatch):
 def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(tmp_path, monkeypatch):
     """The whole program, with nobody there but one munin-node that nobody is."""
     monkeypatch.setattr(program, "ANSWER_S", 0.2)
-    tiers = {tier: [one | {"address": "127.0.0.1"} for one in members] for tier, members in CONFIG["tiers"].items()}
+    tiers = {tier: " ".join(f"{one['name']}=127.0.0.1" for one in members) for tier, members in CONFIG["tiers"].items()}
     facts = CONFIG["facts"] | {name: 9 for name in CONFIG["facts"] if name.endswith("_port")} | {"lb_vip": "127.0.0.1"}
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(CONFIG | {"tiers": tiers, "facts": facts, "directory": str(tmp_path)}))
+    path.write_text(json.dumps(CONFIG | {"tiers": tiers, "facts": facts, "directory": str(tmp_path), "env_name": "x", "env_typed": "ENV=x"}))
+    assert program.settings(path)["tiers"]["lb"] == [{"name": "lb1", "address": "127.0.0.1"}, {"name": "lb2", "address": "127.0.0.1"}]
     monkeypatch.setattr(sys, "argv", ["status-page", str(path)])
     program.main()
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "blind"
     assert "<title>Blind: x</title>" in (tmp_path / "index.html").read_text()
+
+
+def test_the_configuration_is_what_the_program_reads(tmp_path):
+    """The role's template, filled in."""
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.template import Templar, trust_as_template
+    load_plugins()
+    facts = {name: 1 for name in CONFIG["facts"] if name.endswith("_port")}
+    told = {"ansible_managed": "m", "env_name": "x", "env_typed": "ENV=x", "status_page_tiers": CONFIG["tiers"], "lb_vip": "192.0.2.9", **facts,
+            "status_page_health_path": "/h", "site_hosts": ["x.test"], "site_smoke": [{"path": "/", "says": 'a="\\d'}], "status_page_links": CONFIG["links"],
+            "status_page_releases": 8, "status_page_every_s": 15, "status_page_blind_s": 60}
+    text = (ROOT / "roles/status_page/templates/status-page.json.j2").read_text()
+    path = tmp_path / "config.json"
+    path.write_text(Templar(loader=DataLoader(), variables=told).template(trust_as_template(text)))
+    found = program.settings(path)
+    assert found["tiers"] == CONFIG["tiers"] and set(found["facts"]) == set(CONFIG["facts"]) and found["facts"]["page"]["says"] == 'a="\\d'
+    assert set(CONFIG) <= set(found)
