@@ -67,7 +67,8 @@ while [ "$count" -gt 0 ]; do
   done
   ss --no-header --listening --numeric --tcp --unix 2>/dev/null | awk '$3 > 0 {print "queue", $3, $5}'
   if [ -n "$3" ]; then
-    curl --silent --max-time 1 "http://127.0.0.1:$3/server-status?auto" | sed -n 's/^Busy\(Workers\|Servers\): /apache-busy /p; s/^Idle\(Workers\|Servers\): /apache-idle /p'
+    curl --silent --max-time 1 "http://127.0.0.1:$3/server-status?auto" |
+      sed -n 's/^Busy\(Workers\|Servers\): /apache-busy /p; s/^Idle\(Workers\|Servers\): /apache-idle /p'
   fi
   if [ -n "$4" ]; then
     PCPPASSFILE=/etc/pgpool2/pcppass timeout 2 pcp_proc_info --host=127.0.0.1 --username=follow --no-password --all --verbose 2>/dev/null | awk -F ' +: ' '
@@ -404,8 +405,8 @@ def balancers_saw(inventory, minutes, options):
 
 def let_loose(locust, plan_file, place, users, seconds, ramp):
     """Run Locust; (its exit code, the cores it used)."""
-    words = [locust, "--headless", "--locustfile", str(VISITORS), "--users", str(users), "--spawn-rate", f"{users / ramp:g}", "--run-time", f"{seconds + ramp}s",
-             "--stop-timeout", "10", "--reset-stats", "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0",
+    words = [locust, "--headless", "--locustfile", str(VISITORS), "--users", str(users), "--spawn-rate", f"{users / ramp:g}",
+             "--run-time", f"{seconds + ramp}s", "--stop-timeout", "10", "--reset-stats", "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0",
              "--csv", str(place / "locust")]
     with open(place / "locust.log", "w", encoding="utf-8") as log:
         begun = time.monotonic()

@@ -83,7 +83,10 @@ def visitor(asked):
 
 
 class Crawl:
-    """What was asked for and what came. seen: {path: (kind, its Answer or why there is none, the page that leads there)}; wrong: {path: sentence}; left: not asked for."""
+    """What was asked for and what came.
+
+    seen: {path: (kind, its Answer or why there is none, the page that leads there)}; wrong: {path: sentence}; left: paths not asked for.
+    """
 
     def __init__(self, asked, fetch, pause=time.sleep):
         self.asked, self.fetch, self.pause = asked, fetch, pause

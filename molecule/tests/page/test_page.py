@@ -120,7 +120,8 @@ def test_nothing_overflows(window, page, tier, width):
     window.picture(tier.state / f"page-{width}.png")
     assert window.value(OVERFLOWS) == []
     shown = "narrow" if width <= 640 else "wide"
-    assert window.value("[...document.querySelectorAll('svg')].filter(one => one.getBoundingClientRect().width > 0).map(one => one.getAttribute('class'))") == [shown]
+    pictures = "[...document.querySelectorAll('svg')].filter(one => one.getBoundingClientRect().width > 0)"
+    assert window.value(f"{pictures}.map(one => one.getAttribute('class'))") == [shown]
     # The smallest letters of the picture, as large as they are on this screen.
     assert window.value("Math.min(...[...document.querySelectorAll('svg.%s .sub')].map(one => one.getBoundingClientRect().height))" % shown) >= 10
 

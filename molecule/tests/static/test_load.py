@@ -20,7 +20,8 @@ TOLD = {"env_name": "x", "containers": True, "load": SITE["site_load"], "tiers":
 
 def crawl():
     """A crawl that found one of each kind."""
-    pages = {"/": b'<link rel="stylesheet" href="/static/a.css"><img src="/media/b.png"><a href="/mine">mine</a>welcome', "/static/a.css": b"a", "/media/b.png": b"b"}
+    pages = {"/": b'<link rel="stylesheet" href="/static/a.css"><img src="/media/b.png"><a href="/mine">mine</a>welcome',
+             "/static/a.css": b"a", "/media/b.png": b"b"}
     asked = {"pages": [{"path": "/", "says": "welcome"}], "files": {"static file": "/static/", "upload": "/media/"}, "names": ["x.test"]}
     return smoke.Crawl(asked, lambda path: smoke.Answer(200, pages[path]) if path in pages else smoke.Answer(302, b"", location="/"), lambda _s: None).run()
 
@@ -138,8 +139,8 @@ def test_hosts_that_do_not_tell_are_no_bottleneck():
     assert load.bottleneck({"app1": None}, TIERS, None, 0.1, True) == ("", "No host told how it was.")
 
 
-STATS = """Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,Min Response Time,Max Response Time,Average Content Size,Requests/s,\
-Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%
+STATS = """Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,Min Response Time,Max Response Time,Average Content Size,\
+Requests/s,Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%
 POST,change,10,0,90,95.1,80,200,0,1.0,0.0,90,95,99,100,150,180,190,199,200,200,200
 GET,page,100,2,20,25.5,5,300,5000,10.0,0.2,20,25,30,35,50,120,200,250,300,300,300
 GET,static,50,1,3,3.2,1,9,900,5.0,0.1,3,3,4,4,5,6,8,9,9,9,9
@@ -166,8 +167,8 @@ def test_the_report_needs_nothing_from_elsewhere():
     rows = load.requests(STATS.splitlines())
     report = {"title": "x under 5 visitors for 60 s", "when": "now", "visitors": load.visitor_rows(rows), "visitor_head": load.VISITOR_HEAD,
               "hosts": load.host_rows({"app1": host()}, TIERS, {}), "host_head": load.HOST_HEAD, "errors": load.by_tier(rows), "tiers": load.TIERS,
-              "failures": ["2 times page: <b>500</b> /"], "bottleneck": ("app", "app1 was out of processor"), "machine": host(), "cores": 0.2, "contained": True,
-              "curves": [("requests a second", "0,0 1,1", 10.0)], "longest": 60.0}
+              "failures": ["2 times page: <b>500</b> /"], "bottleneck": ("app", "app1 was out of processor"), "machine": host(), "cores": 0.2,
+              "contained": True, "curves": [("requests a second", "0,0 1,1", 10.0)], "longest": 60.0}
     shown = load.html(report)
     assert not re.search(r"(?:src|href)=|url\(|<script", shown) and "&lt;b&gt;500" in shown and "Bottleneck: app hosts" in shown
     told = "\n".join(load.told_rows(report))
