@@ -51,6 +51,7 @@ DISK_FULL = 0.92   # part of a file system
 LOOK_OLD_S = 300   # seconds: five looks at the backups
 MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
 LOGS_WAIT = 20 << 20  # bytes of log lines that a monitor has not yet
+PAGE_OLD_S = 120   # seconds: eight looks of the monitor's page
 UNITS = {          # units that have to be active
     "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
     "lb": ["keepalived"],  # and the engine
@@ -59,7 +60,7 @@ UNITS = {          # units that have to be active
     "cache": ["memcached"],
     "db": ["patroni", "pgbackrest"],
     "quorum": ["etcd"],
-    "monitor": ["nginx", "munin-cron.timer", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer", "goaccess.timer"],
+    "monitor": ["nginx", "munin-cron.timer", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer", "goaccess.timer", "status-page.timer"],
     "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
                "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
 }
@@ -277,6 +278,9 @@ class Host:
         self.does["monitor"] = "no graphs yet" if age is None else f"graphs of {int(age // 60)} min ago"
         if age is not None and age > MUNIN_OLD_S:
             self.wrong.append("Munin has not looked for a while: journalctl -u munin-cron")
+        page = pathlib.Path("/var/lib/status-page/index.html")
+        if not page.exists() or time.time() - page.stat().st_mtime > PAGE_OLD_S:
+            self.wrong.append("its page is blind: journalctl -u status-page")
 
     def backup(self):
         """The backup host: how old the backups are, and what is wrong with them."""

@@ -129,6 +129,20 @@ def test_an_unwell_release_goes_back_by_itself(place, make, deploy, variant, ser
     assert ledger(place, place.groups["app"][0])[-1]["result"].startswith("went back:")
 
 
+def test_a_release_that_visitors_find_broken_goes_back_by_itself(place, make, deploy, variant, served):
+    """Every host is well by its own word; one page that another one links to is not."""
+    old = current(place)
+    place.whole()
+    done = deploy(variant(middleware("assert request.path != '/about/'")))
+    assert done.returncode != 0
+    assert "was taken back: visitors miss what they got before. The page /about/ is not there: 500" in words(done), words(done)[-3000:]
+    assert "Every app host serves what it served before" in words(done)
+    assert current(place) == old and drained(place) == []
+    assert set(served()) == set(place.groups["app"]) and set(served().values()) == old
+    assert "The page /about/" in ledger(place, place.groups["app"][0])[-1]["result"]
+    place.whole()
+
+
 def test_a_release_that_breaks_the_running_one_is_refused(place, deploy, variant):
     old = current(place)
     done = deploy(variant(migration("Entry", "", 'migrations.RenameField("entry", "text", "words")')))

@@ -1,4 +1,4 @@
-"""What a rebuild refuses, names and scrubs, by its parts that need no host; and what a smoke test calls wrong."""
+"""What a rebuild refuses, names and scrubs, by its parts that need no host."""
 
 import ast
 import hashlib
@@ -13,7 +13,6 @@ from test_repository import ROOT, load
 
 sys.path.insert(0, str(ROOT / "playbooks"))
 import rebuild
-import smoke
 
 SITE = load(ROOT / "group_vars/all/site.yml")
 # The tables that Django's own applications of the demo bring. Those that may hold something personal have all their columns here.
@@ -151,23 +150,6 @@ def test_the_last_change_is_read_off_the_log():
     line = '123 LOG:  last completed transaction was at log time 2026-11-25 09:00:01.123456+00'
     assert rebuild.last_change({"stdout": line}) == "2026-11-25 09:00:01.123456+00"
     assert rebuild.last_change({"stdout": ""}) == ""
-
-
-PAGE = b'<link href="/static/a.css"><img src="/media/a.png?x=1&amp;y=2">welcome'
-ASKED = {"pages": [{"path": "/", "says": "wel+come"}], "files": {"static file": "/static/", "upload": "/media/"}}
-
-
-@pytest.mark.parametrize(("answers", "wrong"), [
-    ({"/": PAGE, "/static/a.css": b"a", "/media/a.png?x=1&y=2": b"a"}, []),
-    ({"/": b'<link href="/static/a.css">welcome', "/static/a.css": b"a"}, []),  # a site without uploads
-    ({"/": b"welcome"}, ["No page links to a static file"]),
-    ({"/": PAGE.replace(b"welcome", b"sorry"), "/static/a.css": b"a", "/media/a.png?x=1&y=2": b"a"}, ["The page / does not say wel+come"]),
-    ({"/": PAGE, "/static/a.css": b"a"}, ["The upload /media/a.png?x=1&y=2 is not there: 404"]),
-    ({"/": PAGE, "/static/a.css": b"", "/media/a.png?x=1&y=2": b"a"}, ["The static file /static/a.css is not there: 200"]),
-])
-def test_what_a_smoke_test_calls_wrong(answers, wrong):
-    rows, said = smoke.look(ASKED, lambda path: (200, answers[path]) if path in answers else (404, b"no"))
-    assert said == wrong and len(rows) > 1
 
 
 @pytest.fixture(name="staged")
