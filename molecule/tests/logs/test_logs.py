@@ -23,7 +23,7 @@ SERVICES = {
     "cache": ["memcached"],
     "db": ["patroni"],
     "quorum": ["etcd"],
-    "monitor": ["nginx", "munin-cron", "goaccess"],
+    "monitor": ["nginx", "munin-cron", "nagios4", "goaccess"],
     "backup": ["pgbackrest", "restic-rest-server", "tier-backup@look"],
 }
 OFFER = b"relp_version=0\nrelp_software=test\ncommands=syslog"

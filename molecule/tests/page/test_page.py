@@ -73,6 +73,14 @@ def test_it_asks_nobody_else(window, page):
     assert window.value("document.querySelectorAll('[src], link[rel=stylesheet]').length") == 0
 
 
+def test_its_links_lead_somewhere(visitor, page, place):
+    place.on(page.host, "systemctl start goaccess")  # what its timer does every few minutes
+    shown = visitor.get(page.url, auth=page.auth, timeout=10).text
+    links = dict(re.findall(r'<a href="/([^"]+)">([^<]+)</a>', re.search("<nav>(.*?)</nav>", shown, re.S)[1]))
+    assert sorted(links.values()) == ["Logs", "Munin", "Nagios"]
+    assert {path: visitor.get(page.url + path, auth=page.auth, timeout=10).status_code for path in links} == dict.fromkeys(links, 200)
+
+
 def test_it_turns_red_within_a_minute_of_a_fault_and_back(page, place):
     cache = place.groups["cache"][-1]
     place.on(cache, "systemctl stop memcached")

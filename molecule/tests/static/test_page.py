@@ -36,13 +36,13 @@ CONFIG = {
     "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9", "lb_http_port": 80, "lb_https_port": 443, "health_path": "/h", "app_port": 8000,
               "media_port": 8080, "patroni_port": 8008, "etcd_client_port": 2379, "munin_node_port": 4949, "site_host": "x.test",
               "page": {"path": "/", "says": "wel+come"}},
-    "links": [{"name": "Munin", "href": "/munin/", "where": ""}, {"name": "Nagios", "href": "/nagios4/", "where": "/nowhere"}],
+    "links": [{"name": "Munin", "href": "/munin/"}, {"name": "Nagios", "href": "/nagios4/"}],
     "ledger": "/nowhere", "releases": 8, "every_s": 15, "blind_s": 60, "directory": "/nowhere",
 }
 CLUSTER = {"members": [{"name": "db1", "role": "leader", "state": "running"}, {"name": "db2", "role": "sync_standby", "state": "streaming", "lag": 0}]}
 POOL = {"pgpool_sessions.busy": 3.0, "pgpool_sessions.all": 16.0, "pgpool_databases.usable": 2.0, "pgpool_databases.primary": 1.0}
 BACKUP = {"backup_age.full": 30.0, "backup_age.incr": 3.2, "backup_age.media": 0.1, "backup_age.drill": 20.0, "backup_wal.behind": 0.0,
-          "backup_wrong.wrong": 0.0, "backup_wrong.looked": 0.5}
+          "backup_wrong.wrong": 0.0, "backup_wrong.unproven": 0.0, "backup_wrong.looked": 0.5}
 
 
 def munin(**plugins):
@@ -114,6 +114,8 @@ def test_all_is_well():
     ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.wrong": 2.0})}, "backup1: 2 complaints about the backups"),
     ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.wrong": 1.0}, backup_why={"backup_wrong.wrong": "no WAL", "backup_wrong.unproven": ""})},
      "backup1: no WAL"),
+    ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.unproven": 1.0}, backup_why={"backup_wrong.wrong": "", "backup_wrong.unproven": "no drill"})},
+     "backup1: no drill"),
     ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.looked": 9.0})}, "backup1: nobody has looked at the backups"),
     ({"munin__backup1": munin(backup={})}, "backup1: nobody tells how the backups are"),
     ({"munin__media1": munin() | {"df": {"df._dev_sda1": 97.0}, "df_places": {"df._dev_sda1": "/srv"}}}, "media1: /srv is 97 % full"),
@@ -157,7 +159,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer():
         text = re.search(rf"<{tag}>(.*?)</{tag}>", shown, re.S)[1]
         assert f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}" in policy, f"the browser would not take the page's own {tag}"
     assert " style=" not in shown and "onclick" not in shown
-    assert "/munin/app/app1/" in shown and "/munin/cache/cache1/" in shown and "/nagios4/" not in shown
+    assert "/munin/app/app1/" in shown and "/munin/cache/cache1/" in shown and 'href="/nagios4/">Nagios<' in shown
     for name in model["hosts"]:
         assert shown.count(f'id="{name}"') == 1, name
 
@@ -246,7 +248,7 @@ def test_the_configuration_is_what_the_program_reads(tmp_path):
     from ansible.template import Templar, trust_as_template
     load_plugins()
     facts = {name: 1 for name in CONFIG["facts"] if name.endswith("_port")}
-    told = {"ansible_managed": "m", "env_name": "x", "env_typed": "ENV=x", "status_page_tiers": CONFIG["tiers"], "lb_vip": "192.0.2.9", **facts,
+    told = {"ansible_managed": "m", "env_name": "x", "env_typed": "ENV=x", "monitor_tiers": CONFIG["tiers"], "lb_vip": "192.0.2.9", **facts,
             "status_page_health_path": "/h", "site_hosts": ["x.test"], "site_smoke": [{"path": "/", "says": 'a="\\d'}], "status_page_links": CONFIG["links"],
             "status_page_releases": 8, "status_page_every_s": 15, "status_page_blind_s": 60}
     text = (ROOT / "roles/status_page/templates/status-page.json.j2").read_text()
