@@ -225,7 +225,7 @@ ifneq ($(CONTAINERS),yes)
 else
 	@$(SHARED)/engine.sh up
 	@ansible-playbook -i $(INVENTORY) $(SHARED)/destroy.yml $(QUIET)
-	@rm -rf $(VAULT) $(STATE) $(if $(REHEARSE),,$(if $(RUNGS),inventories/$(ENV).yml))
+	@rm -rf $(VAULT) $(STATE) $(if $(filter 1,$(REHEARSE)),,$(if $(RUNGS),inventories/$(ENV).yml))
 	@$(SHARED)/image.sh remove
 	@$(SHARED)/engine.sh down
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
@@ -244,7 +244,7 @@ verify: ready ## Run tests against ENV as it stands (not real hosts): make verif
 ifneq ($(CONTAINERS),yes)
 	@echo "ENV=$(ENV) has real hosts: tests break things. Rehearse it: make converge verify ENV=$(ENV) REHEARSE=1" >&2; exit 2
 else
-	@pytest -q --sudo --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
+	@pytest -q --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
 endif
 
 lint: ready ## yamllint and ansible-lint (profile production)

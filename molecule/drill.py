@@ -122,7 +122,7 @@ class Place:
         self.groups = self.tier.value("groups")
         self.address = {one["name"]: one["address"] for one in self.tier.value("all_hosts", self.tier.hosts("app")[0])}
         if self.docker("ps", "--quiet", "--filter", f"label=realworld={env}") == "":
-            sys.exit(f"Nothing stands: make converge ENV={env}")
+            sys.exit(f"Nothing stands: make converge {' '.join(self.tier.words)}")
 
     def docker(self, *words, check=True):
         """Run docker."""
@@ -203,6 +203,11 @@ class Place:
     def manage(self, app, code):
         """Run code in the site on an app host."""
         return self.docker("exec", "-i", self.container(app), "/usr/local/bin/manage", "shell", "-v", "0", "-c", code)
+
+    def upload(self, name):
+        """Put a picture on every media host, as the site does."""
+        self.manage(self.groups["app"][0], "from django.core.files.base import ContentFile; from django.core.files.storage import default_storage; "
+                    f"default_storage.save('{name}', ContentFile(bytes.fromhex('{picture().hex()}')))")
 
     def open(self, host, port):
         """Whether a port of a host takes connections."""
@@ -731,6 +736,7 @@ FREEZE, THAW = Place.freeze, each(Place.thaw)
 IN_FLIGHT = 6  # requests that one host may be working on: one for each visitor
 NO_FAILURE = {"failed": 0}
 BALANCER = {"gap": 1.5}
+STANDBY = {"failed": IN_FLIGHT, "pages failed": 0, "writes paused": 10}
 PRIMARY = {"writes paused": 30, "recovered": 35, "pages failed": 0}
 
 DRILLS = {
@@ -753,9 +759,9 @@ DRILLS = {
     "primary_frozen": Drill(on_host(Place.primary, stalled(FREEZE)), THAW, PRIMARY),
     "primary_cut_off": Drill(on_host(Place.primary, stalled(Place.cut)), each(Place.mend), PRIMARY),
     "primary_mute": Drill(on_host(Place.primary, stalled(Place.mute)), each(Place.unmute), PRIMARY),
-    "standby_killed": Drill(on_host(Place.standby, KILL), START, {"failed": 0, "writes paused": 10}),
-    # A change that was just reading from it hangs with it, and is ended.
-    "standby_frozen": Drill(on_host(Place.standby, FREEZE), THAW, {"failed": IN_FLIGHT, "pages failed": 0, "writes paused": 10}),
+    # A change that was just reading from it hangs with it, and is ended; pages are asked for again.
+    "standby_killed": Drill(on_host(Place.standby, KILL), START, STANDBY),
+    "standby_frozen": Drill(on_host(Place.standby, FREEZE), THAW, STANDBY),
     "quorum_member_stopped": Drill(on_host(last("quorum"), service("stop", "etcd")), each(service("start", "etcd")), NO_FAILURE),
     # On its return it may end every lock by mistake (etcd issue 15247): the primary has to take its own again.
     "quorum_leader_frozen": Drill(on_host(etcd_leader, FREEZE), THAW, NO_FAILURE, hold=25),
@@ -782,7 +788,7 @@ def cells(name, row):
 def main():
     """Run the drills named on the command line, or all; 1 where a limit was exceeded."""
     if os.geteuid():
-        os.execvp("sudo", ["sudo", "--preserve-env=ENV,INVENTORY,SEED,PATH", sys.executable, *sys.argv])
+        os.execvp("sudo", ["sudo", "--preserve-env=INVENTORY,ANSIBLE_VAULT_PASSWORD_FILE,SEED,PATH", sys.executable, *sys.argv])
     place = Place(os.environ.get("INVENTORY", "inventories/local.yml"))
     names = sys.argv[1:] or list(DRILLS)
     for name in names:

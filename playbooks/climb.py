@@ -13,12 +13,12 @@ import pathlib
 import subprocess
 import sys
 
-import yaml
-
-from nodes import JOBS, ROOT, Inventory, Refused, near, typed, write
+from nodes import JOBS, ROOT, Inventory, Refused, facts_of, near, told, typed, write
 
 # The way up: what others lean on first. App hosts before balancers: Apache starts anew for a balancer that is new, and another host serves meanwhile.
 ORDER = ["db", "media", "app", "lb", "cache"]
+# What hosts keep.
+STAYS = {"quorum": "a vote", "monitor": "the graphs", "backup": "the backups"}
 
 
 def drawings(path):
@@ -79,8 +79,9 @@ def steps(now, then):
     for host in sorted(here & set(then.lines)):
         if now.address(host) != then.address(host):
             raise Refused(f"{host} is at {now.address(host)} ({now.place(host)}) and at {then.address(host)} ({then.place(host)}).")
-    if gone := old["quorum"] - new["quorum"]:
-        raise Refused(f"{', '.join(sorted(gone))} has a vote in {now.name} and none in {then.name}: no verb takes one away.")
+    for job, what in STAYS.items():
+        if gone := old[job] - new[job]:
+            raise Refused(f"{', '.join(sorted(gone))} has {what} in {now.name} and not in {then.name}: no verb takes that away.")
     for pool in ORDER:
         if not new[pool]:
             raise Refused(f"'{pool}' would be left without hosts ({then.name}).")
@@ -97,8 +98,12 @@ def steps(now, then):
 
 
 def votes(now, then):
-    """Hosts that come into the quorum, which takes new members one at a time."""
-    return [host for host in then.groups["quorum"] if host not in now.groups["quorum"]]
+    """Hosts of a quorum of several, which takes new members one at a time: those first, while the others have a majority.
+
+    All of them: a climb that was cut off left a drawing that does not tell who has no seat yet. For one that has its seat it is only a look.
+    """
+    voters = then.groups["quorum"]
+    return sorted(voters, key=lambda host: host in now.groups["quorum"]) if len(voters) > 1 else []
 
 
 def make(facts, *words, quiet=False):
@@ -111,46 +116,47 @@ def make(facts, *words, quiet=False):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=quiet, check=False).returncode == 0
 
 
-def climb(path, name, check):
-    """Climb; the exit code. Raises Refused."""
-    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
-    name = name or following(path)
-    drawing = known(drawings(path), name)
-    now, then = read(path), read(drawing)
-    todo, voters = steps(now, then), votes(now, then)
-    if check:
-        ends = [["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in voters]
-        print("\n".join("make " + " ".join([*words, typed(facts)]) for words in [*todo, *ends, ["converge"]]))
-        return 0
+def go(path, drawing, facts, todo, ends):
+    """Type the verbs, and write the drawing before the last of them; whether all of it worked."""
     for words in todo:
         if words[0] == "failover" and not make(facts, *words, "CHECK=1", quiet=True):
             continue  # it is the primary already; where it cannot be, remove-node says why
         if not make(facts, *words):
-            print(f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}", file=sys.stderr)
-            return 1
+            return False
     # The line of each host where the drawing has it. The rest needs no verb of its own.
     write(path, drawing.read_text())
-    done = make(facts, "up") and all(make(facts, "site", f"LIMIT={host}", "TAGS=base,etcd") for host in voters) and make(facts, "converge")
-    return 0 if done else 1
+    return all(make(facts, *words) for words in [["up"], *ends])
+
+
+def climb(path, name, check):
+    """Climb; the exit code. Raises Refused."""
+    facts = facts_of(path)
+    name = name or following(path)
+    drawing = known(drawings(path), name)
+    now, then = read(path), read(drawing)
+    todo, ends = steps(now, then), [*(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)), ["converge"]]
+    if check:
+        print("\n".join("make " + " ".join([*words, typed(facts)]) for words in [*todo, *ends]))
+        return 0
+    if not go(path, drawing, facts, todo, ends):
+        print(f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def main():
-    """Do what the arguments say."""
+    """Do what the arguments say; the exit code. Raises Refused."""
     words = [word for word in sys.argv[1:] if word != "--check"]
     if len(words) not in (2, 3) or words[0] not in ("begin", "climb"):
         sys.exit(__doc__)
     path, name = pathlib.Path(words[1]).resolve(), (words[2:] or [""])[0]
-    try:
-        if not drawings(path):
-            raise Refused(f"There are no drawings of {path.stem}: no inventories/{path.stem}/*.yml.")
-        if words[0] == "climb":
-            return climb(path, name, "--check" in sys.argv)
-        begin(path, name)
-    except Refused as reason:
-        print(f"Nothing was touched. {reason}", file=sys.stderr)
-        return 2
+    if not drawings(path):
+        raise Refused(f"There are no drawings of {path.stem}: no inventories/{path.stem}/*.yml.")
+    if words[0] == "climb":
+        return climb(path, name, "--check" in sys.argv)
+    begin(path, name)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

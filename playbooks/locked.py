@@ -4,7 +4,7 @@
 
 Every app host holds a lock for as long as this command lives: an ssh session has it, whose input is a pipe that
 the command inherits. However the command ends, and with it this machine, the lock is gone. Hosts that cannot be
-reached are passed over. Exits with 3 where somebody else has the lock.
+reached are passed over. Exits with 3 where somebody else has the lock, with 2 where the inventory cannot be read.
 """
 
 import getpass
@@ -26,10 +26,11 @@ echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-
 
 
 def hosts(inventory, group="app", **environment):
-    """{name: its variables} of the hosts of a group; environment is laid over this process's own. Exits where the inventory cannot be read."""
+    """{name: its variables} of the hosts of a group; environment is laid over this process's own. Exits with 2 where the inventory cannot be read."""
     done = subprocess.run(["ansible-inventory", "-i", inventory, "--list"], capture_output=True, text=True, check=False, env=dict(os.environ, **environment))
     if done.returncode:
-        sys.exit(done.stderr)
+        print(done.stderr, file=sys.stderr)
+        sys.exit(2)
     listed = json.loads(done.stdout)
     known = listed["_meta"]["hostvars"]
     return {name: known[name] for name in (known if group == "all" else listed.get(group, {}).get("hosts", []))}

@@ -132,10 +132,21 @@ def facts_of(path):
     return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
 
 
+def vault_of(path):
+    """The file that has the secrets of an inventory's environment."""
+    return path.parent / "group_vars" / path.stem / "vault.yml"
+
+
+def state_of(path):
+    """Where the controller keeps what belongs to an inventory's environment; a rehearsal's inventory lies in it."""
+    above = path.resolve().parents[1]
+    return above if above.parent.name == ".state" else ROOT / ".state" / path.stem
+
+
 def near(word, words):
-    """"; did you mean …?" for a word that resembles one of several, or nothing."""
+    """The end of a sentence about a word: "; did you mean …?" where it resembles one of several, or a full stop."""
     found = difflib.get_close_matches(word, words, 1)
-    return f"; did you mean '{found[0]}'?" if found else ""
+    return f"; did you mean '{found[0]}'?" if found else "."
 
 
 def typed(facts):
@@ -229,8 +240,17 @@ def check_remove(inventory, host, facts, pool=""):
     return pools[0]
 
 
+def told(do):
+    """What a function returns; 2, and why on stderr, where it raises Refused."""
+    try:
+        return do()
+    except Refused as reason:
+        print(f"Nothing was touched. {reason}", file=sys.stderr)
+        return 2
+
+
 def write(path, text):
-    """Replace a file's content at once, if it is another, and say so."""
+    """Replace a file's content at once, if it is another, and say so on stderr."""
     if path.exists() and path.read_text() == text:
         return
     new = path.with_name(f".{path.name}.new")
@@ -238,7 +258,7 @@ def write(path, text):
     if path.exists():
         shutil.copymode(path, new)
     new.replace(path)
-    print(f"wrote {path}")
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def play(inventory, playbook, words, **given):
@@ -281,14 +301,5 @@ def run(words):
         planned.unlink()
 
 
-def main():
-    """Run, or say why not."""
-    try:
-        return run(sys.argv[1:])
-    except Refused as reason:
-        print(f"Nothing was touched. {reason}", file=sys.stderr)
-        return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(lambda: run(sys.argv[1:])))

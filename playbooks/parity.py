@@ -26,7 +26,8 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from nodes import ROOT, preflight
+import locked
+from nodes import ROOT, preflight, state_of, vault_of
 from status import ORDER, ask
 
 PLAYBOOK = pathlib.Path(__file__).with_name("parity.yml")
@@ -428,15 +429,9 @@ def where(difference, sides, repository):
 
 # ------------------------------------------------------------------ asking
 
-def state_of(inventory):
-    """Where the controller keeps what belongs to an inventory's environment; a rehearsal's inventory lies in it."""
-    above = inventory.resolve().parents[1]
-    return above if above.parent.name == ".state" else ROOT / ".state" / inventory.stem
-
-
 def vault(inventory, password_file):
     """{name: text} of every secret of an environment; empty where it has no vault. Raises OSError and AnsibleError where it does not open."""
-    path = inventory.parent / "group_vars" / inventory.stem / "vault.yml"
+    path = vault_of(inventory)
     if not path.exists():
         return {}
     lock = VaultLib([("default", VaultSecret(pathlib.Path(password_file).read_bytes().strip()))])
@@ -450,9 +445,8 @@ def look(inventory, password_file):
     """A Side, asked now."""
     with concurrent.futures.ThreadPoolExecutor() as at_once:
         hosts = at_once.submit(ask, str(inventory), PLAYBOOK, ANSIBLE_VAULT_PASSWORD_FILE=str(password_file))
-        listed = subprocess.run(["ansible-inventory", "-i", str(inventory), "--list"], capture_output=True, text=True, check=True,
-                                env=dict(os.environ, ANSIBLE_VAULT_PASSWORD_FILE=str(password_file)))
-        return Side(inventory.stem, hosts.result(), vault(inventory, password_file), json.loads(listed.stdout)["_meta"]["hostvars"])
+        variables = locked.hosts(str(inventory), "all", ANSIBLE_VAULT_PASSWORD_FILE=str(password_file))
+        return Side(inventory.stem, hosts.result(), vault(inventory, password_file), variables)
 
 
 def foretold(inventory, options):
@@ -540,10 +534,9 @@ def counted(number, word):
 def html(title, sides, differences):
     """The page to read: one file, without anything from elsewhere."""
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE.read_text())
-    tiers = {}
-    for one in differences:
+    tiers, open_ones = {}, [one for one in differences if not one.why]
+    for one in open_ones:
         tiers.setdefault(one.tier, []).append(one)
-    open_ones = [one for one in differences if not one.why]
     return template.render(title=title, tiers=tiers, short=short, several=several, differences=open_ones, declared=[one for one in differences if one.why],
                            counted=counted, when=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
                            sides=[(side.name, len(side.hosts)) for side in sides])
@@ -583,8 +576,8 @@ def main():
             expected = at_once.submit(foretold, inventories[0], given[1:]) if verb == "drift" else None
             sides = list(at_once.map(look, inventories, passwords))
             changes, wrong = expected.result() if expected else ({}, [])
-    except (OSError, AnsibleError, subprocess.CalledProcessError) as error:
-        print(f"Nothing was compared. {getattr(error, 'stderr', '') or error}", file=sys.stderr)
+    except (OSError, AnsibleError) as error:
+        print(f"Nothing was compared. {error}", file=sys.stderr)
         return 2
     differences = compare(sides, declared, derived)
     repository = Repository()

@@ -3,7 +3,7 @@
     rebuild.py INVENTORY [--from INVENTORY] [--yes] [--check] [-- OPTION OF ANSIBLE-PLAYBOOK …]
 
 Without --from its data come back from its own backups: its backup host stays, everything else goes. With it everything goes, and what
-comes is another environment's: the release that serves there, its uploads, and the rows of its newest backup, scrubbed by site_scrub of
+comes is another environment's: the release that serves there, its uploads, and its rows as they are archived, scrubbed by site_scrub of
 group_vars/all/site.yml before they leave its backup host.
 
 Where hosts are containers they are removed; real ones have to be bare. Cut off anywhere, it can be typed again to the same end. Exits with 2
@@ -26,8 +26,7 @@ import time
 import yaml
 
 import locked
-from nodes import ROOT, Inventory, Refused, facts_of, typed
-from parity import state_of
+from nodes import ROOT, Inventory, Refused, facts_of, state_of, told, typed, vault_of
 from status import answers
 
 PLAYBOOK = pathlib.Path(__file__).with_name("rebuild.yml")
@@ -47,7 +46,7 @@ class Environment:
         self.path = pathlib.Path(path).resolve()
         self.name, self.state = self.path.stem, state_of(self.path)
         self.note = self.state / "rebuild.json"  # the hosts of a rebuild that has not ended
-        self.vault = self.path.parent / "group_vars" / self.name / "vault.yml"
+        self.vault = vault_of(self.path)
         facts = facts_of(self.path)
         self.containers, self.typed = facts["env_containers"], typed(facts)
         inventory = Inventory(self.path.read_text())
@@ -167,7 +166,7 @@ def named(env, other, goes, plan, bounds):
     lines = [f"Destroyed is, of {env.name}: {', '.join(goes)}." if goes else f"Nothing of {env.name} stands that would be destroyed."]
     if other is not None:
         return [*lines, f"With {env.backup} go its backups." if goes else "",
-                f"What comes is {other.name}'s: its release, the rows of its newest backup, scrubbed, and its uploads."]
+                f"What comes is {other.name}'s: its release, its rows as they are archived, scrubbed, and its uploads."]
     return [*lines, f"{env.backup} stays. Databases come back from its backup of {plan['backup']} and all WAL after it, "
             f"uploads from that of {moment(plan.get('uploads'))}.",
             f"The last WAL came at {moment(plan.get('archived'))}. Lost is what was written since: at most {bounds[0]} s, and the moment it takes to send it; "
@@ -226,18 +225,19 @@ def take_over(other, rules):
         raise Failed(f"Nothing was destroyed. {other.backup} of {other.name}: "
                      f"{(said.get('stderr', '').splitlines() or [said.get('msg', 'it gave no reason')])[-1]}")
     found = json.loads(said["stdout"])
-    return {"backup_taken_from": other.tier_backup}, [f"rows      {other.name}'s backup of {found['backup']}, scrubbed:",
-                                                       *(f"            {line}" for line in scrubbed(rules, found["rows"]))]
+    return {"backup_taken_from": other.tier_backup}, [f"rows      {other.name}'s backup of {found['backup']} and all WAL after it, scrubbed:",
+                                                       *(f"            {line}" for line in scrubbed(rules, found["rows"])),
+                                                       *([f"beware    the archive lacks {found['gap']}, and nothing after it came"] if found["gap"] else [])]
 
 
 def come_back(env, other, plan, version, rules, options):
     """Destroy and build; lines about it. Raises Failed."""
     if other is not None:
-        chosen, told = take_over(other, rules)
+        chosen, lines = take_over(other, rules)
         chosen["django_version"] = version
-        told = [f"release   {version}, as {other.name} serves it", *told]
+        lines = [f"release   {version}, as {other.name} serves it", *lines]
     else:
-        chosen, told = {"backup_bootstrap": [f"--set={plan['label']}", "--type=default"]}, []
+        chosen, lines = {"backup_bootstrap": [f"--set={plan['label']}", "--type=default"]}, []
     kept = [] if other is not None else [env.backup]
     play = ["ansible-playbook", "-i", str(env.path)]
     env.note.write_text(json.dumps(env.hosts) + "\n", encoding="utf-8")
@@ -248,9 +248,9 @@ def come_back(env, other, plan, version, rules, options):
     env.note.unlink()
     if other is None:
         change = last_change(next(iter(env.ask("came").values())))
-        told += [f"rows      from the backup of {plan['backup']} and all WAL after it{', to the last change, of ' + change if change else ''}",
+        lines += [f"rows      from the backup of {plan['backup']} and all WAL after it{', to the last change, of ' + change if change else ''}",
                  f"lost      what was written after the last WAL, of {moment(plan.get('archived'))}, and uploads after {moment(plan.get('uploads'))}"]
-    return told
+    return lines
 
 
 def rebuild(env, other, given):
@@ -288,14 +288,14 @@ def rebuild(env, other, given):
     if busy:
         raise Refused(busy)
     begun = time.monotonic()
-    told = come_back(env, other, plan, version, rules, given.options)
+    lines = come_back(env, other, plan, version, rules, given.options)
     took = time.monotonic() - begun
     wrong = step("smoke", sys.executable, "playbooks/smoke.py", str(env.path), fails=False)
     if other is not None:
         wrong = step("parity", sys.executable, "playbooks/parity.py", "parity", str(env.path), str(other.path), fails=False) or wrong
     print("\n".join(["", f"  {env.name} {'is back' if not wrong else 'is back, and not as it should be: see above'}, at "
                      f"{datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M:%S UTC')}", "",
-                     f"  serves    after {minutes(took)}; looked at after {minutes(time.monotonic() - begun)}", *(f"  {line}" for line in told), ""]))
+                     f"  serves    after {minutes(took)}; looked at after {minutes(time.monotonic() - begun)}", *(f"  {line}" for line in lines), ""]))
     return 1 if wrong else 0
 
 
@@ -312,10 +312,7 @@ def main():
     given = parser.parse_args(words)
     given.options = options
     try:
-        return rebuild(Environment(given.inventory), Environment(given.other) if given.other else None, given)
-    except Refused as reason:
-        print(f"Nothing was touched. {reason}", file=sys.stderr)
-        return 2
+        return told(lambda: rebuild(Environment(given.inventory), Environment(given.other) if given.other else None, given))
     except Failed as reason:
         print(f"\n{reason}\nMend that and type the same again: it begins anew.", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ import zlib
 
 import yaml
 
-from nodes import ROOT, Inventory, Refused, preflight, sections
+from nodes import ROOT, Inventory, Refused, preflight, sections, told, write
 
 ADDRESSES = ("ansible_host", "private_address")
 # May stay: they say nothing about where a host is.
@@ -93,6 +93,15 @@ def moved(text, name, network, known=()):
     return text
 
 
+def check_variables(root, env, replaced):
+    """Raise Refused for a variable of an environment that says how to reach hosts and that a rehearsal does not replace. Vaulted files are not read."""
+    for path in sorted((root / f"group_vars/{env}").glob("*.yml")):
+        for name, line, _value in preflight.keys(preflight.compose(path)):
+            if name.startswith("ansible_") and name not in (*replaced, *HARMLESS):
+                raise Refused(f"{path.relative_to(root)}:{line}: {name} says how to reach hosts, and a rehearsal could go there: "
+                              "say in playbooks/vars/rehearsal.yml what it is in one.")
+
+
 def known_addresses(path):
     """{host: address} of an inventory file; empty where there is none."""
     if not path.exists():
@@ -110,14 +119,6 @@ def link(path, target):
     path.symlink_to(to)
 
 
-def write(path, text):
-    """Replace a file's content, if it is another; whether it was."""
-    if path.exists() and path.read_text() == text:
-        return False
-    path.write_text(text)
-    return True
-
-
 def build(source, state, root=ROOT):
     """Write the tree; what there is to say about it, as a list of sentences. Raises Refused."""
     env, text = source.stem, source.read_text()
@@ -125,6 +126,9 @@ def build(source, state, root=ROOT):
     if own["env_containers"]:
         raise Refused(f"The hosts of {env} are containers already: there is nothing to rehearse. Leave REHEARSE=1 out.")
     tree, network, said = state / "inventory", network_of(env), []
+    names = [*own["site_hosts"], *(name for name in ("{{ lb_vip }}", "localhost") if name not in own["site_hosts"])]
+    laid_over = string.Template((root / "playbooks/vars/rehearsal.yml").read_text()).substitute(env=env, network=network, site_hosts=json.dumps(names))
+    check_variables(root, env, yaml.safe_load(laid_over))
     variables_of_env = tree / "group_vars" / env
     variables_of_env.mkdir(parents=True, exist_ok=True)
 
@@ -144,24 +148,18 @@ def build(source, state, root=ROOT):
         if path.name != "vault.yml":
             link(variables_of_env / path.name, path)
     # The last of the directory: later files win.
-    names = [*own["site_hosts"], *(name for name in ("{{ lb_vip }}", "localhost") if name not in own["site_hosts"])]
-    laid_over = string.Template((root / "playbooks/vars/rehearsal.yml").read_text())
-    write(variables_of_env / "zz_rehearsal.yml", laid_over.substitute(env=env, network=network, site_hosts=json.dumps(names)))
+    write(variables_of_env / "zz_rehearsal.yml", laid_over)
     return said
 
 
 def main():
-    """Build, or say why not."""
+    """Build, and say what there is to say. Raises Refused."""
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    try:
-        for sentence in build(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()):
-            print(f"rehearsal: {sentence}")
-    except Refused as reason:
-        print(f"Nothing was touched. {reason}", file=sys.stderr)
-        return 2
+    for sentence in build(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()):
+        print(f"rehearsal: {sentence}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

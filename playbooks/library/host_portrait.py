@@ -157,8 +157,14 @@ def files(places, root="/"):
 
 
 def blocks(shown):
-    """Dicts of what `systemctl show` prints, one for each unit."""
-    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n") if block.strip()]
+    """Dicts of what `systemctl show` prints, one for each unit. A property that it prints several times is joined into one."""
+    found = []
+    for block in filter(str.strip, shown.split("\n\n")):
+        values = {}
+        for name, value in (line.split("=", 1) for line in block.splitlines() if "=" in line):
+            values.setdefault(name, []).append(value)
+        found.append({name: ", ".join(several) for name, several in values.items()})
+    return found
 
 
 def units(listing, shown):
@@ -188,18 +194,6 @@ def timers(shown):
         words = [re.sub(r" ; next_elapse=[^}]*", " ", value).strip("{ }") for name, value in sorted(unit.items()) if name != "Id" and value not in ("", "0")]
         found[unit["Id"]] = "; ".join(words)
     return found
-
-
-def timer_blocks(shown):
-    """The same text with repeated properties of a timer joined into one."""
-    joined = []
-    for block in shown.split("\n\n"):
-        values = {}
-        for line in block.splitlines():
-            name, _equals, value = line.partition("=")
-            values.setdefault(name, []).append(value)
-        joined.append("\n".join(f"{name}={', '.join(several)}" for name, several in values.items()))
-    return "\n\n".join(joined)
 
 
 def ports(listing):
@@ -384,8 +378,8 @@ class Portrait:
         self.found["unit"] = units(output("systemctl", "list-unit-files", "--plain", "--no-legend", within=SLOW_S),
                                    output("systemctl", "show", "--all", "-p", "Id,Type,BusName,LoadState,ActiveState,UnitFileState,TriggeredBy",
                                           "*.service", "*.socket", "*.timer", "*.path", within=SLOW_S))
-        self.found["timer"] = timers(timer_blocks(output("systemctl", "show", "--all", "-p", "Id,TimersCalendar,TimersMonotonic,RandomizedDelayUSec",
-                                                         "*.timer", within=SLOW_S)))
+        self.found["timer"] = timers(output("systemctl", "show", "--all", "-p", "Id,TimersCalendar,TimersMonotonic,RandomizedDelayUSec", "*.timer",
+                                            within=SLOW_S))
         self.found["port"] = ports(output("ss", "-Hltunp", within=SLOW_S))
         self.found["access"] = access(output("systemctl", "show", "-p", "Id,IPAddressAllow,IPAddressDeny", "*.service", within=SLOW_S),
                                       output("nft", "list", "ruleset", within=SLOW_S))

@@ -36,13 +36,13 @@ def address(told, name):
 
 @pytest.fixture(scope="session")
 def balancer(told, tier):
-    return other(tier, told.groups["lb"][0])
+    return tier.host(told.groups["lb"][0])
 
 
 @pytest.fixture
 def neighbour(told, tier, name):
     """Another app host."""
-    return other(tier, next(peer for peer in told.groups["app"] if peer != name))
+    return tier.host(next(peer for peer in told.groups["app"] if peer != name))
 
 
 @pytest.fixture
@@ -56,11 +56,6 @@ def ask(host, told, address):
         return int(status), body
 
     return ask
-
-
-def other(tier, hostname):
-    """Another host of the tier."""
-    return tier.host(hostname)
 
 
 def eventually(true, seconds=20):
@@ -134,7 +129,7 @@ def test_one_cache_node_may_die_and_not_all(host, ask, told):
 @pytest.mark.needs(app=2, monitor=1)
 def test_health_is_for_balancers_and_monitors_not_for_visitors(ask, tier, told, balancer, neighbour):
     assert ask(HEALTH, of=balancer)[0] == 200
-    assert ask(HEALTH, of=other(tier, told.groups["monitor"][0]))[0] == 200
+    assert ask(HEALTH, of=tier.host(told.groups["monitor"][0]))[0] == 200
     assert ask(HEALTH, "--header", "X-Forwarded-For: 203.0.113.7", of=balancer)[0] == 403
     assert ask(HEALTH, of=neighbour)[0] == 403
 
@@ -202,7 +197,7 @@ storage.delete(second)
     finally:
         left = manage(host, start + "storage.delete(name); print(storage.exists(name))")
         for media in told.groups["media"]:
-            other(tier, media).run("rmdir %s", f"{told.media_root}/{directory}")
+            tier.host(media).run("rmdir %s", f"{told.media_root}/{directory}")
     assert left == ["False"]
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 import drill
-from tier import ROOT
 
 
 @pytest.fixture(scope="module")

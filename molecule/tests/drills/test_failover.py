@@ -5,7 +5,7 @@ import re
 import pytest
 
 
-DATABASES = "TAGS=etcd,postgresql,patroni,pgpool"  # the roles that could undo a failover
+DATABASES = "TAGS=etcd,postgresql,pgbackrest,patroni,pgpool"  # the roles that could undo a failover
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """A host more and a host less in every pool, under load: proven before it is asked, and nowhere once it is gone."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -8,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import time
+import uuid
 
 import pytest
 
@@ -32,6 +34,14 @@ EVERYWHERE = {"monitor": {"/etc/munin/munin.conf", "/etc/nagios4/tier.cfg", "/et
 def words(done):
     """What a finished command said, in one line."""
     return " ".join((done.stdout + done.stderr).split())
+
+
+def started(mark):
+    """Ids of the processes that were started with a mark in their environment, by whomever and in whatever session."""
+    for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if mark.encode() in environment.read_bytes():
+                yield int(environment.parent.name)
 
 
 class Standing:
@@ -67,12 +77,16 @@ class Standing:
 
     def cut_off(self, *verb, when):
         """Run a verb and kill it, with all that it started, as soon as a condition holds."""
-        said = self.tier.state / "cut-off.log"
-        with said.open("w") as log, subprocess.Popen(["make", *verb, *self.tier.words], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""),
-                                                     start_new_session=True, stdout=log, stderr=log) as run:
+        said, mark = self.tier.state / "cut-off.log", uuid.uuid4().hex
+        with said.open("w") as log, subprocess.Popen(["make", *verb, *self.tier.words], cwd=ROOT, stdout=log, stderr=log,
+                                                     env=dict(os.environ, MAKEFLAGS="", CUT_OFF=mark)) as run:
             self.place.wait(lambda: when() or run.poll() is not None, "the moment to cut it off")
             assert run.poll() is None, said.read_text()[-3000:]
-            os.killpg(run.pid, signal.SIGKILL)
+            # Ansible's workers have sessions of their own. Who starts another one meanwhile is met at the next look.
+            while pids := list(started(mark)):
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
     def known(self, node, address):
         """{host: files that have the name or the address of another one}, for all hosts but that one."""

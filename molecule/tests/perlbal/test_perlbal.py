@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from balancer import Balancer, PerlbalBench, await_true, logged
+from balancer import PerlbalBench, await_true, logged
 
 testinfra_hosts = ["ansible://lb"]
 

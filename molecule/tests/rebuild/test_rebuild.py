@@ -36,8 +36,7 @@ def test_total_loss(place, make, visitor, tier):
     picture = f"rebuild/{stamp}.png"
     place.sql("create table if not exists rebuild_test(said text, at timestamptz default now())", owner=True)
     write(place, f"{stamp} in the backup")
-    place.manage(place.groups["app"][0], "from django.core.files.base import ContentFile; from django.core.files.storage import default_storage; "
-                 f"default_storage.save('{picture}', ContentFile(bytes.fromhex('{drill.picture().hex()}')))")
+    place.upload(picture)
     assert make("backup").returncode == 0
     write(place, f"{stamp} in the archive")
     segment = place.sql("select pg_walfile_name(pg_switch_wal())")

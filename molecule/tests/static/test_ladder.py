@@ -113,6 +113,26 @@ def test_a_climb_that_was_cut_off_goes_on():
     assert climb.steps(then, then) == []
 
 
+def test_new_votes_are_taken_one_by_one_and_first():
+    low, top = climb.read(RUNGS[NAMES[0]]), climb.read(RUNGS[NAMES[-1]])
+    assert climb.votes(low, low) == []
+    assert climb.votes(low, top) == ["cache1", "cache2", "box1"]
+    assert climb.votes(top, top) == ["box1", "cache1", "cache2"]  # one of them may have no seat yet
+
+
+@pytest.mark.parametrize("broken", ["add-node", "up", "site", "converge"])
+def test_a_climb_that_fails_says_how_it_goes_on_and_does(broken, live, monkeypatch, capsys):
+    made, low, top = [], NAMES[-2], NAMES[-1]
+    monkeypatch.setattr(climb, "facts_of", lambda _path: FACTS)
+    monkeypatch.setattr(climb, "make", lambda _facts, *words, **_how: made.append(words[0]) or words[0] != broken)
+    climb.begin(live, low)
+    assert climb.climb(live, top, False) == 1 and made[-1] == broken
+    assert f"ladder is on its way to {top}. When mended, go on: make climb ENV=ladder RUNG={top}" in capsys.readouterr().err
+    broken = ""
+    made.clear()
+    assert climb.climb(live, top, False) == 0 and made[-5:] == ["up", "site", "site", "site", "converge"] and climb.standing(live) == top
+
+
 def test_hosts_come_before_hosts_go():
     for low, high in zip(NAMES, NAMES[1:]):
         verbs = [(word, words[0]) for words in climb.steps(climb.read(RUNGS[low]), climb.read(RUNGS[high])) for word in words if word.startswith("POOL=")]
@@ -131,6 +151,14 @@ def test_where_no_verbs_lead_is_refused(change, reason):
     assert changed != text
     with pytest.raises(nodes.Refused, match=reason):
         climb.steps(climb.read(RUNGS[NAMES[0]]), nodes.Inventory(changed))
+
+
+@pytest.mark.parametrize(("job", "reason"), [("quorum", "box1 has a vote"), ("monitor", "box1 has the graphs"), ("backup", "backup1 has the backups")])
+def test_what_no_verb_takes_away_is_refused(job, reason):
+    now, then = climb.read(RUNGS[NAMES[-1]]), climb.read(RUNGS[NAMES[-1]])
+    then.groups[job] = [host for host in then.groups[job] if host not in ("box1", "backup1")]
+    with pytest.raises(nodes.Refused, match=f"{reason} in .* and not in .*: no verb takes that away"):
+        climb.steps(now, then)
 
 
 @pytest.fixture
@@ -155,6 +183,11 @@ def test_it_begins_once(live):
         with pytest.raises(nodes.Refused, match=reason):
             climb.begin(live, name)
     assert live.read_text() == RUNGS[NAMES[0]].read_text()
+
+
+def test_a_rung_that_nobody_drew_is_none(live):
+    with pytest.raises(nodes.Refused, match=r"There is no rung 'x'\. There are: 1-one-box, "):
+        climb.begin(live, "x")
 
 
 def test_there_is_nothing_above_the_top(live):

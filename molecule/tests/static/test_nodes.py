@@ -79,7 +79,7 @@ def test_what_was_cut_off_may_go_on():
 
 @pytest.mark.parametrize(("pool", "node", "address", "facts", "reason"), [
     ("ap", "app3", "", CONTAINERS, "did you mean 'app'?"),
-    ("monitor", "monitor2", "", CONTAINERS, "There are: lb, app, media, cache, db"),
+    ("monitor", "monitor2", "", CONTAINERS, "is none that hosts are added to. There are: lb, app, media, cache, db"),
     ("", "app3", "", CONTAINERS, "POOL= is missing. Type it like this: make add-node ENV=local POOL=app NODE=app3"),
     ("app", "", "", CONTAINERS, "NODE= is missing"),
     ("app", "App_3", "", CONTAINERS, "is no name of a host"),
@@ -100,6 +100,7 @@ def test_who_may_not_come(pool, node, address, facts, reason):
 @pytest.mark.parametrize(("node", "reason"), [
     ("", "NODE= is missing"),
     ("ap1", "There is no ap1 in inventories/local.yml; did you mean 'app1'?"),
+    ("x", "There is no x in inventories/local.yml."),
     ("cache1", "cache1 is one of the 3 that agree on which database is primary"),
     ("monitor1", "monitor1 is one of the 3"),
 ])
@@ -120,13 +121,21 @@ def test_whoever_refuses_changes_nothing(tmp_path):
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
 
 
+def test_whoever_refuses_says_so_and_exits_with_2(capsys):
+    def refuse():
+        raise nodes.Refused("It is Friday.")
+    assert nodes.told(lambda: 1) == 1 and capsys.readouterr().err == ""
+    assert nodes.told(refuse) == 2 and capsys.readouterr().err == "Nothing was touched. It is Friday.\n"
+
+
 def test_only_the_line_is_written(tmp_path, capsys):
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     copy.chmod(0o640)
     for _ in range(2):
         assert nodes.run(["write", "add", str(copy), "app", "app3", "172.30.10.23"]) == 0
-    assert capsys.readouterr().out.count("wrote") == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == f"wrote {copy}\n"  # add_node.yml looks for it
     assert inventory(copy.read_text()).groups["app"] == ["app1", "app2", "app3"]
     assert copy.stat().st_mode & 0o777 == 0o640
     for _ in range(2):

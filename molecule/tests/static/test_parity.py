@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+import types
 
 import pytest
 import yaml
@@ -163,6 +164,16 @@ def test_a_host_that_does_not_answer_is_told(sides, tmp_path, monkeypatch, capsy
     assert "does not answer over SSH" in capsys.readouterr().out
 
 
+def test_an_inventory_that_cannot_be_read_is_no_difference(monkeypatch, capsys):
+    """1 is for what differs: where nothing was looked at it is 2, from a thread too."""
+    monkeypatch.setattr(parity, "ask", lambda *_what, **_more: {})
+    monkeypatch.setattr(parity.locked.subprocess, "run", lambda *_what, **_how: types.SimpleNamespace(returncode=1, stderr="no such group"))
+    monkeypatch.setattr(sys, "argv", ["parity.py", "parity", "inventories/staging.yml", "inventories/production.yml"])
+    with pytest.raises(SystemExit) as end:
+        parity.main()
+    assert end.value.code == 2 and "no such group" in capsys.readouterr().err
+
+
 def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
     """Whatever differs, and in whichever form the secret is there."""
     monkeypatch.chdir(tmp_path)
@@ -193,6 +204,14 @@ def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monke
     assert "http" not in page and "src=" not in page
     assert 'name="viewport"' in page
     assert "1 difference that nobody declared" in page
+
+
+def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
+    differences = [parity.Difference("app", "unit", "a", [("x", ["app1"])]), parity.Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
+                   parity.Difference("db", "unit", "c", [("x", ["db1"])], "declared")]
+    page = parity.html("x", sides, differences)
+    assert '<h2 id="app">app <small>1 difference</small></h2>' in page and '<a href="#app">app <small>1</small></a>' in page
+    assert page.count("<article>") == 1 and 'id="db"' not in page and "db: unit c" in page and "2 declared" in page
 
 
 def test_hosts_of_a_pool_are_told_once():
@@ -298,11 +317,12 @@ def test_units():
 
 
 def test_timers_tell_when_and_not_how_long_until_then():
-    shown = host_portrait.timer_blocks("Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
-                                       "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n")
-    said = host_portrait.timers(shown)["a.timer"]
-    assert "OnCalendar=hourly" in said and "OnCalendar=daily" in said and "5min" in said
-    assert "2026" not in said and "Thu" not in said
+    shown = ("Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
+             "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n")
+    said = host_portrait.timers(shown)
+    assert "OnCalendar=hourly" in said["a.timer"] and "OnCalendar=daily" in said["a.timer"] and "5min" in said["a.timer"]
+    assert "2026" not in said["a.timer"] and "Thu" not in said["a.timer"]
+    assert said["b.timer"] == ""
 
 
 def test_ports():

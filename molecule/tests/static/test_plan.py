@@ -186,6 +186,8 @@ def test_a_name_may_change_where_the_database_keeps_its_own():
     assert judged(change("text", column), ops.RenameField("Item", "text", "words")) == []
     assert judged(ops.AlterModelTable("Bare", "shop_bare"), ops.RenameModel("Bare", "Plain")) == []
     assert judged(ops.AlterModelTable("Item", "shop_item"), ops.RenameModel("Item", "Thing")) == ["renames shop.Item to Thing"]
+    assert judged(ops.AlterModelTable("Tag", "shop_tag"), ops.RenameModel("Tag", "Label")) == ["renames shop.Tag to Label"]
+    assert judged(ops.AlterModelTable("Brand", "shop_brand"), ops.RenameModel("Brand", "Make")) == []
 
 
 def test_a_table_that_the_running_release_does_not_know_may_change():

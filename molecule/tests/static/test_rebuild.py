@@ -159,8 +159,9 @@ def staged_fixture(monkeypatch, tmp_path):
         env, steps = rebuild.Environment(ROOT / "inventories/test.yml"), []
         env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
+        scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}
         said = {"plan": {"backup1": plan}, "release": {}, "came": {"db1": {"stdout": ""}},
-                "scrub": {"backup1": {"rc": 0, "stdout": json.dumps({"backup": "then", "rows": [1] * len(SITE["site_scrub"])})}}} | (answers or {})
+                "scrub": {"backup1": {"rc": 0, "stdout": json.dumps(scrub)}}} | (answers or {})
 
         def ask(_self, tag):
             steps.append((tag, ()))
@@ -206,7 +207,8 @@ def test_from_another_environment(staged, capsys):
     assert code == 0 and [what for what, _words in steps] == ["release", "scrub", "destroy", "boot", "converge", "smoke", "parity"]
     assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": []}
     assert variables(steps) == {"backup_taken_from": "ssh there tier-backup", "django_version": "v1"}
-    assert "auth_user.email: 1 rows" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "auth_user.email: 1 rows" in told and "the archive lacks segment 1" in told
 
 
 @pytest.mark.parametrize("given", [

@@ -83,6 +83,19 @@ def test_verbs_of_a_rehearsal_leave_what_is_real_alone():
         assert removed and all(word.startswith(f".state/{env}-rehearsal") for word in removed)
         assert f"-i .state/{env}-rehearsal/inventory/{env}.yml" in said
         assert f"-i inventories/{env}.yml" not in said
+        words = ["make", "--no-print-directory", "--dry-run", "--eval=asked: ; @echo $(ANSIBLE_VAULT_PASSWORD_FILE)", "asked", f"ENV={env}", "REHEARSE=1"]
+        said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True,
+                              env=dict(os.environ, MAKEFLAGS="", ANSIBLE_VAULT_PASSWORD_FILE="/real")).stdout
+        assert said == f"echo {ROOT}/.state/{env}-rehearsal/vault-password\n"
+
+
+@pytest.mark.parametrize(("rehearse", "goes"), [("1", False), ("0", True), ("", True)])
+def test_only_1_is_a_rehearsal(rehearse, goes):
+    """What stands of an environment with drawings goes with it, not with a rehearsal of it."""
+    words = ["make", "--no-print-directory", "--dry-run", "down", "ENV=ladder", f"REHEARSE={rehearse}"]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")).stdout
+    [removed] = [line for line in said.splitlines() if line.strip().startswith("rm ")]
+    assert ("inventories/ladder.yml" in removed.split()) is goes
 
 
 @pytest.mark.parametrize(("variables", "reason"), [
@@ -99,6 +112,23 @@ def test_a_group_that_says_how_to_reach_its_hosts_is_refused():
     text = "all:\n  children:\n    app:\n      hosts: {app1: {ansible_host: 10.0.0.1}}\n      vars:\n        ansible_user: admin\n"
     with pytest.raises(rehearsal.Refused, match="x.yml:6: how to reach hosts belongs into group_vars"):
         rehearsal.moved(text, "x.yml", "172.30.150")
+
+
+@pytest.mark.parametrize(("file", "text", "reason"), [
+    ("main.yml", "ansible_ssh_extra_args: -J jump.example.com\n", r"group_vars/production/main.yml:\d+: ansible_ssh_extra_args says how to reach hosts"),
+    ("zzz.yml", "---\nsite: {}\nansible_connection: local\n", "group_vars/production/zzz.yml:3: ansible_connection says"),
+    ("main.yml", "ansible_port: 2222\nansible_python_interpreter: /usr/bin/python3\n", ""),  # replaced, and harmless
+    ("keys.yml", "$ANSIBLE_VAULT;1.1;AES256\n3661\n", ""),
+])
+def test_an_environment_that_says_how_to_reach_its_hosts_in_another_way_is_refused(copy, file, text, reason):
+    with (copy / "group_vars/production" / file).open("a") as own:
+        own.write(text)
+    if not reason:
+        build(copy)
+        return
+    with pytest.raises(rehearsal.Refused, match=reason):
+        build(copy)
+    assert not (copy / ".state").exists()
 
 
 def test_containers_are_not_rehearsed(copy):
@@ -149,7 +179,8 @@ def test_a_host_that_was_added_stays_until_the_inventory_changes(copy):
 
 def test_ansible_reads_the_rehearsal(copy):
     path, _said = build(copy)
-    listed = json.loads(subprocess.run(["ansible-inventory", "-i", str(path), "--list"], capture_output=True, text=True, check=True).stdout)
+    words = [sys.executable, "-m", "ansible", "inventory", "-i", str(path), "--list"]
+    listed = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     app = listed["_meta"]["hostvars"]["app1"]
     assert app["env_containers"] is True
     assert app["env_name"] == "production"

@@ -81,7 +81,7 @@ def breaks(operation, app, before, after, tables, connection):
             return [f"removes {name}"]
         case ops.RenameModel():
             new = after.apps.get_model(app, operation.new_name)._meta
-            if old.db_table != new.db_table or any(each.many_to_many for each in old.get_fields()):
+            if old.db_table != new.db_table or any(each.many_to_many for each in old.get_fields(include_hidden=True)):
                 return [f"renames {name} to {operation.new_name}"]
         case ops.AlterModelTable():
             if old.db_table != after.apps.get_model(app, model)._meta.db_table:
