@@ -31,6 +31,7 @@ import urllib.parse
 import jinja2
 
 import locked
+import nodes
 import smoke
 from status import ask, table
 
@@ -81,8 +82,8 @@ done
 """
 
 
-class Refused(Exception):
-    """Why nobody was let loose, as a sentence."""
+class Failed(Exception):
+    """Why nothing was measured, as a sentence."""
 
 
 # ------------------------------------------------------------------ what visitors do
@@ -91,7 +92,7 @@ def bounds(users, seconds):
     """Both as numbers. Raises Refused."""
     for name, text, least in (("USERS", users, 1), ("SECONDS", seconds, 10)):
         if not re.fullmatch(r"\d+", text) or int(text) < least:
-            raise Refused(f"{name}={text} is no number from {least} on: make load USERS=50 SECONDS=60")
+            raise nodes.Refused(f"{name}={text} is no number from {least} on: make load USERS=50 SECONDS=60")
     return int(users), int(seconds)
 
 
@@ -99,13 +100,13 @@ def spared(told, anyway):
     """Whether this is production itself, which is asked and never changed. Raises Refused where it is not to be asked either."""
     production = told["env_name"] == "production" and not told["containers"]
     if production and not anyway:
-        raise Refused("This is production: its visitors would wait behind these. Load a rehearsal of it: make converge load ENV=production REHEARSE=1; "
-                      "or all the same: make load ENV=production ANYWAY=1")
+        raise nodes.Refused("This is production: its visitors would wait behind these. Load a rehearsal of it: make converge load ENV=production "
+                            "REHEARSE=1; or all the same: make load ENV=production ANYWAY=1")
     return production
 
 
 def plan(told, crawl, cookies, production):
-    """What load_visitors.py is told. Raises Refused where there is nothing to do."""
+    """What load_visitors.py is told. Raises Failed where there is nothing to do."""
     load, found = told["load"], {}
     for path, (kind, answer, _by) in crawl.seen.items():
         if isinstance(answer, smoke.Answer) and answer.status == 200:
@@ -114,10 +115,10 @@ def plan(told, crawl, cookies, production):
            "session": cookies and load.get("session"), "change": cookies and load.get("change") and not production}
     unknown = set(load["mix"]) - set(has)
     if unknown:
-        raise Refused(f"group_vars/all/site.yml: site_load.mix has {', '.join(sorted(unknown))}; there are {', '.join(has)}.")
+        raise Failed(f"group_vars/all/site.yml: site_load.mix has {', '.join(sorted(unknown))}; there are {', '.join(has)}.")
     mix = {kind: share for kind, share in load["mix"].items() if has[kind] and share > 0}
     if not mix:
-        raise Refused("group_vars/all/site.yml: nothing of site_load.mix is left to do.")
+        raise Failed("group_vars/all/site.yml: nothing of site_load.mix is left to do.")
     return {"name": told["smoke"]["name"], "address": told["smoke"]["address"], "origin": origin(told["smoke"]), "pause": PAUSE, "patience": PATIENCE,
             "mix": mix, "pages": has["page"], "statics": has["static"], "uploads": has["media"], "session": load.get("session", []),
             "change": load.get("change", {}), "cookies": cookies, "sign_in_page": load.get("sign_in", {}).get("page", "-")}
@@ -129,15 +130,15 @@ def origin(asked):
 
 
 def manage(variables, words, entered=""):
-    """Run a management command on a host. Raises Refused where it fails."""
+    """Run a management command on a host. Raises Failed where it fails."""
     done = subprocess.run([*locked.ssh(variables), shlex.join(["sudo", "/usr/local/bin/manage", *words])], input=entered, capture_output=True, text=True,
                           check=False)
     if done.returncode:
-        raise Refused(f"manage {words[0]} failed on {variables['ansible_host']}: {' '.join((done.stdout + done.stderr).split())[-400:]}")
+        raise Failed(f"manage {words[0]} failed on {variables['ansible_host']}: {' '.join((done.stdout + done.stderr).split())[-400:]}")
 
 
 def sign_in(asked, form, password):
-    """The cookies of who has signed in, as a header. Raises Refused where that fails."""
+    """The cookies of who has signed in, as a header. Raises Failed where that fails."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the smoke test has just checked it
     jar = http.cookies.SimpleCookie()
@@ -158,7 +159,7 @@ def sign_in(asked, form, password):
     fields = form["fields"] | {form["password"]: password} | ({"csrfmiddlewaretoken": token[1]} if token else {})
     code, _text = fetch("POST", urllib.parse.urlencode(fields), **{"Content-Type": "application/x-www-form-urlencoded"})
     if code not in (302, 303):
-        raise Refused(f"nobody can sign in at {form['page']}: {code} (site_load.sign_in of group_vars/all/site.yml)")
+        raise Failed(f"nobody can sign in at {form['page']}: {code} (site_load.sign_in of group_vars/all/site.yml)")
     return "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
 
 
@@ -417,18 +418,18 @@ def let_loose(locust, plan_file, place, users, seconds, ramp):
 
 
 def run(inventory, told, given):
-    """Let visitors loose and look meanwhile; the report. Raises Refused."""
+    """Let visitors loose and look meanwhile; the report. Raises Refused and Failed."""
     users, seconds = bounds(given.users, given.seconds)
     production = spared(told, given.anyway)
     if not smoke.held(told["smoke"]):
-        raise Refused(f"Nobody answers at {told['smoke']['address']}: on a balancer, journalctl -u keepalived")
+        raise nodes.Refused(f"Nobody answers at {told['smoke']['address']}: on a balancer, journalctl -u keepalived")
     crawl = smoke.Crawl(told["smoke"], smoke.visitor(told["smoke"])).run()
     if crawl.wrong:
-        raise Refused(f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {told['env_typed']}")
+        raise nodes.Refused(f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {told['env_typed']}")
     variables = locked.hosts(inventory, "all")
     first, load = variables[told["tiers"]["app"][0]], told["load"]
     signs_in = bool(load.get("sign_in")) and not production
-    place = pathlib.Path(told["state_dir"]) / "load"
+    place = nodes.state_of(pathlib.Path(inventory)) / "load"
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     plan_file, cookies, looks, made = place / "plan.json", "", {}, False
     ramp = max(1, min(RAMP_S, seconds // 5))
@@ -449,7 +450,7 @@ def run(inventory, told, given):
         code, visitors = let_loose(given.locust, plan_file, place, users, seconds, ramp)
         seen = {name: settled(samples(seen_by(look), told["doors"]), ramp) for name, look in looks.items()}
         if code:
-            raise Refused(f"Locust failed with {code}: {place / 'locust.log'}")
+            raise Failed(f"Locust failed with {code}: {place / 'locust.log'}")
     finally:
         plan_file.unlink(missing_ok=True)
         for process, _told in looks.values():
@@ -473,8 +474,21 @@ def run(inventory, told, given):
     }
 
 
+def load(given):
+    """Let loose and tell; the exit code. Raises Refused and Failed."""
+    told = next((found["msg"] for found in ask(given.inventory, PLAYBOOK, given.options).values() if isinstance(found.get("msg"), dict)), None)
+    if told is None:
+        raise nodes.Refused("group_vars do not say what visitors do: make converge says why.")
+    report = run(given.inventory, told, given)
+    print("\n".join(told_rows(report)))
+    path = nodes.state_of(pathlib.Path(given.inventory)) / "load.html"
+    path.write_text(html(report), encoding="utf-8")
+    print(f"  to read    {os.path.relpath(path)}\n")
+    return 1 if report["failed"] or not report["asked"] else 0
+
+
 def main():
-    """Let loose, tell, and say by the exit code whether every request was answered."""
+    """Say by the exit code whether every request was answered."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], usage=__doc__)
     parser.add_argument("inventory")
     parser.add_argument("--locust", required=True)
@@ -482,19 +496,11 @@ def main():
     parser.add_argument("--seconds", default="60")
     parser.add_argument("--anyway", action="store_true")
     given, given.options = parser.parse_known_args()
-    told = next((found["msg"] for found in ask(given.inventory, PLAYBOOK, given.options).values() if isinstance(found.get("msg"), dict)), None)
     try:
-        if told is None:
-            raise Refused("group_vars do not say what visitors do: make converge says why.")
-        report = run(given.inventory, told, given)
-    except (Refused, OSError, http.client.HTTPException) as reason:
+        return nodes.told(lambda: load(given))
+    except (Failed, OSError, http.client.HTTPException) as reason:
         print(f"Nothing was measured. {reason}", file=sys.stderr)
         return 2
-    print("\n".join(told_rows(report)))
-    path = pathlib.Path(told["state_dir"]) / "load.html"
-    path.write_text(html(report), encoding="utf-8")
-    print(f"  to read    {os.path.relpath(path)}\n")
-    return 1 if report["failed"] or not report["asked"] else 0
 
 
 if __name__ == "__main__":

@@ -27,4 +27,4 @@ def test_a_few_visitors_are_measured(make, place, tier):
 
 def test_what_is_no_number_is_refused(make):
     done = make("load", "USERS=many")
-    assert done.returncode != 0 and "Nothing was measured. USERS=many is no number" in words(done)
+    assert done.returncode != 0 and "Nothing was touched. USERS=many is no number" in words(done)

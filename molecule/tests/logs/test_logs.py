@@ -8,11 +8,17 @@ import shlex
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import uuid
 
 import pytest
+
+from tier import ROOT
+
+sys.path.insert(0, str(ROOT / "playbooks"))
+from nodes import vault_of
 
 # What logs by the journal, on the hosts of each group. The balancers' engine comes besides.
 SERVICES = {
@@ -328,8 +334,7 @@ def test_the_page_is_made_anew_by_itself(place, monitor):
 
 def secrets_of(tier):
     """{name: words by which one would know it}, of everything in the environment's vault that is not for everybody."""
-    loader = tier.variables[0]
-    vault = loader.load_from_file(str(pathlib.Path(tier.inventory).parent / f"group_vars/{tier.name}/vault.yml"))
+    vault = tier.variables[0].load_from_file(str(vault_of(pathlib.Path(tier.inventory))))
     single = {name: value for name, value in vault.items() if isinstance(value, str) and not name.endswith("_certificate")}
     nested = {f"{name}.{key}": value for name, values in vault.items() if isinstance(values, dict) for key, value in values.items()}
     found = {name: [line for line in str(value).splitlines() if len(line) >= 8 and "-----" not in line] for name, value in (single | nested).items()}

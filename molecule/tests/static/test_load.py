@@ -28,14 +28,14 @@ def crawl():
 
 @pytest.mark.parametrize(("users", "seconds", "said"), [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")])
 def test_what_is_no_number_is_refused(users, seconds, said):
-    with pytest.raises(load.Refused, match=f"{said} is no number"):
+    with pytest.raises(load.nodes.Refused, match=f"{said} is no number"):
         load.bounds(users, seconds)
     assert load.bounds("5", "10") == (5, 10)
 
 
 def test_production_is_refused_and_then_spared():
     real = {"env_name": "production", "containers": False}
-    with pytest.raises(load.Refused, match="ANYWAY=1"):
+    with pytest.raises(load.nodes.Refused, match="ANYWAY=1"):
         load.spared(real, anyway=False)
     assert load.spared(real, anyway=True)
     assert not load.spared(real | {"containers": True}, anyway=False)  # its rehearsal
@@ -48,9 +48,9 @@ def test_visitors_are_told_what_there_is():
     assert (found["pages"], found["statics"], found["uploads"]) == (["/"], ["/static/a.css"], ["/media/b.png"])
     assert found["mix"] == SITE["site_load"]["mix"] and found["sign_in_page"] == "/accounts/login/"
     assert found["origin"] == "https://x.test" and load.origin({"name": "x.test", "port": 8443}) == "https://x.test:8443"
-    with pytest.raises(load.Refused, match="site_load.mix has dance"):
+    with pytest.raises(load.Failed, match="site_load.mix has dance"):
         load.plan(TOLD | {"load": {"mix": {"dance": 1}}}, crawl(), "", False)
-    with pytest.raises(load.Refused, match="nothing of site_load.mix"):
+    with pytest.raises(load.Failed, match="nothing of site_load.mix"):
         load.plan(TOLD | {"load": {"mix": {"session": 1}}}, crawl(), "", False)
 
 
