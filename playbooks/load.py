@@ -77,7 +77,7 @@ while [ "$count" -gt 0 ]; do
       END {print "pool-busy", length(busy); print "pool-all", length(all)}'
   fi
   echo .
-  sleep "$1"
+  sleep "$1"  # between two looks
 done
 """
 
