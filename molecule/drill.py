@@ -31,7 +31,7 @@ import urllib.parse
 import urllib.request
 import zlib
 
-from tier import ROOT, Tier
+from tier import ROOT, Tier, first, inside
 
 SETTLED = 3.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
 RECOVERY = 120.0  # seconds after which a drill gives up
@@ -132,11 +132,15 @@ class Place:
         """Name of a host's container."""
         return f"{self.env}-{host}"
 
-    def on(self, host, command, check=True):
-        """Run a shell command on a host as root; its output, or None if it failed and may. Nothing runs on a frozen host."""
+    def run(self, host, *command, user="root", check=True):
+        """Run a command on a host; its output, or None if it failed and may. Nothing runs on a frozen host."""
         if host in self.frozen and not check:
             return None
-        return self.docker("exec", self.container(host), "sh", "-c", command, check=check)
+        return run(*inside(self.container(host), *command, user=user), check=check)
+
+    def on(self, host, command, check=True):
+        """The same with a command of the shell, as root."""
+        return self.run(host, "sh", "-c", command, check=check)
 
     def ask(self, host, path):
         """What a host's Patroni answers, as (status, JSON); (None, None) if it does not."""
@@ -182,8 +186,8 @@ class Place:
         """Run SQL in the site's database on the primary, as its owner or as a superuser."""
         name = self.facts["site_name"]
         words = ["-c", f"set role {name}"] if owner else []
-        return self.docker("exec", "-u", "postgres", self.container(self.primary()), "psql", "-qAt", "-v", "ON_ERROR_STOP=1",
-                           "-p", str(self.facts["db_port"]), "-d", name, *words, "-c", statements)
+        return self.run(self.primary(), "psql", "-qAt", "-v", "ON_ERROR_STOP=1", "-p", str(self.facts["db_port"]), "-d", name, *words, "-c", statements,
+                        user="postgres")
 
     def remember(self):
         """Put a hundred keys into the caches; what they begin with."""
@@ -202,7 +206,7 @@ class Place:
 
     def manage(self, app, code):
         """Run code in the site on an app host."""
-        return self.docker("exec", "-i", self.container(app), "/usr/local/bin/manage", "shell", "-v", "0", "-c", code)
+        return self.run(app, "/usr/local/bin/manage", "shell", "-v", "0", "-c", code)
 
     def upload(self, name):
         """Put a picture on every media host, as the site does."""
@@ -287,7 +291,7 @@ class Place:
 
     def pid(self, host):
         """The first process of a host, as this machine numbers it; 0 while the host is off."""
-        return int(self.docker("inspect", "--format", "{{.State.Pid}}", self.container(host)))
+        return first(self.container(host))
 
     def cut(self, host):
         """Take a host off the network."""

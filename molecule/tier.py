@@ -1,11 +1,14 @@
 """An environment, as its inventory and group_vars describe it."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+import subprocess
 
-import testinfra
+import testinfra.backend.base
+import testinfra.host
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")  # not Molecule's own; before Ansible is imported
@@ -16,6 +19,49 @@ def load_plugins():
     """Let Ansible find filters and lookups; once in a process."""
     from ansible.plugins.loader import init_plugin_loader
     init_plugin_loader()
+
+
+AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
+WORLD = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "container=docker"]  # what a command on a host finds in its environment
+RUNNING = {}  # {container: (its first process, when that started)}
+
+
+def started(pid):
+    """When a process started, in ticks of this machine's clock, as text; None where there is none."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+
+
+def first(container):
+    """The first process of a container, as this machine numbers it; 0 while it is off."""
+    pid, since = RUNNING.get(container, (0, None))
+    if not pid or started(pid) != since:
+        said = subprocess.run([*AS_ROOT, "docker", "inspect", "--format", "{{.State.Pid}}", container], capture_output=True, text=True, check=False)
+        pid = int(said.stdout or 0)
+        RUNNING[container] = pid, started(pid)
+    return pid
+
+
+def inside(container, *command, user="root"):
+    """The command that runs another one in a container: `docker exec` in 3 ms instead of 60, and as much less work for this machine."""
+    other = [] if user == "root" else ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
+    return [*AS_ROOT, "nsenter", "--target", str(first(container)), "--all", "--wd", "/usr/bin/env", "-i", *WORLD, *other, *command]
+
+
+class Inside(testinfra.backend.base.BaseBackend):
+    """A container as testinfra's host; its commands run as root."""
+
+    NAME = "inside"
+
+    def __init__(self, host, container):
+        super().__init__(host)
+        self.host, self.container = host, container
+
+    def run(self, command, *args, **_kwargs):
+        """The result of a command of the shell, its arguments quoted."""
+        words = self.get_command(command, *args)
+        done = subprocess.run(inside(self.container, "sh", "-c", words), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        return self.result(done.returncode, self.encode(words), done.stdout, done.stderr)
 
 
 class Tier:
@@ -33,6 +79,12 @@ class Tier:
         self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
         self.env = dict(os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")  # Molecule's own colours would be in what is read
 
+    def make(self, *words):
+        """Run a verb of the Makefile on it, as an operator does; the finished process, with its output."""
+        laid_over = [f"VARS={word}" for word in self.options[1:]]
+        return subprocess.run(["make", "--no-print-directory", *laid_over, *words, *self.words],
+                              cwd=ROOT, env=dict(self.env, MAKEFLAGS=""), capture_output=True, text=True, check=False)
+
     @functools.cached_property
     def variables(self):
         """Ansible's own view of the inventory, in this process: (loader, hosts, variables). A command of its own for each value takes a second."""
@@ -44,7 +96,9 @@ class Tier:
         from ansible.vars.manager import VariableManager
         load_plugins()
         loader = DataLoader()
-        passwords = [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
+        loader.set_basedir(str(ROOT / "playbooks"))  # the group_vars beside an inventory are meant, not those of the directory this runs in
+        own = self.state / "vault-password"
+        passwords = [str(own)] if own.exists() else [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
         loader.set_vault_secrets(CLI.setup_vault_secrets(loader, [], passwords, initialize_context=False))
         context.CLIARGS = {"extra_vars": self.options[1:]}
         hosts = InventoryManager(loader=loader, sources=[self.inventory])
@@ -66,10 +120,8 @@ class Tier:
 
     @functools.cache
     def host(self, name):
-        """A host, to run commands on as root: a container, asked through Docker in a third of the time that a log-in over SSH takes."""
-        found = testinfra.get_host(f"docker://{self.name}-{name}")
-        found.backend.host = name
-        return found
+        """A host, to run commands on as root."""
+        return testinfra.host.Host(Inside(name, f"{self.name}-{name}"))
 
     def hosts(self, group):
         """Names of the hosts of a group."""

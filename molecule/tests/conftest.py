@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -98,10 +97,7 @@ def place(tier):
 @pytest.fixture(scope="session")
 def make(tier):
     """make("status") runs a verb on the tier, as an operator does; the finished process, with its output."""
-    env = dict(tier.env, MAKEFLAGS="")
-    laid_over = [f"VARS={word}" for word in tier.options[1:]]
-    return lambda *words: subprocess.run(["make", "--no-print-directory", *laid_over, *words, *tier.words],
-                                         cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return tier.make
 
 
 @pytest.fixture(name="unharmed")

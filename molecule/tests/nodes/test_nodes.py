@@ -132,9 +132,8 @@ def unharmed(standing, load):
 def test_an_app_host(standing, tier, visitor, unharmed):
     """The first try is cut off while packages are installed, the second one finishes it; so it is when it goes."""
     node, root = "app3", tier.value("site_root", "app[0]")
-    container = standing.place.container(node)
-    standing.cut_off("add-node", "POOL=app", f"NODE={node}", when=lambda: standing.place.docker(
-        "exec", container, "sh", "-c", "test -e /var/lib/dpkg/info/apache2-bin.list && echo yes", check=False))
+    standing.cut_off("add-node", "POOL=app", f"NODE={node}", when=lambda: standing.place.on(
+        node, "test -e /var/lib/dpkg/info/apache2-bin.list && echo yes", check=False))
     assert node in standing.inventory.read_text()
     standing.add("app", node)
     place = standing.place
@@ -197,7 +196,7 @@ def test_a_database(standing, unharmed):
     address, site = place.address[node], place.facts["site_name"]
 
     def sql(host, query):
-        return place.docker("exec", "-u", "postgres", place.container(host), "psql", "-qAt", "-c", query)
+        return place.run(host, "psql", "-qAt", "-c", query, user="postgres")
     place.wait(lambda: int(sql(node, f"select count(*) from pg_stat_activity where usename = '{site}'")), f"session on {node}")
     assert standing.known(node, address) == standing.expected("db", node)
     standing.remove(node)

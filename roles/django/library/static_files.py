@@ -21,6 +21,7 @@ options:
   root: {type: path, required: true, description: The directory that is served.}
   version: {type: str, required: true, description: The release.}
   archive: {type: path, description: "Its static files, on this host."}
+  serving: {type: str, default: "", description: "Another release, whose files stay as they are where both have that name."}
   keep: {type: list, elements: str, description: Releases whose files stay; those of all others go.}
 """
 
@@ -58,8 +59,8 @@ def write(path, text):
     partial.rename(path)
 
 
-def publish(module, root, version, archive):
-    """Put a release's files where they are served. Fails the module if they do not unpack."""
+def publish(module, root, version, archive, spared):
+    """Put a release's files where they are served, but for the names in spared. Fails the module if they do not unpack."""
     staging = root / ".incoming"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700)
@@ -73,9 +74,11 @@ def publish(module, root, version, archive):
         place.mkdir(mode=0o755, exist_ok=True)
         for name in files:
             new, target = pathlib.Path(directory, name), place / name
-            record[os.path.normpath(target.relative_to(root))] = sha256(new)
-            # Also where nothing else changes: every media host gives a file the release's date.
-            new.rename(target)
+            path = os.path.normpath(target.relative_to(root))
+            record[path] = sha256(new)
+            if path not in spared:
+                # Also where nothing else changes: every media host gives a file the release's date.
+                new.rename(target)
     (root / ".releases").mkdir(mode=0o755, exist_ok=True)
     write(root / ".releases" / f"{version}.json", json.dumps(record, indent=1, sort_keys=True))
     shutil.rmtree(staging)
@@ -103,6 +106,7 @@ def main():
             "root": {"type": "path", "required": True},
             "version": {"type": "str", "required": True},
             "archive": {"type": "path"},
+            "serving": {"type": "str", "default": ""},
             "keep": {"type": "list", "elements": "str"},
         },
         supports_check_mode=True,
@@ -118,7 +122,7 @@ def main():
     if p["archive"] and not complete:
         changed = True
         if not module.check_mode:
-            publish(module, root, p["version"], p["archive"])
+            publish(module, root, p["version"], p["archive"], known.get(p["serving"], {}))
             known, complete = records(root), True
     if p["keep"] is not None and known.keys() - set(p["keep"]):
         changed = True

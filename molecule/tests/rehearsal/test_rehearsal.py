@@ -1,0 +1,95 @@
+"""Production, rehearsed on this machine, and a staging that is rebuilt to be like it."""
+
+import time
+
+import pytest
+
+import drill
+from tier import ROOT, Tier
+
+MAIL = "ada.lovelace@mail.example"
+NAME = "adalovelace"
+PICTURE = f"rehearsal/{int(time.time())}.png"
+PEOPLE = f"""
+from django.contrib.auth import get_user_model
+from django.contrib.sessions.backends.db import SessionStore
+for number in range(3):
+    get_user_model().objects.create_user("{NAME}%d" % number, "%d{MAIL}" % number, "a password of hers %d" % number, first_name="Ada", last_name="Lovelace")
+    session = SessionStore()
+    session["who"] = "{NAME}"
+    session.create()
+"""
+STORIES = "select md5(string_agg(s::text, ' ' order by s.id)) from budget_story s"
+
+
+def words(done):
+    """What a finished command said, in one line."""
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def everything(place):
+    """All rows of the site's database, as text."""
+    dump = place.run(place.primary(), "pg_dump", "--data-only", "-p", str(place.facts["db_port"]), place.facts["site_name"], user="postgres")
+    return "\n".join(line for line in dump.splitlines() if "restrict " not in line)  # pg_dump's own, another each time
+
+
+@pytest.fixture(scope="module", name="production")
+def production_fixture():
+    """Production, built from nothing, with people in it."""
+    tier = Tier(ROOT / ".state/production-rehearsal/inventory/production.yml")
+    done = tier.make("converge")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    place = drill.Place(tier.inventory)
+    place.whole()
+    place.manage(place.groups["app"][0], PEOPLE)
+    place.upload(PICTURE)
+    return place
+
+
+def test_a_rehearsal_is_the_environment_but_for_where_it_is(production):
+    """Every host of the inventory stands under its own name and in its own groups, and every verb is told of the rehearsal."""
+    declared = Tier(ROOT / "inventories/production.yml")
+    assert production.groups == declared.value("groups")
+    assert [production.on(host, "hostname") for host in production.groups["all"]] == production.groups["all"]
+    done = production.tier.make("status")
+    assert done.returncode == 0 and "all is well" in done.stdout, words(done)
+
+
+def test_staging_becomes_like_production(production, place, make):
+    """With its release, its pictures and its rows, in which nobody is found again; production stays as it is."""
+    done = production.tier.make("backup")
+    assert done.returncode == 0, words(done)[-3000:]
+    before = everything(production)
+    assert before.count(MAIL) == 3 and NAME in before
+    done = make("rebuild", "FROM=production", "YES=1")
+    assert done.returncode == 0, words(done)[-4000:]
+    assert "0 differences" in done.stdout
+    assert "auth_user.email: 3 rows" in done.stdout and "django_session emptied: 3 rows" in done.stdout, done.stdout[-3000:]
+
+    place.whole()
+    rows = everything(place)
+    assert MAIL not in rows and NAME not in rows and "Lovelace" not in rows
+    assert place.sql("select count(*) from auth_user where email ~ '^scrubbed\\d+@' and password ~ '^!'") == "3"
+    assert place.sql("select count(*) from django_session") == "0"
+    assert place.sql(STORIES) == production.sql(STORIES)
+    for media in place.groups["media"]:
+        place.wait(lambda media=media: place.on(media, f"ls {place.facts['media_root']}/{PICTURE}", check=False), f"{PICTURE} on {media}", drill.CAUGHT_UP)
+    assert everything(production) == before
+
+
+def test_nobody_signs_in_there_with_what_production_knows(production, place):
+    """The same password opens production and not staging."""
+    def opens(where):
+        visitor = drill.Visitor(where, "session")
+        status, headers, _body = visitor.form("/accounts/login/", {"username": f"{NAME}0", "password": "a password of hers 0"})
+        return status == 302 and "login" not in headers["Location"]
+    assert opens(production) and not opens(place)
+
+
+def test_a_rehearsal_takes_every_verb(production):
+    """A host more and a host less, and a drill."""
+    make = production.tier.make
+    for verb in (("add-node", "POOL=cache", "NODE=cache3"), ("remove-node", "NODE=cache3"), ("drill", "DRILL=app_killed")):
+        done = make(*verb)
+        assert done.returncode == 0, f"{verb}: {words(done)[-3000:]}"
+    assert Tier(production.tier.inventory).value("groups") == production.groups
