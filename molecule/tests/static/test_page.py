@@ -228,6 +228,23 @@ def test_a_munin_node_is_asked(node, monkeypatch):
     assert program.ask_munin("127.0.0.1", node, ["load", "hangs", "df"]) == {"load": {"load.load": 0.25}, "hangs": {}}
 
 
+def test_what_changes_slowly_is_not_asked_for_at_every_look(node, tmp_path):
+    believed = {"load": {"load.load": 9.0}, "backup": {"backup_wrong.wrong": 0.0}}
+    found = program.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
+    assert found == believed | {"pgpool": {}, "df": {"df._dev_sda1": 95.5}, "df_places": {"df._dev_sda1": "/srv"}}
+    answers = {("munin", "one"): found, ("munin", "two"): {"df": {}, "load": {"load.load": 1.0}}, ("munin", "off"): None, ("lb", "one"): (204, "")}
+    kept = program.slow(answers)
+    assert kept == {"one": {plugin: told for plugin, told in found.items() if plugin != "pgpool"}}
+    path = tmp_path / "slow.json"
+    assert program.lately(path, 100.0) == (100.0, {})
+    path.write_text(json.dumps({"at": 100.0, "hosts": kept}))
+    assert program.lately(path, 100.0 + program.SLOW_S - 1) == (100.0, kept)
+    for now in (100.0 + program.SLOW_S, 99.0):
+        assert program.lately(path, now) == (now, {})
+    path.write_text("half")
+    assert program.lately(path, 100.0) == (100.0, {})
+
+
 def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(tmp_path, monkeypatch):
     """The whole program, with nobody there but one munin-node that nobody is."""
     monkeypatch.setattr(program, "ANSWER_S", 0.2)
