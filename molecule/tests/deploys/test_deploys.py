@@ -133,7 +133,7 @@ def test_a_release_that_visitors_find_broken_goes_back_by_itself(place, make, de
     """Every host is well by its own word; one page that another one links to is not."""
     old = current(place)
     place.whole()
-    done = deploy(variant(middleware("assert request.path != '/about/'")))
+    done = deploy(variant(middleware("assert request.path != '/about/'")), site_smoke_most=40)
     assert done.returncode != 0
     assert "was taken back: visitors miss what they got before. The page /about/ is not there: 500" in words(done), words(done)[-3000:]
     assert "Every app host serves what it served before" in words(done)

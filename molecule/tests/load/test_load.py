@@ -10,7 +10,7 @@ def words(done):
 
 def test_a_few_visitors_are_measured(make, place, tier):
     place.whole()
-    done = make("load", "USERS=6", "SECONDS=15")
+    done = make("load", "USERS=6", "SECONDS=10")
     assert done.returncode == 0, words(done)[-3000:]
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if re.match(r"  (page|static|media|session|change|all) +\d", line)}
     assert {"page", "static", "all"} <= set(rows) and int(rows["all"][1]) > 30 and rows["all"][2] == "0", words(done)
