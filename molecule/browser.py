@@ -1,4 +1,4 @@
-"""A browser without a screen: Debian's Chromium, by its command line and by its DevTools protocol, over a pipe."""
+"""A browser without a screen: Debian's Chromium, by its DevTools protocol, over a pipe."""
 
 import base64
 import fcntl
@@ -28,20 +28,6 @@ def install(say):
     subprocess.run([*sudo, "apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y", "--no-install-recommends", "chromium",
                     "fonts-dejavu-core"], check=True, stdout=subprocess.DEVNULL)
-
-
-def chromium(*words):
-    """What Chromium prints, run once."""
-    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        done = subprocess.run(["chromium", *FLAGS, f"--user-data-dir={profile}", *words], capture_output=True, text=True, check=False, timeout=PATIENCE)
-    if done.returncode:
-        raise RuntimeError(f"chromium failed with {done.returncode}: {done.stderr[-1000:]}")
-    return done.stdout
-
-
-def dom(url, budget_s=5):
-    """A page as it is once its script has had so many seconds, as HTML."""
-    return chromium(f"--virtual-time-budget={budget_s * 1000}", "--dump-dom", url)
 
 
 def high(descriptor):
@@ -133,6 +119,15 @@ class Browser:
         """Send a name and a password along with every request."""
         words = base64.b64encode(f"{user}:{password}".encode()).decode()
         self.call("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {words}"})
+
+    def logout(self):
+        """Send them no longer."""
+        self.call("Network.setExtraHTTPHeaders", headers={})
+        self.leave()
+
+    def leave(self):
+        """Close the page, whose script would ask on and on."""
+        self.open("about:blank")
 
     def value(self, expression):
         """The value of a JavaScript expression in the page. Raises RuntimeError where it throws."""

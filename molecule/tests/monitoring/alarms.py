@@ -1,4 +1,7 @@
-"""What breaks each check of Nagios, whom that alarms, and who has to stay silent. A group's faults do not touch one another: they come at once."""
+"""What breaks each check of Nagios, whom that alarms, and who has to stay silent.
+
+Faults come in waves, all of a wave at once. None of them breaks what the check of another one needs: that would be silent then.
+"""
 
 import dataclasses
 
@@ -11,7 +14,7 @@ class Alarm:
     where: object              # where(place) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
     tells: str                 # the contact
     fault: object = None       # fault(place, host) breaks each of them …
-    mend: object = None        # … and mend(place, host) mends it; None: another fault of the group does
+    mend: object = None        # … and mend(place, host) mends it; None: another fault of the wave does
     at: object = None          # hosts that are broken, where they are others than those that alarm
     silent: object = None      # silent(place) is [(host, check)] that fail with it, and alarm nobody
     may: tuple = ()            # checks that may alarm besides, of whichever host, since they have a cause of their own in it
@@ -78,16 +81,14 @@ def units(*names):
     return shell(f"systemctl stop {' '.join(names)}"), shell(f"systemctl start {' '.join(names)}")
 
 
-def cut(place, host, others):
+def cut(place, host, others, verb="add"):
     """A host does not reach others, by name or address."""
-    for other in others:
-        place.on(host, f"ip route add blackhole {place.address.get(other, other)}")
+    place.on(host, " && ".join(f"ip route {verb} blackhole {place.address.get(other, other)}" for other in others))
 
 
 def uncut(place, host, others):
     """It does again."""
-    for other in others:
-        place.on(host, f"ip route del blackhole {place.address.get(other, other)}")
+    cut(place, host, others, "del")
 
 
 def engine(verb):
@@ -115,13 +116,13 @@ def gateway(place):
 def fast(place, host):
     """A clock that is an hour ahead, for the plugin that asks it."""
     place.on(host, "printf '#!/bin/sh\\nexec /usr/bin/date --date \"1 hour\" \"$@\"\\n' > /usr/local/bin/date; chmod 755 /usr/local/bin/date")
-    asked("vitals", "PATH=/usr/local/bin:/usr/bin:/bin")[0](place, host)
+    asked("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](place, host)
 
 
 def right(place, host):
     """The right time again."""
     place.on(host, "rm /usr/local/bin/date")
-    asked("vitals", "")[1](place, host)
+    asked("clock", "")[1](place, host)
 
 
 def uploads_again(place, host):
@@ -131,16 +132,21 @@ def uploads_again(place, host):
         place.on(media, "systemctl reset-failed media-backup.service", check=False)
 
 
-MISSES = """python3 - <<'END'
-import json, re, socket
-told = re.findall(r"^-([lp]) (\\S+)$", open("/etc/memcached.conf").read(), re.M)
-address = dict(told)
-with socket.create_connection((address["l"], int(address["p"])), 5) as connection:
+# Lookups of what nobody has, until it is mended: many at once, so that the next look finds them, then some hundreds a second.
+MISSES = """cat > /run/misses.py <<'END'
+import itertools, re, socket, time
+told = dict(re.findall(r"^-([lp]) (\\S+)$", open("/etc/memcached.conf").read(), re.M))
+with socket.create_connection((told["l"], int(told["p"])), 5) as connection:
     answers = connection.makefile("rb")
-    for number in range(40000):
-        connection.sendall(b"get nobody.%d\\r\\n" % number)
+    for turn in itertools.count():
+        connection.sendall(b"get " + b" ".join(b"nobody.%d" % number for number in range(100)) + b"\\r\\n")
         assert answers.readline() == b"END\\r\\n"
-END"""
+        time.sleep(0.2 if turn > 200 else 0)  # the pace of misses
+END
+systemd-run --quiet --collect --unit=alarm-misses python3 /run/misses.py"""
+
+# The plugin begins to count anew.
+HITS = "systemctl stop alarm-misses; rm -f /run/misses.py /var/lib/munin-node/plugin-state/*/memcached_hits-*"
 
 SHORT = """set -e; cp -p /etc/nginx/site.pem /etc/nginx/site.pem.kept
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=short -keyout /run/short.key -out /run/short.crt 2>/dev/null
@@ -149,21 +155,23 @@ cat /run/short.key /run/short.crt > /etc/nginx/site.pem; rm /run/short.*; system
 LATE = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
 systemctl start tier-backup@look"""
 
-GROUPS = {
-    "of one host": [
+WAVES = {
+    "of single hosts": [
         Alarm("host", last("media"), "oncall", lambda place, host: place.kill(host), lambda place, host: place.start(host),
               silent=lambda place: on(last("media")(place), "files", "munin", "memory") + on(holder(place), "pools")),
         Alarm("balancer", standing_by, "oncall", engine("stop"), engine("start")),
         Alarm("munin", standing_by, "ops", *units("munin-node"), silent=lambda place: on(standing_by(place), "pools", "memory", "units")),
         Alarm("health", last("app"), "oncall", *units("apache2")),
         Alarm("cache", last("cache"), "oncall", *units("memcached"), silent=lambda place: on(last("cache")(place), "hit_rate")),
-        Alarm("hit_rate", first("cache"), "ops", shell(MISSES), lambda place, host: None),
+        Alarm("hit_rate", first("cache"), "ops", shell(MISSES), shell(HITS)),
         Alarm("etcd", last("quorum"), "ops", *units("etcd")),
         Alarm("disks", first("cache"), "oncall", *asked("df", "critical=-1")),
         Alarm("memory", first("media"), "oncall", *asked("vitals", "memory_critical=101:")),
         Alarm("load", first("app"), "ops", *asked("load", "load_critical=-1")),
         Alarm("units", last("db"), "ops", shell("systemd-run --quiet --unit=alarm false"), shell("systemctl reset-failed alarm.service")),
         Alarm("reboot", first("db"), "ops", shell("touch /run/reboot-required"), shell("rm /run/reboot-required")),
+        Alarm("replication", tier, "oncall", lambda place, host: cut(place, host, [leader(place)]),
+              lambda place, host: uncut(place, host, [place.cut_from]), at=standby),
         # Only what the plugin asks for the time: a container has its machine's clock.
         Alarm("clock", last("app"), "ops", fast, right),
         Alarm("backups", last("backup"), "ops", shell(LATE), shell(f"mv {BACKUP}.kept {BACKUP} && systemctl start tier-backup@look")),
@@ -183,24 +191,18 @@ GROUPS = {
         # The archive's own complaint about WAL may come, too.
         Alarm("archive", last("backup"), "ops", *units("pgbackrest"), may=("backups",)),
     ],
-    "of reserves": [
-        Alarm("replication", tier, "oncall", lambda place, host: cut(place, host, [leader(place)]),
-              lambda place, host: uncut(place, host, [place.cut_from]), at=standby),
+    "of the quorum and the virtual IP": [
+        # The primary stays what it is as long as it reaches all the others.
+        Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
+        Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
+        Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
+        Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
         Alarm("files", last("media"), "oncall", *units("lighttpd"), silent=lambda place: on(place.groups["lb"], "pools")),
     ],
     "of all databases": [
         Alarm("primary", tier, "oncall", *units("patroni"), at=every("db"), may=("page",),
               silent=lambda place: on(place.groups["app"], "pgpool", "health") + on(["tier"], "replication")),
         Alarm("patroni", every("db"), "oncall"),
-    ],
-    "of the quorum": [
-        # The primary stays what it is as long as it reaches all the others.
-        Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
-        Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
-    ],
-    "of the virtual IP": [
-        Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
-        Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
     ],
     "of the monitor": [
         Alarm("tier", tier, "oncall", lambda place, host: cut(place, host, gateway(place)), lambda place, host: uncut(place, host, gateway(place)),

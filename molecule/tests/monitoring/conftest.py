@@ -1,18 +1,24 @@
-"""What the tests of the alarms share: Nagios, and those whom it tells."""
+"""What the tests of the alarms and of the monitor's page share: Nagios, those whom it tells, and a browser."""
 
+import concurrent.futures
 import contextlib
+import functools
 import json
 import re
 import time
+import types
 import urllib.parse
 
 import pytest
 
+import alarms
+import browser
 from sinks import Sinks
 
 COMMANDS = "/var/lib/nagios4/rw/nagios.cmd"
 SPOOL = "/var/lib/nagios-notify"
-AGAIN = 6.0  # seconds after which a look that has not told yet is asked for again
+AGAIN = 6.0    # seconds after which what is awaited is looked at again
+BUDGET = 200   # seconds that a wave's alarms may take, and as many its recoveries
 
 
 class Nagios:
@@ -46,69 +52,132 @@ class Nagios:
             found[said["host_name"], said["service_description"] if kind == "service" else ""] = said
         return found
 
-    def services(self, host, check):
-        """The services of a check on a host, as (host, service)."""
-        if check in ("host", "tier"):
-            return [(host, "")]
-        return [pair for pair in self.known if pair[0] == host and pair[1].split()[:1] == [check]]
-
-    @property
+    @functools.cached_property
     def known(self):
         """Every (host, service) that is declared."""
         declared = re.findall(r"(?m)^define service \{\n\s+use +watched\n\s+host_name +(\S+)\n\s+service_description +(.+)$",
                               self.on("cat /etc/nagios4/tier.cfg"))
         return [(host, service) for hosts, service in declared for host in hosts.split(",")]
 
-    def failing(self, pairs):
-        """Those of some (host, service) that Nagios knows to fail, and is sure of."""
+    def services(self, host, check):
+        """The services of a check on a host, as (host, service)."""
+        if check in ("host", "tier"):
+            return [(host, "")]
+        found = [pair for pair in self.known if pair[0] == host and pair[1].split()[:1] == [check]]
+        assert found, f"nobody looks at {check} of {host}"
+        return found
+
+    def look_until_none(self, left, what, seconds=BUDGET):
+        """Look at (host, service) at once and again and again, until left() has none of them: it is {(host, service): what is missing}."""
+        deadline, asked = time.monotonic() + seconds, 0.0
+        while waiting := left():
+            assert time.monotonic() < deadline, f"no {what} within {seconds} s: {dict(list(waiting.items())[:20])}"
+            if time.monotonic() - asked > AGAIN:
+                self.look(*waiting)
+                asked = time.monotonic()
+            time.sleep(1)  # between two looks at a condition with a deadline
+
+    def untold(self, wanted, since):
+        """{(host, service): alarm} of alarms (contact, type, host, check) that nobody has heard since a moment."""
+        heard = {(one.contact, one.type, one.host, one.check) for one in list(self.sinks.told) if one.at >= since}
+        return {pair: f"{kind} to {contact}" for contact, kind, host, check in wanted - heard for pair in self.services(host, check)}
+
+    def unsure(self, pairs):
+        """{(host, service): what it knows} of those whose failure it does not know, or is not sure of."""
         status = self.status()
-        return [pair for pair in pairs if pair in status and status[pair]["current_state"] != "0" and status[pair]["state_type"] == "1"]
+        return {pair: said.get("plugin_output") for pair in pairs
+                if (said := status.get(pair, {})).get("current_state", "0") == "0" or said["state_type"] != "1"}
 
-    def well(self, seconds=300, anew=False):
-        """Await that it finds nothing wrong, having looked at everything anew where that is wanted."""
-        since, asked = time.time() if anew else 1, 0.0
+    def ailing(self):
+        """{(host, service): complaint} of all that it has not found well, or has not looked at."""
+        status = self.status()
+        return {pair: status.get(pair, {}).get("plugin_output") for pair in {*self.known, *status}
+                if status.get(pair, {}).get("current_state") != "0" or status[pair]["has_been_checked"] == "0"}
 
-        def ailing():
-            nonlocal asked
-            status = self.status()
-            late = [pair for pair, said in status.items() if int(said["last_check"]) < since or said["current_state"] != "0" or said["is_flapping"] != "0"]
-            if late and time.monotonic() - asked > 4 * AGAIN:
-                self.look(*late)
-                asked = time.monotonic()
-            return "; ".join(f"{host} {service}: {status[host, service]['plugin_output']}" for host, service in late[:20])
-        self.place.await_nothing(ailing, "Nagios that finds all well", seconds)
+    def well(self):
+        """Await that it finds nothing wrong."""
+        self.look_until_none(self.ailing, "Nagios that finds all well")
 
-    def await_told(self, wanted, what, since, seconds=200):
-        """Await alarms (contact, type, host, check), and have it look at what has not told yet again and again."""
-        asked = 0.0
 
-        def missing():
-            nonlocal asked
-            heard = {(t.contact, t.type, t.host, t.check) for t in self.sinks.told if t.at >= since}
-            left = [one for one in wanted if one not in heard]
-            if left and time.monotonic() - asked > AGAIN:
-                self.look(*{pair for _contact, _type, host, check in left for pair in self.services(host, check)})
-                asked = time.monotonic()
-            return str(left) if left else ""
-        self.place.await_nothing(missing, what, seconds)
+def at_once(act, pairs):
+    """Do act(alarm, host) for all of them at the same time. Raises the first that failed, once all have ended."""
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        ended = [threads.submit(act, *pair) for pair in pairs]
+    for one in ended:
+        one.result()
 
-    def await_failing(self, pairs, seconds=200):
-        """Await that it is sure of the failure of each (host, service)."""
-        asked = 0.0
 
-        def unsure():
-            nonlocal asked
-            left = set(pairs) - set(self.failing(pairs))
-            if left and time.monotonic() - asked > AGAIN:
-                self.look(*left)
-                asked = time.monotonic()
-            return str(sorted(left)) if left else ""
-        self.place.await_nothing(unsure, "failure that nobody is told", seconds)
+class Wave:
+    """The faults of a wave, and who is told of them."""
 
-    def forget(self):
-        """Begin with nobody told."""
-        self.on(f"find {SPOOL} -type f -delete")
-        self.sinks.told.clear()
+    def __init__(self, nagios, name):
+        self.nagios, self.place, self.alarms = nagios, nagios.place, alarms.WAVES[name]
+        place = self.place
+        self.where = {alarm: alarm.where(place) for alarm in self.alarms}  # who has what moves while it is broken
+        self.problems, self.recoveries = self.told("PROBLEM"), self.told("RECOVERY")
+        self.silent = self.services(pair for alarm in self.alarms if alarm.silent for pair in alarm.silent(place))
+        self.loud = self.services((host, check) for _contact, _type, host, check in self.problems)
+        self.deaf = any(alarm.deaf for alarm in self.alarms)
+        self.faults = [(alarm, host) for alarm in self.alarms if alarm.fault for host in (alarm.at or alarm.where)(place)]
+        self.done, self.begun = [], time.time()
+
+    def told(self, kind):
+        """Its alarms of a type, as (contact, type, host, check)."""
+        return {(alarm.tells, kind, host, alarm.check) for alarm in self.alarms for host in self.where[alarm]}
+
+    def services(self, pairs):
+        """The services of some (host, check)."""
+        return {pair for host, check in pairs for pair in self.nagios.services(host, check)}
+
+    def inject(self):
+        """Break it all, and have Nagios look."""
+        def break_it(alarm, host):
+            alarm.fault(self.place, host)
+            self.done.append((alarm, host))
+        at_once(break_it, self.faults)
+        self.nagios.look(*self.loud)
+
+    def mend(self):
+        """Mend what was broken."""
+        done, self.done = self.done, []
+        at_once(lambda alarm, host: alarm.mend(self.place, host), done)
+
+    def await_alarms(self):
+        """Await that everybody is told, and that what has to be silent fails, and Nagios knows it."""
+        if self.deaf:
+            self.nagios.look_until_none(lambda: self.nagios.unsure(self.loud), "failure that nobody can be told")
+        else:
+            self.nagios.look_until_none(lambda: self.nagios.untold(self.problems, self.begun), "alarm")
+        self.nagios.look_until_none(lambda: self.nagios.unsure(self.silent), "failure that nobody is told")
+
+    def await_recoveries(self):
+        """Await that everybody is told that all is well, and that it is."""
+        since = time.time()
+        self.mend()
+        if self.deaf:
+            self.nagios.on("systemctl start nagios-heartbeat.service")  # delivers what was kept, as its timer does every minute
+            self.nagios.look_until_none(lambda: self.nagios.untold(self.problems, self.begun), "alarm that was kept")
+        self.nagios.look_until_none(lambda: self.nagios.ailing() | self.nagios.untold(self.recoveries, since), "recovery")
+
+    def strangers(self, told):
+        """Alarms among those told that its faults should not have caused."""
+        may = {check for alarm in self.alarms for check in alarm.may}
+        known = {(host, check) for _contact, _type, host, check in self.problems}
+        contacts = {(contact, host, check) for contact, _type, host, check in self.problems}
+        return sorted({f"{one.contact} {one.type} {one.service or 'host'} on {one.host}: {one.text[:300]}" for one in told
+                       if one.check not in may and not (one.contact == "lead" and (one.host, one.check) in known)
+                       and (one.contact, one.host, one.check) not in contacts})
+
+    def judge(self, contacts):
+        """The right contacts were told the right thing, by every way they have, and nobody else was told anything."""
+        told = [one for one in list(self.nagios.sinks.told) if one.at >= self.begun]
+        assert self.strangers(told) == []
+        for contact, kind, host, check in self.problems | self.recoveries:
+            mine = [one for one in told if (one.contact, one.type, one.host, one.check) == (contact, kind, host, check)]
+            assert {one.way for one in mine} >= {way for way in ("email", "webhook") if contacts[contact].get(way)}, (contact, kind, host, check)
+            for one in mine:
+                text = json.loads(one.text)["runbook"] if one.way == "webhook" else " ".join(one.text.split())
+                assert f"docs/monitoring.md, {check}: {self.nagios.runbook[check]}" in text, one.text
 
 
 @pytest.fixture(scope="session")
@@ -126,18 +195,64 @@ def sinks(tier):
 
 @pytest.fixture(scope="session")
 def nagios(place, tier, sinks):
-    """Nagios, with all well."""
+    """Nagios, with all well. What breaks wave after wave does not flap: that has a test of its own."""
     monitor = tier.hosts("monitor")[0]
     place.gateway = tier.value("monitor_gateway", monitor)
     place.whole()
     found = Nagios(place, sinks, json.loads(place.on(monitor, "cat /etc/nagios4/notify.json"))["runbook"])
-    found.forget()
-    found.well(anew=True)
-    return found
+    found.order("DISABLE_FLAP_DETECTION")
+    found.well()
+    found.on(f"find {SPOOL} -type f -delete")
+    sinks.told.clear()
+    yield found
+    found.order("ENABLE_FLAP_DETECTION")
+
+
+@pytest.fixture
+def raised(nagios, tier):
+    """with raised("between hosts") as wave: its faults are there; afterwards they are mended, and those were told who should be."""
+    @contextlib.contextmanager
+    def raised(name):
+        nagios.well()
+        wave = Wave(nagios, name)
+        try:
+            wave.inject()
+            yield wave
+        except BaseException:
+            wave.mend()
+            raise
+        wave.await_recoveries()
+        wave.judge(tier.value("nagios_contacts", nagios.host))
+        nagios.place.whole()
+    return raised
 
 
 @pytest.fixture(scope="session")
 def web(tier):
     """The pages' address and login."""
     monitor = tier.hosts("monitor")[0]
-    return f"https://{tier.address(monitor)}:{tier.value('monitor_port')}", ("munin", tier.value("munin_password", host=monitor))
+    port = tier.value("monitor_port")
+    place = tier.address(monitor) + ("" if port == 443 else f":{port}")  # as a browser spells it
+    return f"https://{place}", ("munin", tier.value("munin_password", host=monitor))
+
+
+@pytest.fixture(scope="session")
+def page(web):
+    """The monitor's own page: url, auth for requests."""
+    return types.SimpleNamespace(url=f"{web[0]}/", auth=web[1])
+
+
+@pytest.fixture(scope="session")
+def chromium(request):
+    """Debian's Chromium, installed if it is not there: one for all tests."""
+    browser.install(request.config.get_terminal_writer().line)
+    with browser.Browser() as one:
+        yield one
+
+
+@pytest.fixture
+def window(chromium, page):
+    """The browser, which knows the page's password meanwhile."""
+    chromium.login(*page.auth)
+    yield chromium
+    chromium.logout()

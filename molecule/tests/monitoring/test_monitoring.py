@@ -1,14 +1,14 @@
 """Nagios watches what the inventory has, tells the right people what is wrong and nobody anything else, and is missed when it does not."""
 
-import json
 import re
 import time
 
 import pytest
 
 import alarms
+import seen
 
-BUDGET = 200  # seconds that a group's alarms may take, and as many its recoveries
+SINGLE, CUT_OFF = "of single hosts", "of the monitor"  # waves with more to see than their alarms
 
 
 def services(nagios):
@@ -31,98 +31,18 @@ def test_exactly_the_hosts_of_the_inventory_are_watched(nagios, place, tier):
 
 def test_all_is_well(nagios):
     """Every check asks what it should, or it could not be content."""
-    status = nagios.status()
-    assert {pair: said["plugin_output"] for pair, said in status.items() if said["current_state"] != "0"} == {}
-    assert set(status) == {*nagios.known, *((host, "") for host in services(nagios))}
+    assert nagios.ailing() == {}
+    assert set(nagios.status()) == {*nagios.known, *((host, "") for host in services(nagios))}
 
 
-def expected(place, group, kind):
-    """The alarms of a group as (contact, type, host, check)."""
-    return {(alarm.tells, kind, host, alarm.check) for alarm in group for host in alarm.where(place)}
-
-
-def strangers(nagios, told, since, wanted, group):
-    """Alarms that a group's faults should not have caused."""
-    may = {check for alarm in group for check in alarm.may}
-    known = {(host, check) for _contact, _type, host, check in wanted}
-    contacts = {(contact, host, check) for contact, _type, host, check in wanted}
-    found = []
-    for one in told:
-        if one.at < since or one.check in may:
-            continue
-        escalated = one.contact == "lead" and (one.host, one.check) in known
-        if not escalated and (one.contact, one.host, one.check) not in contacts:
-            found.append(f"{one.contact} {one.type} {one.service or 'host'} on {one.host}: {one.text[:300]}")
-    return sorted(set(found))
-
-
-@pytest.mark.parametrize("name", alarms.GROUPS)
-def test_alarms(nagios, place, tier, name):
-    """The right contact is told by every way it has, with what to do; children are silent; the recovery is told."""
-    group = alarms.GROUPS[name]
-    nagios.well()
-    begun = time.time()
-    problems, recoveries = expected(place, group, "PROBLEM"), expected(place, group, "RECOVERY")
-    silent = {pair for alarm in group if alarm.silent for host, check in alarm.silent(place) for pair in nagios.services(host, check)}
-    loud = {pair for _contact, _type, host, check in problems for pair in nagios.services(host, check)}
-    broken = [(alarm, host) for alarm in group if alarm.fault for host in (alarm.at or alarm.where)(place)]
-    done = []
-    deaf = any(alarm.deaf for alarm in group)
-    try:
-        for alarm, host in broken:
-            alarm.fault(place, host)
-            done.append((alarm, host))
-        if not deaf:
-            nagios.await_told(problems, "alarm", begun, BUDGET)
-        # Those who have to be silent do fail, and Nagios knows it.
-        nagios.await_failing(silent | (loud if deaf else set()), BUDGET)
-    finally:
-        mended = time.time()
-        for alarm, host in reversed(done):
-            alarm.mend(place, host)
-    if deaf:
-        nagios.on("systemctl start nagios-heartbeat.service")
-        nagios.await_told(problems, "alarm that was kept", begun, BUDGET)
-    nagios.await_told(recoveries, "recovery", mended, BUDGET)
-    nagios.well()
-    told = list(nagios.sinks.told)
-    assert strangers(nagios, told, begun, problems, group) == []
-    assert {(one.contact, one.type, one.host, one.check) for one in told} >= problems
-    contacts = tier.value("nagios_contacts", nagios.host)
-    for contact, kind, host, check in problems | recoveries:
-        mine = [one for one in told if (one.contact, one.type, one.host, one.check) == (contact, kind, host, check) and one.at >= begun]
-        assert {one.way for one in mine} >= {way for way in ("email", "webhook") if contacts[contact].get(way)}, (contact, kind, host, check)
-        for one in mine:
-            text = json.loads(one.text)["runbook"] if one.way == "webhook" else " ".join(one.text.split())
-            assert f"docs/monitoring.md, {check}: {nagios.runbook[check]}" in text, one.text
-    place.whole()
-
-
-@pytest.fixture
-def broken(nagios, place):
-    """A check that fails, looked at every few seconds, and since when: (host, check, time)."""
-    nagios.well()
-    host, check = place.groups["app"][0], "reboot"
-    usual = nagios.status()[host, check]["check_interval"].partition(".")[0]
-    begun = time.time()
-    nagios.order(f"CHANGE_NORMAL_SVC_CHECK_INTERVAL;{host};{check};5")
-    place.on(host, "touch /run/reboot-required")
-    yield host, check, begun
-    place.on(host, "rm -f /run/reboot-required")
-    nagios.order(f"CHANGE_NORMAL_SVC_CHECK_INTERVAL;{host};{check};{usual}", f"REMOVE_SVC_ACKNOWLEDGEMENT;{host};{check}")
-    nagios.well()
-
-
-def numbers(nagios, since, host, check, contact, way="email"):
-    """Which notifications of a problem a contact got."""
+def numbers(nagios, since, host, check, contact):
+    """Which mails about a problem a contact got."""
     return [one for one in list(nagios.sinks.told)
-            if (one.way, one.contact, one.type, one.host, one.check) == (way, contact, "PROBLEM", host, check) and one.at >= since]
+            if (one.way, one.contact, one.type, one.host, one.check) == ("email", contact, "PROBLEM", host, check) and one.at >= since]
 
 
-def test_repeats_until_acknowledged_on_the_page(nagios, place, tier, visitor, web, broken):
-    host, check, begun = broken
-    nagios.await_told({("ops", "PROBLEM", host, check)}, "alarm", begun)
-    place.wait(lambda: len(numbers(nagios, begun, host, check, "ops")) >= 2, "repetition", 120)
+def acknowledge(visitor, web, host, check):
+    """Say on the page that somebody is on it, as a browser does."""
     url, login = web
     form = visitor.get(f"{url}/cgi-bin/nagios4/cmd.cgi?cmd_typ=34&host={host}&service={check}", auth=login, timeout=10)
     assert form.status_code == 200
@@ -131,54 +51,47 @@ def test_repeats_until_acknowledged_on_the_page(nagios, place, tier, visitor, we
                         data={"cmd_typ": "34", "cmd_mod": "2", "host": host, "service": check, "sticky_ack": "on", "send_notification": "on",
                               "com_data": "on it", "btnSubmit": "Commit", **hidden})
     assert done.status_code == 200 and "successfully submitted" in done.text, done.text[-1500:]
-    place.wait(lambda: any(one.type == "ACKNOWLEDGEMENT" and one.host == host and "on it" in one.text for one in list(nagios.sinks.told)),
-               "acknowledgement", 60)
-    acknowledged = time.time()
-    time.sleep(3 * tier.value("monitor_repeat_s", nagios.host))  # in which it would have been repeated
-    assert numbers(nagios, acknowledged + 1, host, check, "ops") == []
 
 
-def test_somebody_else_is_told_in_the_end(nagios, place, tier):
-    """The third time, and not before."""
+def test_alarms_of_single_hosts(nagios, place, tier, raised, visitor, web, page, window):
+    """The right contacts are told, and nobody about children. The page is red within a minute. An alarm is repeated, the third time to somebody
+    else as well, until it is acknowledged."""
     [step] = tier.value("nagios_escalations", nagios.host)
-    host, check = place.groups["media"][0], "files"
-    nagios.well()
-    begun = time.time()
-    nagios.order(f"CHANGE_NORMAL_SVC_CHECK_INTERVAL;{host};{check};5")
-    place.on(host, "systemctl stop lighttpd")
-    try:
-        nagios.await_told({(step["tells"], "PROBLEM", host, check)}, "escalation", begun)
-        first = numbers(nagios, begun, host, check, step["tells"])[0].at
-        before = [one for one in numbers(nagios, begun, host, check, step["from"]) if one.at < first - 5]
-        assert len(before) == step["after"] - 1
-    finally:
-        place.on(host, "systemctl start lighttpd")
-        nagios.order(f"CHANGE_NORMAL_SVC_CHECK_INTERVAL;{host};{check};{tier.value('monitor_check_s', nagios.host)}")
-        nagios.look((host, check))
-    nagios.await_told({(step["tells"], "RECOVERY", host, check), (step["from"], "RECOVERY", host, check)}, "recovery", begun)
-    nagios.well()
+    host, check = place.groups["db"][0], "reboot"
+    escalated = place.groups["cache"][-1], "cache"
+    with raised(SINGLE) as wave:
+        off, cache, app = place.groups["media"][-1], place.groups["cache"][-1], place.groups["app"][-1]
+        wrong = {off: "does not answer at all", cache: "its memcached does not answer", app: "the site does not answer"}
+        seen.await_told(visitor, page, place, lambda told: all(any(one["host"] == name and one["why"].startswith(why) for one in told["wrong"])
+                                                               for name, why in wrong.items()), "red page")
+        assert time.time() - wave.begun < 60
+        wave.await_alarms()
+
+        def unrepeated():
+            left = {} if len(numbers(nagios, wave.begun, host, check, "ops")) >= 2 else {(host, check): "not repeated"}
+            return left if numbers(nagios, wave.begun, *escalated, step["tells"]) else left | {escalated: "not escalated"}
+        nagios.look_until_none(unrepeated, "repetition")
+        third = numbers(nagios, wave.begun, *escalated, step["tells"])[0].at
+        assert len([one for one in numbers(nagios, wave.begun, *escalated, step["from"]) if one.at < third - 5]) == step["after"] - 1
+
+        acknowledge(visitor, web, host, check)
+        place.wait(lambda: any(one.type == "ACKNOWLEDGEMENT" and one.host == host and "on it" in one.text for one in list(nagios.sinks.told)),
+                   "acknowledgement", 60)
+        acknowledged = time.time()
+        seen.is_red(window, page, wrong, off)
+        # Twice it would have been repeated.
+        while time.time() < acknowledged + 2 * tier.value("monitor_repeat_s", nagios.host) + 5:
+            nagios.look((host, check))
+            time.sleep(4)  # between two looks that could repeat it
+        assert numbers(nagios, acknowledged + 1, host, check, "ops") == []
+    seen.await_told(visitor, page, place, lambda told: told["state"] == "well", "page that finds all well")
 
 
-def test_what_changes_all_the_time_is_told_once(nagios, place):
-    host, check = place.groups["cache"][-1], "clock"
-    nagios.well()
-    begun = time.time()
-
-    def said(*states):
-        for state in states:
-            nagios.order(f"PROCESS_SERVICE_CHECK_RESULT;{host};{check};{state};drill")
-            time.sleep(0.4)  # so that each result counts
-
-    def heard(kind):
-        return [one for one in list(nagios.sinks.told) if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun]
-    said(*[2, 2, 2, 0] * 10)
-    place.wait(lambda: heard("FLAPPINGSTART"), "word that it flaps", 60)
-    flaps = heard("FLAPPINGSTART")[0].at
-    said(*[0] * 24)
-    place.wait(lambda: heard("FLAPPINGSTOP"), "word that it has settled", 60)
-    assert len(heard("FLAPPINGSTART")) == len(heard("FLAPPINGSTOP")) == 1
-    assert [one for kind in ("PROBLEM", "RECOVERY") for one in heard(kind) if one.at > flaps + 1] == []
-    nagios.well()
+@pytest.mark.parametrize("name", [name for name in alarms.WAVES if name not in (SINGLE, CUT_OFF)])
+def test_alarms(raised, name):
+    """The right contacts are told by every way they have, with what to do; children are silent; the recovery is told."""
+    with raised(name) as wave:
+        wave.await_alarms()
 
 
 def beat(nagios):
@@ -188,54 +101,71 @@ def beat(nagios):
     return len(nagios.sinks.beats) > before
 
 
-@pytest.fixture
-def alive(nagios, place, visitor, web):
-    """alive() is the status of what an outside service may ask, without a password."""
-    nagios.well()
-    yield lambda: visitor.get(f"{web[0]}/heartbeat", timeout=10).status_code
-    nagios.on("systemctl kill --signal=CONT nagios4; systemctl start nagios4")
-    deadline = time.monotonic() + 120
-    while not beat(nagios):
-        assert time.monotonic() < deadline, "no heartbeat"
-        time.sleep(3)  # between two looks with a deadline
-    nagios.well()
+def test_the_heartbeat_goes_on_by_itself(nagios, place):
+    """It has, while others tested, or it will."""
+    place.wait(lambda: nagios.sinks.beats, "heartbeat of the timer", 90)
 
 
-def test_the_heartbeat_goes_on_by_itself(nagios, place, alive):
-    assert beat(nagios) and alive() == 200
-    before = len(nagios.sinks.beats)
-    place.wait(lambda: len(nagios.sinks.beats) > before, "heartbeat of the timer", 90)
-
-
-@pytest.mark.parametrize("fault", ["systemctl stop nagios4", "systemctl kill --signal=STOP nagios4"], ids=["stopped", "frozen"])
-def test_no_heartbeat_without_nagios(nagios, place, tier, alive, fault):
-    assert beat(nagios) and alive() == 200
-    nagios.on(fault)
-    deadline = time.monotonic() + 120
-    while beat(nagios):
-        assert time.monotonic() < deadline, "it beats on"
-        time.sleep(3)  # between two looks with a deadline
-    assert alive() == 404
-
-
-def test_no_heartbeat_while_nobody_can_be_told(nagios, place, alive):
-    """And nothing is lost."""
-    host, check = place.groups["db"][0], "units"
-    begun = time.time()
-    nagios.sinks.closed = True
-    place.on(host, "systemd-run --quiet --unit=alarm false")
-    try:
-        nagios.await_failing({(host, check)})
-        place.wait(lambda: nagios.on("find /var/lib/nagios-notify -name '[0-9]*'"), "alarm that is kept", 60)
-        nagios.on("systemctl start nagios-heartbeat.service")
-        assert alive() == 404
-    finally:
-        nagios.sinks.closed = False
-        place.on(host, "systemctl reset-failed alarm.service")
-    assert beat(nagios) and alive() == 200
-    assert numbers(nagios, begun, host, check, "ops")
+def test_alarms_of_a_monitor_that_is_cut_off(nagios, raised):
+    """It tells of nobody but itself, once it can, and has no heartbeat while it cannot."""
+    with raised(CUT_OFF) as wave:
+        wave.await_alarms()
+        nagios.place.wait(lambda: nagios.on("find /var/lib/nagios-notify -name '[0-9]*'"), "alarm that is kept", 60)
+        assert not beat(nagios)
+        assert nagios.on("ls /var/lib/nagios-heartbeat") == ""
     assert nagios.on("find /var/lib/nagios-notify -name '[0-9]*'") == ""
-    nagios.await_told({("ops", "RECOVERY", host, check)}, "recovery", begun)
+    assert beat(nagios)
+
+
+def test_no_heartbeat_without_nagios(nagios, visitor, web):
+    """Neither while it is frozen nor while it is off."""
+    def alive():
+        """What an outside service is told, without a password."""
+        return visitor.get(f"{web[0]}/heartbeat", timeout=10).status_code
+
+    def await_beat(wanted):
+        deadline = time.monotonic() + 120
+        while beat(nagios) != wanted:
+            assert time.monotonic() < deadline, f"heartbeat: {not wanted}"
+            time.sleep(2)  # between two looks with a deadline
+        assert alive() == (200 if wanted else 404)
+    await_beat(True)
+    for fault, mend in (("kill --signal=STOP", "kill --signal=CONT"), ("stop", "start")):
+        nagios.on(f"systemctl {fault} nagios4")
+        try:
+            await_beat(False)
+        finally:
+            nagios.on(f"systemctl {mend} nagios4")
+        await_beat(True)
+    nagios.well()
+
+
+def test_what_changes_all_the_time_is_told_once(nagios):
+    host, check = nagios.host, "graphs"
+    nagios.well()
+    begun = time.time()
+    nagios.order("ENABLE_FLAP_DETECTION")
+
+    def heard(kind):
+        return [one for one in list(nagios.sinks.told) if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun]
+
+    def found(age, times):
+        nagios.on(f"touch --date '{age} minutes ago' /var/lib/munin/datafile")
+        for _ in range(times):
+            nagios.look((host, check))
+            time.sleep(0.6)  # so that each look counts
+
+    def until(kind, *rounds):
+        deadline = time.monotonic() + 90
+        while not heard(kind):
+            assert time.monotonic() < deadline, f"no {kind}"
+            for one in rounds:
+                found(*one)
+    until("FLAPPINGSTART", (120, 3), (0, 1))  # as many as it takes to be sure, and one that is well
+    flaps = heard("FLAPPINGSTART")[0].at
+    until("FLAPPINGSTOP", (0, 3))
+    assert len(heard("FLAPPINGSTART")) == len(heard("FLAPPINGSTOP")) == 1
+    assert [one for kind in ("PROBLEM", "RECOVERY") for one in heard(kind) if one.at > flaps + 2] == []
 
 
 def test_pages_ask_for_the_password(visitor, web):
@@ -248,9 +178,9 @@ def test_pages_ask_for_the_password(visitor, web):
 
 def test_the_page_shows_every_host(visitor, web, place):
     url, login = web
-    page = visitor.get(f"{url}/cgi-bin/nagios4/status.cgi?host=all&limit=0", auth=login, timeout=10)
-    assert page.status_code == 200
-    assert [host for host in place.groups["all"] if f"host={host}&" not in page.text] == []
+    shown = visitor.get(f"{url}/cgi-bin/nagios4/status.cgi?host=all&limit=0", auth=login, timeout=10)
+    assert shown.status_code == 200
+    assert [host for host in place.groups["all"] if f"host={host}&" not in shown.text] == []
 
 
 def test_no_secret_is_shown(nagios, tier):

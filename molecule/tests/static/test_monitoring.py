@@ -34,7 +34,7 @@ def runbook():
 
 
 def test_every_check_has_a_drill():
-    drilled = {alarm.check for group in alarms.GROUPS.values() for alarm in group}
+    drilled = {alarm.check for wave in alarms.WAVES.values() for alarm in wave}
     assert drilled == CHECKS
 
 
@@ -49,11 +49,23 @@ def test_drills_and_runbook_name_the_contacts_that_are_told():
     declared = {name: check["tells"] for name, check in MONITORING["nagios_checks"].items()}
     declared |= dict.fromkeys(("host", "tier"), MONITORING["nagios_host_tells"])
     lines = runbook()
-    for group in alarms.GROUPS.values():
-        for alarm in group:
+    for wave in alarms.WAVES.values():
+        for alarm in wave:
             assert [alarm.tells] == declared[alarm.check], alarm.check
     for check, contacts in declared.items():
         assert lines[check][1] == ", ".join(contacts), check
+
+
+def needed(check):
+    """All checks elsewhere without which one says nothing."""
+    found = {need for need, scope in MONITORING["nagios_checks"].get(check, {}).get("needs", {}).items() if scope != "here"}
+    return found.union(*map(needed, found))
+
+
+@pytest.mark.parametrize("name", alarms.WAVES)
+def test_no_fault_of_a_wave_silences_another_one(name):
+    checks = {alarm.check for alarm in alarms.WAVES[name]}
+    assert {check: needed(check) & checks for check in checks if needed(check) & checks} == {}
 
 
 def test_contacts_and_needs_are_declared():
@@ -93,6 +105,27 @@ def test_a_limit_is_munins(value, limit, why):
 def test_judges_what_a_plugin_says(figures, fields, state, said):
     found, told = check_munin.judge(figures, fields)
     assert (found, "; ".join(told)) == (state, said)
+
+
+class Said(check_munin.Node):
+    """A munin-node that answers from a list, and what it was asked."""
+
+    def __init__(self, **answers):
+        self.answers, self.asked = answers, []
+
+    def answer(self, words):
+        self.asked.append(words)
+        return self.answers[words.split()[0]]
+
+
+@pytest.mark.parametrize(("config", "limits", "asked", "figures"), [
+    ({"a": {"critical": "3"}}, True, ["config x", "fetch x"], {"a": {"critical": "3", "value": "1"}}),
+    ({"a": {"critical": "3", "value": "2"}}, True, ["config x"], {"a": {"critical": "3", "value": "2"}}),
+    ({"a": {"critical": "3"}}, False, ["fetch x"], {"a": {"value": "1"}}),
+])
+def test_no_plugin_is_run_more_often_than_need_be(config, limits, asked, figures):
+    node = Said(config=config, fetch={"a": {"value": "1"}})
+    assert (node.figures("x", limits), node.asked) == (figures, asked)
 
 
 CONFIG = {"environment": "shop test", "from": "nagios@shop.test", "relay": "smtp://192.0.2.1", "url": "https://192.0.2.2",
