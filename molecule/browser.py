@@ -123,7 +123,6 @@ class Browser:
     def logout(self):
         """Send them no longer."""
         self.call("Network.setExtraHTTPHeaders", headers={})
-        self.leave()
 
     def leave(self):
         """Close the page, whose script would ask on and on."""
