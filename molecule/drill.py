@@ -31,7 +31,7 @@ import urllib.parse
 import urllib.request
 import zlib
 
-from tier import ROOT, Tier, first, inside
+from tier import ROOT, Tier, first, inside, wait
 
 SETTLED = 3.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
 RECOVERY = 120.0  # seconds after which a drill gives up
@@ -175,12 +175,7 @@ class Place:
 
     def wait(self, condition, what, seconds=RECOVERY):
         """What a condition comes to, once it is true."""
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no {what} within {seconds:.0f} s")
-            time.sleep(0.2)  # between two looks at a condition with a deadline
-        return found
+        return wait(condition, what, seconds)
 
     def sql(self, statements, owner=False):
         """Run SQL in the site's database on the primary, as its owner or as a superuser."""

@@ -1,10 +1,9 @@
-"""Everything `make test` runs, with a closing count.
+"""Everything `make test` runs, in order, with a closing count.
 
-Two tracks, side by side. The first builds the environment `test` and breaks it under load, one scenario after another, on the one tier
-that stands. Beside it runs what needs no tier or has another one: the static rules, builds of releases, the ladder, and a rehearsal of
-production and staging; on that staging the scenarios after it. What one track prints comes when each of its steps has ended.
-
-Fails when a step fails, and when a test was not run by every step it belongs to: several tools call an empty run a success.
+Fails when a step fails, and when a test was not run by every step it belongs to: several tools call
+an empty run a success. The scenarios after `default` run in alphabetical order on the one tier that it
+leaves standing; after them come those that have environments of their own beside it. One at a time: on two
+cores, two tiers that are built or broken at once take longer than one after the other.
 """
 
 import ast
@@ -14,7 +13,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import yaml
@@ -22,10 +20,8 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = ROOT / "molecule/tests"
 LEDGER = ROOT / ".state/tests.jsonl"
-FIRST = "test"  # the track that brings the engine and the images
-# Scenarios that have not the tier of `test`, in order.
-BESIDE = ("ladder", "rehearsal", "parity", "rebuild", "replaced", "shop")
-ENVIRONMENTS = ("test", "ladder", "staging REHEARSE=1", "production REHEARSE=1")
+OF_THEIR_OWN = {"ladder": "ladder", "shop": "ladder", "rehearsal": "staging", "parity": "staging"}  # scenarios, in order: their environments
+STANDING = ("test", "ladder", "staging REHEARSE=1", "production REHEARSE=1")  # what the steps build
 
 
 def files():
@@ -52,40 +48,33 @@ def scenarios():
     return sorted(p.parent.name for p in ROOT.glob("molecule/*/molecule.yml") if p.parent.name != "default")
 
 
-def env_of(name, state="", inventory=""):
-    """What the steps of an environment find in theirs: where its inventory and the vault's password are."""
-    return {"ENV": name, "INVENTORY": str(ROOT / (inventory or f"inventories/{name}.yml")),
-            "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / (state or f".state/{name}") / "vault-password")}
+def env_of(name):
+    """What the steps of an environment find in theirs: where its inventory and its vault's password are. Staging's is a rehearsal."""
+    state = f".state/{name}-rehearsal" if name == "staging" else f".state/{name}"
+    inventory = f"{state}/inventory/{name}.yml" if name == "staging" else f"inventories/{name}.yml"
+    return {"ENV": name, "INVENTORY": str(ROOT / inventory), "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / state / "vault-password"), "MAKEFLAGS": ""}
 
 
-def rehearsed(name):
-    """The same of a rehearsal."""
-    return env_of(name, f".state/{name}-rehearsal", f".state/{name}-rehearsal/inventory/{name}.yml")
+def steps():
+    """Every step as (name, command, variables)."""
+    def make(*words):
+        return ["make", "--no-print-directory", *words]
+
+    def molecule(name):
+        return name, ["molecule", "test", "--destroy", "never", "-s", name], env_of(OF_THEIR_OWN.get(name, "test"))
+    return [
+        ("platform", make("up", "ENV=test"), env_of("test")),
+        ("static", make("lint", "static", "ENV=local"), env_of("local")),
+        ("build", ["pytest", "-q", "molecule/tests/build"], env_of("local")),
+        *map(molecule, ["default", *(name for name in scenarios() if name not in OF_THEIR_OWN)]),
+        *map(molecule, OF_THEIR_OWN),
+    ]
 
 
-def tracks():
-    """{track: its steps, as (name, command, variables)}."""
-    def make(env, *words):
-        return ["make", "--no-print-directory", *words, f"ENV={env}"]
-
-    def molecule(env, *names):
-        return [(name, ["molecule", "test", "--destroy", "never", "-s", name], env) for name in names]
-    test, local, staging = env_of("test"), env_of("local"), rehearsed("staging")
-    return {
-        FIRST: [
-            ("platform", make("test", "up"), test),
-            *molecule(test, "default", *(name for name in scenarios() if name not in BESIDE)),
-        ],
-        "beside": [
-            ("static", make("local", "lint", "static"), local),
-            ("build", ["pytest", "-q", "molecule/tests/build"], local),
-            *molecule(env_of("ladder"), "ladder"),
-            ("staging", make("staging", "up", "REHEARSE=1"), staging),
-            *molecule(staging, "rehearsal", "parity"),
-            ("alone", make("production", "down", "REHEARSE=1"), rehearsed("production")),
-            *molecule(staging, *BESIDE[3:]),
-        ],
-    }
+def down():
+    """Remove what the steps build."""
+    for env in STANDING:
+        subprocess.run(["make", "--no-print-directory", "down", *f"ENV={env}".split()], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), check=True)
 
 
 def outcomes():
@@ -100,75 +89,52 @@ def outcomes():
     return seen, counts, failures
 
 
-class Track(threading.Thread):
-    """Steps, one after another, up to the first that fails. What they print has the track's name before it."""
-
-    def __init__(self, name, steps, ready):
-        """ready: an event that the first track sets after its first step, and that others await after theirs."""
-        super().__init__(name=name)
-        self.steps, self.ready, self.first = steps, ready, name == FIRST
-        self.timings, self.broken = [], None
-
-    def do(self, command, variables):
-        """Run a command; its exit code."""
-        with subprocess.Popen(command, cwd=ROOT, env=dict(os.environ, TEST_LEDGER=str(LEDGER), MAKEFLAGS="", **variables), text=True, errors="replace",
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            for line in process.stdout:
-                print(f"{self.name:6} | {line}", end="", flush=True)
-        return process.returncode
-
-    def run(self):
-        for name, command, variables in self.steps:
-            print(f"{self.name:6} | === {name}: {' '.join(command)}", flush=True)
-            start = time.monotonic()
-            code = self.do(command, dict(variables, TEST_STEP=name))
-            self.timings.append((name, time.monotonic() - start))
-            if code:
-                self.broken = name
-                break
-            if self.first:
-                self.ready.set()
-            self.ready.wait()
-        self.ready.set()  # nobody waits for a track that has ended
-
-
-def down():
-    """Remove what the steps build."""
-    for env in ENVIRONMENTS:
-        subprocess.run(["make", "--no-print-directory", "down", *f"ENV={env}".split()], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), check=True)
-
-
 def main():
-    """Run the tracks; return the exit code."""
+    """Run the steps; return the exit code."""
+    env = dict(os.environ, TEST_LEDGER=str(LEDGER))
     LEDGER.parent.mkdir(exist_ok=True)
     LEDGER.unlink(missing_ok=True)
-    begun = time.monotonic()
+    begun, timings, broken = time.monotonic(), [], None
     down()
-    # The static rules need no engine and no image; everything after them waits until `platform` has brought both.
-    ready = threading.Event()
-    running = [Track(name, steps, ready) for name, steps in tracks().items()]
-    for track in running:
-        print(f"{track.name:6} | {', '.join(name for name, *_rest in track.steps)}", flush=True)
-    for track in running:
-        track.start()
-    for track in running:
-        track.join()
-    broken = [track.broken for track in running if track.broken]
-    if not broken:
+    # What needs no tier runs while the node image is made, in an environment of its own.
+    log = tempfile.TemporaryFile("w+")
+    [(command, variables)] = [rest for name, *rest in steps() if name == "static"]
+    static = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=dict(env, TEST_STEP="static", **variables))
+
+    def told():
+        """The exit code of the static step, once what it said is printed."""
+        code = static.wait()
+        log.seek(0)
+        print(log.read(), end="", flush=True)
+        return code
+    for name, command, variables in steps():
+        print(f"\n=== {name}: {' '.join(command)}", flush=True)
+        start = time.monotonic()
+        if name == "static":
+            code = told()
+        else:
+            code = subprocess.run(command, cwd=ROOT, env=dict(env, TEST_STEP=name, **variables), check=False).returncode
+        timings.append((name, time.monotonic() - start))
+        if code:
+            broken = name
+            break
+    else:
         down()
+    if "static" not in dict(timings):
+        print("\n=== static", flush=True)
+        told()
 
     seen, counts, failures = outcomes()
     print("\n=== summary")
-    for track in running:
-        for name, seconds in track.timings:
-            print(f"{track.name:6} | {name:12} {seconds:6.0f} s")
-    print(f"{'in all':21} {time.monotonic() - begun:6.0f} s")
+    for name, seconds in timings:
+        print(f"{name:12} {seconds:6.0f} s")
+    print(f"{'in all':12} {time.monotonic() - begun:6.0f} s")
     for failure in failures:
         print(f"failed: {failure}")
     never = sorted(existing() - seen)
-    for step in broken:
-        print(f"The step '{step}' failed; what it left stands for you to look at (make down {{ENV={', ENV='.join(ENVIRONMENTS)}}} removes it).")
-    if not broken:
+    if broken:
+        print(f"The step '{broken}' failed; what it left stands for you to look at ({', '.join(f'make down ENV={name}' for name in STANDING)} remove it).")
+    else:
         for test in never:
             print(f"never ran: {test}")
     bad = counts["failed"] + bool(broken and not counts["failed"]) + (0 if broken else len(never))

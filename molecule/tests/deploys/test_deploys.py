@@ -230,6 +230,7 @@ def test_a_slow_canary_is_taken_back(place, deploy, variant, served, unharmed):
 def test_a_failing_canary_is_taken_back(place, deploy, variant, served, tier, visitor):
     """Few visitors meet it, and none any more once it is back."""
     old, app = current(place), place.groups["app"][0]
+    visitor.headers["Connection"] = "close"  # a balancer that reads its configuration anew closes idle ones; a browser asks again, requests does not
     place.whole()
     source = variant(middleware("assert request.path != '/about/' or random.random() < 0.2"))
     with subprocess.Popen(["make", "--no-print-directory", "deploy", *place.tier.words, f"CANARY={app}",

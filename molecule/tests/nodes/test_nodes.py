@@ -1,20 +1,14 @@
 """A host more and a host less in every pool, under load: proven before it is asked, and nowhere once it is gone."""
 
-import contextlib
-import os
 import pathlib
 import re
-import signal
 import socket
 import ssl
-import subprocess
 import time
-import uuid
 
 import pytest
 
 import drill
-from tier import ROOT
 
 # Where the hosts of each group know a host of a pool.
 KNOWN = {
@@ -34,14 +28,6 @@ EVERYWHERE = {"monitor": {"/etc/munin/munin.conf", "/etc/nagios4/tier.cfg", "/et
 def words(done):
     """What a finished command said, in one line."""
     return " ".join((done.stdout + done.stderr).split())
-
-
-def started(mark):
-    """Ids of the processes that were started with a mark in their environment, by whomever and in whatever session."""
-    for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-            if mark.encode() in environment.read_bytes():
-                yield int(environment.parent.name)
 
 
 class Standing:
@@ -74,19 +60,6 @@ class Standing:
         assert self.inventory.read_text() == self.written
         self.look().whole()
         assert not self.place.docker("ps", "--all", "--quiet", "--filter", f"name=^{self.place.container(node)}$")
-
-    def cut_off(self, *verb, when):
-        """Run a verb and kill it, with all that it started, as soon as a condition holds."""
-        said, mark = self.tier.state / "cut-off.log", uuid.uuid4().hex
-        with said.open("w") as log, subprocess.Popen(["make", *verb, *self.tier.words], cwd=ROOT, stdout=log, stderr=log,
-                                                     env=dict(os.environ, MAKEFLAGS="", CUT_OFF=mark)) as run:
-            self.place.wait(lambda: when() or run.poll() is not None, "the moment to cut it off")
-            assert run.poll() is None, said.read_text()[-3000:]
-            # Ansible's workers have sessions of their own. Who starts another one meanwhile is met at the next look.
-            while pids := list(started(mark)):
-                for pid in pids:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
 
     def known(self, node, address):
         """{host: files that have the name or the address of another one}, for all hosts but that one."""
@@ -132,7 +105,7 @@ def unharmed(standing, load):
 def test_an_app_host(standing, tier, visitor, unharmed):
     """The first try is cut off while packages are installed, the second one finishes it; so it is when it goes."""
     node, root = "app3", tier.value("site_root", "app[0]")
-    standing.cut_off("add-node", "POOL=app", f"NODE={node}", when=lambda: standing.place.on(
+    tier.cut_off("add-node", "POOL=app", f"NODE={node}", when=lambda: standing.place.on(
         node, "test -e /var/lib/dpkg/info/apache2-bin.list && echo yes", check=False))
     assert node in standing.inventory.read_text()
     standing.add("app", node)
@@ -142,8 +115,8 @@ def test_an_app_host(standing, tier, visitor, unharmed):
     place.wait(lambda: visitor.get(f"{tier.url}/about/?format=json", timeout=10).json()["node"] == node, f"page by {node}")
     assert standing.known(node, address) == standing.expected("app", node)
     # A balancer has forgotten it, and the databases have not.
-    standing.cut_off("remove-node", f"NODE={node}",
-                     when=lambda: f"{address}:" not in place.on(place.groups["lb"][0], "cat /etc/nginx/nginx.conf"))
+    tier.cut_off("remove-node", f"NODE={node}",
+                 when=lambda: f"{address}:" not in place.on(place.groups["lb"][0], "cat /etc/nginx/nginx.conf"))
     standing.remove(node)
     assert standing.known(node, address) == {}
 

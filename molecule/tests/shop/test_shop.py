@@ -1,8 +1,30 @@
-"""A project that knows nothing of the tier is served by all of it, described by variables alone."""
+"""A project that knows nothing of the tier is served by all of it, described by variables alone; and plain Ansible builds that."""
 
 import re
+import time
 
 import pytest
+
+RUNG = "RUNG=5-apps"
+
+
+def after(seconds):
+    """A condition that holds after so many seconds."""
+    moment = time.monotonic() + seconds
+    return lambda: time.monotonic() > moment
+
+
+@pytest.fixture(scope="module", autouse=True)
+def standing(tier, make):
+    """Built from nothing: cut off while packages are installed and while files are written, then to its end. Nothing is left afterwards."""
+    make("down")  # what a run that was cut off has left
+    for seconds in (25, 45):
+        tier.cut_off("converge", RUNG, "MITOGEN=0", when=after(seconds))
+    done = make("converge", RUNG, "MITOGEN=0")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    yield
+    done = make("down")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(name="page")

@@ -341,6 +341,18 @@ def test_access():
         "packet filter": "table ip filter {\n  tcp dport 22 accept\n}"}
 
 
+def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(monkeypatch):
+    asked = []
+
+    def output(*command, **_how):
+        asked.append(command)
+        return "media-sync.service static -\nmedia-restore@.service static -\n" if "list-unit-files" in command else ""
+    monkeypatch.setattr(host_portrait, "output", output)
+    host_portrait.Portrait([], {}).services()
+    [command] = [command for command in asked if "Id,IPAddressAllow,IPAddressDeny" in command]
+    assert command[-1] == "media-sync.service"
+
+
 def test_users():
     found, groups = host_portrait.users("root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
                                         "sudo:x:27:ops\nops:x:1000:\n", "root:*:1::::::\nops:$y$abc:1::::::\nwww:!:1::::::\n")
