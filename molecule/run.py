@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = ROOT / "molecule/tests"
 LEDGER = ROOT / ".state/tests.jsonl"
 OF_THEIR_OWN = {"ladder": "ladder", "shop": "ladder", "rehearsal": "staging", "parity": "staging"}  # scenarios, in order: their environments
+LONGEST = 30  # tests of which the summary says how long they took
 STANDING = ("test", "ladder", "staging REHEARSE=1", "production REHEARSE=1")  # what the steps build
 
 
@@ -78,15 +79,16 @@ def down():
 
 
 def outcomes():
-    """(tests that ran as "step path::name", the counts of passed, failed and skipped, why each failed), from what conftest.py recorded."""
-    seen, counts, failures = set(), {"passed": 0, "failed": 0, "skipped": 0}, []
+    """From what conftest.py recorded: (tests that ran as "step path::name", the counts of passed, failed and skipped, why each failed, how long each took)."""
+    seen, counts, failures, took = set(), {"passed": 0, "failed": 0, "skipped": 0}, [], []
     for line in LEDGER.read_text().splitlines() if LEDGER.exists() else []:
-        step, test, outcome, why = json.loads(line)
+        step, test, outcome, why, name, seconds = json.loads(line)
         seen.add(f"{step} {test}")
         counts[outcome] += 1
+        took.append((seconds, f"{step} {name}"))
         if outcome == "failed":
-            failures.append(f"{test.removeprefix('molecule/tests/').partition('::')[0]} {' '.join(why.split())}"[:300])
-    return seen, counts, failures
+            failures.append(f"{test.removeprefix('molecule/tests/').partition('::')[0]} {' '.join(why.split())}"[:600])
+    return seen, counts, failures, sorted(took, reverse=True)
 
 
 def main():
@@ -124,11 +126,12 @@ def main():
         print("\n=== static", flush=True)
         told()
 
-    seen, counts, failures = outcomes()
+    seen, counts, failures, took = outcomes()
     print("\n=== summary")
     for name, seconds in timings:
         print(f"{name:12} {seconds:6.0f} s")
     print(f"{'in all':12} {time.monotonic() - begun:6.0f} s")
+    print(f"longest: {', '.join(f'{name} {seconds:.0f} s' for seconds, name in took[:LONGEST])}")
     for failure in failures:
         print(f"failed: {failure}")
     never = sorted(existing() - seen)

@@ -128,5 +128,6 @@ def pytest_runtest_makereport(item):
         crash = getattr(report.longrepr, "reprcrash", None)
         why = f"{item.name}: {crash.message if crash else report.longrepr}"[:600] if report.failed else ""
         with open(ledger, "a", encoding="utf-8") as lines:
-            print(json.dumps([os.environ.get("TEST_STEP"), f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome, why]), file=lines)
+            print(json.dumps([os.environ.get("TEST_STEP"), f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome, why, item.name, report.duration]),
+                  file=lines)
     return report

@@ -201,6 +201,7 @@ storage.delete(second)
     assert left == ["False"]
 
 
+@pytest.mark.needs(media=2)
 def test_an_upload_succeeds_while_one_media_host_is_away(host, told):
     with cut_off(host, told.media_hosts[0]["address"]):
         assert manage(host, STORAGE % uuid.uuid4().hex + """

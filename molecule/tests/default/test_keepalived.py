@@ -87,3 +87,10 @@ def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(balancers, v
         longest = max(after - before for before, after in zip(good, good[1:]))
         print(f"{service} stopped on {first.backend.host}: longest gap {longest:.2f} s")
         assert longest < GAP
+
+
+def test_signs_of_life_go_before_all_other_work(balancers):
+    """Or a balancer that is busy seems dead."""
+    for lb in balancers:
+        policies = [lb.check_output("chrt --pid %s", pid) for pid in lb.check_output("pgrep -x keepalived").split()]
+        assert any("SCHED_RR" in policy for policy in policies), policies

@@ -26,4 +26,5 @@ def test_drill(place, load, table, name):
     row = drill.measure(place, drill.DRILLS[name], load)
     with table.open("a") as lines:
         print(drill.line(drill.cells(name, row)), file=lines)
-    assert not drill.excess(row, drill.DRILLS[name]), row["failures"]
+    excess = drill.excess(row, drill.DRILLS[name])
+    assert not excess, f"{excess}, primary {row['primary']}, holder {row['holder']}: {row['failures']}"

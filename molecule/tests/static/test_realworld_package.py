@@ -8,6 +8,7 @@ import pathlib
 import runpy
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -392,3 +393,16 @@ def test_a_media_host_that_is_away_is_an_oserror(package, media):
     media.server_close()
     with pytest.raises(OSError):
         webdav.put(media.at, "/media/a.txt", lambda: iter([b"x"]))
+
+
+def test_a_media_host_that_keeps_silent_is_asked_last_for_a_while(package, media, monkeypatch):
+    from realworld import webdav
+
+    monkeypatch.setattr(webdav, "ANSWER_TIMEOUT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # takes connections, as a frozen host's kernel does
+        host = "127.0.0.1:%d" % frozen.getsockname()[1]
+        with pytest.raises(TimeoutError):
+            webdav.put(host, "/media/a.txt", lambda: iter([b"x"]))
+    assert sorted([host, media.at], key=webdav.silent) == [media.at, host]
+    monkeypatch.setattr(webdav, "SILENCE", 0)
+    assert not webdav.silent(host)

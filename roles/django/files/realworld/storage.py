@@ -48,7 +48,10 @@ class TierMediaStorage(Storage):
                 yield chunk.encode() if isinstance(chunk, str) else chunk
 
         stored = []
-        for host in self.hosts:
+        for host in sorted(self.hosts, key=webdav.silent):
+            if stored and webdav.silent(host):
+                logger.warning("upload of %s passes over %s, which was silent", name, host)
+                continue
             try:
                 webdav.put(host, self._path(name), chunks)
             except webdav.Exists:
@@ -116,7 +119,9 @@ class TierMediaStorage(Storage):
     def _any(self, ask, name):
         """The answer of one host that has the file, in random order to share the work."""
         missing = False
-        for host in random.sample(self.hosts, len(self.hosts)):
+        for host in sorted(random.sample(self.hosts, len(self.hosts)), key=webdav.silent):
+            if missing and webdav.silent(host):
+                continue
             try:
                 return ask(host)
             except FileNotFoundError:

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import posixpath
 import shutil
+import time
 import urllib.parse
 import xml.etree.ElementTree
 
@@ -11,10 +12,18 @@ from realworld import request_id
 
 CONNECT_TIMEOUT = 1  # seconds: it is next door
 ANSWER_TIMEOUT = 5   # seconds without a byte
+SILENCE = 10         # seconds for which one that kept silent is asked last: not everybody has to wait for it
+
+_silent = {}  # {host: when it was found silent}
 
 
 class Exists(OSError):
     """The name is taken."""
+
+
+def silent(host):
+    """Whether it was found silent lately."""
+    return time.monotonic() - _silent.get(host, -SILENCE) < SILENCE
 
 
 @contextlib.contextmanager
@@ -27,6 +36,9 @@ def _request(host, method, path, body=None, headers=None):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, urllib.parse.quote(path), body, {"X-Request-Id": request_id.get(), **(headers or {})})
         yield connection.getresponse()
+    except TimeoutError:
+        _silent[host] = time.monotonic()
+        raise
     except http.client.HTTPException as error:
         raise OSError(f"{host}: {method} {path}: {error!r}") from error
     finally:
