@@ -201,7 +201,7 @@ WAVES = {
     ],
     "of all databases": [
         Alarm("primary", tier, "oncall", *units("patroni"), at=every("db"), may=("page",),
-              silent=lambda place: on(place.groups["app"], "pgpool", "health") + on(["tier"], "replication")),
+              silent=lambda place: on(place.groups["app"], "health") + on(["tier"], "replication")),
         Alarm("patroni", every("db"), "oncall"),
     ],
     "of the monitor": [
