@@ -51,7 +51,7 @@ def kept_fixture(place, tier, monitor):
 
     def kept(words, *hosts):
         files = [f"{directory}/{host}.log{end}" for host in hosts or place.groups["all"] for end in (".1", "")]
-        return (place.run(monitor, "grep", "-hsF", "-e", words, *files, check=False) or "").splitlines()
+        return place.run(monitor, "sh", "-c", 'words=$1; shift; grep -hsF -e "$words" "$@"; true', "sh", words, *files).splitlines()
     return kept
 
 
