@@ -596,6 +596,7 @@ def measure(place, drill, load):
             repaired = time.time()
             drill.repair(place, away)
         load.await_service(repaired)
+        back = time.time()
         place.whole()
         time.sleep(SETTLED)  # to see what comes in the wake of the repair
         ended = time.time()
@@ -609,6 +610,7 @@ def measure(place, drill, load):
     row = {
         "requests": len(requests),
         "failed": len(failures),
+        "failed again": sum(r.begun > back for r in failures),
         "pages failed": sum(r.kind not in CHANGES for r in failures),
         "gap": longest([r.ended for r in good], begun, ended),
         "slowest page": max((r.ended - r.begun for r in good if r.kind not in CHANGES), default=0),
@@ -720,6 +722,16 @@ def both_databases(place):
     return []
 
 
+def databases_stopped(place):
+    """Every database stopped in order, and started."""
+    for verb in ("stop", "start"):
+        for host in place.groups["db"]:
+            place.on(host, f"systemctl {verb} patroni")
+        if verb == "stop":
+            time.sleep(10)  # how long they are off is part of the fault
+    return []
+
+
 def switchover(place):
     """The planned one, as an operator does it."""
     run("make", "--no-print-directory", "--directory", str(ROOT), "failover", *place.tier.words)
@@ -766,8 +778,9 @@ DRILLS = {
     "quorum_leader_frozen": Drill(on_host(etcd_leader, FREEZE), THAW, NO_FAILURE, hold=25),
     "monitor_killed": Drill(on_host(last("monitor"), KILL), START, NO_FAILURE),
     "pgpool_killed": Drill(on_host(last("app"), service("kill --signal=KILL", "pgpool2")), nothing, {"failed": IN_FLIGHT, "recovered": 3}),
-    "databases_down": Drill(both_databases, nothing, {"recovered": 60}),
-    "power_cut": Drill(power_cut, nothing, {"recovered": 90}),
+    "databases_down": Drill(both_databases, nothing, {"recovered": 60, "failed again": 0}),
+    "databases_stopped": Drill(databases_stopped, nothing, {"recovered": 60, "failed again": 0}),
+    "power_cut": Drill(power_cut, nothing, {"recovered": 90, "failed again": 0}),
 }
 
 COLUMNS = ["requests", "failed", "gap", "slowest page", "slowest change", "commits", "lost", "writes paused", "reads paused", "recovered",
