@@ -226,7 +226,7 @@ def figures(seen, contained):
     if contained and "usage" in seen[-1]:
         mean, most = rate(seen, "usage", 1e-6)
         told |= {"used": mean, "cpu": mean / cores, "cpu_most": most / cores}
-        told["memory"] = max((one["used"] - one.get("inactive", 0)) / 1024 / one["MemTotal"] for one in seen if "used" in one and "MemTotal" in one)
+        told["memory"] = max(((one["used"] - one.get("inactive", 0)) / 1024 / one["MemTotal"] for one in seen if "used" in one and "MemTotal" in one), default=None)
     else:
         ticks = [(after["busy"] - before["busy"], after["busy"] + after["idle"] + after["iowait"] - before["busy"] - before["idle"] - before["iowait"])
                  for before, after in zip(seen, seen[1:])]

@@ -349,7 +349,7 @@ def test_the_page_is_made_anew_by_itself(place, monitor):
 
 def secrets_of(tier):
     """{name: words by which one would know it}, of everything in the environment's vault that is not for everybody."""
-    vault = tier.variables[0].load_from_file(str(vault_of(pathlib.Path(tier.inventory))))
+    vault = tier.variables[0].load_from_file(str(vault_of(pathlib.Path(tier.inventory).resolve())))
     single = {name: value for name, value in vault.items() if isinstance(value, str) and not name.endswith("_certificate")}
     nested = {f"{name}.{key}": value for name, values in vault.items() if isinstance(values, dict) for key, value in values.items()}
     found = {name: [line for line in str(value).splitlines() if len(line) >= 8 and "-----" not in line] for name, value in (single | nested).items()}
