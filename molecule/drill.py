@@ -35,7 +35,7 @@ from tier import ROOT, Tier, first, inside, wait
 
 SETTLED = 3.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
 RECOVERY = 120.0  # seconds after which a drill gives up
-CONNECT = 1.0     # seconds a visitor waits for a connection; a browser waits longer
+CONNECT = 1.1     # seconds a visitor waits for a connection: until TCP has asked once more; a browser waits longer
 PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
 ANSWER = 5.0      # seconds a host has to answer a question about itself
 PAUSE = 0.1       # seconds between two requests of one visitor …

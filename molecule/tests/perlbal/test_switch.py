@@ -19,7 +19,8 @@ def load_fixture(place):
 def test_drill(place, load, name):
     row = drill.measure(place, drill.DRILLS[name], load)
     print(drill.line(drill.cells(name, row)))
-    assert not drill.excess(row, drill.DRILLS[name]), row["failures"]
+    excess = drill.excess(row, drill.DRILLS[name])
+    assert not excess, f"{excess}: {row['failures']}"
 
 
 def test_nginx_takes_over_again_and_nobody_notices(tier, on, make, unharmed):
