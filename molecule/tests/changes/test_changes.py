@@ -40,7 +40,7 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(place, make, unharme
     apps = place.groups["app"]
     before = {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps}
     more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', apps[0]) + 1})}"
-    foretold = make("converge", "CHECK=1", more)
+    foretold = make("converge", "CHECK=1", "LIMIT=app,lb", more)
     assert foretold.returncode == 0, foretold.stdout[-2000:]
     with unharmed():
         done = make("converge", "LIMIT=app,lb", more)

@@ -156,7 +156,7 @@ def test_the_last_change_is_read_off_the_log():
 def staged_fixture(monkeypatch, tmp_path):
     """staged(scrub=…) rebuilds an environment whose every step is only written down; (exit code, the steps, Environment)."""
     def run(other=None, answers=None, broken="", **given):
-        env, steps = rebuild.Environment(ROOT / "inventories/test.yml"), []
+        env, steps = rebuild.Environment(ROOT / "inventories/local.yml"), []
         env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
         scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}
@@ -203,7 +203,7 @@ def test_from_its_own_backups(staged, capsys):
 
 
 def test_from_another_environment(staged, capsys):
-    code, steps, _env = staged(other="local")
+    code, steps, _env = staged(other="staging")
     assert code == 0 and [what for what, _words in steps] == ["release", "scrub", "destroy", "boot", "converge", "smoke", "parity"]
     assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": []}
     assert variables(steps) == {"backup_taken_from": "ssh there tier-backup", "django_version": "v1"}
@@ -212,7 +212,7 @@ def test_from_another_environment(staged, capsys):
 
 
 @pytest.mark.parametrize("given", [
-    {"yes": False}, {"check": True}, {"other": "local", "answers": {"scrub": {"backup1": {"rc": 1, "stderr": "no auth_user.emial"}}}},
+    {"yes": False}, {"check": True}, {"other": "staging", "answers": {"scrub": {"backup1": {"rc": 1, "stderr": "no auth_user.emial"}}}},
 ], ids=["no yes", "a dry run", "a rule that names nothing"])
 def test_nothing_is_touched(staged, given):
     code, steps, env = staged(**given)
