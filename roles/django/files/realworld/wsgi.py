@@ -63,10 +63,10 @@ def answer(start_response, status, content_type, body):
 
 
 def note(**_signal):
-    """Remember that a request of this thread failed because the database was lost."""
-    from django.db import InterfaceError, OperationalError
+    """Remember that a request of this thread failed because the database was lost. pgpool calls it internal where that was in the middle of an answer."""
+    from django.db import InterfaceError, InternalError, OperationalError
 
-    failed.by_database = isinstance(sys.exc_info()[1], (InterfaceError, OperationalError))
+    failed.by_database = isinstance(sys.exc_info()[1], (InterfaceError, InternalError, OperationalError))
 
 
 def hang_up():
