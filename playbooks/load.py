@@ -119,14 +119,9 @@ def plan(told, crawl, cookies, production):
     mix = {kind: share for kind, share in load["mix"].items() if has[kind] and share > 0}
     if not mix:
         raise Failed("group_vars/all/site.yml: nothing of site_load.mix is left to do.")
-    return {"name": told["smoke"]["name"], "address": told["smoke"]["address"], "origin": origin(told["smoke"]), "pause": PAUSE, "patience": PATIENCE,
+    return {"name": told["smoke"]["name"], "address": told["smoke"]["address"], "origin": smoke.origin(told["smoke"]), "pause": PAUSE, "patience": PATIENCE,
             "mix": mix, "pages": has["page"], "statics": has["static"], "uploads": has["media"], "session": load.get("session", []),
             "change": load.get("change", {}), "cookies": cookies, "sign_in_page": load.get("sign_in", {}).get("page", "-")}
-
-
-def origin(asked):
-    """The site as a browser names it: a form's sender has to be spelt like that."""
-    return f"https://{asked['name']}{'' if int(asked['port']) == 443 else ':' + str(asked['port'])}"
 
 
 def manage(variables, words, entered=""):
@@ -147,7 +142,7 @@ def sign_in(asked, form, password):
         connection = http.client.HTTPSConnection(asked["name"], asked["port"], timeout=PATIENCE)
         connection.sock = context.wrap_socket(socket.create_connection((asked["address"], asked["port"]), timeout=PATIENCE), server_hostname=asked["name"])
         sent = "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
-        connection.request(method, form["page"], body, {"Cookie": sent, "Referer": origin(asked) + form["page"], **headers})
+        connection.request(method, form["page"], body, {"Cookie": sent, "Referer": smoke.origin(asked) + form["page"], **headers})
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
         for line in answer.headers.get_all("Set-Cookie", []):

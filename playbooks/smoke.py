@@ -4,7 +4,8 @@
     smoke.py -                                         what to ask for comes as JSON, and so does what is wrong: how a deploy asks
 
 site_smoke of group_vars/all/site.yml has the pages to begin with. From there every link of the site's own is followed, static files and uploads are
-fetched, each once, at most site_smoke_most of a kind and LONGEST seconds long. Nobody is signed in, and nothing is sent.
+fetched, each once, at most site_smoke_most of a kind and LONGEST seconds long. Then site_smoke_sign_in signs in, in a real browser; a deploy leaves
+that out where this machine has none.
 Exits with 1 where something is not as it should be, with 2 where nobody could be asked.
 """
 
@@ -16,12 +17,16 @@ import http.client
 import json
 import pathlib
 import re
+import shlex
+import shutil
 import socket
 import ssl
+import subprocess
 import sys
 import time
 import urllib.parse
 
+import browser
 from status import ask, table
 
 PLAYBOOK = pathlib.Path(__file__).with_name("smoke.yml")
@@ -192,6 +197,56 @@ def look(asked, fetch, pause=time.sleep):
     return rows(crawl), crawl.wrong
 
 
+# ------------------------------------------------------------------ in a browser
+
+def origin(asked):
+    """The site as a browser names it: a form's sender has to be spelt like that."""
+    return f"https://{asked['name']}{'' if int(asked['port']) == 443 else ':' + str(asked['port'])}"
+
+
+def field(name):
+    """A field of a form, in JavaScript."""
+    return f"document.querySelector({json.dumps(f'[name={json.dumps(name)}]')})"
+
+
+def fill_in(asked, window):
+    """Sign in as a person does; why that did not come to what it should, or nothing."""
+    form = asked["sign_in"]
+    try:
+        window.open(origin(asked) + form["page"])
+        for name, value in (form["fields"] | {form["password"]: form["secret"]}).items():
+            window.value(f"{field(name)}.value = {json.dumps(value)}")
+        window.go(lambda: window.value(f"{field(form['password'])}.form.requestSubmit()"))
+        said = " ".join(window.value("document.body.innerText").split())
+    except (RuntimeError, TimeoutError, ConnectionError) as error:
+        return f"{error!r}".replace(form["secret"], "…")
+    return "" if re.search(form["says"], said) else f"the page says {said[:200]!r}"
+
+
+def make_user(form):
+    """Make the user on the first app host that can; whether one could."""
+    words = shlex.join(["sudo", "/usr/local/bin/manage", *form["user"]])
+    return any(not subprocess.run([*shlex.split(door), words], input=f"{form['secret']}\n", capture_output=True, text=True, check=False).returncode
+               for door in form["doors"])
+
+
+def sign_in(asked, may_install):
+    """(rows of the table, {"sign in": sentence about what is wrong})."""
+    form = asked.get("sign_in")
+    if not form:
+        return [], {}
+    if not shutil.which("chromium"):
+        if not may_install:
+            return [("sign in", form["page"], "not asked: there is no Chromium here")], {}
+        browser.install(lambda what: print(what, flush=True))
+    with browser.Browser(f"--host-resolver-rules=MAP {asked['name']} {asked['address']}") as window:
+        why = fill_in(asked, window)
+        if why and make_user(form):
+            why = fill_in(asked, window)
+    wrong = {"sign in": f"Nobody can sign in at {form['page']}: {why}"} if why else {}
+    return [("sign in", form["page"], "nobody can" if why else "works, in a browser")], wrong
+
+
 def held(asked):
     """Await that somebody takes connections at the virtual IP; whether anybody does."""
     deadline = time.monotonic() + HELD
@@ -221,6 +276,8 @@ def main():
         print(f"Nobody answers at {asked['address']}: on a balancer, journalctl -u keepalived", file=sys.stderr)
         return 2
     found, wrong = look(asked, visitor(asked))
+    more, refused = sign_in(asked, may_install=not by_deploy)
+    found, wrong = found + more, wrong | refused
     if by_deploy:
         print(json.dumps({"wrong": wrong}))
         return 0

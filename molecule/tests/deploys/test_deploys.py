@@ -129,13 +129,15 @@ def test_an_unwell_release_goes_back_by_itself(place, make, deploy, variant, ser
     assert ledger(place, place.groups["app"][0])[-1]["result"].startswith("went back:")
 
 
-def test_a_release_that_visitors_find_broken_goes_back_by_itself(place, make, deploy, variant, served):
-    """Every host is well by its own word; one page that another one links to is not."""
+def test_a_release_that_visitors_find_broken_goes_back_by_itself(place, tier, deploy, variant, served, chromium):
+    """Every host is well by its own word; one page that another one links to is not, and nobody can sign in."""
     old = current(place)
     place.whole()
-    done = deploy(variant(middleware("assert request.path != '/about/'")), site_smoke_most=40)
+    broken = middleware("assert request.path != '/about/' and (request.method, request.path) != ('POST', '/accounts/login/')")
+    done = deploy(variant(broken), site_smoke_most=40, site_smoke_sign_in=tier.value("site_smoke_sign_in", "lb[0]"))
     assert done.returncode != 0
     assert "was taken back: visitors miss what they got before. The page /about/ is not there: 500" in words(done), words(done)[-3000:]
+    assert "; Nobody can sign in at /accounts/login/" in words(done), words(done)[-3000:]
     assert "Every app host serves what it served before" in words(done)
     assert current(place) == old and drained(place) == []
     assert set(served()) == set(place.groups["app"]) and set(served().values()) == old
@@ -207,7 +209,7 @@ CANARY = {"canary_s": 8, "canary_requests": 40}
 def test_a_good_canary_is_promoted(place, deploy, variant, served, unharmed):
     """For a share of the visitors, each of whom stays with the release that they saw first."""
     old = current(place)
-    with unharmed(pace=1.0):
+    with unharmed(pace=0.5):
         done = deploy(variant(), "CANARY=50%", **CANARY)
         assert done.returncode == 0, done.stdout[-3000:]
         assert "The canary is as good" in words(done)
@@ -219,7 +221,7 @@ def test_a_good_canary_is_promoted(place, deploy, variant, served, unharmed):
 def test_a_slow_canary_is_taken_back(place, deploy, variant, served, unharmed):
     old, app = current(place), place.groups["app"][-1]
     slow = variant(middleware("time.sleep(1.0)"))  # what is wrong with this release
-    with unharmed(pace=1.0):
+    with unharmed(pace=0.5):
         done = deploy(slow, f"CANARY={app}", **CANARY)
         assert done.returncode != 0
         assert f"it is slow: {app}" in words(done)

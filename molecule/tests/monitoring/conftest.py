@@ -5,12 +5,16 @@ import contextlib
 import functools
 import json
 import re
+import sys
 import time
 import types
 import urllib.parse
 
 import pytest
 
+from tier import ROOT
+
+sys.path.insert(0, str(ROOT / "playbooks"))
 import alarms
 import browser
 from sinks import Sinks

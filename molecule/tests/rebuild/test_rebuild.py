@@ -28,6 +28,7 @@ def test_refuses_without_a_yes_and_names_what_goes(place, make):
 def test_smoke(make):
     done = make("smoke")
     assert done.returncode == 0 and "/static/" in done.stdout, words(done)
+    assert "works, in a browser" in done.stdout, words(done)
 
 
 def test_total_loss(place, make, visitor, tier):

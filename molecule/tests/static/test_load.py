@@ -47,7 +47,7 @@ def test_visitors_are_told_what_there_is():
     found = load.plan(TOLD, crawl(), "csrftoken=a; sessionid=b", production=False)
     assert (found["pages"], found["statics"], found["uploads"]) == (["/"], ["/static/a.css"], ["/media/b.png"])
     assert found["mix"] == SITE["site_load"]["mix"] and found["sign_in_page"] == "/accounts/login/"
-    assert found["origin"] == "https://x.test" and load.origin({"name": "x.test", "port": 8443}) == "https://x.test:8443"
+    assert found["origin"] == "https://x.test" and load.smoke.origin({"name": "x.test", "port": 8443}) == "https://x.test:8443"
     with pytest.raises(load.Failed, match="site_load.mix has dance"):
         load.plan(TOLD | {"load": {"mix": {"dance": 1}}}, crawl(), "", False)
     with pytest.raises(load.Failed, match="nothing of site_load.mix"):

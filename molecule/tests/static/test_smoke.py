@@ -55,6 +55,58 @@ def test_what_a_smoke_test_calls_wrong(answers, wrong):
     assert list(said.values()) == wrong and len(rows) > 1
 
 
+class Window:
+    """Stands for a browser: what the page says after each time the form was sent."""
+
+    def __init__(self, *said):
+        self.said, self.done = list(said), []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        pass
+
+    def open(self, url):
+        self.done.append(url)
+
+    def go(self, what):
+        what()
+
+    def value(self, expression):
+        self.done.append(expression)
+        said = self.said.pop(0) if expression.endswith("innerText") else ""
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+FORM = {"page": "/in", "fields": {"username": "smoke"}, "password": "password", "says": "Sign out", "secret": "s3cret", "doors": ["true", "false"], "user": ["x"]}
+
+
+@pytest.mark.parametrize(("said", "doors", "why"), [
+    (["Sign out"], ["false"], ""),
+    (["Who?", "Hello. Sign out"], ["false", "true"], ""),                                # made on the second host, then signed in
+    (["Who?", "Who?"], ["true"], "Nobody can sign in at /in: the page says 'Who?'"),
+    (["Who?"], ["false"], "Nobody can sign in at /in: the page says 'Who?'"),            # no host could make the user
+    ([RuntimeError("no s3cret"), RuntimeError("no s3cret")], ["true"], "Nobody can sign in at /in: RuntimeError('no …')"),
+])
+def test_somebody_signs_in(monkeypatch, said, doors, why):
+    window = Window(*said)
+    monkeypatch.setattr(smoke.browser, "Browser", lambda *flags: window)
+    monkeypatch.setattr(smoke.shutil, "which", lambda _name: "/usr/bin/chromium")
+    rows, wrong = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "port": 443, "sign_in": FORM | {"doors": doors}}, may_install=False)
+    assert list(wrong.values()) == ([why] if why else []) and rows[0][:2] == ("sign in", "/in")
+    assert window.done[:2] == ["https://x.test/in", 'document.querySelector("[name=\\"username\\"]").value = "smoke"'] and window.said == []
+
+
+def test_nobody_signs_in_where_nobody_is_declared_or_a_deploy_has_no_browser(monkeypatch):
+    monkeypatch.setattr(smoke.shutil, "which", lambda _name: None)
+    assert smoke.sign_in({"sign_in": {}}, may_install=True) == ([], {})
+    rows, wrong = smoke.sign_in({"sign_in": FORM}, may_install=False)
+    assert "no Chromium" in rows[0][2] and wrong == {}
+
+
 @pytest.mark.parametrize(("link", "path"), [
     ("/a/b?x=1#there", "/a/b?x=1"), ("c", "/p/c"), ("../", "/"), ("https://x.test/a", "/a"), ("http://www.x.test:8443", "/"), ("//x.test/a", "/a"),
     ("?page=2", "/p/?page=2"), ("/ä b", "/%C3%A4%20b"), ("https://elsewhere.test/a", ""), ("mailto:me@x.test", ""), ("javascript:void(0)", ""), ("#top", ""),
@@ -109,7 +161,7 @@ def test_a_deploy_is_told_by_path(monkeypatch, capsys):
 def test_what_is_asked_for_is_declared():
     """What the program reads is what playbooks/vars/smoke.yml says."""
     told = load(ROOT / "playbooks/vars/smoke.yml")["smoke_asked"]
-    assert set(told) == {"name", "names", "address", "port", "authority", "pages", "files", "most"}
+    assert set(told) == {"name", "names", "address", "port", "authority", "pages", "files", "most", "sign_in"}
 
 
 @pytest.mark.parametrize(("before", "rc", "after", "missed"), [

@@ -23,7 +23,7 @@ def install(say):
     """Have Chromium; say so where it has to be installed."""
     if shutil.which("chromium"):
         return
-    say("installing Debian's chromium for the tests of pages")
+    say("installing Debian's chromium")
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     subprocess.run([*sudo, "apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y", "--no-install-recommends", "chromium",
@@ -38,12 +38,15 @@ def high(descriptor):
 
 
 class Browser:
-    """A browser with one page."""
+    """A browser with one page. Flags are Chromium's."""
+
+    def __init__(self, *flags):
+        self.flags = flags
 
     def __enter__(self):
         self.profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         (its_in, self.out), (self.answers, its_out) = (tuple(map(high, os.pipe())) for _ in range(2))
-        self.process = subprocess.Popen([sys.executable, "-c", LAUNCH, str(its_in), str(its_out), "chromium", *FLAGS, "--remote-debugging-pipe",
+        self.process = subprocess.Popen([sys.executable, "-c", LAUNCH, str(its_in), str(its_out), "chromium", *FLAGS, *self.flags, "--remote-debugging-pipe",
                                          f"--user-data-dir={self.profile.name}", "about:blank"],
                                         pass_fds=(its_in, its_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(its_in)
