@@ -139,6 +139,8 @@ GIVEN = {"contact": "oncall", "type": "PROBLEM", "time": "1700000000", "host": "
 def test_an_email_says_what_and_what_to_do():
     mail = notify.letter(notify.described(GIVEN, CONFIG), CONFIG)
     assert mail["Subject"] == "[shop test] PROBLEM: page /x/ on tier is CRITICAL"
+    long = notify.letter(notify.described(GIVEN | {"service": "page /" + "x" * 80}, CONFIG), CONFIG).as_bytes()
+    assert b"Subject: [shop test] PROBLEM: page /xxx" in long
     assert mail["To"] == "oncall@example.com"
     text = mail.get_content()
     for line in ("pattern not found", "Told:        2 times", "docs/monitoring.md, page: Do this.", "service=page+%2Fx%2F"):
