@@ -2,7 +2,7 @@
 
 Fails when a step fails, and when a test was not run by every step it belongs to: several tools call
 an empty run a success. Production is rehearsed on this machine: `default` builds it, and the scenarios after that run in
-alphabetical order on what it leaves standing. Those of the ladder come first, while nothing else stands; staging comes last, rebuilt from the
+alphabetical order on what it leaves standing. Those of the ladder come first, before anything else is built; staging comes last, rebuilt from the
 production that was broken and mended all the time. One at a time: on two cores, two tiers that are built or broken at once take longer than
 one after the other.
 """

@@ -52,14 +52,19 @@ class Browser:
         os.close(its_in)
         os.close(its_out)
         self.rest, self.number, self.events, self.session = b"", 0, [], None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Page.enable")
-        self.call("Network.enable")
-        self.call("Security.setIgnoreCertificateErrors", ignore=True)
+        try:
+            target = self.call("Target.createTarget", url="about:blank")["targetId"]
+            self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self.call("Page.enable")
+            self.call("Network.enable")
+            self.call("Security.setIgnoreCertificateErrors", ignore=True)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_error):
+        """End it, and remove what it has written."""
         self.process.terminate()
         try:
             self.process.wait(10)

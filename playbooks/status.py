@@ -109,7 +109,7 @@ def answers(inventory, playbook, options=(), **environment):
     Exits where Ansible did not get as far as asking.
     """
     done = subprocess.run(["ansible-playbook", "-i", inventory, *options, str(playbook)], capture_output=True, text=True, check=False,
-                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH, **environment))
+                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOG_PATH="", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH, **environment))
     try:
         tasks = {task["task"]["name"]: task["hosts"] for play in json.loads(done.stdout)["plays"] for task in play["tasks"]}
     except ValueError:

@@ -49,7 +49,7 @@ def acknowledge(visitor, web, host, check):
     hidden = dict(re.findall(r"(?i)name='(nagFormId)' value='(\w+)'", form.text))
     done = visitor.post(f"{url}/cgi-bin/nagios4/cmd.cgi", auth=login, timeout=10, headers={"Referer": form.url},
                         data={"cmd_typ": "34", "cmd_mod": "2", "host": host, "service": check, "sticky_ack": "on", "send_notification": "on",
-                              "com_data": "on it", "btnSubmit": "Commit", **hidden})
+                              "com_data": "on it, don't wait $(exit 1)", "btnSubmit": "Commit", **hidden})
     assert done.status_code == 200 and "successfully submitted" in done.text, done.text[-1500:]
 
 
