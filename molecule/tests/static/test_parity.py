@@ -331,7 +331,8 @@ def test_ports():
                'udp UNCONN 0 0 127.0.0.11:41234 0.0.0.0:*\nudp UNCONN 0 0 0.0.0.0:51820%eth0 0.0.0.0:*\n'
                'tcp LISTEN 0 128 0.0.0.0:4949 0.0.0.0:* users:(("/usr/sbin/munin",pid=9,fd=4),("munin-node",pid=7,fd=4))\n'
                'udp UNCONN 0 0 10.0.0.1:123 0.0.0.0:* users:(("ntp",pid=1,fd=1))\n')
-    assert host_portrait.ports(listing) == {"tcp 0.0.0.0:80": "nginx", "tcp [::]:22": "sshd systemd", "tcp 0.0.0.0:4949": "munin-node", "udp 10.0.0.1:123": "ntp"}
+    assert host_portrait.ports(listing) == {"tcp 0.0.0.0:80": "nginx", "tcp [::]:22": "sshd systemd", "tcp 0.0.0.0:4949": "munin-node",
+                                             "udp 10.0.0.1:123": "ntp"}
 
 
 def test_access():
