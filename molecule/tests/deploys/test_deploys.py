@@ -209,7 +209,7 @@ CANARY = {"canary_s": 8, "canary_requests": 40}
 def test_a_good_canary_is_promoted(place, deploy, served, unharmed):
     """For a share of the visitors, each of whom stays with the release that they saw first. It is the demo's own: the tier is left as it was found."""
     old = current(place)
-    with unharmed(pace=0.5):
+    with unharmed(pace=1.0):
         done = deploy(ROOT / "demo", "CANARY=50%", **CANARY)
         assert done.returncode == 0, done.stdout[-3000:]
         assert "The canary is as good" in words(done)
@@ -221,7 +221,7 @@ def test_a_good_canary_is_promoted(place, deploy, served, unharmed):
 def test_a_slow_canary_is_taken_back(place, deploy, variant, served, unharmed):
     old, app = current(place), place.groups["app"][-1]
     slow = variant(middleware("time.sleep(1.0)"))  # what is wrong with this release
-    with unharmed(pace=0.5):
+    with unharmed(pace=1.0):
         done = deploy(slow, f"CANARY={app}", **CANARY)
         assert done.returncode != 0
         assert f"it is slow: {app}" in words(done)
