@@ -33,7 +33,7 @@ import zlib
 
 from tier import ROOT, Tier, first, inside, wait
 
-SETTLED = 3.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
+SETTLED = 2.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
 RECOVERY = 120.0  # seconds after which a drill gives up
 CONNECT = 1.1     # seconds a visitor waits for a connection: until TCP has asked once more; a browser waits longer
 PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
@@ -555,7 +555,7 @@ class Drill:
     fault: object          # fault(place) breaks something; returns the hosts that are away because of it
     repair: object         # repair(place, hosts) brings them back
     limits: dict           # {column: maximum}, in seconds or as a count
-    hold: float = 2.0      # seconds of service without the broken part
+    hold: float = 1.0      # seconds of service without the broken part
     held: tuple = ()       # kinds of requests that the broken part may hold until it is repaired
 
 

@@ -136,9 +136,12 @@ class Tier:
         load_plugins()
         loader = DataLoader()
         loader.set_basedir(str(ROOT / "playbooks"))  # the group_vars beside an inventory are meant, not those of the directory this runs in
-        # None at all will do where nothing has been built yet: groups and names are no secrets.
-        passwords = [str(path) for path in (self.state / "vault-password", pathlib.Path(constants.DEFAULT_VAULT_PASSWORD_FILE or "/nowhere")) if path.is_file()][:1]
-        loader.set_vault_secrets(CLI.setup_vault_secrets(loader, [], passwords, initialize_context=False))
+        # None at all will do where nothing has been built yet: groups and names are no secrets. Ansible insists on what the environment names.
+        if not os.path.isfile(constants.DEFAULT_VAULT_PASSWORD_FILE or ""):
+            constants.DEFAULT_VAULT_PASSWORD_FILE = None
+        own = self.state / "vault-password"
+        passwords = [str(own)] if own.exists() else []
+        loader.set_vault_secrets(CLI.setup_vault_secrets(loader, [], passwords, auto_prompt=False, initialize_context=False))
         context.CLIARGS = {"extra_vars": self.options[1:]}
         hosts = InventoryManager(loader=loader, sources=[self.inventory])
         variables = VariableManager(loader=loader, inventory=hosts)

@@ -206,7 +206,9 @@ def ports(listing):
         # Docker's own resolver, which is in every container.
         if address.startswith("127.0.0.11") or protocol == "udp" and int(port) >= 32768:
             continue
-        programs = set(re.findall(r'\("([^"]+)"', line))
+        # A child that serves somebody just now may call itself by a path and what it does: munin-node's do.
+        names = set(re.findall(r'\("([^"]+)"', line))
+        programs = {name for name in names if not name.startswith("/")} or names
         found.setdefault(f"{protocol} {local}", set()).update(programs)
     return {name: " ".join(sorted(programs)) or "the kernel" for name, programs in found.items()}
 

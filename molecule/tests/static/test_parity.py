@@ -224,7 +224,7 @@ def test_hosts_of_a_pool_are_told_once():
 
 @pytest.mark.parametrize(("kind", "name", "sentence"), [
     ("file", "/etc/memcached.conf", "set by roles/memcached/templates/memcached.conf.j2; cache_memory_mb ("),
-    ("file", "/etc/logrotate.d/rsyslog", "set by roles/base/templates/logrotate.j2"),
+    ("file", "/etc/logrotate.d/rsyslog", "set by roles/rsyslog/templates/logrotate.j2"),
     ("file", "/usr/local/sbin/pgpool-follow", "set by roles/pgpool/files/pgpool-follow"),
     ("file", "/etc/newsbudget/site.json", "set by roles/django/templates/site.json.j2"),
     ("file", "/etc/nobody", "nothing in this repository writes it"),
@@ -329,8 +329,10 @@ def test_ports():
     listing = ('tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=9,fd=6),("nginx",pid=8,fd=6))\n'
                'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=7,fd=4),("systemd",pid=1,fd=9))\n'
                'udp UNCONN 0 0 127.0.0.11:41234 0.0.0.0:*\nudp UNCONN 0 0 0.0.0.0:51820%eth0 0.0.0.0:*\n'
+               'tcp LISTEN 0 128 0.0.0.0:4949 0.0.0.0:* users:(("/usr/sbin/munin",pid=9,fd=4),("munin-node",pid=7,fd=4))\n'
                'udp UNCONN 0 0 10.0.0.1:123 0.0.0.0:* users:(("ntp",pid=1,fd=1))\n')
-    assert host_portrait.ports(listing) == {"tcp 0.0.0.0:80": "nginx", "tcp [::]:22": "sshd systemd", "udp 10.0.0.1:123": "ntp"}
+    assert host_portrait.ports(listing) == {"tcp 0.0.0.0:80": "nginx", "tcp [::]:22": "sshd systemd", "tcp 0.0.0.0:4949": "munin-node",
+                                             "udp 10.0.0.1:123": "ntp"}
 
 
 def test_access():
