@@ -154,6 +154,9 @@ drift: ready ## Compare ENV with its own declaration, and the hosts of each pool
 pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
 	@python playbooks/pool.py $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e '$(VARS)')
 
+logs: ready ## Print lines of all hosts in order of time: REQUEST=id, HOST=app1 UNIT=apache2 SINCE=30m
+	@python playbooks/logs.py $(INVENTORY) '$(REQUEST)' '$(HOST)' '$(UNIT)' '$(SINCE)' $(if $(VARS),-e '$(VARS)')
+
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
@@ -166,8 +169,24 @@ restore: ready ## Bring ENV's database and uploads back to a moment: TO="2026-11
 restore-drill: ready ## Prove that ENV's newest backup restores, on the backup host, and disturb nobody
 	@$(CHANGE) playbooks/restore_drill.yml
 
-smoke: ready ## Ask ENV's site, by its virtual IP, for pages, a static file and an upload
+smoke: ready ## Ask ENV's site, by its virtual IP, for its pages, and for all they lead to
 	@python playbooks/smoke.py $(INVENTORY) $(if $(VARS),-e '$(VARS)')
+
+# In a virtualenv of its own: Locust brings along a web server and patches Python's sockets, which no other verb wants.
+LOCUST := .state/locust
+$(LOCUST)/.ready: .config/locust.txt
+	@echo 'load: installing Locust, as .config/locust.txt pins it, into $(LOCUST)'
+	@uv venv --quiet --clear --python $(VENV)/bin/python $(LOCUST)
+	@UV_SYSTEM_CERTS=1 uv pip sync --quiet --require-hashes --python $(LOCUST)/bin/python .config/locust.txt
+	@touch $@
+
+.PHONY: load locust
+locust: ready
+	@$(MAKE) --no-print-directory $(LOCUST)/.ready
+
+load: locust ## Let visitors loose on ENV's site and tell which tier was out of what: USERS=50 SECONDS=60; production wants ANYWAY=1
+	@python playbooks/load.py $(INVENTORY) --locust $(LOCUST)/bin/locust --users '$(or $(USERS),50)' --seconds '$(or $(SECONDS),60)' \
+	  $(if $(ANYWAY),--anyway) $(if $(VARS),-e '$(VARS)')
 
 rebuild: override WITH := $(FROM)
 rebuild: ready ## Destroy ENV and bring it back: from its own backup host, or FROM=production, scrubbed; asks first, YES=1 does not
@@ -212,7 +231,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status parity drift pool failover backup restore restore-drill smoke rebuild add-node remove-node climb
+.PHONY: deploy rollback releases reboot upgrade status parity drift pool logs failover backup restore restore-drill smoke rebuild add-node remove-node climb
 .PHONY: drill drills down
 
 # ------------------------------------------------------------------ tests
@@ -238,6 +257,8 @@ static: ready ## The repository's own rules: a second, no containers
 bench: ready ## Measure this machine: fresh machine to page, converge, no-change, deploy, nodes, rungs of the ladder, floor
 	@python molecule/bench.py
 
-lock: ready ## Renew .config/requirements.txt from requirements.in
+lock: ready ## Renew .config/requirements.txt from requirements.in, and locust.txt from locust.in
 	@UV_SYSTEM_CERTS=1 uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \
 	  -o .config/requirements.txt .config/requirements.in
+	@UV_SYSTEM_CERTS=1 uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \
+	  -o .config/locust.txt .config/locust.in

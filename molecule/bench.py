@@ -1,4 +1,4 @@
-"""Measure this machine, with the environments `test` and `ladder`: prints one table.
+"""Measure this machine, with production as it is rehearsed here, and with `ladder`: prints one table.
 
 The floor is what no configuration management can beat here: the packages the tier needs,
 installed on all hosts at once by a plain shell. Ratios to it compare across machines; seconds do not.
@@ -16,8 +16,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ENV = dict(os.environ, ENV="test", ANSIBLE_VAULT_PASSWORD_FILE=str(ROOT / ".state/test/vault-password"), MAKEFLAGS="")
-LADDER = {"ENV": "ladder", "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".state/ladder/vault-password")}
+STATE = ROOT / ".state/production-rehearsal"
+INVENTORY = STATE / "inventory/production.yml"
+ENV = dict(os.environ, ENV="production", REHEARSE="1", ANSIBLE_VAULT_PASSWORD_FILE=str(STATE / "vault-password"), MAKEFLAGS="")
+LADDER = {"ENV": "ladder", "REHEARSE": "", "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".state/ladder/vault-password")}
 LADDER_URL = ("172.30.30.100", 443)
 VISITORS = 8        # at once, on a rung; each asks for one page after another
 RUNG_S = 10         # seconds a rung is measured for
@@ -35,12 +37,12 @@ def run(*command, **extra):
 
 def make(*words, **extra):
     """Run a verb of the Makefile."""
-    return run("make", "--no-print-directory", *words, f"ENV={extra.get('ENV', 'test')}", **extra)
+    return run("make", "--no-print-directory", *words, **extra)
 
 
 def packages():
     """{host: its Debian packages}, as group_vars declare them."""
-    _seconds, out = run("ansible", "all", "-i", "inventories/test.yml", "-o", "-m", "ansible.builtin.debug",
+    _seconds, out = run("ansible", "all", "-i", str(INVENTORY), "-o", "-m", "ansible.builtin.debug",
                         "-a", "msg={{ host_packages | join(' ') }}",
                         ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline", ANSIBLE_DISPLAY_OK_HOSTS="true",
                         ANSIBLE_LOAD_CALLBACK_PLUGINS="true", ANSIBLE_NOCOLOR="true", ANSIBLE_STRATEGY="linear")
@@ -50,7 +52,7 @@ def packages():
 
 def install(host, names):
     """Install packages on a bare host by a plain shell."""
-    run("docker", "exec", f"test-{host}", "sh", "-c",
+    run("docker", "exec", f"production-{host}", "sh", "-c",
         "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d && "
         "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "
         + " ".join(names))
@@ -80,8 +82,7 @@ def releases(row):
 
 def nodes(row):
     """The fourth and the thirteenth app host, added to the tier that stands while the others serve; one of them removed. Leaves the inventory as it was."""
-    inventory = ROOT / "inventories/test.yml"
-    written = inventory.read_text()
+    written = INVENTORY.read_text()
     fewer = "VARS=app_threads=3"  # thirteen hosts have to fit into db_max_connections
     try:
         make("site", fewer)
@@ -89,13 +90,13 @@ def nodes(row):
         fourth = make("add-node", "POOL=app", "NODE=app4", fewer)[0]
         row("the 4th app host, from command to end", fourth)
         for number in range(5, 13):
-            run("python", "playbooks/nodes.py", "write", "add", str(inventory), "app", f"app{number}")
+            run("python", "playbooks/nodes.py", "write", "add", str(INVENTORY), "app", f"app{number}")
         make("converge", fewer)
         thirteenth = make("add-node", "POOL=app", "NODE=app13", fewer)[0]
         row("the 13th app host", thirteenth, f"{thirteenth / fourth:.2f} x the 4th")
         row("the 13th app host, removed", make("remove-node", "NODE=app13", fewer)[0])
     finally:
-        inventory.write_text(written)
+        INVENTORY.write_text(written)
 
 
 def asked(until):
@@ -175,7 +176,7 @@ def main():
     row("engine, images and bare hosts", up, "" if cold_image else "(images were there)")
     floor_seconds = floor()
     row("floor: the same packages, plain shell", floor_seconds, "1.0 x")
-    run("sh", "-c", "docker rm --force $(docker ps --all --quiet --filter label=realworld=test)")
+    run("sh", "-c", "docker rm --force $(docker ps --all --quiet --filter label=realworld=production)")
     make("up")
     subprocess.run("rm -rf .state/releases", shell=True, cwd=ROOT, check=True)
     cold, _ = make("site")

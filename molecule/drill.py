@@ -33,7 +33,7 @@ import zlib
 
 from tier import ROOT, Tier, first, inside, wait
 
-SETTLED = 3.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
+SETTLED = 2.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
 RECOVERY = 120.0  # seconds after which a drill gives up
 CONNECT = 1.1     # seconds a visitor waits for a connection: until TCP has asked once more; a browser waits longer
 PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
@@ -325,7 +325,7 @@ class Visitor(threading.Thread):
         self.place, self.kind, self.cookies = place, kind, cookies
         self.connect, self.pause = connect, (UPLOAD_PAUSE if kind == "upload" else PAUSE) / pace
         self.context = ssl.create_default_context(cafile=place.tier.authority)
-        self.over, self.seen = threading.Event(), []
+        self.over, self.seen, self.waits = threading.Event(), [], None
         self.stamp, self.sent, self.accepted = secrets.token_hex(4), 0, []
 
     def fetch(self, method, path, body=None, headers=None):
@@ -395,11 +395,13 @@ class Visitor(threading.Thread):
     def run(self):
         while not self.over.wait(self.pause):
             begun, failure = time.time(), ""
+            self.waits = begun
             try:
                 self.once()
             except (OSError, http.client.HTTPException, ValueError) as error:
                 failure = f"{type(error).__name__} {error}"
             self.seen.append(Request(self.kind, begun, time.time(), failure))
+            self.waits = None
 
 
 class Writer(threading.Thread):
@@ -531,6 +533,16 @@ class Load:
         """Await that everybody is served again, as unserved() takes it."""
         self.place.await_nothing(lambda: self.unserved(*whom, **but), "service")
 
+    def await_answers(self, before):
+        """Await that whoever asked before a moment has an answer or has given up.
+
+        A balancer that has been frozen may keep a visitor waiting for PATIENCE, until long after it is well: that failure is its own, not the next drill's.
+        """
+        def waiting():
+            asked = [(one.kind, one.waits) for one in self.visitors]
+            return ", ".join(kind for kind, since in asked if since and since < before)
+        self.place.await_nothing(waiting, "answers")
+
 
 def files_missing(place, names):
     """{media host: uploads that it lacks}. What one of them has the others fetch; what none has is lost."""
@@ -555,7 +567,7 @@ class Drill:
     fault: object          # fault(place) breaks something; returns the hosts that are away because of it
     repair: object         # repair(place, hosts) brings them back
     limits: dict           # {column: maximum}, in seconds or as a count
-    hold: float = 2.0      # seconds of service without the broken part
+    hold: float = 1.0      # seconds of service without the broken part
     held: tuple = ()       # kinds of requests that the broken part may hold until it is repaired
 
 
@@ -599,6 +611,7 @@ def measure(place, drill, load):
         back = time.time()
         place.whole()
         time.sleep(SETTLED)  # to see what comes in the wake of the repair
+        load.await_answers(back)
         ended = time.time()
     requests, commits, reads = load.requests(begun), load.commits(begun), load.commits(begun, "read")
     apps = [app for app in place.groups["app"] if app not in away]

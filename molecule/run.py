@@ -1,9 +1,10 @@
 """Everything `make test` runs, in order, with a closing count.
 
 Fails when a step fails, and when a test was not run by every step it belongs to: several tools call
-an empty run a success. The scenarios after `default` run in alphabetical order on the one tier that it
-leaves standing; after them come those that have environments of their own beside it. One at a time: on two
-cores, two tiers that are built or broken at once take longer than one after the other.
+an empty run a success. Production is rehearsed on this machine: `default` builds it, and the scenarios after that run in
+alphabetical order on what it leaves standing. Those of the ladder come first, before anything else is built; staging comes last, rebuilt from the
+production that was broken and mended all the time. One at a time: on two cores, two tiers that are built or broken at once take longer than
+one after the other.
 """
 
 import ast
@@ -20,9 +21,10 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = ROOT / "molecule/tests"
 LEDGER = ROOT / ".state/tests.jsonl"
-OF_THEIR_OWN = {"ladder": "ladder", "shop": "ladder", "rehearsal": "staging", "parity": "staging"}  # scenarios, in order: their environments
+BEFORE = {"ladder": "ladder", "shop": "ladder"}  # scenarios, in order: their environments
+AFTER = {"rehearsal": "staging", "parity": "staging"}
 LONGEST = 30  # tests of which the summary says how long they took
-STANDING = ("test", "ladder", "staging REHEARSE=1", "production REHEARSE=1")  # what the steps build
+STANDING = ("ladder", "staging REHEARSE=1", "production REHEARSE=1")  # what the steps build
 
 
 def files():
@@ -50,9 +52,10 @@ def scenarios():
 
 
 def env_of(name):
-    """What the steps of an environment find in theirs: where its inventory and its vault's password are. Staging's is a rehearsal."""
-    state = f".state/{name}-rehearsal" if name == "staging" else f".state/{name}"
-    inventory = f"{state}/inventory/{name}.yml" if name == "staging" else f"inventories/{name}.yml"
+    """What the steps of an environment find in theirs: where its inventory and its vault's password are. Production and staging are rehearsed."""
+    rehearsed = name in ("production", "staging")
+    state = f".state/{name}-rehearsal" if rehearsed else f".state/{name}"
+    inventory = f"{state}/inventory/{name}.yml" if rehearsed else f"inventories/{name}.yml"
     return {"ENV": name, "INVENTORY": str(ROOT / inventory), "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / state / "vault-password"), "MAKEFLAGS": ""}
 
 
@@ -62,13 +65,12 @@ def steps():
         return ["make", "--no-print-directory", *words]
 
     def molecule(name):
-        return name, ["molecule", "test", "--destroy", "never", "-s", name], env_of(OF_THEIR_OWN.get(name, "test"))
+        return name, ["molecule", "test", "--destroy", "never", "-s", name], env_of((BEFORE | AFTER).get(name, "production"))
     return [
-        ("platform", make("up", "ENV=test"), env_of("test")),
+        ("platform", make("up", "ENV=production", "REHEARSE=1"), env_of("production")),
         ("static", make("lint", "static", "ENV=local"), env_of("local")),
         ("build", ["pytest", "-q", "molecule/tests/build"], env_of("local")),
-        *map(molecule, ["default", *(name for name in scenarios() if name not in OF_THEIR_OWN)]),
-        *map(molecule, OF_THEIR_OWN),
+        *map(molecule, [*BEFORE, "default", *(name for name in scenarios() if name not in BEFORE | AFTER), *AFTER]),
     ]
 
 

@@ -27,7 +27,7 @@ VIP = 100  # number of the virtual IP in the network
 
 
 def network_of(env):
-    """The first three numbers of an environment's network on this machine: the same in every checkout, apart from that of local and test."""
+    """The first three numbers of an environment's network on this machine: the same in every checkout, apart from that of local."""
     return f"172.30.{100 + zlib.crc32(env.encode()) % 100}"
 
 

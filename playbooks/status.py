@@ -18,6 +18,7 @@ SSH = "-o ControlMaster=no -o ControlPath=none -o PreferredAuthentications=publi
 ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor", "backup"]  # as a request passes them
 POOLS = ["pages", "files", "databases", "caches", "uploads"]
 LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained about
+LOGS_S = 60  # seconds that two rsyslogs have to find each other
 
 
 def databases(answers, members):
@@ -59,6 +60,11 @@ def between(answers, groups, facts):
         seen = answers.get(name, {}).get("raw", {}).get("primaries")
         if seen is not None and len(primaries) == 1 and seen != primaries:
             wrong.append(f"pgpool of {name} takes {', '.join(seen) or 'none'} for the primary, and it is {primaries[0]}: journalctl -u pgpool-follow")
+    for name, logs in ((name, answer["raw"].get("logs", {"to": {}})) for name, answer in answers.items()):
+        for monitor, sent in logs["to"].items():
+            there = answers.get(monitor, {}).get("raw", {}).get("logs")
+            if not sent and there and min(logs["seconds"], there["seconds"]) > LOGS_S:
+                wrong.append(f"{name} sends no log lines to {monitor}. On it: journalctl -u rsyslog")
     return roles, wrong
 
 
@@ -103,7 +109,7 @@ def answers(inventory, playbook, options=(), **environment):
     Exits where Ansible did not get as far as asking.
     """
     done = subprocess.run(["ansible-playbook", "-i", inventory, *options, str(playbook)], capture_output=True, text=True, check=False,
-                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH, **environment))
+                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOG_PATH="", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH, **environment))
     try:
         tasks = {task["task"]["name"]: task["hosts"] for play in json.loads(done.stdout)["plays"] for task in play["tasks"]}
     except ValueError:

@@ -72,8 +72,8 @@ def main():
         module.run_command(["systemctl", "daemon-reload"], check_rc=True)
     done = []
     for one, state in zip(units, states):
-        if state["LoadState"] == "not-found" and module.check_mode:
-            continue  # a bare host: whoever installs it starts it
+        if state["LoadState"] == "not-found":
+            continue  # a bare host, or TAGS left its role out: whoever installs it starts it
         action = needed(state, one)
         if action:
             done.append(f"{action} {one['name']}")

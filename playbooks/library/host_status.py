@@ -50,6 +50,8 @@ SITE_S = 2.5       # seconds the site has, which asks others itself
 DISK_FULL = 0.92   # part of a file system
 LOOK_OLD_S = 300   # seconds: five looks at the backups
 MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
+LOGS_WAIT = 20 << 20  # bytes of log lines that a monitor has not yet
+PAGE_OLD_S = 120   # seconds: eight looks of the monitor's page
 UNITS = {          # units that have to be active
     "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
     "lb": ["keepalived"],  # and the engine
@@ -58,7 +60,7 @@ UNITS = {          # units that have to be active
     "cache": ["memcached"],
     "db": ["patroni", "pgbackrest"],
     "quorum": ["etcd"],
-    "monitor": ["nginx", "munin-cron.timer"],
+    "monitor": ["nginx", "munin-cron.timer", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer", "goaccess.timer", "status-page.timer"],
     "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
                "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
 }
@@ -118,6 +120,14 @@ def output(*command, **environment):
         return ""
 
 
+def size(path):
+    """Bytes of a file; none of one that has just gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 class Host:
     """This host, with what is found out about it."""
 
@@ -153,6 +163,18 @@ class Host:
             usage = shutil.disk_usage(place)
             if usage.used / (usage.used + usage.free) > DISK_FULL:
                 self.wrong.append(f"{place} is {100 * usage.used // (usage.used + usage.free)} % full")
+
+    def logs(self):
+        """Whether its log lines reach the monitors."""
+        monitors = {name: address for name, address in self.members["monitor"].items() if address != self.facts["address"]}
+        begun = output("systemctl", "show", "--property=ActiveEnterTimestampMonotonic", "--value", "rsyslog").strip()
+        self.raw["logs"] = {"seconds": time.clock_gettime(time.CLOCK_MONOTONIC) - int(begun or 0) / 1_000_000,
+                            "to": {name: bool(output("ss", "-Htn", "state", "established", "dst", f"{address}:{self.facts['log_port']}"))
+                                   for name, address in monitors.items()}}
+        for name in monitors:
+            waiting = sum(map(size, pathlib.Path("/var/spool/rsyslog").glob(f"to-{name}.0*")))
+            if waiting > LOGS_WAIT:
+                self.wrong.append(f"{waiting >> 20} MiB of log lines wait for {name}; beyond log_queue_max new ones stay here: journalctl -u rsyslog")
 
     def lb(self):
         """A balancer: the virtual IP, and the pools of its engine."""
@@ -245,16 +267,20 @@ class Host:
 
     def monitor(self):
         """The monitor."""
-        config = pathlib.Path("/etc/munin/munin.conf").read_text(encoding="utf-8")
-        watched = re.findall(r"^\s*address (\S+)", config, re.M)
         everyone = set(self.members["all"].values())
-        self.wrong += [f"Munin does not watch {self.names[a]}: make converge" for a in sorted(everyone - set(watched))]
-        self.wrong += [f"Munin still watches {a}, which the inventory has not: make converge" for a in sorted(set(watched) - everyone)]
+        for watcher, path, line in (("Munin", "/etc/munin/munin.conf", r"^\s*address (\S+)"),
+                                    ("Nagios", "/etc/nagios4/tier.cfg", r"^\s*address +(\S+)\n\s*parents +tier$")):
+            watched = set(re.findall(line, pathlib.Path(path).read_text(encoding="utf-8"), re.M))
+            self.wrong += [f"{watcher} does not watch {self.names[a]}: make converge" for a in sorted(everyone - watched)]
+            self.wrong += [f"{watcher} still watches {a}, which the inventory has not: make converge" for a in sorted(watched - everyone)]
         stamp = pathlib.Path("/var/lib/munin/datafile")
         age = time.time() - stamp.stat().st_mtime if stamp.exists() else None
         self.does["monitor"] = "no graphs yet" if age is None else f"graphs of {int(age // 60)} min ago"
         if age is not None and age > MUNIN_OLD_S:
             self.wrong.append("Munin has not looked for a while: journalctl -u munin-cron")
+        page = pathlib.Path("/var/lib/status-page/index.html")
+        if not page.exists() or time.time() - page.stat().st_mtime > PAGE_OLD_S:
+            self.wrong.append("its page is blind: journalctl -u status-page")
 
     def backup(self):
         """The backup host: how old the backups are, and what is wrong with them."""
@@ -283,6 +309,7 @@ def main():
     units = {unit for tier in ["all", *tiers] for unit in UNITS[tier]}.union(engine)
     host.services(sorted(units if members.get("backup") else units - BACKED_UP))
     host.disks()
+    host.logs()
     for tier in tiers:
         try:
             getattr(host, tier)()

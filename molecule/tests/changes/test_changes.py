@@ -40,7 +40,7 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(place, make, unharme
     apps = place.groups["app"]
     before = {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps}
     more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', apps[0]) + 1})}"
-    foretold = make("converge", "CHECK=1", more)
+    foretold = make("converge", "CHECK=1", "LIMIT=app,lb", more)
     assert foretold.returncode == 0, foretold.stdout[-2000:]
     with unharmed():
         done = make("converge", "LIMIT=app,lb", more)
@@ -57,15 +57,6 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(place, make, unharme
         assert all(now > then for app in apps for now, then in zip((since(place, app, "apache2"), since(place, app, "pgpool2")), meanwhile[app]))
 
 
-def test_a_certificate_is_renewed(make, unharmed, certificate):
-    before = certificate()
-    with unharmed():
-        assert make("secrets", "RENEW=1").returncode == 0
-        done = make("converge", "LIMIT=lb,monitor", "TAGS=nginx,munin")
-        assert done.returncode == 0, done.stdout[-3000:]
-        assert certificate() != before
-
-
 def test_a_balancer_whose_unit_changed_hands_the_virtual_ip_over(place, make, unharmed):
     """Its nginx has to be restarted: whoever comes meanwhile meets the other one."""
     before = {lb: since(place, lb, "nginx") for lb in place.groups["lb"]}
@@ -73,8 +64,16 @@ def test_a_balancer_whose_unit_changed_hands_the_virtual_ip_over(place, make, un
         done = make("converge", "LIMIT=lb", "TAGS=nginx,keepalived", f"VARS={json.dumps({'lb_open_files': 16000})}")
         assert done.returncode == 0, done.stdout[-3000:]
         assert all(since(place, lb, "nginx") > before[lb] for lb in before)
+
+
+def test_a_certificate_is_renewed_and_the_unit_is_as_it_was(place, make, unharmed, certificate):
+    shown, before = certificate(), {lb: since(place, lb, "nginx") for lb in place.groups["lb"]}
     with unharmed():
-        assert make("converge", "LIMIT=lb", "TAGS=nginx,keepalived").returncode == 0
+        assert make("secrets", "RENEW=1").returncode == 0
+        done = make("converge", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,munin")
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert certificate() != shown
+        assert all(since(place, lb, "nginx") > before[lb] for lb in before)
 
 
 def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):

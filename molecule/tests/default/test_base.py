@@ -4,6 +4,8 @@ import json
 import pathlib
 import subprocess
 
+from balancer import await_true
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 testinfra_hosts = ["ansible://all"]
@@ -66,7 +68,7 @@ def test_what_a_service_logs_reaches_syslog_and_the_journal(host):
     host.check_output("logger --tag tier-test 'a line to be found'")
     host.check_output("journalctl --sync")
     assert "a line to be found" in host.check_output("journalctl --identifier tier-test --lines 1 --output cat")
-    assert host.run("grep --quiet 'tier-test.*a line to be found' /var/log/syslog").rc == 0
+    await_true(lambda: host.run("grep --quiet 'tier-test.*a line to be found' /var/log/syslog").rc == 0)
 
 
 def test_logs_are_bounded(host):

@@ -177,6 +177,18 @@ def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
 
 
 @pytest.mark.needs(monitor=1)
+def test_one_page_is_for_a_report(visitor, web, tier, run_once):
+    """Of every tier that there is, drawn over all of its hosts."""
+    place = f"{web['url']}overview/{tier.value('site_name')}/"
+    shown = [name for name, graph in tier.value("munin_overview").items() if tier.value("munin_tiers")[graph["of"]]]
+    page = visitor.get(place, auth=web["auth"]).text
+    assert len(shown) > 3 and [name for name in shown if f"{name}-day.png" not in page] == []
+    for name in shown:
+        picture = visitor.get(f"{place}{name}-day.png", auth=web["auth"])
+        assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000, name
+
+
+@pytest.mark.needs(monitor=1)
 def test_plain_http_is_redirected(visitor, web):
     answer = visitor.get(web["http"], allow_redirects=False)
     assert answer.status_code == 301

@@ -65,6 +65,14 @@ def test_reads_reach_every_database_and_writes_the_primary(host, facts, sql, tab
     assert written == {primary(host, facts)}
 
 
+def test_reads_that_tell_their_request_are_balanced_too(host, facts):
+    """The site puts the request's id before each statement, as a comment."""
+    once = psql(facts) + " -c '/* request=0123456789abcdef0123456789abcdef */ select inet_server_addr()'"
+    where = host.check_output("for i in $(seq 24); do %s & done; wait" % once).split()
+    assert len(where) == 24
+    assert set(where) == {database["address"] for database in facts["db"]}
+
+
 def test_a_transaction_reads_what_it_wrote(sql, table):
     for _ in range(10):
         assert sql(f"begin; delete from {table}; insert into {table} (said) values ('mine'); "

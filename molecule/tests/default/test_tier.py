@@ -136,7 +136,7 @@ def test_nothing_is_written_to_an_app_host_outside_declared_paths(signed_in, tie
     for name, host in hosts.items():
         changed = host.check_output(
             "find / -xdev -newer /run/tier-test-mark -type f -not -path '/proc/*' -not -path '/sys/*' "
-            "-not -path '/var/log/*' -not -path '/var/lib/systemd/*' -not -path '/var/lib/munin-node/*' -printf '%%p\n'")
+            "-not -path '/var/log/*' -not -path '/var/spool/rsyslog/*' -not -path '/var/lib/systemd/*' -not -path '/var/lib/munin-node/*' -printf '%%p\n'")
         host.check_output("rm /run/tier-test-mark")
         assert changed == "", f"{name} wrote {changed}"
 

@@ -2,10 +2,15 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
 from tier import ROOT
+
+sys.path.insert(0, str(ROOT / "playbooks"))
+import browser
+
 
 @pytest.fixture
 def variant(tmp_path):
@@ -21,7 +26,14 @@ def variant(tmp_path):
     return make_variant
 
 
+@pytest.fixture(scope="module")
+def chromium(request):
+    """Debian's Chromium, installed if it is not there."""
+    browser.install(request.config.get_terminal_writer().line)
+
+
 @pytest.fixture
 def deploy(make):
-    """deploy(source, …) deploys that directory."""
-    return lambda source, *words, **values: make("deploy", f"VARS={json.dumps({'site_source': str(source), **values})}", *words)
+    """deploy(source, …) deploys that directory. Visitors' answers are judged by less than usual: a deploy asks for all of it twice."""
+    few = {"site_smoke_most": 10, "site_smoke_sign_in": {}}
+    return lambda source, *words, **values: make("deploy", f"VARS={json.dumps(few | {'site_source': str(source), **values})}", *words)

@@ -129,6 +129,22 @@ def test_an_unwell_release_goes_back_by_itself(place, make, deploy, variant, ser
     assert ledger(place, place.groups["app"][0])[-1]["result"].startswith("went back:")
 
 
+def test_a_release_that_visitors_find_broken_goes_back_by_itself(place, tier, deploy, variant, served, chromium):
+    """Every host is well by its own word; one page that another one links to is not, and nobody can sign in."""
+    old = current(place)
+    place.whole()
+    broken = middleware("assert request.path != '/about/' and (request.method, request.path) != ('POST', '/accounts/login/')")
+    done = deploy(variant(broken), site_smoke_most=40, site_smoke_sign_in=tier.value("site_smoke_sign_in", "lb[0]"))
+    assert done.returncode != 0
+    assert "was taken back: visitors miss what they got before. The page /about/ is not there: 500" in words(done), words(done)[-3000:]
+    assert "; Nobody can sign in at /accounts/login/" in words(done), words(done)[-3000:]
+    assert "Every app host serves what it served before" in words(done)
+    assert current(place) == old and drained(place) == []
+    assert set(served()) == set(place.groups["app"]) and set(served().values()) == old
+    assert "The page /about/" in ledger(place, place.groups["app"][0])[-1]["result"]
+    place.whole()
+
+
 def test_a_release_that_breaks_the_running_one_is_refused(place, deploy, variant):
     old = current(place)
     done = deploy(variant(migration("Entry", "", 'migrations.RenameField("entry", "text", "words")')))
@@ -190,11 +206,11 @@ def test_one_at_a_time_and_one_that_is_cut_off_is_finished(place, make, deploy, 
 CANARY = {"canary_s": 8, "canary_requests": 40}
 
 
-def test_a_good_canary_is_promoted(place, deploy, variant, served, unharmed):
-    """For a share of the visitors, each of whom stays with the release that they saw first."""
+def test_a_good_canary_is_promoted(place, deploy, served, unharmed):
+    """For a share of the visitors, each of whom stays with the release that they saw first. It is the demo's own: the tier is left as it was found."""
     old = current(place)
     with unharmed(pace=1.0):
-        done = deploy(variant(), "CANARY=50%", **CANARY)
+        done = deploy(ROOT / "demo", "CANARY=50%", **CANARY)
         assert done.returncode == 0, done.stdout[-3000:]
         assert "The canary is as good" in words(done)
         assert len(current(place)) == 1 and current(place) != old
@@ -240,10 +256,3 @@ def test_a_canary_nobody_can_judge_is_refused(place, make):
         done = make("deploy", f"CANARY={canary}")
         assert done.returncode != 0 and reason in words(done)
     assert current(place) == old
-
-
-def test_the_tier_is_left_as_it_was_found(place, make):
-    """The demo's own release serves again."""
-    done = make("deploy")
-    assert done.returncode == 0, done.stdout[-3000:]
-    place.whole()

@@ -26,6 +26,8 @@ def test_one_host_is_everything(box, tier, visitor, make):
     assert box.groups["all"] == ["box1"] and box.holder() == box.primary() == "box1"
     done = make("status")
     assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
+    done = make("drift")  # a dry run finds nothing to do
+    assert done.returncode == 0 and "0 differences" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_database_gets_a_host_of_its_own(box, tier, make):

@@ -149,6 +149,17 @@ def test_hosts_learn_the_truth_about_a_visitor(bench):
     assert "X-Served-By" not in answer.headers
 
 
+@pytest.mark.parametrize(("claimed", "kept"), [
+    ("0123456789abcdef0123456789abcdef", True), ("01234567-89ab-cdef-0123-456789abcdef", True), ("0123456789ABCDEF0123456789ABCDEF", False),
+    ("0123456789abcdef0123456789abcdef*/", False), ("f" * 31, False), ("f" * 33, False)])
+def test_a_visitors_own_id_is_kept_if_it_is_one(bench, claimed, kept):
+    answer = bench.ask("/truth", headers={"X-Request-Id": claimed})
+    told = json.loads(answer.text)["headers"]["X-Request-Id"]
+    assert told == answer.getheader("X-Request-Id") and (told == claimed) is kept
+    assert len(told) in (32, 36)
+    await_true(lambda: logged(bench.host, told, bench.log))
+
+
 @pytest.mark.parametrize("path", ["/-/", "/-/health", "/%2d/health", "//-/health", "/./-/health", "/a/../-/health"])
 def test_questions_to_the_hosts_themselves_are_refused(bench, path):
     token = uuid.uuid4().hex

@@ -22,7 +22,7 @@ KNOWN = {
     "lb": {"lb": {"/etc/keepalived/keepalived.conf", "/usr/local/sbin/hand-over"}, "app": {"/etc/apache2/apache2.conf"},
            "media": {"/etc/lighttpd/lighttpd.conf"}},
 }
-EVERYWHERE = {"monitor": {"/etc/munin/munin.conf"}}
+EVERYWHERE = {"monitor": {"/etc/munin/munin.conf", "/etc/nagios4/tier.cfg", "/etc/rsyslog.conf", "/etc/status-page.json"}}
 
 
 def words(done):

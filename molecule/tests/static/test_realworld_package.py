@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -186,6 +187,8 @@ def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
     for name, content in {
         "__init__": "def setup(): pass", "core/__init__": "", "core/handlers/__init__": "", "core/handlers/wsgi": "class WSGIHandler: pass",
         "core/signals": "class got_request_exception: connect = staticmethod(lambda *_, **__: None)",
+        "db/__init__": "", "db/backends/__init__": "",
+        "db/backends/signals": "class connection_created: connect = staticmethod(lambda *_, **__: None)",
     }.items():
         path = source / f"django/{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,6 +201,42 @@ def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
     assert (status, headers["X-Served-By"], body) == ("200 OK", "app1/r7", "r7")
     assert not [path for path in sys.path if "/current" in path]
     assert sys.prefix == str(root / "releases/r7/venv")
+
+
+@pytest.mark.parametrize(("claimed", "known_as"), [
+    ("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef"), ("01234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdef"),
+    ("x */ drop table x; /*", "-"), ("x\n", "-"), ("x" * 65, "-"), ("", "-"), (None, "-")])
+def test_a_request_is_followed_by_its_id(package, claimed, known_as):
+    import realworld
+
+    realworld.follow({} if claimed is None else {"HTTP_X_REQUEST_ID": claimed})
+    assert realworld.request_id.get() == known_as
+
+
+def test_statements_tell_the_request_they_are_for(package):
+    import realworld
+
+    ran = []
+    connection = types.SimpleNamespace(vendor="postgresql", execute_wrappers=[])
+    realworld.follow_into_database(connection=connection, signal=None, sender=None)
+    realworld.follow_into_database(connection=connection)  # it has connected again
+    [wrapper] = connection.execute_wrappers
+    for environ in ({"HTTP_X_REQUEST_ID": "abc-1"}, {}):
+        realworld.follow(environ)
+        wrapper(lambda *words: ran.append(words), "SELECT %s", [1], False, {})
+    composed = object()
+    realworld.follow({"HTTP_X_REQUEST_ID": "abc-2"})
+    wrapper(lambda *words: ran.append(words), composed, None, False, {})
+    assert [words[0] for words in ran] == ["/* request=abc-1 */ SELECT %s", "SELECT %s", composed]
+    assert ran[0][1:] == ([1], False, {})
+
+
+def test_other_databases_than_postgresql_are_left_alone(package):
+    import realworld
+
+    connection = types.SimpleNamespace(vendor="sqlite", execute_wrappers=[])
+    realworld.follow_into_database(connection=connection)
+    assert connection.execute_wrappers == []
 
 
 @pytest.mark.parametrize("touched", [None, "tier/realworld/wsgi.py", "site.json"])
@@ -257,6 +296,7 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
         return found
 
     def do_PUT(self):
+        self.server.requests.append(self.headers["X-Request-Id"])
         body = self.body()
         if self.path in self.server.files:
             return self.reply(412 if self.headers["If-None-Match"] == "*" else 204)
@@ -295,7 +335,7 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
 def media():
     """A media host that has no directory but its root, and its address."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MediaHost)
-    server.files, server.directories = {}, {"/", "/media/"}
+    server.files, server.directories, server.requests = {}, {"/", "/media/"}, []
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.at = "127.0.0.1:%d" % server.server_port
     yield server
@@ -321,6 +361,15 @@ def test_an_upload_never_overwrites(package, media):
     with pytest.raises(webdav.Exists):
         webdav.put(media.at, "/media/a.txt", lambda: iter([b"second"]))
     assert media.files["/media/a.txt"] == b"first"
+
+
+def test_an_upload_tells_the_request_it_is_for(package, media):
+    import realworld
+    from realworld import webdav
+
+    realworld.follow({"HTTP_X_REQUEST_ID": "abc-1"})
+    webdav.put(media.at, "/media/a.txt", lambda: iter([b"first"]))
+    assert media.requests == ["abc-1"]
 
 
 def test_a_file_that_is_not_there(package, media):

@@ -1,4 +1,4 @@
-"""What a rebuild refuses, names and scrubs, by its parts that need no host; and what a smoke test calls wrong."""
+"""What a rebuild refuses, names and scrubs, by its parts that need no host."""
 
 import ast
 import hashlib
@@ -13,7 +13,6 @@ from test_repository import ROOT, load
 
 sys.path.insert(0, str(ROOT / "playbooks"))
 import rebuild
-import smoke
 
 SITE = load(ROOT / "group_vars/all/site.yml")
 # The tables that Django's own applications of the demo bring. Those that may hold something personal have all their columns here.
@@ -153,28 +152,11 @@ def test_the_last_change_is_read_off_the_log():
     assert rebuild.last_change({"stdout": ""}) == ""
 
 
-PAGE = b'<link href="/static/a.css"><img src="/media/a.png?x=1&amp;y=2">welcome'
-ASKED = {"pages": [{"path": "/", "says": "wel+come"}], "files": {"static file": "/static/", "upload": "/media/"}}
-
-
-@pytest.mark.parametrize(("answers", "wrong"), [
-    ({"/": PAGE, "/static/a.css": b"a", "/media/a.png?x=1&y=2": b"a"}, []),
-    ({"/": b'<link href="/static/a.css">welcome', "/static/a.css": b"a"}, []),  # a site without uploads
-    ({"/": b"welcome"}, ["No page links to a static file"]),
-    ({"/": PAGE.replace(b"welcome", b"sorry"), "/static/a.css": b"a", "/media/a.png?x=1&y=2": b"a"}, ["The page / does not say wel+come"]),
-    ({"/": PAGE, "/static/a.css": b"a"}, ["The upload /media/a.png?x=1&y=2 is not there: 404"]),
-    ({"/": PAGE, "/static/a.css": b"", "/media/a.png?x=1&y=2": b"a"}, ["The static file /static/a.css is not there: 200"]),
-])
-def test_what_a_smoke_test_calls_wrong(answers, wrong):
-    rows, said = smoke.look(ASKED, lambda path: (200, answers[path]) if path in answers else (404, b"no"))
-    assert said == wrong and len(rows) > 1
-
-
 @pytest.fixture(name="staged")
 def staged_fixture(monkeypatch, tmp_path):
     """staged(scrub=…) rebuilds an environment whose every step is only written down; (exit code, the steps, Environment)."""
     def run(other=None, answers=None, broken="", **given):
-        env, steps = rebuild.Environment(ROOT / "inventories/test.yml"), []
+        env, steps = rebuild.Environment(ROOT / "inventories/local.yml"), []
         env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
         scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}
@@ -221,7 +203,7 @@ def test_from_its_own_backups(staged, capsys):
 
 
 def test_from_another_environment(staged, capsys):
-    code, steps, _env = staged(other="local")
+    code, steps, _env = staged(other="staging")
     assert code == 0 and [what for what, _words in steps] == ["release", "scrub", "destroy", "boot", "converge", "smoke", "parity"]
     assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": []}
     assert variables(steps) == {"backup_taken_from": "ssh there tier-backup", "django_version": "v1"}
@@ -230,7 +212,7 @@ def test_from_another_environment(staged, capsys):
 
 
 @pytest.mark.parametrize("given", [
-    {"yes": False}, {"check": True}, {"other": "local", "answers": {"scrub": {"backup1": {"rc": 1, "stderr": "no auth_user.emial"}}}},
+    {"yes": False}, {"check": True}, {"other": "staging", "answers": {"scrub": {"backup1": {"rc": 1, "stderr": "no auth_user.emial"}}}},
 ], ids=["no yes", "a dry run", "a rule that names nothing"])
 def test_nothing_is_touched(staged, given):
     code, steps, env = staged(**given)

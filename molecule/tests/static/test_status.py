@@ -54,6 +54,15 @@ def test_says_what_is_wrong(host, raw, sentence):
     assert sentence in text
 
 
+@pytest.mark.parametrize(("sent", "seconds", "there", "complains"), [
+    (True, 900, {"logs": {"seconds": 900, "to": {}}}, False), (False, 900, {"logs": {"seconds": 900, "to": {}}}, True),
+    (False, 900, {"logs": {"seconds": 5, "to": {}}}, False), (False, 5, {"logs": {"seconds": 900, "to": {}}}, False), (False, 900, {}, False)])
+def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(sent, seconds, there, complains):
+    hosts = copy.deepcopy(WELL) | {"monitor1": answer("monitor", there)}
+    hosts["app1"]["raw"]["logs"] = {"seconds": seconds, "to": {"monitor1": sent}}
+    assert status.page(hosts)[1] == (["app1 sends no log lines to monitor1. On it: journalctl -u rsyslog"] if complains else [])
+
+
 def test_a_host_that_does_not_answer_is_wrong():
     text, wrong = status.page(WELL | {"app2": {"unreachable": True, "msg": "…"}})
     assert wrong == ["app2 does not answer over SSH"]

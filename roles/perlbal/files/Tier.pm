@@ -257,16 +257,22 @@ sub new {
     my ($class, $client) = @_;
     my $headers = $client->{req_headers};
     my ($name) = lc($headers->header('Host') || '') =~ /^(.*?)(?::\d*)?$/;
-    open(my $random, '<:raw', '/dev/urandom') or die "/dev/urandom: $!\n";
-    read($random, my $id, 16);
+    # A visitor's own id is kept, if it is one: 32 hexadecimal digits, as a UUID has them.
+    my ($id) = ($headers->header('X-Request-Id') || '') =~ /^([0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12})\z/;
     my $body = grep { $headers->header($_) } 'Content-Length', 'Transfer-Encoding';
     my $reads = $headers->request_method =~ /^(?:GET|HEAD)$/;
     return bless {
         client => $client, headers => $headers, name => $name, path => Perlbal::Plugin::Tier::path_of($headers->request_uri),
-        id => unpack('H*', $id), begun => time, visitor => $client->peer_ip_string || '',
+        id => $id || random_id(), begun => time, visitor => $client->peer_ip_string || '',
         tls => $client->{is_ssl} ? $client->{sock}->get_sslversion =~ tr/_/./r : '',
         body => $body, reads => $reads, again => $reads && !$body, status => 499, asked => [],
     }, $class;
+}
+
+sub random_id {
+    open(my $random, '<:raw', '/dev/urandom') or die "/dev/urandom: $!\n";
+    read($random, my $bytes, 16);
+    return unpack 'H*', $bytes;
 }
 
 sub own_headers {

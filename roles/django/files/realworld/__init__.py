@@ -9,9 +9,30 @@ import json
 import logging
 import os
 import pathlib
+import re
 
 # The balancer's id of the request this thread is working on.
 request_id = contextvars.ContextVar("request_id", default="-")
+
+
+def follow(environ):
+    """Know which request this thread is working on. What could end a comment of SQL is no id."""
+    claimed = environ.get("HTTP_X_REQUEST_ID", "")
+    request_id.set(claimed if re.fullmatch(r"[0-9A-Za-z-]{1,64}", claimed) else "-")
+
+
+def follow_into_database(connection, **_signal):
+    """Put the id of its request before every statement of a connection: PostgreSQL logs it with the statement."""
+    if connection.vendor == "postgresql" and commented not in connection.execute_wrappers:
+        connection.execute_wrappers.append(commented)
+
+
+def commented(execute, sql, params, many, context):
+    """Run a statement behind a comment with the id of its request."""
+    known_as = request_id.get()
+    if known_as != "-" and isinstance(sql, str):
+        sql = f"/* request={known_as} */ {sql}"
+    return execute(sql, params, many, context)
 
 
 def site():

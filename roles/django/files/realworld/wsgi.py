@@ -48,8 +48,10 @@ def start(release):
 
     django.setup()  # before the project's own module can name other settings
     from django.core.signals import got_request_exception
+    from django.db.backends.signals import connection_created
 
     got_request_exception.connect(note, weak=False)
+    connection_created.connect(realworld.follow_into_database, weak=False)
     return importlib.import_module(realworld.site()["wsgi"]).application
 
 
@@ -141,7 +143,7 @@ else:
 
 def application(environ, start_response):
     """Serve one request."""
-    realworld.request_id.set(environ.get("HTTP_X_REQUEST_ID", "-"))
+    realworld.follow(environ)
 
     def signed(status, headers, exc_info=None):
         # Apache logs it, and a visitor who reports a fault can quote it.

@@ -1,0 +1,227 @@
+"""What breaks each check of Nagios, whom that alarms, and who has to stay silent.
+
+Faults come in waves, all of a wave at once. None of them breaks what the check of another one needs: that would be silent then.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """A fault that a check has to tell."""
+
+    check: str
+    where: object              # where(place) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
+    tells: str                 # the contact
+    fault: object = None       # fault(place, host) breaks each of them …
+    mend: object = None        # … and mend(place, host) mends it; None: another fault of the wave does
+    at: object = None          # hosts that are broken, where they are others than those that alarm
+    silent: object = None      # silent(place) is [(host, check)] that fail with it, and alarm nobody
+    may: tuple = ()            # checks that may alarm besides, of whichever host, since they have a cause of their own in it
+    deaf: bool = False         # whether nobody can be told before it is mended
+
+
+def shell(command):
+    """An act on a host: a command."""
+    return lambda place, host: place.on(host, command)
+
+
+def last(group):
+    """The last host of a group."""
+    return lambda place: [place.groups[group][-1]]
+
+
+def first(group):
+    """The first host of a group."""
+    return lambda place: [place.groups[group][0]]
+
+
+def every(group):
+    """All hosts of a group."""
+    return lambda place: list(place.groups[group])
+
+
+def tier(_place):
+    """The tier as a whole."""
+    return ["tier"]
+
+
+def standing_by(place):
+    """The balancer without the virtual IP."""
+    return [host for host in place.groups["lb"] if host != place.holder()][:1]
+
+
+def holder(place):
+    """The balancer with it."""
+    return [place.holder()]
+
+
+def standby(place):
+    """A database that is not the primary."""
+    return [place.standby()]
+
+
+def on(hosts, *checks):
+    """(host, check) of each of them."""
+    return [(host, check) for host in hosts for check in checks]
+
+
+BACKUP = "/etc/tier-backup.json"
+
+
+def asked(plugin, setting):
+    """(fault, mend): a plugin of munin-node's that runs with another setting. No restart: munin-node is away for seconds then."""
+    link = f"/etc/munin/plugins/{plugin}"
+    return (shell(f"""real=$(readlink {link}); rm {link}; printf '#!/bin/sh\\nexport {setting}\\nexec %s "$@"\\n' "$real" > {link}; chmod 755 {link}"""),
+            shell(f"""real=$(sed -n 's/^exec \\([^ ]*\\) .*/\\1/p' {link}); ln -sf "$real" {link}"""))
+
+
+def units(*names):
+    """(fault, mend): units that are stopped."""
+    return shell(f"systemctl stop {' '.join(names)}"), shell(f"systemctl start {' '.join(names)}")
+
+
+HOPELESS = "/run/systemd/system/pgbackrest.service.d"
+ENDS = r"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=10ms\nRestartSteps=0\n"
+
+
+def hopeless(place, host):
+    """A service that ends whenever it is started, until systemd has tried as often as it may: only faster than it would."""
+    place.on(host, f"mkdir {HOPELESS} && printf '{ENDS}' > {HOPELESS}/zz-alarm.conf && systemctl daemon-reload && systemctl restart pgbackrest")
+    place.wait(lambda: place.on(host, "systemctl show -P ActiveState pgbackrest") == "failed", f"end of all tries on {host}", 60)
+
+
+def hopeful(place, host):
+    """The service as it was."""
+    place.on(host, f"rm -r {HOPELESS} && systemctl daemon-reload && systemctl reset-failed pgbackrest && systemctl start pgbackrest")
+
+
+def cut(place, host, others, verb="add"):
+    """A host does not reach others, by name or address."""
+    place.on(host, " && ".join(f"ip route {verb} blackhole {place.address.get(other, other)}" for other in others))
+
+
+def uncut(place, host, others):
+    """It does again."""
+    cut(place, host, others, "del")
+
+
+def engine(verb):
+    """An act on the engine of a balancer."""
+    return lambda place, host: place.on(host, f"systemctl {verb} {place.engine}")
+
+
+def detach(place, host):
+    """Let pgpool pass over a standby, with nobody to put that right."""
+    node = place.groups["db"].index(place.standby())
+    place.on(host, f"systemctl stop pgpool-follow && PCPPASSFILE=/etc/pgpool2/pcppass pcp_detach_node -h 127.0.0.1 -U follow -w -n {node}")
+
+
+def leader(place):
+    """The name of the primary, for as long as a standby that is cut off from it has to know it."""
+    place.cut_from = place.primary()
+    return place.cut_from
+
+
+def gateway(place):
+    """Everybody whom the monitor reaches, and how it reaches them."""
+    return [place.gateway, place.facts["lb_vip"], *(host for host in place.groups["all"] if host not in place.groups["monitor"])]
+
+
+def fast(place, host):
+    """A clock that is an hour ahead, for the plugin that asks it."""
+    place.on(host, "printf '#!/bin/sh\\nexec /usr/bin/date --date \"1 hour\" \"$@\"\\n' > /usr/local/bin/date; chmod 755 /usr/local/bin/date")
+    asked("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](place, host)
+
+
+def right(place, host):
+    """The right time again."""
+    place.on(host, "rm /usr/local/bin/date")
+    asked("clock", "")[1](place, host)
+
+
+def uploads_again(place, host):
+    """Take uploads in again."""
+    place.on(host, "systemctl start restic-rest-server")
+    for media in place.groups["media"]:
+        place.on(media, "systemctl reset-failed media-backup.service", check=False)
+
+
+# Lookups of what nobody has, until it is mended: many at once, so that the next look finds them, then some hundreds a second.
+MISSES = """cat > /run/misses.py <<'END'
+import itertools, re, socket, time
+told = dict(re.findall(r"^-([lp]) (\\S+)$", open("/etc/memcached.conf").read(), re.M))
+with socket.create_connection((told["l"], int(told["p"])), 5) as connection:
+    answers = connection.makefile("rb")
+    for turn in itertools.count():
+        connection.sendall(b"get " + b" ".join(b"nobody.%d" % number for number in range(100)) + b"\\r\\n")
+        assert answers.readline() == b"END\\r\\n"
+        time.sleep(0.2 if turn > 200 else 0)  # the pace of misses
+END
+systemd-run --quiet --collect --unit=alarm-misses python3 /run/misses.py"""
+
+# The plugin begins to count anew.
+HITS = "systemctl stop alarm-misses; rm -f /run/misses.py /var/lib/munin-node/plugin-state/*/memcached_hits-*"
+
+SHORT = """set -e; cp -p /etc/nginx/site.pem /etc/nginx/site.pem.kept
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=short -keyout /run/short.key -out /run/short.crt 2>/dev/null
+cat /run/short.key /run/short.crt > /etc/nginx/site.pem; rm /run/short.*; systemctl reload nginx"""
+
+LATE = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
+systemctl start tier-backup@look"""
+
+WAVES = {
+    "of single hosts": [
+        Alarm("host", last("media"), "oncall", lambda place, host: place.kill(host), lambda place, host: place.start(host),
+              silent=lambda place: on(last("media")(place), "files", "munin", "memory") + on(holder(place), "pools")),
+        Alarm("balancer", standing_by, "oncall", engine("stop"), engine("start")),
+        Alarm("munin", standing_by, "ops", *units("munin-node"), silent=lambda place: on(standing_by(place), "pools", "memory", "units")),
+        Alarm("health", last("app"), "oncall", *units("apache2")),
+        Alarm("cache", last("cache"), "oncall", *units("memcached"), silent=lambda place: on(last("cache")(place), "hit_rate")),
+        Alarm("hit_rate", first("cache"), "ops", shell(MISSES), shell(HITS)),
+        Alarm("etcd", last("quorum"), "ops", *units("etcd")),
+        Alarm("disks", first("cache"), "oncall", *asked("df", "critical=-1")),
+        Alarm("memory", first("media"), "oncall", *asked("vitals", "memory_critical=101:")),
+        Alarm("load", first("app"), "ops", *asked("load", "load_critical=-1")),
+        Alarm("units", last("db"), "ops", hopeless, hopeful, may=("backups",)),
+        Alarm("reboot", first("db"), "ops", shell("touch /run/reboot-required"), shell("rm /run/reboot-required")),
+        Alarm("replication", tier, "oncall", lambda place, host: cut(place, host, [leader(place)]),
+              lambda place, host: uncut(place, host, [place.cut_from]), at=standby),
+        # Only what the plugin asks for the time: a container has its machine's clock.
+        Alarm("clock", last("app"), "ops", fast, right),
+        Alarm("backups", last("backup"), "ops", shell(LATE), shell(f"mv {BACKUP}.kept {BACKUP} && systemctl start tier-backup@look")),
+        Alarm("restore_drill", last("backup"), "ops"),
+        # A backup of the uploads that was due meanwhile has failed.
+        Alarm("archive_uploads", last("backup"), "ops", shell("systemctl stop restic-rest-server"), uploads_again, may=("units",)),
+        Alarm("graphs", last("monitor"), "ops",
+              shell("systemctl stop munin-cron.timer munin-cron.service && touch --date '2 hours ago' /var/lib/munin/datafile"),
+              shell("touch /var/lib/munin/datafile && systemctl start munin-cron.timer")),
+    ],
+    "between hosts": [
+        Alarm("pools", standing_by, "oncall", lambda place, host: cut(place, host, place.groups["app"][-1:]),
+              lambda place, host: uncut(place, host, place.groups["app"][-1:])),
+        Alarm("certificate", tier, "ops", shell(SHORT), shell("mv /etc/nginx/site.pem.kept /etc/nginx/site.pem && systemctl reload nginx"), at=holder),
+        Alarm("pgpool", first("app"), "oncall", detach, shell("systemctl start pgpool-follow")),
+        Alarm("web", last("monitor"), "ops", *units("nginx")),
+        # The archive's own complaint about WAL may come, too.
+        Alarm("archive", last("backup"), "ops", *units("pgbackrest"), may=("backups",)),
+    ],
+    "of the quorum and the virtual IP": [
+        # The primary stays what it is as long as it reaches all the others.
+        Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
+        Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
+        Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
+        Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
+        Alarm("files", last("media"), "oncall", *units("lighttpd"), silent=lambda place: on(place.groups["lb"], "pools")),
+    ],
+    "of all databases": [
+        Alarm("primary", tier, "oncall", *units("patroni"), at=every("db"), may=("page",),
+              silent=lambda place: on(place.groups["app"], "health") + on(["tier"], "replication")),
+        Alarm("patroni", every("db"), "oncall"),
+    ],
+    "of the monitor": [
+        Alarm("tier", tier, "oncall", lambda place, host: cut(place, host, gateway(place)), lambda place, host: uncut(place, host, gateway(place)),
+              at=last("monitor"), deaf=True,
+              silent=lambda place: on([host for host in place.groups["all"] if host not in place.groups["monitor"]], "host") + on(["tier"], "page")),
+    ],
+}
