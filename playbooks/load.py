@@ -50,7 +50,8 @@ CPU_FULL, IO_FULL, MEMORY_FULL = 0.85, 0.25, 0.95
 WAITING = 0.5        # of those at a door, in the mean
 TIERS = {"lb": "balancers", "app": "app hosts", "media": "media hosts", "cache": "cache", "db": "databases"}
 
-# A look at a host, every $1 seconds, $2 times. $3: port of Apache's server-status, or nothing. $4: whether there is a pgpool.
+# A look at a host, every $1 seconds, $2 times. $3: port of Apache's server-status, $4: whether there is a pgpool, $5: port of a PostgreSQL,
+# $6: its database, $7: address/port of a memcached; or nothing.
 LOOK = r"""
 count=$2
 while [ "$count" -gt 0 ]; do
@@ -75,6 +76,14 @@ while [ "$count" -gt 0 ]; do
     PCPPASSFILE=/etc/pgpool2/pcppass timeout 2 pcp_proc_info --host=127.0.0.1 --username=follow --no-password --all --verbose 2>/dev/null | awk -F ' +: ' '
       $1 == "PID" {pid = $2; all[pid]} $1 == "Status" && $2 != "Wait for connection" {busy[pid]}
       END {print "pool-busy", length(busy); print "pool-all", length(all)}'
+  fi
+  if [ -n "$5" ]; then
+    timeout 2 runuser -u postgres -- psql -qAtX -F ' ' -p "$5" -d postgres 2>/dev/null -c "select 'transactions', xact_commit + xact_rollback
+      from pg_stat_database where datname = '$6' union all select 'rolled-back', xact_rollback from pg_stat_database where datname = '$6'"
+  fi
+  if [ -n "$7" ]; then
+    timeout 2 bash -c 'exec 3<>"/dev/tcp/$1" && printf "stats\r\nquit\r\n" >&3 && tr -d "\r" <&3' - "$7" 2>/dev/null |
+      sed -n 's/^STAT cmd_get /lookups /p; s/^STAT get_hits /found /p'
   fi
   echo .
   sleep "$1"  # between two looks
@@ -119,7 +128,7 @@ def plan(told, crawl, cookies, production):
     mix = {kind: share for kind, share in load["mix"].items() if has[kind] and share > 0}
     if not mix:
         raise Failed("group_vars/all/site.yml: nothing of site_load.mix is left to do.")
-    return {"name": told["smoke"]["name"], "address": told["smoke"]["address"], "origin": smoke.origin(told["smoke"]), "pause": PAUSE, "patience": PATIENCE,
+    return {"tiers": KINDS, "name": told["smoke"]["name"], "address": told["smoke"]["address"], "origin": smoke.origin(told["smoke"]), "pause": PAUSE, "patience": PATIENCE,
             "mix": mix, "pages": has["page"], "statics": has["static"], "uploads": has["media"], "session": load.get("session", []),
             "change": load.get("change", {}), "cookies": cookies, "sign_in_page": load.get("sign_in", {}).get("page", "-")}
 
@@ -160,9 +169,9 @@ def sign_in(asked, form, password):
 
 # ------------------------------------------------------------------ looking meanwhile
 
-def looking(variables, count, status_port="", pool=""):
+def looking(variables, count, *of_tier):
     """(a process that looks at a host, or at this machine where variables are None; the file it writes to). It ends by itself, sooner or later."""
-    words = ["sh", "-c", LOOK, "load-look", str(EVERY_S), str(count), str(status_port), pool]
+    words = ["sh", "-c", LOOK, "load-look", str(EVERY_S), str(count), *map(str, of_tier), *[""] * (5 - len(of_tier))]
     command = words if variables is None else [*locked.ssh(variables), shlex.join(["sudo", *words])]
     told = tempfile.TemporaryFile("w+")
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL), told
@@ -234,6 +243,10 @@ def figures(seen, contained):
     for door in sorted({name for one in seen for name in one if name.startswith("queue-")}):
         waiting = [one.get(door, 0.0) for one in seen]
         told["queues"][door.removeprefix("queue-")] = (statistics.mean(waiting), max(waiting))
+    for name in ("transactions", "rolled-back", "lookups", "found"):
+        counts = [one[name] for one in seen if name in one]
+        if len(counts) > 1:
+            told[name], told[f"{name}-rate"] = counts[-1] - counts[0], rate(seen, name)[0]
     for name in ("apache-busy", "apache-idle", "pool-busy", "pool-all"):
         values = [one[name] for one in seen if name in one]
         if values:
@@ -298,26 +311,22 @@ KINDS = {"page": "app", "session": "app", "change": "app", "static": "media", "m
 
 
 def requests(lines):
-    """Rows of Locust's statistics, the kinds first and all of them together last: {kind, tier, requests, failures, rate, p50 … worst} in seconds."""
-    found = []
-    for row in csv.DictReader(lines):
-        if not row["Name"] or not int(row["Request Count"]):
+    """(rows of the kinds, {tier: row}) of Locust's statistics; a row: {kind, requests, failures, rate, p50 … worst} in seconds.
+
+    The kinds come first and all of them together last; that is the balancers' row, too: they see them all.
+    """
+    kinds, tiers = [], {}
+    for said in csv.DictReader(lines):
+        if not said["Name"] or not int(said["Request Count"]):
             continue
-        number = {name: float(row[name]) / 1000 for name in ("50%", "95%", "99%", "100%")}
-        found.append({"kind": "all" if row["Name"] == "Aggregated" else row["Name"], "tier": KINDS.get(row["Name"], ""), "requests": int(row["Request Count"]),
-                      "failures": int(row["Failure Count"]), "rate": float(row["Requests/s"]), "p50": number["50%"], "p95": number["95%"], "p99": number["99%"],
-                      "worst": number["100%"]})
-    return found
-
-
-def by_tier(rows):
-    """{tier: (requests, failures)}, of those that visitors' requests end at; the balancers see them all."""
-    found = {}
-    for row in rows:
-        for tier in [row["tier"]] if row["tier"] else ["lb"] if row["kind"] == "all" else []:
-            had = found.get(tier, (0, 0))
-            found[tier] = (had[0] + row["requests"], had[1] + row["failures"])
-    return found
+        row = {"kind": "all" if said["Name"] == "Aggregated" else said["Name"], "requests": int(said["Request Count"]), "failures": int(said["Failure Count"]),
+               "rate": float(said["Requests/s"])}
+        row |= {name: float(said[share]) / 1000 for name, share in (("p50", "50%"), ("p95", "95%"), ("p99", "99%"), ("worst", "100%"))}
+        if said["Type"] == "tier":
+            tiers[said["Name"]] = row
+        else:
+            kinds.append(row)
+    return kinds, tiers | {"lb": row for row in kinds if row["kind"] == "all"}
 
 
 def history(lines):
@@ -365,11 +374,34 @@ HOST_HEAD = ("tier", "host", "processor", "memory", "disk wait", "waiting at", "
 
 def visitor_rows(rows):
     """Cells about what visitors got."""
-    return [(row["kind"], str(row["requests"]), str(row["failures"]), f"{row['rate']:.1f}", *(f"{row[name]:.3f}" for name in ("p50", "p95", "p99", "worst")))
-            for row in rows]
+    return [(row["kind"], str(row["requests"]), str(row["failures"]), f"{row['rate']:.1f}", *times(row)) for row in rows]
+
+
+def times(row):
+    """Cells about how long it took."""
+    return [f"{row[name]:.3f}" for name in ("p50", "p95", "p99", "worst")]
 
 
 VISITOR_HEAD = ("kind", "requests", "failed", "a second", "half within", "95 %", "99 %", "slowest, s")
+
+
+def tier_rows(tiers, rows, hosts):
+    """Cells about what each tier did: for visitors, and for the app hosts, by the servers' own counts, which have no times.
+
+    tiers: {tier: hosts}; rows: {tier: row} of requests(); hosts: {name: figures or None}.
+    """
+    def summed(tier, name):
+        return sum(told.get(name) or 0 for host in tiers.get(tier, []) if (told := hosts.get(host)))
+    found = [(TIERS[tier], "requests", f"{rows[tier]['requests']}", f"{rows[tier]['failures']}", f"{rows[tier]['rate']:.1f}", *times(rows[tier]))
+             for tier in ("lb", "app", "media") if tier in rows]
+    for tier, what, failed in (("cache", "lookups", ""), ("db", "transactions", "rolled-back")):
+        if count := summed(tier, what):
+            words = what if failed else f"{what}, {summed(tier, 'found') / count:.0%} found"
+            found.append((TIERS[tier], words, f"{count:.0f}", f"{summed(tier, failed):.0f}" if failed else "-", f"{summed(tier, f'{what}-rate'):.1f}", *["-"] * 4))
+    return found
+
+
+TIER_HEAD = ("tier", "of what", "how many", "failed", *VISITOR_HEAD[3:])
 
 
 def html(report):
@@ -382,7 +414,8 @@ def told_rows(report):
     """The report's lines for a terminal."""
     tier, why = report["bottleneck"]
     errors = ", ".join(f"{TIERS[name]} {failed} of {count}" for name, (count, failed) in report["errors"].items())
-    return ["", f"  {report['title']}", "", *table([VISITOR_HEAD, *report["visitors"]]), "", *table([HOST_HEAD, *report["hosts"]]), "",
+    return ["", f"  {report['title']}", "", *table([VISITOR_HEAD, *report["visitors"]]), "", *table([TIER_HEAD, *report["by_tier"]]), "",
+            *table([HOST_HEAD, *report["hosts"]]), "",
             f"  failed     {errors or 'nothing was asked for'}", *(f"             {line}" for line in report["failures"][:5]),
             f"  bottleneck {TIERS.get(tier, tier) or 'none'}: {why}", ""]
 
@@ -439,8 +472,10 @@ def run(inventory, told, given):
         print(f"load: {users} visitors at https://{told['smoke']['address']}/ for {seconds} s", flush=True)
         count = (seconds + ramp) // EVERY_S + 10
         for name in sorted({one for members in told["tiers"].values() for one in members}):
-            serves = name in told["tiers"]["app"]
-            looks[name] = looking(variables[name], count, told["apache_status"] if serves else "", "yes" if serves else "")
+            serves, stores, caches = (name in told["tiers"][tier] for tier in ("app", "db", "cache"))
+            looks[name] = looking(variables[name], count, told["apache_status"] if serves else "", "yes" if serves else "",
+                                  told["database"]["port"] if stores else "", told["database"]["name"],
+                                  f"{told['addresses'][name]}/{told['cache_port']}" if caches else "")
         looks[""] = looking(None, count)
         code, visitors = let_loose(given.locust, plan_file, place, users, seconds, ramp)
         seen = {name: settled(samples(seen_by(look), told["doors"]), ramp) for name, look in looks.items()}
@@ -454,7 +489,7 @@ def run(inventory, told, given):
             manage(first, load["after"])
     machine = figures(seen.pop(""), False)
     hosts = {name: figures(found, told["containers"]) for name, found in seen.items()}
-    rows = requests((place / "locust_stats.csv").read_text(encoding="utf-8").splitlines())
+    rows, tiers = requests((place / "locust_stats.csv").read_text(encoding="utf-8").splitlines())
     failures = [f"{row['Occurrences']} times {row['Name']}: {row['Error']}"[:200] for row in
                 csv.DictReader((place / "locust_failures.csv").read_text(encoding="utf-8").splitlines())]
     points = history((place / "locust_stats_history.csv").read_text(encoding="utf-8").splitlines())
@@ -462,7 +497,9 @@ def run(inventory, told, given):
     return {
         "title": f"{told['env_name']} under {users} visitors for {seconds} s", "when": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "visitors": visitor_rows(rows), "visitor_head": VISITOR_HEAD, "hosts": host_rows(hosts, told["tiers"], balancers_saw(
-            inventory, (seconds + ramp) / 60, given.options)), "host_head": HOST_HEAD, "errors": by_tier(rows), "tiers": TIERS, "failures": failures,
+            inventory, (seconds + ramp) / 60, given.options)), "host_head": HOST_HEAD,
+        "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()}, "by_tier": tier_rows(told["tiers"], tiers, hosts),
+        "tier_head": TIER_HEAD, "tiers": TIERS, "failures": failures,
         "bottleneck": bottleneck(hosts, told["tiers"], machine, visitors, told["containers"]), "machine": machine, "cores": visitors,
         "contained": told["containers"], "curves": [("requests a second", *per_second), ("95 % of them within, in seconds", *slow)],
         "longest": points[-1][0] if points else 0.0, "asked": any(row["requests"] for row in rows), "failed": any(row["failures"] for row in rows),

@@ -1,5 +1,7 @@
 """`make pool` on the standing tier: what a balancer saw, whichever engine it runs."""
 
+import re
+
 import pytest
 
 from balancer import Balancer, await_true
@@ -34,3 +36,12 @@ def test_requests_and_failures_are_counted_for_each_host(tier, on, site, make):
     assert sum(after[app][0] - before[app][0] for app in apps) >= ASKED
     assert after[broken["name"]][1] > before[broken["name"]][1]
     assert [app for app in apps if after[app][1] != before[app][1]] == []
+
+
+def test_munin_sees_what_visitors_got(tier, on, site):
+    """By the balancer's log, which not everybody may read."""
+    balancer = site["balancers"][0]
+    assert Balancer(tier, site, balancer["address"]).ask("/").status == 200
+    seen = on(balancer["name"]).check_output("munin-run answers_bytes; munin-run answers_status")
+    values = {name: float(value) for name, value in re.findall(r"(?m)^(\w+)\.value (\S+)$", seen)}
+    assert values["sent"] > 0 and values["s2"] > 0, seen

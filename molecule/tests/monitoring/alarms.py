@@ -18,6 +18,7 @@ class Alarm:
     at: object = None          # hosts that are broken, where they are others than those that alarm
     silent: object = None      # silent(place) is [(host, check)] that fail with it, and alarm nobody
     may: tuple = ()            # checks that may alarm besides, of whichever host, since they have a cause of their own in it
+    after: tuple = ()          # checks that may alarm while it is mended: well a moment later than what silenced them
     deaf: bool = False         # whether nobody can be told before it is mended
 
 
@@ -163,9 +164,36 @@ systemd-run --quiet --collect --unit=alarm-misses python3 /run/misses.py"""
 # The plugin begins to count anew.
 HITS = "systemctl stop alarm-misses; rm -f /run/misses.py /var/lib/munin-node/plugin-state/*/memcached_hits-*"
 
-SHORT = """set -e; cp -p /etc/nginx/site.pem /etc/nginx/site.pem.kept
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=short -keyout /run/short.key -out /run/short.crt 2>/dev/null
-cat /run/short.key /run/short.crt > /etc/nginx/site.pem; rm /run/short.*; systemctl reload nginx"""
+
+def short(path):
+    """(fault, mend): nginx shows a certificate that runs out in three days."""
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=short -keyout /run/short.key -out /run/short.crt"
+    return (shell(f"set -e; cp -p {path} {path}.kept; {make} 2>/dev/null; cat /run/short.key /run/short.crt > {path}; rm /run/short.*; systemctl reload nginx"),
+            shell(f"mv {path}.kept {path} && systemctl reload nginx"))
+
+
+def grant(verb, place):
+    """Let the site read whose ledger it is (grant … to), or not (revoke … from)."""
+    word, to = verb
+    place.sql(f"{word} select on ledger_bank {to} {place.facts['site_name']}", owner=True)
+
+
+# A visitor who asks for that page until it is mended: at once as often as is judged, then every second.
+VISITOR = """systemd-run --quiet --collect --unit=alarm-visitor sh -c 'n=0; while curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{port}/ledger/
+do n=$((n+1)); [ $n -lt 30 ] || sleep 1; done'"""
+
+
+def unread(place, host):
+    """A page that fails, which no check looks at, and a visitor who wants it."""
+    grant(("revoke", "from"), place)
+    place.on(host, VISITOR.format(name=place.tier.value("site_hosts", host)[0], port=place.tier.value("lb_https_port", host), vip=place.facts["lb_vip"]))
+
+
+def read(place, host):
+    """It can be read again, and the visitor has left."""
+    place.on(host, "systemctl stop alarm-visitor", check=False)
+    grant(("grant", "to"), place)
+
 
 LATE = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
 systemctl start tier-backup@look"""
@@ -173,7 +201,7 @@ systemctl start tier-backup@look"""
 WAVES = {
     "of single hosts": [
         Alarm("host", last("media"), "oncall", lambda place, host: place.kill(host), lambda place, host: place.start(host),
-              silent=lambda place: on(last("media")(place), "files", "munin", "memory") + on(holder(place), "pools")),
+              silent=lambda place: on(last("media")(place), "files", "munin", "memory") + on(holder(place), f"pools {last('media')(place)[0]} files")),
         Alarm("balancer", standing_by, "oncall", engine("stop"), engine("start")),
         Alarm("munin", standing_by, "ops", *units("munin-node"), silent=lambda place: on(standing_by(place), "pools", "memory", "units")),
         Alarm("health", last("app"), "oncall", *units("apache2")),
@@ -193,6 +221,8 @@ WAVES = {
         Alarm("restore_drill", last("backup"), "ops"),
         # A backup of the uploads that was due meanwhile has failed.
         Alarm("archive_uploads", last("backup"), "ops", shell("systemctl stop restic-rest-server"), uploads_again, may=("units",)),
+        # By its socket it would come back with the next line.
+        Alarm("logs", last("monitor"), "ops", shell("systemctl stop syslog.socket rsyslog"), shell("systemctl start syslog.socket rsyslog")),
         Alarm("graphs", last("monitor"), "ops",
               shell("systemctl stop munin-cron.timer munin-cron.service && touch --date '2 hours ago' /var/lib/munin/datafile"),
               shell("touch /var/lib/munin/datafile && systemctl start munin-cron.timer")),
@@ -200,9 +230,11 @@ WAVES = {
     "between hosts": [
         Alarm("pools", standing_by, "oncall", lambda place, host: cut(place, host, place.groups["app"][-1:]),
               lambda place, host: uncut(place, host, place.groups["app"][-1:])),
-        Alarm("certificate", tier, "ops", shell(SHORT), shell("mv /etc/nginx/site.pem.kept /etc/nginx/site.pem && systemctl reload nginx"), at=holder),
+        Alarm("certificate", tier, "ops", *short("/etc/nginx/site.pem"), at=holder),
+        Alarm("answers", holder, "oncall", unread, read),
         Alarm("pgpool", first("app"), "oncall", detach, shell("systemctl start pgpool-follow")),
-        Alarm("web", last("monitor"), "ops", *units("nginx")),
+        # nginx answers as ever, and not what is asked for.
+        Alarm("web", last("monitor"), "ops", *units("fcgiwrap.socket", "fcgiwrap.service")),
         # The archive's own complaint about WAL may come, too.
         Alarm("archive", last("backup"), "ops", *units("pgbackrest"), may=("backups",)),
     ],
@@ -210,12 +242,13 @@ WAVES = {
         # The primary stays what it is as long as it reaches all the others.
         Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
         Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
+        Alarm("web_certificate", last("monitor"), "ops", *short("/etc/nginx/munin.pem")),
         Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
         Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
-        Alarm("files", last("media"), "oncall", *units("lighttpd"), silent=lambda place: on(place.groups["lb"], "pools")),
+        Alarm("files", last("media"), "oncall", *units("lighttpd"), silent=lambda place: on(place.groups["lb"], f"pools {last('media')(place)[0]} files")),
     ],
     "of all databases": [
-        Alarm("primary", tier, "oncall", *units("patroni"), at=every("db"), may=("page",),
+        Alarm("primary", tier, "oncall", *units("patroni"), at=every("db"), may=("page",), after=("replication",),
               silent=lambda place: on(place.groups["app"], "health") + on(["tier"], "replication")),
         Alarm("patroni", every("db"), "oncall"),
     ],

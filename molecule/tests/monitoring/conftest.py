@@ -64,10 +64,10 @@ class Nagios:
         return [(host, service) for hosts, service in declared for host in hosts.split(",")]
 
     def services(self, host, check):
-        """The services of a check on a host, as (host, service)."""
+        """The services of a check on a host, or the one of that name, as (host, service)."""
         if check in ("host", "tier"):
             return [(host, "")]
-        found = [pair for pair in self.known if pair[0] == host and pair[1].split()[:1] == [check]]
+        found = [pair for pair in self.known if pair[0] == host and check in (pair[1], pair[1].split()[0])]
         assert found, f"nobody looks at {check} of {host}"
         return found
 
@@ -123,7 +123,7 @@ class Wave:
         self.loud = self.services((host, check) for _contact, _type, host, check in self.problems)
         self.deaf = any(alarm.deaf for alarm in self.alarms)
         self.faults = [(alarm, host) for alarm in self.alarms if alarm.fault for host in (alarm.at or alarm.where)(place)]
-        self.done, self.begun = [], time.time()
+        self.done, self.begun, self.mended = [], time.time(), None
 
     def told(self, kind):
         """Its alarms of a type, as (contact, type, host, check)."""
@@ -156,7 +156,7 @@ class Wave:
 
     def await_recoveries(self):
         """Await that everybody is told that all is well, and that it is."""
-        since = time.time()
+        since = self.mended = time.time()
         self.mend()
         if self.deaf:
             self.nagios.on("systemctl start nagios-heartbeat.service")  # delivers what was kept, as its timer does every minute
@@ -165,11 +165,11 @@ class Wave:
 
     def strangers(self, told):
         """Alarms among those told that its faults should not have caused."""
-        may = {check for alarm in self.alarms for check in alarm.may}
+        may, after = ({check for alarm in self.alarms for check in getattr(alarm, kind)} for kind in ("may", "after"))
         known = {(host, check) for _contact, _type, host, check in self.problems}
         contacts = {(contact, host, check) for contact, _type, host, check in self.problems}
         return sorted({f"{one.contact} {one.type} {one.service or 'host'} on {one.host}: {one.text[:300]}" for one in told
-                       if one.check not in may and not (one.contact == "lead" and (one.host, one.check) in known)
+                       if one.check not in may and not (one.check in after and one.at >= self.mended) and not (one.contact == "lead" and (one.host, one.check) in known)
                        and (one.contact, one.host, one.check) not in contacts})
 
     def judge(self, contacts):
@@ -182,6 +182,7 @@ class Wave:
             for one in mine:
                 text = json.loads(one.text)["runbook"] if one.way == "webhook" else " ".join(one.text.split())
                 assert f"docs/monitoring.md, {check}: {self.nagios.runbook[check]}" in text, one.text
+                assert f"/runbook#{check}" in one.text
 
 
 @pytest.fixture(scope="session")

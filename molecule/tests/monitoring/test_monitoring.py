@@ -128,7 +128,7 @@ def test_no_heartbeat_without_nagios(nagios, visitor, web):
         while beat(nagios) != wanted:
             assert time.monotonic() < deadline, f"heartbeat: {not wanted}"
             time.sleep(2)  # between two looks with a deadline
-        assert alive() == (200 if wanted else 404)
+        assert alive() == (200 if wanted else 503)
     await_beat(True)
     for fault, mend in (("kill --signal=STOP", "kill --signal=CONT"), ("stop", "start")):
         nagios.on(f"systemctl {fault} nagios4")
@@ -137,6 +137,11 @@ def test_no_heartbeat_without_nagios(nagios, visitor, web):
         finally:
             nagios.on(f"systemctl {mend} nagios4")
         await_beat(True)
+    # Whoever asks has no way to know that nobody writes the time any more, but this.
+    nagios.on("systemctl stop nagios-heartbeat.timer && touch --date '4 minutes ago' /var/lib/nagios-heartbeat/alive")
+    assert alive() == 503
+    nagios.on("systemctl start nagios-heartbeat.timer")
+    await_beat(True)
     nagios.well()
 
 
@@ -175,6 +180,15 @@ def test_pages_ask_for_the_password(visitor, web):
         assert visitor.get(url + path, timeout=10).status_code == 401
         assert visitor.get(url + path, auth=("munin", "wrong"), timeout=10).status_code == 401
     assert visitor.get(f"{url}/nagios4/", auth=login, timeout=10).status_code == 200
+
+
+def test_notifications_lead_to_a_line_of_the_runbook(visitor, web, nagios):
+    url, login = web
+    assert visitor.get(f"{url}/runbook", timeout=10).status_code == 401
+    shown = visitor.get(f"{url}/runbook", auth=login, timeout=10)
+    assert shown.status_code == 200 and shown.headers["Content-Type"].startswith("text/html")
+    assert re.findall(r'<section id="(\w+)">', shown.text) == list(nagios.runbook)
+    assert "&lt;code" not in shown.text and "<code>make reboot LIMIT=HOST</code>" in shown.text
 
 
 def test_the_page_shows_every_host(visitor, web, place):

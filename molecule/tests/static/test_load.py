@@ -105,7 +105,7 @@ def test_what_a_host_says_is_understood():
 
 def test_this_machine_can_be_looked_at():
     """The look itself, with what there is here."""
-    done = subprocess.run(["sh", "-c", load.LOOK, "load-look", "0.1", "3", "", ""], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(["sh", "-c", load.LOOK, "load-look", "0.1", "3", *[""] * 5], capture_output=True, text=True, check=True, timeout=30)
     told = load.figures(load.samples(done.stdout, DOORS), False)
     assert 0 <= told["cpu"] <= 1 and 0 < told["memory"] < 1 and told["cores"] >= 1
 
@@ -144,6 +144,8 @@ Requests/s,Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%
 POST,change,10,0,90,95.1,80,200,0,1.0,0.0,90,95,99,100,150,180,190,199,200,200,200
 GET,page,100,2,20,25.5,5,300,5000,10.0,0.2,20,25,30,35,50,120,200,250,300,300,300
 GET,static,50,1,3,3.2,1,9,900,5.0,0.1,3,3,4,4,5,6,8,9,9,9,9
+tier,app,110,2,30,35.5,5,300,5000,11.0,0.2,30,35,40,45,60,130,210,260,300,300,300
+tier,media,50,1,3,3.2,1,9,900,5.0,0.1,3,3,4,4,5,6,8,9,9,9,9
 ,Aggregated,160,3,15,20.0,1,300,4000,16.0,0.3,15,20,25,30,45,110,190,240,300,300,300
 """
 HISTORY = """Timestamp,User Count,Type,Name,Requests/s,Failures/s,50%,66%,75%,80%,90%,95%,98%,99%,99.9%,99.99%,100%,Total Request Count,Total Failure Count
@@ -154,9 +156,16 @@ HISTORY = """Timestamp,User Count,Type,Name,Requests/s,Failures/s,50%,66%,75%,80
 
 
 def test_what_visitors_got():
-    rows = load.requests(STATS.splitlines())
+    rows, tiers = load.requests(STATS.splitlines())
     assert [row["kind"] for row in rows] == ["change", "page", "static", "all"] and rows[1]["p95"] == pytest.approx(0.12)
-    assert load.by_tier(rows) == {"app": (110, 2), "media": (50, 1), "lb": (160, 3)}
+    assert {tier: (row["requests"], row["failures"], row["p95"]) for tier, row in tiers.items()} == {
+        "app": (110, 2, 0.13), "media": (50, 1, 0.006), "lb": (160, 3, 0.11)}
+    hosts = {"cache1": {"lookups": 300.0, "lookups-rate": 10.0, "found": 240.0}, "cache2": None,
+             "db1": {"transactions": 90.0, "transactions-rate": 3.0, "rolled-back": 2.0}}
+    told = load.tier_rows({"cache": ["cache1", "cache2"], "db": ["db1"]}, tiers, hosts)
+    assert told[1] == ("app hosts", "requests", "110", "2", "11.0", "0.030", "0.130", "0.260", "0.300")
+    assert told[3:] == [("cache", "lookups, 80% found", "300", "-", "10.0", *["-"] * 4), ("databases", "transactions", "90", "2", "3.0", *["-"] * 4)]
+    assert {len(load.TIER_HEAD)} == {len(row) for row in told}
     points = load.history(HISTORY.splitlines())
     assert points == [(0.0, 5.0, 0.1), (2.0, 10.0, 0.2)]
     assert load.curve(points, 1) == ("0,59 820,8", 10.0)
@@ -164,9 +173,11 @@ def test_what_visitors_got():
 
 
 def test_the_report_needs_nothing_from_elsewhere():
-    rows = load.requests(STATS.splitlines())
+    rows, tiers = load.requests(STATS.splitlines())
     report = {"title": "x under 5 visitors for 60 s", "when": "now", "visitors": load.visitor_rows(rows), "visitor_head": load.VISITOR_HEAD,
-              "hosts": load.host_rows({"app1": host()}, TIERS, {}), "host_head": load.HOST_HEAD, "errors": load.by_tier(rows), "tiers": load.TIERS,
+              "hosts": load.host_rows({"app1": host()}, TIERS, {}), "host_head": load.HOST_HEAD,
+              "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()}, "tiers": load.TIERS,
+              "by_tier": load.tier_rows(TIERS, tiers, {}), "tier_head": load.TIER_HEAD,
               "failures": ["2 times page: <b>500</b> /"], "bottleneck": ("app", "app1 was out of processor"), "machine": host(), "cores": 0.2,
               "contained": True, "curves": [("requests a second", "0,0 1,1", 10.0)], "longest": 60.0}
     shown = load.html(report)

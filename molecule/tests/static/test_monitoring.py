@@ -196,3 +196,4 @@ def test_a_webhook_gets_plain_json():
     told = json.loads(json.dumps(notify.described(GIVEN, CONFIG)))
     assert told["number"] == 2 and told["environment"] == "shop test"
     assert told["url"].startswith("https://192.0.2.2/cgi-bin/nagios4/extinfo.cgi?type=2&host=tier")
+    assert told["runbook_url"] == "https://192.0.2.2/runbook#page"
