@@ -1,6 +1,7 @@
 """What an operator changes every week reaches every host while visitors come and go, and none of them notices."""
 
 import json
+import secrets
 import ssl
 import socket
 
@@ -74,6 +75,24 @@ def test_a_certificate_is_renewed_and_the_unit_is_as_it_was(place, make, unharme
         assert done.returncode == 0, done.stdout[-3000:]
         assert certificate() != shown
         assert all(since(place, lb, "nginx") > before[lb] for lb in before)
+
+
+def test_a_hosts_own_certificate_is_signed_anew_before_it_runs_out(place, make):
+    """Once; and its logs go on to the monitor by the new one."""
+    host, monitor = place.groups["cache"][0], place.groups["monitor"][0]
+    serial = "openssl x509 -in /etc/log-tls/certificate.pem -noout -serial"
+    before, signer = place.on(host, serial), place.on(host, "openssl verify -CAfile /etc/log-tls/ca.pem /etc/log-tls/certificate.pem")
+    late = f"VARS={json.dumps({'certificate_renew_days': 3651})}"
+    for more, wanted in (([late], {host}), ([], set())):
+        done = make("converge", f"LIMIT={host}", "TAGS=rsyslog", *more)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert changed(done) == wanted
+    assert place.on(host, serial) != before
+    assert place.on(host, "openssl verify -CAfile /etc/log-tls/ca.pem /etc/log-tls/certificate.pem") == signer
+    assert place.on(host, "openssl x509 -in /etc/log-tls/certificate.pem -noout -pubkey") == place.on(host, "openssl pkey -in /etc/log-tls/key.pem -pubout")
+    line = secrets.token_hex(8)
+    place.on(host, f"logger {line}")
+    place.wait(lambda: place.on(monitor, f"grep -c {line} /var/log/tier/{host}.log", check=False), "line by the new certificate", 60)
 
 
 def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):
