@@ -172,10 +172,9 @@ def short(path):
             shell(f"mv {path}.kept {path} && systemctl reload nginx"))
 
 
-def grant(verb, place):
-    """Let the site read whose ledger it is (grant … to), or not (revoke … from)."""
-    word, to = verb
-    place.sql(f"{word} select on ledger_bank {to} {place.facts['site_name']}", owner=True)
+def privilege(place, words):
+    """Change what the site may do: SQL that ends before its name."""
+    place.sql(f"{words} {place.facts['site_name']}", owner=True)
 
 
 # A visitor who asks for that page until it is mended: at once as often as is judged, then every second.
@@ -185,14 +184,14 @@ do n=$((n+1)); [ $n -lt 30 ] || sleep 1; done'"""
 
 def unread(place, host):
     """A page that fails, which no check looks at, and a visitor who wants it."""
-    grant(("revoke", "from"), place)
+    privilege(place, "revoke select on ledger_bank from")
     place.on(host, VISITOR.format(name=place.tier.value("site_hosts", host)[0], port=place.tier.value("lb_https_port", host), vip=place.facts["lb_vip"]))
 
 
 def read(place, host):
     """It can be read again, and the visitor has left."""
-    place.on(host, "systemctl stop alarm-visitor", check=False)
-    grant(("grant", "to"), place)
+    privilege(place, "grant select on ledger_bank to")
+    place.on(host, "systemctl stop alarm-visitor")
 
 
 LATE = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
