@@ -165,11 +165,16 @@ systemd-run --quiet --collect --unit=alarm-misses python3 /run/misses.py"""
 HITS = "systemctl stop alarm-misses; rm -f /run/misses.py /var/lib/munin-node/plugin-state/*/memcached_hits-*"
 
 
-def short(path):
-    """(fault, mend): nginx shows a certificate that runs out in three days."""
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=short -keyout /run/short.key -out /run/short.crt"
-    return (shell(f"set -e; cp -p {path} {path}.kept; {make} 2>/dev/null; cat /run/short.key /run/short.crt > {path}; rm /run/short.*; systemctl reload nginx"),
-            shell(f"mv {path}.kept {path} && systemctl reload nginx"))
+SHORT = """set -e; cp -p {path} {path}.kept
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=short -keyout /run/short.key -out /run/short.crt 2>/dev/null
+cat /run/short.key /run/short.crt > {path}; rm /run/short.*; systemctl reload-or-restart {unit}"""
+
+
+def short(path, unit="{engine}"):
+    """(fault, mend): a server shows a certificate that runs out in three days. In both words {engine} is the balancers'."""
+    def act(command):
+        return lambda place, host: place.on(host, command.format(path=path, unit=unit).format(engine=place.engine))
+    return act(SHORT), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
 
 
 def privilege(place, words):
@@ -178,8 +183,8 @@ def privilege(place, words):
 
 
 # A visitor who asks for that page until it is mended: at once as often as is judged, then every second.
-VISITOR = """systemd-run --quiet --collect --unit=alarm-visitor sh -c 'n=0; while curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{port}/ledger/
-do n=$((n+1)); [ $n -lt 30 ] || sleep 1; done'"""
+VISITOR = """systemd-run --quiet --collect --unit=alarm-visitor sh -c 'n=0; while true
+do curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{port}/ledger/; n=$((n+1)); [ $n -lt 30 ] || sleep 1; done'"""
 
 
 def unread(place, host):
@@ -229,7 +234,7 @@ WAVES = {
     "between hosts": [
         Alarm("pools", standing_by, "oncall", lambda place, host: cut(place, host, place.groups["app"][-1:]),
               lambda place, host: uncut(place, host, place.groups["app"][-1:])),
-        Alarm("certificate", tier, "ops", *short("/etc/nginx/site.pem"), at=holder),
+        Alarm("certificate", tier, "ops", *short("/etc/{engine}/site.pem"), at=holder),
         Alarm("answers", holder, "oncall", unread, read),
         Alarm("pgpool", first("app"), "oncall", detach, shell("systemctl start pgpool-follow")),
         # nginx answers as ever, and not what is asked for.
@@ -241,7 +246,7 @@ WAVES = {
         # The primary stays what it is as long as it reaches all the others.
         Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
         Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
-        Alarm("web_certificate", last("monitor"), "ops", *short("/etc/nginx/munin.pem")),
+        Alarm("web_certificate", last("monitor"), "ops", *short("/etc/nginx/munin.pem", "nginx")),
         Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
         Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
         Alarm("files", last("media"), "oncall", *units("lighttpd"), silent=lambda place: on(place.groups["lb"], f"pools {last('media')(place)[0]} files")),
