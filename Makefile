@@ -37,7 +37,7 @@ else
 unexport ANSIBLE_STRATEGY
 endif
 
-PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff) $(if $(VARS),-e '$(VARS)')
+PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff) $(if $(VARS),-e "$$VARS")
 # What changes the tier: one at a time.
 CHANGE = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') $(PLAY)
 
@@ -135,10 +135,10 @@ upgrade: ready ## The same, with their packages upgraded first
 	@$(REBOOT) -e reboot_upgrade=true
 
 reboot upgrade: override REBOOT = python playbooks/locked.py $(INVENTORY) 'make $@' ansible-playbook -i $(INVENTORY) playbooks/reboot.yml \
-	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e '$(VARS)')
+	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e "$$VARS")
 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
-	@python playbooks/status.py $(INVENTORY) $(if $(VARS),-e '$(VARS)')
+	@python playbooks/status.py $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # The inventory of another environment, rehearsed where this one is.
 OTHER = $(if $(filter 1,$(REHEARSE)),.state/$(WITH)-rehearsal/inventory,inventories)/$(WITH).yml
@@ -149,13 +149,13 @@ parity: ready ## Compare what the hosts of two environments are, tier by tier: m
 	@python playbooks/parity.py parity $(INVENTORY) $(OTHER)
 
 drift: ready ## Compare ENV with its own declaration, and the hosts of each pool with each other
-	@python playbooks/parity.py drift $(INVENTORY) $(if $(VARS),-e '$(VARS)')
+	@python playbooks/parity.py drift $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
-	@python playbooks/pool.py $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e '$(VARS)')
+	@python playbooks/pool.py $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e "$$VARS")
 
 logs: ready ## Print lines of all hosts in order of time: REQUEST=id, HOST=app1 UNIT=apache2 SINCE=30m
-	@python playbooks/logs.py $(INVENTORY) '$(REQUEST)' '$(HOST)' '$(UNIT)' '$(SINCE)' $(if $(VARS),-e '$(VARS)')
+	@python playbooks/logs.py $(INVENTORY) '$(REQUEST)' '$(HOST)' '$(UNIT)' '$(SINCE)' $(if $(VARS),-e "$$VARS")
 
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
@@ -170,7 +170,7 @@ restore-drill: ready ## Prove that ENV's newest backup restores, on the backup h
 	@$(CHANGE) playbooks/restore_drill.yml
 
 smoke: ready ## Ask ENV's site, by its virtual IP, for its pages, and for all they lead to
-	@python playbooks/smoke.py $(INVENTORY) $(if $(VARS),-e '$(VARS)')
+	@python playbooks/smoke.py $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # In a virtualenv of its own: Locust brings along a web server and patches Python's sockets, which no other verb wants.
 LOCUST := .state/locust
@@ -186,7 +186,7 @@ locust: ready
 
 load: locust ## Let visitors loose on ENV's site and tell which tier was out of what: USERS=50 SECONDS=60; production wants ANYWAY=1
 	@python playbooks/load.py $(INVENTORY) --locust $(LOCUST)/bin/locust --users '$(or $(USERS),50)' --seconds '$(or $(SECONDS),60)' \
-	  $(if $(ANYWAY),--anyway) $(if $(VARS),-e '$(VARS)')
+	  $(if $(ANYWAY),--anyway) $(if $(VARS),-e "$$VARS")
 
 rebuild: override WITH := $(FROM)
 rebuild: ready ## Destroy ENV and bring it back: from its own backup host, or FROM=production, scrubbed; asks first, YES=1 does not
@@ -194,10 +194,10 @@ ifeq ($(CONTAINERS),yes)
 	@$(SHARED)/engine.sh up
 endif
 	@$(if $(FROM),$(MAKE) --no-print-directory ready ENV='$(FROM)')
-	@python playbooks/rebuild.py $(INVENTORY) $(if $(FROM),--from $(OTHER)) $(if $(YES),--yes) $(if $(CHECK),--check) $(if $(VARS),-- -e '$(VARS)')
+	@python playbooks/rebuild.py $(INVENTORY) $(if $(FROM),--from $(OTHER)) $(if $(YES),--yes) $(if $(CHECK),--check) $(if $(VARS),-- -e "$$VARS")
 
 NODES = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') python playbooks/nodes.py
-NODES_MORE = -- $(if $(CHECK),--check --diff) $(if $(VARS),-e '$(VARS)')
+NODES_MORE = -- $(if $(CHECK),--check --diff) $(if $(VARS),-e "$$VARS")
 
 add-node: ready ## Put a host into a pool of ENV: make add-node POOL=app NODE=app3 (ADDRESS=… where hosts are real)
 ifeq ($(CONTAINERS),yes)

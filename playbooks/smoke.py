@@ -224,10 +224,14 @@ def fill_in(asked, window):
 
 
 def make_user(form):
-    """Make the user on the first app host that can; whether one could."""
-    words = shlex.join(["sudo", "/usr/local/bin/manage", *form["user"]])
-    return any(not subprocess.run([*shlex.split(door), words], input=f"{form['secret']}\n", capture_output=True, text=True, check=False).returncode
-               for door in form["doors"])
+    """Make the user on the first app host that can; why none could, or nothing."""
+    words, why = shlex.join(["sudo", "/usr/local/bin/manage", *form["user"]]), "no host of the app pool"
+    for door in form["doors"]:
+        done = subprocess.run([*shlex.split(door), words], input=f"{form['secret']}\n", capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return ""
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].replace(form["secret"], "…")
+    return why
 
 
 def sign_in(asked, may_install):
@@ -242,8 +246,9 @@ def sign_in(asked, may_install):
             browser.install(lambda what: print(what, flush=True))
         with browser.Browser(f"--host-resolver-rules=MAP {asked['name']} {asked['address']}") as window:
             why = fill_in(asked, window)
-            if why and make_user(form):
-                why = fill_in(asked, window)
+            if why:
+                unmade = make_user(form)
+                why = f"{why}, and its user cannot be made: {unmade}" if unmade else fill_in(asked, window)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # of this machine; what goes wrong on the site is in `why`
         return [("sign in", form["page"], f"not asked: {error}")], {}, f"Nobody tried to sign in: {error}."
     wrong = {"sign in": f"Nobody can sign in at {form['page']}: {why}"} if why else {}

@@ -132,6 +132,7 @@ def test_an_unwell_release_goes_back_by_itself(place, make, deploy, variant, ser
 def test_a_release_that_visitors_find_broken_goes_back_by_itself(place, tier, deploy, variant, served, chromium):
     """Every host is well by its own word; one page that another one links to is not, and nobody can sign in."""
     old = current(place)
+    place.manage(place.groups["app"][0], "from django.contrib.auth import get_user_model; get_user_model().objects.filter(username='smoke').delete()")
     place.whole()
     broken = middleware("assert request.path != '/about/' and (request.method, request.path) != ('POST', '/accounts/login/')")
     done = deploy(variant(broken), site_smoke_most=40, site_smoke_sign_in=tier.value("site_smoke_sign_in", "lb[0]"))

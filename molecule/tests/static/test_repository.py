@@ -1,7 +1,9 @@
 """The rules of the house, read off the files: no containers, about a second."""
 
+import os
 import pathlib
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -157,3 +159,11 @@ def test_every_scenario_runs_something():
         assert effect is None or (path.parent / effect).exists(), effect
         tests = path.parent / config.get("verifier", {}).get("directory", "../tests/default")
         assert list(tests.glob("test_*.py")), tests
+
+
+def test_vars_may_hold_quotes():
+    """They reach Ansible as they were typed."""
+    typed = """{"said": "it's \\"so\\"; $$(true)"}"""
+    words = ["make", "--no-print-directory", r"--eval=asked: ; @printf '%s\n' $(PLAY)", "asked", "ENV=local", f"VARS={typed}"]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")).stdout
+    assert said.splitlines()[-2:] == ["-e", typed.replace("$$", "$")]

@@ -88,7 +88,8 @@ FORM = {"page": "/in", "fields": {"username": "smoke"}, "password": "password", 
     (["Sign out"], ["false"], ""),
     (["Who?", "Hello. Sign out"], ["false", "true"], ""),                                # made on the second host, then signed in
     (["Who?", "Who?"], ["true"], "Nobody can sign in at /in: the page says 'Who?'"),
-    (["Who?"], ["false"], "Nobody can sign in at /in: the page says 'Who?'"),            # no host could make the user
+    (["Who?"], ["false"], "Nobody can sign in at /in: the page says 'Who?', and its user cannot be made: exit code 1"),
+    (["Who?"], ["sh -c 'echo no s3cret here >&2; exit 3' -"], "Nobody can sign in at /in: the page says 'Who?', and its user cannot be made: no … here"),
     ([RuntimeError("no s3cret"), RuntimeError("no s3cret")], ["true"], "Nobody can sign in at /in: RuntimeError('no …')"),
 ])
 def test_somebody_signs_in(monkeypatch, said, doors, why):
