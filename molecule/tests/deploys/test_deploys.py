@@ -117,8 +117,9 @@ def test_a_release_goes_live_everywhere_and_back_again(place, make, deploy, vari
     assert [line.split()[2:5] for line in said.stdout.splitlines() if "@" in line][-2:] == [["deploy", *new, "live"], ["rollback", *old, "live"]]
 
 
-def test_an_unwell_release_goes_back_by_itself(place, make, deploy, variant, served, unharmed):
-    old = current(place)
+def test_an_unwell_release_goes_back_by_itself(place, make, deploy, variant, served, style, unharmed):
+    """With its static files."""
+    old, before = current(place), style()
     with unharmed():
         done = deploy(variant(unwell), django_health_retries=3)
         assert done.returncode != 0
@@ -126,6 +127,7 @@ def test_an_unwell_release_goes_back_by_itself(place, make, deploy, variant, ser
         assert current(place) == old
         assert drained(place) == []
         assert set(served()) == set(place.groups["app"]) and set(served().values()) == old
+        assert style() == before
     assert ledger(place, place.groups["app"][0])[-1]["result"].startswith("went back:")
 
 
