@@ -177,11 +177,6 @@ def short(path, unit="{engine}"):
     return act(SHORT), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
 
 
-def privilege(place, words):
-    """Change what the site may do: SQL that ends before its name."""
-    place.sql(f"{words} {place.facts['site_name']}", owner=True)
-
-
 # A visitor who asks for that page until it is mended: at once as often as is judged, then every second.
 VISITOR = """systemd-run --quiet --collect --unit=alarm-visitor sh -c 'n=0; while true
 do curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{port}/ledger/; n=$((n+1)); [ $n -lt 30 ] || sleep 1; done'"""
@@ -189,13 +184,13 @@ do curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{por
 
 def unread(place, host):
     """A page that fails, which no check looks at, and a visitor who wants it."""
-    privilege(place, "revoke select on ledger_bank from")
+    place.sql("alter table ledger_bank rename to ledger_bank_away", owner=True)
     place.on(host, VISITOR.format(name=place.tier.value("site_hosts", host)[0], port=place.tier.value("lb_https_port", host), vip=place.facts["lb_vip"]))
 
 
 def read(place, host):
     """It can be read again, and the visitor has left."""
-    privilege(place, "grant select on ledger_bank to")
+    place.sql("alter table ledger_bank_away rename to ledger_bank", owner=True)
     place.on(host, "systemctl stop alarm-visitor")
 
 
