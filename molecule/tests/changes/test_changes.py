@@ -35,39 +35,39 @@ def certificate_fixture(tier):
     return certificate
 
 
+def started(place):
+    """When everything was started that reads its settings then only: {host: moments}."""
+    units = {"app": ("apache2", "pgpool2"), "lb": ("nginx",)}
+    return {host: [since(place, host, unit) for unit in units[group]] for group in units for host in place.groups[group]}
+
+
 def test_one_more_thread_for_apache_and_pgpool_and_one_less(place, make, unharmed, tier):
     """Both read their sizes when they start only: host by host, while the balancers pass over it. Never without the
-    balancers; what a run that ended there has written, the next one brings to effect."""
-    apps = place.groups["app"]
-    before = {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps}
-    more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', apps[0]) + 1})}"
+    balancers; what a run that ended there has written, the next one brings to effect.
+    So is a balancer whose unit changed in the same run: whoever comes meanwhile meets the other one."""
+    apps, lbs = place.groups["app"], place.groups["lb"]
+    before = started(place)
+    more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', apps[0]) + 1, 'lb_open_files': 16000})}"
     foretold = make("converge", "CHECK=1", "LIMIT=app,lb", more)
     assert foretold.returncode == 0, foretold.stdout[-2000:]
+    assert started(place) == before
     with unharmed():
         done = make("converge", "LIMIT=app,lb", more)
         assert done.returncode == 0, done.stdout[-3000:]
-        assert changed(done) == changed(foretold) == {*apps, *place.groups["lb"]}
-        meanwhile = {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps}
-        assert all(now > then for app in apps for now, then in zip(meanwhile[app], before[app]))
+        assert changed(done) == changed(foretold) == {*apps, *lbs}
+        meanwhile = started(place)
+        assert all(now > then for host in before for now, then in zip(meanwhile[host], before[host]))
         refused = make("converge", "LIMIT=app")
         assert refused.returncode != 0
         assert f"{','.join(apps)},lb" in words(refused), refused.stdout[-2500:]
-        assert {app: (since(place, app, "apache2"), since(place, app, "pgpool2")) for app in apps} == meanwhile
-        done = make("converge", "LIMIT=app,lb")
+        assert started(place) == meanwhile
+        done = make("converge", "LIMIT=app,lb", "TAGS=pgpool,apache,nginx,keepalived")
         assert done.returncode == 0, done.stdout[-3000:]
-        assert all(now > then for app in apps for now, then in zip((since(place, app, "apache2"), since(place, app, "pgpool2")), meanwhile[app]))
+        afterwards = started(place)
+        assert all(now > then for host in before for now, then in zip(afterwards[host], meanwhile[host]))
 
 
-def test_a_balancer_whose_unit_changed_hands_the_virtual_ip_over(place, make, unharmed):
-    """Its nginx has to be restarted: whoever comes meanwhile meets the other one."""
-    before = {lb: since(place, lb, "nginx") for lb in place.groups["lb"]}
-    with unharmed():
-        done = make("converge", "LIMIT=lb", "TAGS=nginx,keepalived", f"VARS={json.dumps({'lb_open_files': 16000})}")
-        assert done.returncode == 0, done.stdout[-3000:]
-        assert all(since(place, lb, "nginx") > before[lb] for lb in before)
-
-
-def test_certificates_are_renewed_and_the_unit_is_as_it_was(place, make, unharmed, certificate):
+def test_certificates_are_renewed(place, make, unharmed, certificate):
     """The site's; and those by which hosts and monitor know each other, signed anew before they run out: logs go on to it by the new ones."""
     shown, before = certificate(), {lb: since(place, lb, "nginx") for lb in place.groups["lb"]}
     monitor, lb = place.groups["monitor"][0], place.groups["lb"][0]
@@ -78,7 +78,7 @@ def test_certificates_are_renewed_and_the_unit_is_as_it_was(place, make, unharme
         done = make("converge", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,munin,rsyslog", f"VARS={json.dumps({'certificate_renew_days': 3651})}")
         assert done.returncode == 0, done.stdout[-3000:]
         assert certificate() != shown
-        assert all(since(place, lb, "nginx") > before[lb] for lb in before)
+        assert {lb: since(place, lb, "nginx") for lb in before} == before  # reads them anew, which takes no start
     for host, old in own.items():
         assert place.on(host, "cat /etc/log-tls/certificate.pem") != old
         assert place.on(host, "openssl verify -CAfile /etc/log-tls/ca.pem /etc/log-tls/certificate.pem").endswith(": OK")
