@@ -14,6 +14,7 @@ Everything that is said is in /out/<site>-<version>.log; if it fails, the last l
 import concurrent.futures
 import gzip
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -112,9 +113,9 @@ def collect_wheels(log, build, source):
     brought = {wheel_name(path)[0] for path in WHEELS.glob("*.whl")}
     if "django" not in brought:
         raise Failed(f"{requirements or 'the source'} does not bring Django")
-    for name, equivalents in ADDED.items():
-        if not brought & equivalents:
-            wheel(["--no-deps", "--require-hashes", "--requirement", FILES / "build" / name], f"get what {name} of the tier names")
+    if added := [name for name, equivalents in ADDED.items() if not brought & equivalents]:
+        wheel(["--no-deps", "--require-hashes", *(word for name in added for word in ("--requirement", FILES / "build" / name))],
+              f"get what {' and '.join(added)} of the tier name")
     return sorted(WHEELS.glob("*.whl"))
 
 
@@ -202,7 +203,7 @@ def manifest(log, build, release, wheels):
                    for path in wheels for name, version in [wheel_name(path)]],
         "tools": {
             "debian": pathlib.Path("/etc/debian_version").read_text(encoding="utf-8").strip(),
-            "pip": log.run([*PIP, "--version"], "ask pip").split()[1],
+            "pip": importlib.metadata.version("pip"),
             "brotli": log.run(["brotli", "--version"], "ask brotli").split()[1],
         },
         "files": files,
