@@ -75,7 +75,7 @@ class Kept:
         return jinja2.environment.TemplateExpression(template, undefined_to_none)
 
 
-Kept(bits.AnsibleEnvironment, pathlib.Path(__file__).parents[2] / ".state/templates")
+KEPT = Kept(bits.AnsibleEnvironment, pathlib.Path(__file__).parents[2] / ".state/templates")
 
 
 class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)):
