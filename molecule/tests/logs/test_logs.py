@@ -113,7 +113,7 @@ def test_lines_of_every_service_arrive(place, await_lines):
 
 
 def test_requests_arrive_from_every_host_that_had_a_part_in_them(place, kept, tier, visitor):
-    """Mostly at once. A line was once seen to wait for its host's next one; the monitor asks each host something once a minute."""
+    """Mostly at once. A line was once seen to come more than 20 s late, just before its host's next one; the monitor asks each host something once a minute."""
     page = visitor.get(tier.url, timeout=10)
     style = re.search(r'href="(/static/[^"]+\.css)"', page.text)[1]
     file = visitor.get(tier.url + style, timeout=10)
