@@ -29,6 +29,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+import uuid
 import zlib
 
 from tier import ROOT, Tier, first, inside, wait
@@ -203,6 +204,12 @@ class Place:
         """Run code in the site on an app host."""
         return self.run(app, "/usr/local/bin/manage", "shell", "-v", "0", "-c", code)
 
+    def logged(self, known_as):
+        """What app hosts and balancers logged of a request, as {host: lines}."""
+        found = {host: self.on(host, f"cat /var/log/*/access.log /var/log/*/access.log.1 | grep {known_as}", check=False)
+                 for host in (*self.groups["app"], *self.groups["lb"])}
+        return {host: lines for host, lines in found.items() if lines}
+
     def upload(self, name):
         """Put a picture on every media host, as the site does."""
         self.manage(self.groups["app"][0], "from django.core.files.base import ContentFile; from django.core.files.storage import default_storage; "
@@ -326,7 +333,7 @@ class Visitor(threading.Thread):
         self.connect, self.pause = connect, (UPLOAD_PAUSE if kind == "upload" else PAUSE) / pace
         self.context = ssl.create_default_context(cafile=place.tier.authority)
         self.over, self.seen, self.waits = threading.Event(), [], None
-        self.stamp, self.sent, self.accepted = secrets.token_hex(4), 0, []
+        self.stamp, self.accepted = secrets.token_hex(4), []
 
     def fetch(self, method, path, body=None, headers=None):
         """(status, headers, body) of one request."""
@@ -357,30 +364,31 @@ class Visitor(threading.Thread):
             raise ValueError(f"no form at {path}")
         return self.post(path, fields | {"csrfmiddlewaretoken": token[1].decode()})
 
-    def post(self, path, fields):
+    def post(self, path, fields, headers=None):
         """Send a form."""
-        return self.fetch("POST", path, urllib.parse.urlencode(fields), {"Content-Type": "application/x-www-form-urlencoded"})
+        return self.fetch("POST", path, urllib.parse.urlencode(fields), {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})})
 
-    def upload(self, path, fields, content):
+    def upload(self, path, fields, content, headers):
         """Send a form with a picture."""
         edge = secrets.token_hex(8)
         parts = [f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode() for name, value in fields.items()]
         parts.append(f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="drill.png"\r\nContent-Type: image/png\r\n\r\n'.encode())
         body = b"".join(parts) + content + f"\r\n--{edge}--\r\n".encode()
-        return self.fetch("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={edge}"})
+        return self.fetch("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={edge}", **headers})
 
     def once(self):
         """One request; raises where the answer is not as it should be."""
         if self.kind in CHANGES:
-            text, accepted = f"drill {self.stamp} {self.sent}", self.accepted
-            self.sent += 1
+            # Named after its request, so that the logs tell how a change came to be made twice.
+            known_as, accepted = uuid.uuid4().hex, self.accepted
+            text, headers = f"drill {self.stamp} {known_as}", {"X-Request-Id": known_as}
             today, token = datetime.date.today().isoformat(), http.cookies.SimpleCookie(self.cookies)["csrftoken"].value
             if self.kind == "upload":
                 status, headers, _body = self.upload("/budget/stories/add/", {
-                    "title": text, "date": today, "status": 2, "text": "-", "csrfmiddlewaretoken": token}, picture())
+                    "title": text, "date": today, "status": 2, "text": "-", "csrfmiddlewaretoken": token}, picture(), headers)
             else:
                 status, headers, _body = self.post("/ledger/entries/add/", {
-                    "date": today, "text": text, "amount": "1.00", "csrfmiddlewaretoken": token})
+                    "date": today, "text": text, "amount": "1.00", "csrfmiddlewaretoken": token}, headers)
             if status != 302 or "login" in headers["Location"]:
                 raise ValueError(f"{status} {headers['Location']}")
             accepted.append(text)
@@ -492,7 +500,7 @@ class Load:
     def mark(self):
         """Begin to count changes anew; what is still on its way belongs to before."""
         for one in self.visitors:
-            one.stamp, one.sent, one.accepted = secrets.token_hex(4), 0, []
+            one.stamp, one.accepted = secrets.token_hex(4), []
 
     def requests(self, since):
         """Requests that ended after a moment, in the order of their ends."""
@@ -503,17 +511,19 @@ class Load:
         return sorted((c for w in self.writers if w.verb == verb for c in w.seen if c.begun > since), key=lambda c: c.ended)
 
     def unkept(self, commits):
-        """(sentences about what was acknowledged since mark() and is not there, entries that are there twice)."""
+        """(sentences about what was acknowledged since mark() and is not there, about entries that are there twice)."""
         place = self.place
         accepted = {text for v in self.visitors for text in v.accepted}
         found = set(map(int, place.sql("select id from drill").split()))
         stamps = "|".join(v.stamp for v in self.visitors)
-        entries = place.sql(f"select text from ledger_entry where text ~ 'drill ({stamps}) ' "
-                            f"union all select title from budget_story where title ~ 'drill ({stamps}) '").splitlines()
+        entries = dict(line.split("|") for line in place.sql(
+            f"select text, string_agg(concat_ws(' ', id, xmin, ctid), ', ') from ("
+            f"select id, xmin, ctid, text from ledger_entry where text ~ 'drill ({stamps}) ' union all "
+            f"select id, xmin, ctid, title from budget_story where title ~ 'drill ({stamps}) ') as entry group by text").splitlines())
         missing = files_missing(place, self.uploads(stamps))
         lost = [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found),
                 *(accepted - set(entries)), *set.intersection(*missing.values())]
-        return lost, len(entries) - len(set(entries))
+        return lost, [f"{text} as {rows}: {place.logged(text.split()[-1])}" for text, rows in entries.items() if ", " in rows]
 
     def unserved(self, since, without=(), held=()):
         """Who, since a moment, has not been answered at least twice, the last two times well; empty where all have.
@@ -630,7 +640,7 @@ def measure(place, drill, load):
         "slowest change": max((r.ended - r.begun for r in good if r.kind in CHANGES), default=0),
         "commits": len(commits),
         "lost": len(lost),
-        "twice": twice,
+        "twice": len(twice),
         "writes paused": max(longest([c.ended for c in commits if c.app == app], begun, ended) for app in apps),
         "reads paused": max(longest([c.ended for c in reads if c.app == app], begun, ended) for app in apps),
         "recovered": served - begun,
@@ -641,7 +651,7 @@ def measure(place, drill, load):
         "moved again": int((place.holder(), place.primary()) != moved),
         "primary": place.primary(),
         "holder": place.holder(),
-        "failures": sorted({f"{r.kind}: {r.failure}"[:140] for r in failures}) + [f"lost: {one}" for one in lost[:20]],
+        "failures": twice + sorted({f"{r.kind}: {r.failure}"[:140] for r in failures}) + [f"lost: {one}" for one in lost[:20]],
     }
     return row
 

@@ -113,7 +113,7 @@ def unharmed_fixture(place):
             load.await_service(time.time())
             requests, commits = load.requests(begun), load.commits(begun)
             assert [f"{r.kind}: {r.failure}" for r in requests if r.failure] == []
-            assert load.unkept(commits) == ([], 0)
+            assert load.unkept(commits) == ([], [])
             print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
         place.whole()
     return unharmed

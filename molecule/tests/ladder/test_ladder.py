@@ -46,7 +46,7 @@ def test_the_database_gets_a_host_of_its_own(box, tier, make):
         load.await_service(time.time())
         requests, commits = load.requests(begun), load.commits(begun)
         assert [f"{r.kind}: {r.failure}" for r in requests if r.failure] == []
-        assert load.unkept(commits) == ([], 0)
+        assert load.unkept(commits) == ([], [])
         assert {c.server for c in early} == {place.address["box1"]} and commits[-1].server == place.address["db1"]
         assert set(pictures) <= set(load.uploads()) and pictures
         print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")

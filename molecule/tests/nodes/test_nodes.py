@@ -99,7 +99,7 @@ def unharmed(standing, load):
     yield
     load.await_service(time.time())
     assert [f"{r.kind}: {r.failure}" for r in load.requests(begun) if r.failure] == []
-    assert load.unkept(load.commits(begun)) == ([], 0)
+    assert load.unkept(load.commits(begun)) == ([], [])
 
 
 def test_an_app_host(standing, tier, visitor, unharmed):
