@@ -8,6 +8,7 @@ On every app host a writer commits rows through the pgpool there, one after anot
 that is acknowledged. Afterwards the databases are asked for all of them.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -448,7 +449,8 @@ class Load:
     def __init__(self, place, pace=1.0, connect=CONNECT):
         self.place = place
         self.clean()
-        place.sql("create table drill (id bigint primary key, app text not null)", owner=True)
+        # Not unique: a row that is written twice is to be seen.
+        place.sql("create table drill (id bigint not null, app text not null); create index on drill (id)", owner=True)
         password = secrets.token_urlsafe(12)
         app = place.groups["app"][0]
         place.on(app, f"echo {password} | /usr/local/bin/manage create_editor --username drill")
@@ -514,7 +516,7 @@ class Load:
         """(sentences about what was acknowledged since mark() and is not there, about entries that are there twice)."""
         place = self.place
         accepted = {text for v in self.visitors for text in v.accepted}
-        found = set(map(int, place.sql("select id from drill").split()))
+        found = collections.Counter(map(int, place.sql("select id from drill").split()))
         stamps = "|".join(v.stamp for v in self.visitors)
         entries = dict(line.split("|") for line in place.sql(
             f"select text, string_agg(concat_ws(' ', id, xmin, ctid), ', ') from ("
@@ -523,7 +525,8 @@ class Load:
         missing = files_missing(place, self.uploads(stamps))
         lost = [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found),
                 *(accepted - set(entries)), *set.intersection(*missing.values())]
-        return lost, [f"{text} as {rows}: {place.logged(text.split()[-1])}" for text, rows in entries.items() if ", " in rows]
+        return lost, [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}, {found[c.row]} times" for c in commits if found[c.row] > 1),
+                      *(f"{text} as {rows}: {place.logged(text.split()[-1])}" for text, rows in entries.items() if ", " in rows)]
 
     def unserved(self, since, without=(), held=()):
         """Who, since a moment, has not been answered at least twice, the last two times well; empty where all have.
