@@ -4,7 +4,7 @@ Fails when a step fails, and when a test was not run by every step it belongs to
 an empty run a success. Production is rehearsed on this machine: `default` builds it, and the scenarios after that run in
 alphabetical order on what it leaves standing. Those of the ladder come first, before anything else is built; staging comes last, rebuilt from the
 production that was broken and mended all the time. One at a time: on two cores, two tiers that are built or broken at once take longer than
-one after the other.
+one after the other. What needs no tier runs beside a step that leaves the processor idle, and is told about after it.
 """
 
 import ast
@@ -23,6 +23,7 @@ TESTS = ROOT / "molecule/tests"
 LEDGER = ROOT / ".state/tests.jsonl"
 BEFORE = {"ladder": "ladder", "shop": "ladder"}  # scenarios, in order: their environments
 AFTER = {"rehearsal": "staging", "parity": "staging"}
+BESIDE = {"platform": "static", "ladder": "build"}  # steps, and what runs beside them
 LONGEST = 30  # tests of which the summary says how long they took
 STANDING = ("ladder", "staging REHEARSE=1", "production REHEARSE=1")  # what the steps build
 
@@ -66,11 +67,13 @@ def steps():
 
     def molecule(name):
         return name, ["molecule", "test", "--destroy", "never", "-s", name], env_of((BEFORE | AFTER).get(name, "production"))
+    first, *before = BEFORE
     return [
         ("platform", make("up", "ENV=production", "REHEARSE=1"), env_of("production")),
         ("static", make("lint", "static", "ENV=local"), env_of("local")),
+        molecule(first),
         ("build", ["pytest", "-q", "molecule/tests/build"], env_of("local")),
-        *map(molecule, [*BEFORE, "default", *(name for name in scenarios() if name not in BEFORE | AFTER), *AFTER]),
+        *map(molecule, [*before, "default", *(name for name in scenarios() if name not in BEFORE | AFTER), *AFTER]),
     ]
 
 
@@ -100,33 +103,37 @@ def main():
     LEDGER.unlink(missing_ok=True)
     begun, timings, broken = time.monotonic(), [], None
     down()
-    # What needs no tier runs while the node image is made, in an environment of its own.
-    log = tempfile.TemporaryFile("w+")
-    [(command, variables)] = [rest for name, *rest in steps() if name == "static"]
-    static = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=dict(env, TEST_STEP="static", **variables))
+    running = {}  # step: (its process, where its output is kept)
 
-    def told():
-        """The exit code of the static step, once what it said is printed."""
-        code = static.wait()
+    def begin(name, output=None):
+        """Start a step."""
+        command, variables = commands[name]
+        return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=dict(env, TEST_STEP=name, **variables))
+
+    def finish(name):
+        """The exit code of a step that runs beside others, once what it said is printed."""
+        process, log = running.pop(name)
+        code = process.wait()
         log.seek(0)
         print(log.read(), end="", flush=True)
         return code
-    for name, command, variables in steps():
-        print(f"\n=== {name}: {' '.join(command)}", flush=True)
+    commands = {name: rest for name, *rest in steps()}
+    for name in commands:
+        print(f"\n=== {name}: {' '.join(commands[name][0])}", flush=True)
         start = time.monotonic()
-        if name == "static":
-            code = told()
-        else:
-            code = subprocess.run(command, cwd=ROOT, env=dict(env, TEST_STEP=name, **variables), check=False).returncode
+        if beside := BESIDE.get(name):
+            log = tempfile.TemporaryFile("w+")
+            running[beside] = begin(beside, log), log
+        code = finish(name) if name in running else begin(name).wait()
         timings.append((name, time.monotonic() - start))
         if code:
             broken = name
             break
     else:
         down()
-    if "static" not in dict(timings):
-        print("\n=== static", flush=True)
-        told()
+    for name in list(running):
+        print(f"\n=== {name}", flush=True)
+        finish(name)
 
     seen, counts, failures, took = outcomes()
     print("\n=== summary")
