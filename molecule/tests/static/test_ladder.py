@@ -113,6 +113,17 @@ def test_a_climb_that_was_cut_off_goes_on():
     assert climb.steps(then, then) == []
 
 
+def test_a_climb_that_was_cut_off_finishes_the_host_that_was_coming(live, monkeypatch, capsys):
+    """Its inventory has that host, and does not tell how far it has come."""
+    monkeypatch.setattr(climb, "facts_of", lambda _path: FACTS)
+    climb.begin(live, NAMES[0])
+    low, first = live.read_text(), climb.steps(climb.read(live), climb.read(RUNGS[NAMES[1]]))[0]
+    for text, expected in ((low, "make add-node"), (applied(low, first), "make converge")):
+        live.write_text(text)
+        assert climb.climb(live, NAMES[1], True) == 0
+        assert capsys.readouterr().out.startswith(expected)
+
+
 def test_new_votes_are_taken_one_by_one_and_first():
     low, top = climb.read(RUNGS[NAMES[0]]), climb.read(RUNGS[NAMES[-1]])
     assert climb.votes(low, low) == []
