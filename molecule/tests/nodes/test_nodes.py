@@ -195,6 +195,11 @@ def test_a_balancer(standing, tier, unharmed):
     try:
         while (holder := place.holder()) != node:
             place.on(holder, "systemctl start hand-over@nothing")
+        # As where it is the only one, and the first other one comes: what it gives up it has again, and visitors have waited.
+        for host in others:
+            place.on(host, "systemctl stop keepalived")
+        place.on(node, "systemctl start hand-over@alone")
+        assert place.holders() == [node]
     finally:
         for host in others:
             place.on(host, "systemctl start keepalived")
