@@ -2,12 +2,14 @@
 
 Fails when a step fails, and when a test was not run by every step it belongs to: several tools call
 an empty run a success. Production is rehearsed on this machine: `default` builds it, and the scenarios after that run in
-alphabetical order on what it leaves standing. Those of the ladder come first, before anything else is built; staging comes last, rebuilt from the
-production that was broken and mended all the time. One at a time: on two cores, two tiers that are built or broken at once take longer than
-one after the other. What needs no tier runs beside a step that leaves the processor idle, and is told about after it.
+alphabetical order on what it leaves standing. Staging comes last, rebuilt from the production that was broken and mended all the time.
+One at a time: on two cores, two tiers that are built or broken at once take longer than one after the other. But some steps wait most of the
+time, for a minute to pass or for Nagios: beside them runs what has a tier of its own or needs none, and it is told about after them.
 """
 
 import ast
+import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -21,9 +23,9 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = ROOT / "molecule/tests"
 LEDGER = ROOT / ".state/tests.jsonl"
-BEFORE = {"ladder": "ladder", "shop": "ladder"}  # scenarios, in order: their environments
-AFTER = {"rehearsal": "staging", "parity": "staging"}
-BESIDE = {"platform": "static", "ladder": "build"}  # steps, and what runs beside them
+ENVIRONMENTS = {"ladder": "ladder", "shop": "ladder", "rehearsal": "staging", "parity": "staging"}  # of scenarios; production is that of the others
+LAST = ["rehearsal", "parity"]  # scenarios, in order
+BESIDE = {"platform": ["static"], "backup": ["ladder"], "monitoring": ["shop", "build"]}  # steps, and what runs beside them, one after the other
 LONGEST = 30  # tests of which the summary says how long they took
 STANDING = ("ladder", "staging REHEARSE=1", "production REHEARSE=1")  # what the steps build
 
@@ -66,14 +68,12 @@ def steps():
         return ["make", "--no-print-directory", *words]
 
     def molecule(name):
-        return name, ["molecule", "test", "--destroy", "never", "-s", name], env_of((BEFORE | AFTER).get(name, "production"))
-    first, *before = BEFORE
+        return name, ["molecule", "test", "--destroy", "never", "-s", name], env_of(ENVIRONMENTS.get(name, "production"))
     return [
         ("platform", make("up", "ENV=production", "REHEARSE=1"), env_of("production")),
         ("static", make("lint", "static", "ENV=local"), env_of("local")),
-        molecule(first),
         ("build", ["pytest", "-q", "molecule/tests/build"], env_of("local")),
-        *map(molecule, [*before, "default", *(name for name in scenarios() if name not in BEFORE | AFTER), *AFTER]),
+        *map(molecule, ["default", *(name for name in scenarios() if name not in LAST), *LAST]),
     ]
 
 
@@ -101,39 +101,34 @@ def main():
     env = dict(os.environ, TEST_LEDGER=str(LEDGER))
     LEDGER.parent.mkdir(exist_ok=True)
     LEDGER.unlink(missing_ok=True)
-    begun, timings, broken = time.monotonic(), [], None
+    begun, timings, broken = time.monotonic(), [], []
     down()
-    running = {}  # step: (its process, where its output is kept)
-
-    def begin(name, output=None):
-        """Start a step."""
-        command, variables = commands[name]
-        return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=dict(env, TEST_STEP=name, **variables))
-
-    def finish(name):
-        """The exit code of a step that runs beside others, once what it said is printed."""
-        process, log = running.pop(name)
-        code = process.wait()
-        log.seek(0)
-        print(log.read(), end="", flush=True)
-        return code
     commands = {name: rest for name, *rest in steps()}
-    for name in commands:
-        print(f"\n=== {name}: {' '.join(commands[name][0])}", flush=True)
-        start = time.monotonic()
-        if beside := BESIDE.get(name):
-            log = tempfile.TemporaryFile("w+")
-            running[beside] = begin(beside, log), log
-        code = finish(name) if name in running else begin(name).wait()
+
+    def run(name, output=None):
+        """Run a step; its exit code."""
+        start, (command, variables) = time.monotonic(), commands[name]
+        code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, env=dict(env, TEST_STEP=name, **variables), check=False).returncode
         timings.append((name, time.monotonic() - start))
-        if code:
-            broken = name
+        return code
+
+    def say(name):
+        print(f"\n=== {name}: {' '.join(commands[name][0])}", flush=True)
+    for name in [name for name in commands if name not in itertools.chain(*BESIDE.values())]:
+        say(name)
+        with concurrent.futures.ThreadPoolExecutor(1) as aside:
+            others = {other: (log := tempfile.TemporaryFile("w+"), aside.submit(run, other, log)) for other in BESIDE.get(name, [])}
+            codes = {name: run(name)}
+        for other, (log, ended) in others.items():
+            say(other)
+            log.seek(0)
+            print(log.read(), end="", flush=True)
+            codes[other] = ended.result()
+        broken = [step for step, code in codes.items() if code]
+        if broken:
             break
     else:
         down()
-    for name in list(running):
-        print(f"\n=== {name}", flush=True)
-        finish(name)
 
     seen, counts, failures, took = outcomes()
     print("\n=== summary")
@@ -145,7 +140,7 @@ def main():
         print(f"failed: {failure}")
     never = sorted(existing() - seen)
     if broken:
-        print(f"The step '{broken}' failed; what it left stands for you to look at ({', '.join(f'make down ENV={name}' for name in STANDING)} remove it).")
+        print(f"Failed: {', '.join(broken)}; what it left stands for you to look at ({', '.join(f'make down ENV={name}' for name in STANDING)} remove it).")
     else:
         for test in never:
             print(f"never ran: {test}")

@@ -31,7 +31,7 @@ def test_one_host_is_everything(box, tier, visitor, make):
 
 
 def test_the_database_gets_a_host_of_its_own(box, tier, make):
-    """Nobody notices, and every row and every picture is there afterwards: those from before, and those of meanwhile."""
+    """Nobody notices, nor that the only balancer is restarted before; every row and every picture is there afterwards, those of meanwhile, too."""
     kept = "select md5(string_agg(s::text, ' ' order by s.id)) from budget_story s where title !~ '^drill '"
     before = box.sql(kept)
     with drill.Load(box, pace=0.5, connect=5.0) as load:
@@ -39,6 +39,9 @@ def test_the_database_gets_a_host_of_its_own(box, tier, make):
         begun = time.time()
         box.wait(lambda: len(load.commits(begun)) > 100 and load.uploads(), "rows and pictures")
         early, pictures = load.commits(begun), load.uploads()
+        started = box.on("box1", "systemctl show -P ActiveEnterTimestampMonotonic nginx")
+        box.on("box1", "systemctl start hand-over@nginx")
+        assert box.on("box1", "systemctl show -P ActiveEnterTimestampMonotonic nginx") != started
         done = make("climb", "RUNG=2-database-apart")
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
         load.place = place = drill.Place(tier.inventory)
