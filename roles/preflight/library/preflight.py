@@ -30,7 +30,7 @@ LOST = "what destroys one takes the other along"
 APART = {"monitor": {"lb": "both want the ports of the web"}, "backup": {"db": LOST, "media": LOST, "app": "both want the same ports"}}
 
 # Set by Ansible's users rather than read by a role.
-CONNECTION = re.compile(r"^(ansible_\w+|private_address|host_share)$")
+CONNECTION = re.compile(r"^(ansible_\w+|mitogen_\w+|private_address|host_share)$")
 
 
 def keys(node):

@@ -232,9 +232,11 @@ def make(log, build):
     install_packages(log, build["packages"])
     wheels = collect_wheels(log, build, unpacked)
     install_wheels(log, release / "venv", wheels)
-    collect_static(log, build, release)
-    compress_static(log, release / "static")
-    compile_bytecode(log, release)
+    with concurrent.futures.ThreadPoolExecutor(1) as aside:
+        compiled = aside.submit(compile_bytecode, log, release)
+        collect_static(log, build, release)
+        compress_static(log, release / "static")
+        compiled.result()
 
     described = json.dumps(manifest(log, build, release, wheels), indent=1, sort_keys=True) + "\n"
     (release / "manifest.json").write_text(described, encoding="utf-8")
