@@ -54,6 +54,15 @@ def test_no_variable_is_set_in_two_group_vars_files():
             seen[name] = path
 
 
+def test_every_fact_that_is_read_is_gathered():
+    """ansible_facts has what host_facts tells and nothing else; so nobody looks for a fact in all of it either."""
+    gathered = set(re.findall(r'^        "(\w+)":', (ROOT / "playbooks/library/host_facts.py").read_text(), re.M))
+    assert gathered
+    for path in [*group_files(), *TEMPLATES, *(ROOT / "roles").glob("*/*/*.yml"), *(ROOT / "playbooks").rglob("*.yml")]:
+        read = set(re.findall(r"\bansible_facts\b\.?(\w*)", path.read_text()))
+        assert read <= gathered, f"{path}: {read - gathered}"
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_environments_have_the_same_variables(environment):
     def names(env):
