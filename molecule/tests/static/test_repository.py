@@ -63,6 +63,13 @@ def test_every_fact_that_is_read_is_gathered():
         assert read <= gathered, f"{path}: {read - gathered}"
 
 
+def test_every_result_that_is_read_is_kept():
+    """Also by those who read it with a default."""
+    texts = [path.read_text() for path in [*group_files(), *TEMPLATES, *(ROOT / "roles").glob("*/*/*.yml"), *(ROOT / "playbooks").rglob("*.yml")]]
+    kept = {name for text in texts for name in re.findall(r"(?:register:|loop_var:|set) (__\w+)", text) + re.findall(r"(__\w+):", text)}
+    assert {name for text in texts for name in re.findall(r"\b__\w+", text) if not name.endswith("__")} - kept == set()
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_environments_have_the_same_variables(environment):
     def names(env):
