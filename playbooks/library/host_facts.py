@@ -10,7 +10,7 @@ DOCUMENTATION = """
 module: host_facts
 short_description: Tell a host's memory, its processors, and which interface has which address
 description:
-  - What plays gather (facts_modules in ansible.cfg), in a tenth of the time that ansible.builtin.setup takes for its smallest subsets with these.
+  - What plays gather (facts_modules in ansible.cfg), in a fifth of the time that ansible.builtin.setup takes for its smallest subsets with these.
 options: {}
 returned:
   ansible_facts: memtotal_mb, the memory in MiB; processor_vcpus, processors online; interfaces, as {IPv4 address: interface}.
