@@ -237,8 +237,8 @@ endif
 # ------------------------------------------------------------------ tests
 
 .PHONY: test verify lint static molecule bench lock
-test: ready ## Everything: lint, static tests, the tier in containers, and a closing count
-	@python molecule/run.py
+test: ready ## Everything: lint, static tests, the tier in containers, and a closing count; STEPS="static ladder": some of it, on what stands
+	@python molecule/run.py $(STEPS)
 
 verify: ready ## Run tests against ENV as it stands (not real hosts): make verify ENV=production REHEARSE=1 TESTS=drills
 ifneq ($(CONTAINERS),yes)

@@ -1,0 +1,110 @@
+"""The steps of `make test` as molecule/steps.yml declares them: their commands, their environments, and the tests that belong to each."""
+
+import ast
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import yaml
+
+from runner import plan, usage
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TESTS = ROOT / "molecule/tests"
+DECLARED = ROOT / "molecule/steps.yml"
+REHEARSED = ("production", "staging")  # environments of real hosts, which are containers here
+
+
+def scenarios() -> list[str]:
+    """The Molecule scenarios."""
+    return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+
+
+def load() -> dict[str, plan.Step]:
+    """{name: step} as declared. Raises ValueError where a scenario has no row or a row no command."""
+    steps = plan.declared(yaml.safe_load(DECLARED.read_text()))
+    if wrong := set(scenarios()) ^ (set(steps) - set(fixed())):
+        raise ValueError(f"molecule/steps.yml: {', '.join(sorted(wrong))}: a scenario without a row, or a row without a scenario")
+    return steps
+
+
+def learned(text: str, measured: dict[str, tuple[float, float | None]]) -> str:
+    """The text of steps.yml with other hints: {step: (seconds, processors, or None where that is unknown)}."""
+    for name, (seconds, cores) in measured.items():
+        text = re.sub(rf"(?m)^({re.escape(name)}: .*\bseconds: )[\d.]+", rf"\g<1>{seconds:.0f}", text)
+        if cores is not None:
+            text = re.sub(rf"(?m)^({re.escape(name)}: .*\bcores: )[\d.]+", rf"\g<1>{cores:.1f}", text)
+    return text
+
+
+def environment(name: str) -> dict[str, str]:
+    """What the steps of an environment find in theirs: where its inventory and its vault's password are."""
+    state = f".state/{name}-rehearsal" if name in REHEARSED else f".state/{name}"
+    inventory = f"{state}/inventory/{name}.yml" if name in REHEARSED else f"inventories/{name}.yml"
+    return {"ENV": name, "INVENTORY": str(ROOT / inventory), "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / state / "vault-password"), "MAKEFLAGS": ""}
+
+
+def fixed() -> dict[str, list[str]]:
+    """{step: command} of the steps that are no scenarios."""
+    make = ["make", "--no-print-directory"]
+    return {
+        "platform": [*make, "up", "ENV=production", "REHEARSE=1"],
+        "static": [*make, "lint", "static", "ENV=local"],
+        "build": ["pytest", "-q", "molecule/tests/build"],
+    }
+
+
+def command(step: plan.Step) -> tuple[list[str], dict[str, str]]:
+    """(command, variables) of a step."""
+    words = fixed().get(step.name, ["molecule", "test", "--destroy", "never", "-s", step.name])
+    return words, environment(next(iter(step.tiers), "local"))
+
+
+# ------------------------------------------------------------------ what the steps build
+
+def built(steps: list[plan.Step]) -> list[str]:
+    """The environments that steps build, as words of make; the one of local is nobody's to remove."""
+    names = dict.fromkeys(tier for step in reversed(steps) for tier in step.tiers if tier != "local")
+    return [f"ENV={name}{' REHEARSE=1' if name in REHEARSED else ''}" for name in names]
+
+
+def stands(words: str) -> bool:
+    """Whether there may be anything of an environment: what it keeps on this machine, or a container."""
+    name, rehearsed = words.removeprefix("ENV=").split()[0], "REHEARSE=1" in words
+    if (ROOT / f".state/{name}{'-rehearsal' if rehearsed else ''}").exists():
+        return True
+    if not shutil.which("docker"):
+        return False
+    found = subprocess.run([*usage.AS_ROOT, "docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={name}"], capture_output=True, check=False)
+    return bool(found.stdout)
+
+
+def down(environments: list[str]) -> list[str]:
+    """Remove those environments of which there is anything; those that could not be removed."""
+    return [words for words in environments if stands(words)
+            and subprocess.run(["make", "--no-print-directory", "down", *words.split()], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), check=False).returncode]
+
+
+# ------------------------------------------------------------------ the tests that belong to them
+
+def files() -> dict[str, list[pathlib.Path]]:
+    """{step: the files of its tests}; those of no step belong to "no step"."""
+    found = {name: sorted((TESTS / name).glob("test_*.py")) for name in ("static", "build")}
+    shared = yaml.safe_load((ROOT / ".config/molecule/config.yml").read_text())["verifier"]
+    for name in scenarios():
+        verifier = shared | ((yaml.safe_load((ROOT / f"molecule/{name}/molecule.yml").read_text()) or {}).get("verifier") or {})
+        directory = ROOT / "molecule" / name / verifier["directory"]
+        patterns = ["test_*.py", *verifier.get("additional_files_or_dirs", [])]
+        found[name] = sorted({path.resolve() for pattern in patterns for path in directory.resolve().glob(pattern)})
+    known = {path for paths in found.values() for path in paths}
+    return found | {"no step": sorted(set(TESTS.rglob("test_*.py")) - known)}
+
+
+def existing(names: list[str]) -> set[str]:
+    """Every test function of some steps, as "step path::name"; for all of the steps, those of no step are among them."""
+    found = files()
+    chosen = found if set(names) >= set(load()) else {name: found.get(name, []) for name in names}
+    return {f"{step} {path.relative_to(ROOT)}::{node.name}" for step, paths in chosen.items() for path in paths
+            for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
