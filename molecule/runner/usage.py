@@ -19,11 +19,14 @@ AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """Processor seconds since some moment in the past: of all processors (busy and idle), and of the containers of each environment."""
+    """Processor seconds since some moment in the past: of all processors (busy and idle), and of the containers of each environment.
+
+    tiers is {environment: seconds}; None as long as no container's counter was seen.
+    """
 
     busy: float
     idle: float
-    tiers: dict
+    tiers: dict | None
 
     def share_idle(self, before: "Moment") -> float:
         """The share of all processors that was idle since a moment before, from 0 to 1."""
@@ -32,9 +35,9 @@ class Moment:
 
     def used(self, before: "Moment", tiers: list[str]) -> float | None:
         """Processor seconds that the containers of some environments used since a moment before; None where nobody counts them."""
-        if self.tiers is None or before.tiers is None:
+        if self.tiers is None:
             return 0.0 if not tiers else None
-        return sum(self.tiers.get(tier, 0.0) - before.tiers.get(tier, 0.0) for tier in tiers)
+        return sum(self.tiers.get(tier, 0.0) - (before.tiers or {}).get(tier, 0.0) for tier in tiers)
 
 
 def machine(stat: str) -> tuple[float, float]:
