@@ -122,7 +122,8 @@ class Run:
         code = self.running.pop(step).returncode
         used = after.used(before, list(step.tiers))
         self.ended.append(Ended(slot, code, None if used is None else (used + spent) / max(slot.seconds, 0.01), after.share_idle(before)))
-        self.say(f"{step.name} {f'FAILED ({code})' if code > 0 else f'was ended by {signal.Signals(-code).name}' if code else 'ended well'} after {slot.seconds:.0f} s")
+        how = "ended well" if not code else f"FAILED ({code})" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+        self.say(f"{step.name} {how} after {slot.seconds:.0f} s")
         print(f"=== {step.name}: {' '.join(self.command(step)[0])}")
         print((self.directory / f"{step.name}.log").read_text(encoding="utf-8", errors="replace"), end="", flush=True)
         return step.name

@@ -72,5 +72,6 @@ def astray(ended: list[Ended], steps: list[plan.Step]) -> list[str]:
     hints = {step.name: step for step in steps}
     wrong = [one for one in ended if not one.code
              and abs(one.slot.seconds - hints[one.slot.name].seconds) > max(SECONDS, ASTRAY * hints[one.slot.name].seconds)]
-    said = ", ".join(f"{one.slot.name} {{seconds: {one.slot.seconds:.0f}, cores: {hints[one.slot.name].cores if one.cores is None else one.cores:.1f}}}" for one in wrong)
+    said = ", ".join(f"{one.slot.name} {{seconds: {one.slot.seconds:.0f}, cores: {hints[one.slot.name].cores if one.cores is None else one.cores:.1f}}}"
+                     for one in wrong)
     return [f"hints of molecule/steps.yml that were wrong (python molecule/run.py --learn replaces them): {said}"] if said else []
