@@ -42,9 +42,12 @@ def say(line):
     print(f"\n[{time.strftime('%H:%M:%S')}] {line}", flush=True)
 
 
-def perform(order, processors, everything):
-    """Run steps; print what they used; the names of those that failed, or the signal that ended the run. Removes what they build where that is everything."""
-    begun, environments = time.monotonic(), steps.built(order) if everything else []
+def perform(chosen, order, processors, everything):
+    """Run the chosen steps in an order; print what they used; the names of those that failed, or the signal that ended the run.
+
+    Removes what they build, before and after, where they are all there are.
+    """
+    begun, environments = time.monotonic(), steps.built(chosen) if everything else []
     os.environ["TEST_LEDGER"] = str(LEDGER)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     LEDGER.unlink(missing_ok=True)
@@ -60,7 +63,7 @@ def perform(order, processors, everything):
         idle = meter.moment().share_idle(first)
     MEASURED.write_text(json.dumps({one.slot.name: [one.slot.seconds, one.cores] for one in ended if not one.code}))
     print("\n=== summary")
-    print("\n".join(summary.measured(ended, order, processors, time.monotonic() - begun, idle)))
+    print("\n".join(summary.measured(ended, chosen, processors, time.monotonic() - begun, idle)))
     return [*broken, *(f"make down {words}" for words in left)]
 
 
@@ -94,15 +97,16 @@ def main():
         return 0
     try:
         declared = steps.load()
-        order = plan.ordered(plan.selected(declared, asked.steps or list(declared)), processors)
+        chosen = plan.selected(declared, asked.steps or list(declared))
+        order = plan.ordered(chosen, processors)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     if asked.plan:
-        print("\n".join(summary.planned(plan.simulated(order, processors), order, processors)))
+        print("\n".join(summary.planned(plan.simulated(order, processors), chosen, processors)))
         return 0
-    names = [step.name for step in order]
-    return conclude(names, perform(order, processors, set(names) == set(declared)))
+    names = [step.name for step in chosen]
+    return conclude(names, perform(chosen, order, processors, set(names) == set(declared)))
 
 
 if __name__ == "__main__":
