@@ -4,28 +4,48 @@ Mitogen pins its multiplexer to the first core and shares out the others. On a m
 that leaves one for everything else: the controller, all its workers and their ssh.
 Source: ansible_mitogen/affinity.py, FixedPolicy.
 
-It also looks for all installed collections in each worker that runs a module of one, 0.1 s of its time: here they are found once.
+It also looks for all installed collections for each task that runs a module of one, 0.1 s of its time: here they are found once.
 Source: ansible_mitogen/planner.py, _load_collections.
 
-Each task of each host is a worker of its own, which compiles every template and every condition that it meets, a quarter of its time:
-here Jinja's own cache keeps what it makes of them, for the next worker and the next run.
+Ansible forks a worker for every host of a task, a copy of the controller with 5,500 page faults, and Mitogen starts an event loop and a
+connection to its multiplexer in each. Here the hosts of a task are threads of the controller, on one connection. As a worker does, a thread
+copies the task, and sends its result through the queue, pickled. What has a time limit needs a process of its own, and is forked.
+Source: ansible/plugins/strategy/__init__.py, StrategyBase._queue_task; ansible/executor/process/worker.py, WorkerProcess.
+
+Ansible compiles every template and every condition anew for each task of each host, a quarter of its time:
+here Jinja's own cache keeps what it makes of them, for the next task and the next run.
 Source: https://jinja.palletsprojects.com/en/stable/api/#bytecode-cache
 
-And Python looks for garbage seldom, and not at all in what was there before a play: each worker is a copy of the controller, and to look at
-an object is to copy the page that it is on. A converge that changes nothing takes 15 % less with it.
+And Python looks for garbage seldom, and not at all in what was there before a play: most of that lives as long as the run.
 Source: https://docs.python.org/3/library/gc.html#gc.freeze
 """
 
+import contextlib
 import gc
+import json
+import os
 import pathlib
+import tempfile
+import threading
 
 import ansible.collections.list
 import ansible.release
 import ansible_mitogen.affinity
 import ansible_mitogen.loaders
+import ansible_mitogen.process
 import ansible_mitogen.strategy
 import jinja2
+import mitogen
+import mitogen.fork
+import mitogen.master
+from ansible._internal import _task
+from ansible._internal._errors._error_utils import result_dict_from_exception
 from ansible._internal._templating import _jinja_bits as bits
+from ansible._internal._templating._engine import TemplateEngine
+from ansible.executor.task_executor import TaskExecutor
+from ansible.executor.task_result import _RawTaskResult
+from ansible.plugins.loader import PluginLoader, get_plugin_loader_namespace
+from ansible_mitogen import module_finder
 
 ansible_mitogen.affinity.policy = ansible_mitogen.affinity.Policy()
 gc.set_threshold(100_000, 50, 100)  # objects, and younger collections, until the next one
@@ -38,8 +58,8 @@ class Kept:
 
     def __init__(self, environment, directory):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.cache = jinja2.FileSystemBytecodeCache(str(directory))
-        self.compile, self.compile_expression, self.expected = environment.compile, environment.compile_expression, None
+        self.cache, self.buckets = jinja2.FileSystemBytecodeCache(str(directory)), {}
+        self.compile, self.compile_expression, self.thread = environment.compile, environment.compile_expression, threading.local()
         environment.compile = lambda *source, **options: self.template(*source, **options)
         environment.compile_expression = lambda *source, **options: self.expression(*source, **options)
 
@@ -48,11 +68,13 @@ class Kept:
         context = bits._TemplateCompileContext.current(optional=True)
         depends = (kind, str(source), context and context.escape_backslashes, jinja2.__version__, ansible.release.__version__,
                    *(getattr(environment, name) for name in bits._TEMPLATE_OVERRIDE_FIELD_NAMES))
-        return self.cache.get_bucket(environment, repr(depends), None, str(source))
+        if depends not in self.buckets:
+            self.buckets[depends] = self.cache.get_bucket(environment, repr(depends), None, str(source))
+        return self.buckets[depends]
 
     def template(self, environment, source, *rest, **options):
         """In place of Environment.compile."""
-        bucket = self.expected
+        bucket = getattr(self.thread, "expected", None)
         if isinstance(source, str) and not rest and not options:
             bucket = self.bucket(environment, "template", source)
         if bucket is None:
@@ -66,23 +88,148 @@ class Kept:
         """In place of Environment.compile_expression, which parses, and has the result compiled as if it were a template."""
         bucket = self.bucket(environment, "expression", source)
         if bucket.code is None:
-            self.expected = bucket
+            self.thread.expected = bucket
             try:
                 return self.compile_expression(environment, source, undefined_to_none)
             finally:
-                self.expected = None  # where it could not be parsed
+                self.thread.expected = None  # where it could not be parsed
         template = environment.template_class.from_code(environment, bucket.code, environment.make_globals(None), None)
         return jinja2.environment.TemplateExpression(template, undefined_to_none)
 
 
-KEPT = Kept(bits.AnsibleEnvironment, pathlib.Path(__file__).parents[2] / ".state/templates")
+class Imports:
+    """Keeps in a file which modules each module imports: Mitogen compiles all of them in every run to see that.
+
+    The file: {name: [what was found, [[path of a file it depends on, nanoseconds of its last change], …]]}, for one version of Ansible and Mitogen.
+    """
+
+    def __init__(self, directory):
+        versions = "-".join([ansible.release.__version__, *map(str, mitogen.__version__)])
+        self.path, self.find_related, self.scan = directory / f"imports-{versions}.json", mitogen.master.ModuleFinder.find_related, module_finder.scan
+        try:
+            self.known = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none yet, or a run was cut off
+            self.known = {}
+        mitogen.master.ModuleFinder.find_related = lambda finder, name: self.related(finder, name)
+        module_finder.scan = self.scanned
+
+    def kept(self, name, found, paths):
+        """What is known under a name, or what is found now. paths: of what was found, the files that it depends on."""
+        with contextlib.suppress(KeyError, OSError):
+            result, files = self.known[name]
+            if all(os.stat(path).st_mtime_ns == changed for path, changed in files):
+                return result
+        result = found()
+        self.known[name] = result, [(path, os.stat(path).st_mtime_ns) for path in paths(result)]
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self.path.parent, delete=False) as file:
+            json.dump(self.known, file)
+        os.replace(file.name, self.path)
+        return result
+
+    def related(self, finder, name):
+        """In place of ModuleFinder.find_related, which is asked for modules of Ansible and Mitogen alone."""
+        return self.kept(f"related {name}", lambda: self.find_related(finder, name), lambda _names: [])
+
+    def scanned(self, module_name, module_path, search_path):
+        """In place of ansible_mitogen.module_finder.scan."""
+        found = self.kept(f"scan {module_name} {module_path} {search_path}", lambda: self.scan(module_name, module_path, search_path),
+                          lambda found: [module_path, *(path for _name, path, _package in found)])
+        return [tuple(one) for one in found]
+
+
+STATE = pathlib.Path(__file__).parents[2] / ".state"
+KEPT = Kept(bits.AnsibleEnvironment, STATE / "templates")
+IMPORTS = Imports(STATE)
+
+
+LOAD, LOADING = PluginLoader._load_module_source, threading.RLock()
+
+
+def load_module_source(loader, **names):
+    """In place of PluginLoader._load_module_source: no thread is given a plugin that another thread has not read to its end."""
+    with LOADING:
+        return LOAD(loader, **names)
+
+
+PluginLoader._load_module_source = load_module_source
+
+
+class SharedBinding(ansible_mitogen.process.ClassicBinding):
+    """The controller's connection to Mitogen's multiplexer, which all threads use. It ends with the play."""
+
+    def close(self):
+        """Leave the connection to the other threads."""
+
+
+class SharedModel(ansible_mitogen.process.WorkerModel):
+    """Mitogen's model of a worker, for a controller that is the only one."""
+
+    def __init__(self):
+        self.classic = ansible_mitogen.process.get_classic_worker_model()
+        self.binding = SharedBinding(self.classic)
+        os.register_at_fork(after_in_child=self.disown)
+
+    def on_strategy_start(self):
+        """Connect to the multiplexer, in the main thread: Mitogen ends a connection with the thread that made it."""
+        self.classic.get_binding("")
+
+    def on_strategy_complete(self):
+        """End the connection."""
+        self.classic.on_binding_close()
+
+    def get_binding(self, _inventory_name):
+        """The connection to the only multiplexer."""
+        return self.binding
+
+    def disown(self):
+        """Let a forked process make a connection of its own: the parent's threads are not in it."""
+        self.classic.router = self.classic.broker = self.classic.parent = self.classic.listener_path = None
+        mitogen.fork.on_fork()
+        if ansible_mitogen.process._worker_model is self:
+            ansible_mitogen.process._worker_model = self.classic
 
 
 class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)):
     """Tasks host by host in step, over Mitogen's connections."""
+
+    model = None  # of all plays
+
+    def __init__(self, tqm):
+        super().__init__(tqm)
+        self.slots = {}  # {id of the task that is executed: how many hosts may be at it}
 
     def run(self, iterator, play_context):
         """Run a play."""
         gc.collect()
         gc.freeze()
         return super().run(iterator, play_context)
+
+    def _get_worker_model(self):
+        StrategyModule.model = StrategyModule.model or SharedModel()
+        return StrategyModule.model
+
+    def _queue_task(self, host, task, task_vars, play_context):
+        """Start a thread that executes a task for a host."""
+        if task.timeout:
+            super()._queue_task(host, task, task_vars, play_context)
+            return
+        self._queued_task_cache[(host.name, task._uuid)] = {"host": host, "task": task, "task_vars": task_vars, "play_context": play_context}
+        self._tqm.send_callback("v2_runner_on_start", host, task)
+        self._pending_results += 1
+        slots = self.slots.get(task._uuid)
+        if slots is None:  # of another task: this is the first host of the next one
+            throttle = int(TemplateEngine(loader=self._loader, variables=task_vars).template(task.throttle))
+            self.slots = {task._uuid: (slots := threading.Semaphore(min(throttle or len(self._workers), len(self._workers))))}
+        threading.Thread(target=self.execute, args=(host, task, task_vars, play_context, slots), daemon=True).start()
+
+    def execute(self, host, task, task_vars, play_context, slots):
+        """Execute a task for a host and send the result. The task is copied: its fields take the host's values."""
+        own = task.copy(exclude_parent=True, exclude_tasks=True)
+        own._parent = task._parent
+        try:
+            with slots, _task.TaskContext(own):
+                result = TaskExecutor(host, own, task_vars, play_context, self._loader, get_plugin_loader_namespace(),
+                                      self._final_q, self._variable_manager).run()
+                self._final_q.send_task_result(_RawTaskResult(host=host, task=own, return_data=result, task_fields=own.dump_attrs()))
+        except BaseException as error:  # a result that cannot be pickled is one, too: the play awaits a result of every host
+            self._final_q.send_task_result(_RawTaskResult(host=host, task=own, return_data=result_dict_from_exception(error), task_fields={}))
