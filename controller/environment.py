@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import sys
 import sysconfig
 import tempfile
@@ -26,6 +27,8 @@ CONNECTION = {
 HARMLESS = {"ansible_ssh_retries", "ansible_ssh_pipelining", "ansible_ssh_timeout", "ansible_ssh_transfer_method"}  # a query does nothing of the kind
 PURE_LOOKUPS = {"vars", "varnames", "items", "dict", "list", "indexed_items", "nested", "subelements", "together", "flattened", "sequence",
                 "inventory_hostnames"}  # what they return is made of variables alone
+# What else may come to another thing the next time, though no file was changed: a clock, a die, a look at the disk.
+FICKLE = re.compile(rb"\bnow\s*\(|\|\s*(?:random|shuffle|realpath)\b|\bis\s+(?:not\s+)?(?:file|exists|directory|link|link_exists|mount|same_file)\b")
 
 
 class Unusable(Exception):
@@ -86,6 +89,14 @@ def fingerprint(inventory: pathlib.Path, over: tuple[str, ...], password: pathli
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
+def constant(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Path | None) -> bool:
+    """Whether the sources alone decide what the values are. An inventory that is a program, or asks a cloud, decides for itself."""
+    if not inventory.is_file() or os.access(inventory, os.X_OK) or re.search(rb"^plugin\s*:", inventory.read_bytes(), re.M):
+        return False
+    texts = [path.read_bytes() for path in sources(inventory, password) if path.suffix in (".yml", ".yaml", ".json", "") and path.is_file()]
+    return not any(word.startswith("@") for word in over) and not any(map(FICKLE.search, [*texts, *map(str.encode, over)]))
+
+
 # ------------------------------------------------------------------ making them
 
 def login(name: str, variables: dict, check_host_key: bool = True) -> Login:
@@ -104,6 +115,13 @@ def login(name: str, variables: dict, check_host_key: bool = True) -> Login:
         check_host_key=check_host_key if found["check_host_key"] is None else str(found["check_host_key"]).lower() not in ("false", "no", "0", "off"))
 
 
+@functools.cache
+def load_plugins() -> None:
+    """Let Ansible find filters and lookups; once in a process."""
+    from ansible.plugins.loader import init_plugin_loader
+    init_plugin_loader()
+
+
 def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Path | None) -> tuple[dict, bool]:
     """(groups and the values of each host, as the file keeps them; whether they may be kept), by Ansible's own classes.
 
@@ -115,7 +133,7 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
     from ansible.errors import AnsibleError
     from ansible.inventory.manager import InventoryManager
     from ansible.parsing.dataloader import DataLoader
-    from ansible.plugins.loader import init_plugin_loader, lookup_loader
+    from ansible.plugins.loader import lookup_loader
     from ansible.template import Templar, trust_as_template
     from ansible.vars.hostvars import HostVars
     from ansible.vars.manager import VariableManager
@@ -126,7 +144,7 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
         asked.add(plugin.removeprefix("ansible.builtin."))
         return get(plugin, *words, **options)
     try:
-        init_plugin_loader()
+        load_plugins()
         loader = DataLoader()
         loader.set_basedir(str(ROOT / "playbooks"))  # the group_vars beside an inventory are meant, not those of the directory this runs in
         constants.DEFAULT_VAULT_PASSWORD_FILE = None
@@ -153,7 +171,7 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
         raise Unusable(str(error)) from error
     finally:
         lookup_loader.get = get
-    return {"hosts": hosts, "groups": groups}, asked <= PURE_LOOKUPS and not any(word.startswith("@") for word in over)
+    return {"hosts": hosts, "groups": groups}, asked <= PURE_LOOKUPS
 
 
 # ------------------------------------------------------------------ keeping them
@@ -193,7 +211,7 @@ def load(inventory: str | os.PathLike, over: tuple[str, ...] = ()) -> Environmen
         if rendered is None:
             rendered, lasting = render(inventory, over, password)
             # What was changed meanwhile may be in the values, or not.
-            if lasting and fingerprint(inventory, over, password) == made_from:
+            if lasting and constant(inventory, over, password) and fingerprint(inventory, over, password) == made_from:
                 keep(path, made_from, rendered)
     except OSError as error:
         raise Unusable(str(error)) from error

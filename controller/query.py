@@ -26,5 +26,5 @@ def result(reply: ssh.Reply) -> dict:
 
 def ask(environment: Environment, sent: dict[str, str], function: str, arguments: dict[str, dict], within: float = 10.0) -> dict[str, dict]:
     """{host: result} of a function of the last of the modules that are sent, within so many seconds. arguments: {host: its keyword arguments}."""
-    sources = {name: ssh.program(sent, function, given) for name, given in arguments.items()}
+    sources = {name: ssh.program(sent, function, given, within) for name, given in arguments.items()}
     return {name: result(reply) for name, reply in ssh.run_all({name: environment.hosts[name].login for name in arguments}, sources, within).items()}

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import hashlib
 import json
+import math
 import os
 import pathlib
 import select
@@ -22,7 +23,8 @@ GREETING = b"reached\n"
 # The host's shell says that it was reached, before sudo and Python take their time.
 COMMAND = "echo reached; exec sudo -H -n -u root /usr/bin/python3 -I -S -"
 PROGRAM = """
-import json, sys, types
+import json, signal, sys, types
+signal.alarm({seconds})  # nobody waits for it any longer
 modules, function, arguments = json.loads({given!r})
 for name, source in modules:
     module = sys.modules[name] = types.ModuleType(name)
@@ -91,9 +93,12 @@ def options(login: Login, path: pathlib.Path | None) -> list[str]:
     return [*words, "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", login.address]
 
 
-def program(modules: dict[str, str], function: str, arguments: dict) -> bytes:
-    """Source for a bare Python: it calls a function of the last of some modules, {name: source}, and prints what that returns as JSON."""
-    return PROGRAM.format(given=json.dumps([list(modules.items()), function, arguments])).encode()
+def program(modules: dict[str, str], function: str, arguments: dict, within: float) -> bytes:
+    """Source for a bare Python: it calls a function of the last of some modules, {name: source}, and prints what that returns as JSON.
+
+    It ends a moment after so many seconds, whatever it is at.
+    """
+    return PROGRAM.format(seconds=math.ceil(within) + 1, given=json.dumps([list(modules.items()), function, arguments])).encode()
 
 
 def read(process: subprocess.Popen, until: float, greeted_by: float) -> tuple[bytes, bool]:

@@ -1,14 +1,15 @@
-"""What a host does for the tier, and what is wrong with it. It needs no Ansible on the host: `make status` sends it to a bare Python."""
+"""What a host does for the tier, and what is wrong with it. It needs no Ansible on the host: `make status` sends it to a bare Python.
 
-import concurrent.futures
-import http.client
+Starting Python and importing modules is most of what a look costs a host: http.client, concurrent.futures and shutil alone were half of it.
+"""
+
 import json
 import os
 import pathlib
 import re
-import shutil
 import socket
 import subprocess
+import threading
 import time
 
 from ansible.module_utils.perlbal import console
@@ -37,16 +38,22 @@ BACKED_UP = {"media-backup.timer", "pgbackrest"}
 
 
 def http_get(address, port, path, within=ANSWER_S):
-    """(status, body) of a request; (None, reason) if there is no answer within so many seconds."""
-    connection = http.client.HTTPConnection(address, port, timeout=within)
+    """(status, body) of a request, by HTTP/1.0: the body ends where the connection does. (None, reason) if there is no answer within so many seconds."""
+    until, said = time.monotonic() + within, b""
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
+        with socket.create_connection((address, int(port)), timeout=within) as connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\n\r\n".encode())
+            while True:
+                connection.settimeout(max(0.001, until - time.monotonic()))
+                more = connection.recv(65536)
+                if not more:
+                    break
+                said += more
+    except OSError as error:
         return None, str(error)
-    finally:
-        connection.close()
+    head, _end, body = said.partition(b"\r\n\r\n")
+    status = re.match(rb"HTTP/\S+ (\d{3})\b", head)
+    return (int(status[1]), body.decode(errors="replace")) if status else (None, "no answer by HTTP")
 
 
 def json_get(address, port, path, within=ANSWER_S):
@@ -96,6 +103,36 @@ def size(path):
         return 0
 
 
+class Later:
+    """What a function returns, which runs meanwhile in a thread of its own."""
+
+    def __init__(self, function, *words):
+        self.found, self.error = None, None
+        self.thread = threading.Thread(target=self.run, args=(function, words), daemon=True)
+        self.thread.start()
+
+    def run(self, function, words):
+        """Keep what it returns or raises."""
+        try:
+            self.found = function(*words)
+        except Exception as error:  # raised where the result is asked for
+            self.error = error
+
+    def result(self):
+        """What it returned, once it has. Raises what it raised."""
+        self.thread.join()
+        if self.error:
+            raise self.error
+        return self.found
+
+
+def active(listed):
+    """({name: state} of units that are loaded, names of those that failed), from what systemctl list-units prints."""
+    rows = [line.split(None, 4)[:4] for line in listed.splitlines() if line.strip()]
+    states = {row[0]: row[2] for row in rows}
+    return states, {name for name, state in states.items() if state == "failed"}
+
+
 class Host:
     """This host, with what is found out about it."""
 
@@ -103,12 +140,11 @@ class Host:
         self.members, self.facts = members, facts
         self.names = {address: name for name, address in members["all"].items()}
         self.does, self.sees, self.wrong, self.raw, self.asked = {}, {}, [], {}, []
-        self.workers = concurrent.futures.ThreadPoolExecutor(32)
 
     def uses(self, pool, group, addresses, answers):
         """Ask everybody in a pool of this host's, without waiting; answers(address) tells whether one answers."""
         addresses = list(dict.fromkeys(addresses))
-        self.asked.append((pool, self.members[group], addresses, [self.workers.submit(answers, a) for a in addresses]))
+        self.asked.append((pool, self.members[group], addresses, [Later(answers, a) for a in addresses]))
 
     def heard(self):
         """Note who answered, and complain where the inventory says otherwise or one is silent."""
@@ -120,25 +156,29 @@ class Host:
 
     def services(self, units):
         """Every unit that has to be active, and those that failed."""
-        states = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True, check=False).stdout.split()
-        down = {unit if "." in unit else f"{unit}.service" for unit, state in zip(units, states) if state not in ("active", "reloading")}
-        failed = {line.split()[0] for line in output("systemctl", "--failed", "--plain", "--no-legend").splitlines()}
+        states, failed = active(subprocess.run(["systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--no-pager"],
+                                               capture_output=True, text=True, check=True).stdout)
+        named = {unit if "." in unit else f"{unit}.service" for unit in units}
+        down = {unit for unit in named if states.get(unit) not in ("active", "reloading")}
         self.wrong += [f"{unit} {'failed' if unit in failed else 'is not running'}: systemctl status {unit}" for unit in sorted(failed | down)]
 
     def disks(self):
         """The file systems that can fill up."""
         for place in sorted({str(p) for p in map(pathlib.Path, ["/", "/var", self.facts["site_root"]]) if p.is_mount()}):
-            usage = shutil.disk_usage(place)
-            if usage.used / (usage.used + usage.free) > DISK_FULL:
-                self.wrong.append(f"{place} is {100 * usage.used // (usage.used + usage.free)} % full")
+            disk = os.statvfs(place)
+            used = disk.f_blocks - disk.f_bfree
+            if used / (used + disk.f_bavail) > DISK_FULL:
+                self.wrong.append(f"{place} is {100 * used // (used + disk.f_bavail)} % full")
 
     def logs(self):
         """Whether its log lines reach the monitors."""
         monitors = {name: address for name, address in self.members["monitor"].items() if address != self.facts["address"]}
-        begun = output("systemctl", "show", "--property=ActiveEnterTimestampMonotonic", "--value", "rsyslog").strip()
-        self.raw["logs"] = {"seconds": time.clock_gettime(time.CLOCK_MONOTONIC) - int(begun or 0) / 1_000_000,
-                            "to": {name: bool(output("ss", "-Htn", "state", "established", "dst", f"{address}:{self.facts['log_port']}"))
-                                   for name, address in monitors.items()}}
+        sent = {name: bool(output("ss", "-Htn", "state", "established", "dst", f"{address}:{self.facts['log_port']}")) for name, address in monitors.items()}
+        self.raw["logs"] = {"seconds": None, "to": sent}
+        # Only then does it matter how long it has had to find the others: to itself, and to those whose lines do not come.
+        if not all(sent.values()) or self.facts["address"] in self.members["monitor"].values():
+            begun = output("systemctl", "show", "--property=ActiveEnterTimestampMonotonic", "--value", "rsyslog").strip()
+            self.raw["logs"]["seconds"] = time.clock_gettime(time.CLOCK_MONOTONIC) - int(begun or 0) / 1_000_000
         for name in monitors:
             waiting = sum(map(size, pathlib.Path("/var/spool/rsyslog").glob(f"to-{name}.0*")))
             if waiting > LOGS_WAIT:
@@ -176,7 +216,7 @@ class Host:
         """An app host: the site's own word, its pgpool, its caches, and where its uploads go."""
         facts = self.facts
         site = json.loads(pathlib.Path(f"/etc/{facts['site_name']}/site.json").read_text(encoding="utf-8"))
-        said = self.workers.submit(json_get, facts["address"], facts["app_port"], "/-/health", SITE_S)
+        said = Later(json_get, facts["address"], facts["app_port"], "/-/health", SITE_S)
         self.uses("caches", "cache", [one.rsplit(":", 1)[0] for one in site["caches"]], lambda a: memcached(a, facts["cache_port"]))
         self.uses("uploads", "media", [one.rsplit(":", 1)[0] for one in site["media"]["hosts"]], lambda a: connects(a, facts["media_upload_port"]))
         nodes = [line.split() for line in output("pcp_node_info", "-h", "127.0.0.1", "-U", "follow", "-w", "-a",
