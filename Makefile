@@ -138,7 +138,7 @@ reboot upgrade: override REBOOT = python playbooks/locked.py $(INVENTORY) 'make 
 	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e "$$VARS")
 
 # Verbs that ask hosts past Ansible: the package controller/ is imported from here.
-status logs: export PYTHONPATH := $(CURDIR)
+status logs releases: export PYTHONPATH := $(CURDIR)
 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
 	@python playbooks/status.py $(INVENTORY) $(if $(VARS),-e "$$VARS")

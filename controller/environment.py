@@ -74,8 +74,9 @@ def sources(inventory: pathlib.Path, password: pathlib.Path | None) -> list[path
     trees += [ROOT / "playbooks/filter_plugins", ROOT / "playbooks/module_utils", ROOT / "plugins", ROOT / "controller"]
     found = [inventory, ROOT / DECLARED, pathlib.Path(os.environ.get("ANSIBLE_CONFIG") or ROOT / "ansible.cfg"), *([password] if password else [])]
     for tree in trees:
-        for directory, _below, names in os.walk(tree, followlinks=True):
-            found += [pathlib.Path(directory, name) for name in names if not name.endswith((".pyc", ".swp", "~"))]
+        for directory, below, names in os.walk(tree, followlinks=True):
+            below[:] = [name for name in below if name != "__pycache__"]
+            found += [pathlib.Path(directory, name) for name in names]
     return sorted(set(found))
 
 

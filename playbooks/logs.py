@@ -63,7 +63,7 @@ def main():
         return 2
     # The monitors keep the lines of all; where there is none, each host keeps its own.
     arguments = {name: asked_for | {"directory": tier.hosts[name].values["log_dir"]} for name in tier.groups.get("monitor") or tier.hosts}
-    lines, missing = page(query.ask(tier, query.modules("log_search"), "found", arguments, SEARCH_S))
+    lines, missing = page(query.ask(tier, query.modules("log_search"), "result", arguments, SEARCH_S))
     print(*lines, sep="\n", end="\n" if lines else "")
     if not lines:
         missing.append("no such line")

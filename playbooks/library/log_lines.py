@@ -2,7 +2,7 @@
 """Find lines in the logs that a host keeps of all."""
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.log_search import found
+from ansible.module_utils.log_search import result
 
 DOCUMENTATION = """
 module: log_lines
@@ -34,7 +34,7 @@ def main():
         "since": {"type": "float", "default": 0},
         "most": {"type": "int", "default": 10000},
     })
-    module.exit_json(changed=False, **found(**module.params))
+    module.exit_json(changed=False, **result(**module.params))
 
 
 if __name__ == "__main__":

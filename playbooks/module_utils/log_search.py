@@ -64,7 +64,7 @@ def search(directory, request="", host="", unit="", since=0, most=10000):
     return [text for _at, _count, text in sorted(newest)], count - len(newest)
 
 
-def found(**asked):
+def result(**asked):
     """The same, as the module log_lines returns it."""
     lines, left_off = search(**asked)
     return {"lines": lines, "left_off": left_off}

@@ -121,7 +121,7 @@ def stand(address="app1"):
 
 
 @pytest.mark.parametrize("dead", ["exec sleep 60", "echo reached; exit 255", "exit 255"])
-def test_a_connection_that_leads_nowhere_is_made_anew(fake, monkeypatch, dead):
+def test_a_connection_that_leads_nowhere_is_replaced(fake, monkeypatch, dead):
     monkeypatch.setattr(ssh, "GREETING_S", 0.3)
     fake("app1.1", dead)
     fake("app1", "echo reached; cat")
