@@ -25,6 +25,8 @@ CONNECTION = {
     "check_host_key": ("ansible_host_key_checking", "ansible_ssh_host_key_checking"),
 }
 HARMLESS = {"ansible_ssh_retries", "ansible_ssh_pipelining", "ansible_ssh_timeout", "ansible_ssh_transfer_method"}  # a query does nothing of the kind
+# Settings of how tasks are run and shown, and of no value: verbs and tests differ in them.
+INDIFFERENT = {"ANSIBLE_STRATEGY", "ANSIBLE_DEPRECATION_WARNINGS", "ANSIBLE_NOCOLOR", "ANSIBLE_FORCE_COLOR"}
 PURE_LOOKUPS = {"vars", "varnames", "items", "dict", "list", "indexed_items", "nested", "subelements", "together", "flattened", "sequence",
                 "inventory_hostnames"}  # what they return is made of variables alone
 # What else may come to another thing the next time, though no file was changed: a clock, a die, a look at the disk.
@@ -83,7 +85,7 @@ def sources(inventory: pathlib.Path, password: pathlib.Path | None) -> list[path
 def fingerprint(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Path | None) -> str:
     """A name for all that the values are made from: another one as soon as any of it changes. Raises OSError."""
     packages = pathlib.Path(sysconfig.get_path("purelib"))
-    settings = {name: value for name, value in os.environ.items() if name.startswith("ANSIBLE_") or name in ("HOME", "USER")}
+    settings = {name: value for name, value in os.environ.items() if (name.startswith("ANSIBLE_") and name not in INDIFFERENT) or name in ("HOME", "USER")}
     made_from = [sys.version, str(ROOT), str(inventory.resolve()), list(over), sorted(settings.items()),
                  sorted(path.name for pattern in ("ansible*.dist-info", "jinja2*.dist-info") for path in packages.glob(pattern)),
                  [(str(path), hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None) for path in sources(inventory, password)]]

@@ -81,6 +81,14 @@ def test_any_change_renders_again(checkout, renders, change, monkeypatch):
     assert len(renders) == 2
 
 
+def test_how_tasks_are_run_and_shown_is_no_change(checkout, renders, monkeypatch):
+    load(checkout)
+    for name in environment.INDIFFERENT:
+        monkeypatch.setenv(name, "x")
+    load(checkout)
+    assert len(renders) == 1
+
+
 def test_variables_that_are_laid_over_render_again(checkout, renders):
     load(checkout)
     load(checkout, "one=2")
