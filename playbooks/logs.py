@@ -1,19 +1,17 @@
 """Print lines of all hosts' logs in the order of time.
 
-    logs.py INVENTORY REQUEST HOST UNIT SINCE [OPTION OF ANSIBLE-PLAYBOOK …]
+    logs.py INVENTORY REQUEST HOST UNIT SINCE [-e VARIABLES]
 
 What is not asked for is empty. Exits with 1 where no line was found or a host did not tell, with 2 where none could be asked.
 """
 
 import datetime
-import json
-import pathlib
 import re
 import sys
 
-from status import ask
+from controller import environment, query
 
-PLAYBOOK = pathlib.Path(__file__).with_name("logs.yml")
+SEARCH_S = 120.0  # seconds a host has to search what it keeps: a month of everybody's lines
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
@@ -27,7 +25,7 @@ def moment(words, now):
 
 
 def asked(request, host, unit, since, now):
-    """The variables of logs.yml. Raises ValueError with a sentence."""
+    """What log_search.search is asked for. Raises ValueError with a sentence."""
     if not any((request, host, unit, since)):
         raise ValueError("What for? make logs REQUEST=id, HOST=app1, UNIT=apache2, SINCE=30m, or several of them.")
     for name, words in (("REQUEST", request), ("HOST", host), ("UNIT", unit)):
@@ -37,7 +35,7 @@ def asked(request, host, unit, since, now):
         found = moment(since, now)
     except ValueError:
         raise ValueError(f'SINCE={since} is no moment: SINCE=30m, 2h or 1d ago, or SINCE="2026-11-25 18:00" (UTC).') from None
-    return {"logs_request": request, "logs_host": host, "logs_unit": unit, "logs_since": found}
+    return {"request": request, "host": host, "unit": unit, "since": found}
 
 
 def page(hosts):
@@ -58,11 +56,14 @@ def main():
         sys.exit(__doc__)
     inventory, *words = sys.argv[1:6]
     try:
-        variables = asked(*words, datetime.datetime.now(datetime.timezone.utc))
-    except ValueError as reason:
+        asked_for = asked(*words, datetime.datetime.now(datetime.timezone.utc))
+        tier = environment.load(inventory, environment.laid_over(sys.argv[6:]))
+    except (ValueError, environment.Unusable) as reason:
         print(reason, file=sys.stderr)
         return 2
-    lines, missing = page(ask(inventory, PLAYBOOK, [*sys.argv[6:], "-e", json.dumps(variables)]))
+    # The monitors keep the lines of all; where there is none, each host keeps its own.
+    arguments = {name: asked_for | {"directory": tier.hosts[name].values["log_dir"]} for name in tier.groups.get("monitor") or tier.hosts}
+    lines, missing = page(query.ask(tier, query.modules("log_search"), "result", arguments, SEARCH_S))
     print(*lines, sep="\n", end="\n" if lines else "")
     if not lines:
         missing.append("no such line")

@@ -6,12 +6,10 @@ Exits with 1 where hosts serve different releases or one did not answer, with 2 
 """
 
 import json
-import pathlib
 import sys
 
-from status import ask, table
-
-PLAYBOOK = pathlib.Path(__file__).with_name("releases.yml")
+from controller import environment, query
+from status import table
 
 
 def entries(hosts):
@@ -50,7 +48,13 @@ def main():
     """Print the page."""
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    text, one = page(ask(sys.argv[1], PLAYBOOK))
+    try:
+        tier = environment.load(sys.argv[1])
+    except environment.Unusable as reason:
+        print(reason, file=sys.stderr)
+        return 2
+    arguments = {name: {"root": tier.hosts[name].values["status_facts"]["site_root"]} for name in tier.groups["app"]}
+    text, one = page(query.ask(tier, query.modules("release_log"), "read", arguments))
     print(text)
     return 0 if one else 1
 

@@ -1,17 +1,16 @@
 """Show what every host of a tier does, and what is wrong with it, as one page.
 
-    status.py INVENTORY [OPTION OF ANSIBLE-PLAYBOOK …]
+    status.py INVENTORY [-e VARIABLES]
 
-Exits with 1 where something is wrong, with 2 where the hosts could not be asked.
+Exits with 1 where something is wrong, with 2 where the hosts could not be asked. The monitor's page is judged by this file, too
+(roles/status_page): outside main() it needs nothing but Python.
 """
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
-PLAYBOOK = pathlib.Path(__file__).with_name("status.yml")
 # A host that is off or frozen may not hold up what the others say: no connection is shared, and none is waited for.
 SSH = "-o ControlMaster=no -o ControlPath=none -o PreferredAuthentications=publickey -o ConnectTimeout=2"
 
@@ -120,17 +119,31 @@ def answers(inventory, playbook, options=(), **environment):
     return tasks
 
 
-def ask(inventory, playbook=PLAYBOOK, options=(), **environment):
+def ask(inventory, playbook, options=(), **environment):
     """The same for a playbook of one task, as {name: result}."""
     [hosts] = answers(inventory, playbook, options, **environment).values()
     return hosts
 
 
+def asked(environment):
+    """What every host of an environment says of itself, as {name: what host_status returns, or why it did not answer}."""
+    from controller import query
+    arguments = {name: {"name": name, "groups": environment.groups, "addresses": host.values["status_addresses"], "facts": host.values["status_facts"]}
+                 for name, host in environment.hosts.items()}
+    return query.ask(environment, query.modules("perlbal", "host_look"), "look", arguments)
+
+
 def main():
     """Print the page."""
+    from controller import environment
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    text, wrong = page(ask(sys.argv[1], options=sys.argv[2:]))
+    try:
+        tier = environment.load(sys.argv[1], environment.laid_over(sys.argv[2:]))
+    except environment.Unusable as reason:
+        print(reason, file=sys.stderr)
+        return 2
+    text, wrong = page(asked(tier))
     print(text)
     return 1 if wrong else 0
 

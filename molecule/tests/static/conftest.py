@@ -1,7 +1,10 @@
-"""The repository's own modules import what Ansible brings to a host with them."""
+"""The repository's own modules import what Ansible brings to a host with them; what runs on the operator's machine is imported from the root."""
 
 import pathlib
+import sys
 
 import ansible.module_utils
 
-ansible.module_utils.__path__.append(str(pathlib.Path(__file__).resolve().parents[3] / "playbooks/module_utils"))
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+ansible.module_utils.__path__.append(str(ROOT / "playbooks/module_utils"))
+sys.path.insert(0, str(ROOT))

@@ -2,7 +2,6 @@
 
 import datetime
 import gzip
-import importlib.util
 import os
 import sys
 
@@ -12,10 +11,8 @@ from test_repository import ROOT
 
 sys.path.insert(0, str(ROOT / "playbooks"))
 import logs
+from ansible.module_utils import log_search
 
-spec = importlib.util.spec_from_file_location("log_lines", ROOT / "playbooks/library/log_lines.py")
-log_lines = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(log_lines)
 
 ID = "0123456789abcdef0123456789abcdef"
 NOW = datetime.datetime(2026, 11, 25, 18, 0, tzinfo=datetime.timezone.utc)
@@ -43,30 +40,30 @@ def store(tmp_path):
 
 
 def test_a_request_is_found_on_every_host_in_the_order_of_time(store):
-    assert log_lines.search(store, request=ID) == ([DB[0], APP[0], LB[0]], 0)
+    assert log_search.search(store, request=ID) == ([DB[0], APP[0], LB[0]], 0)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [
     ({"host": "app1"}, APP), ({"host": "app*"}, APP), ({"host": "app"}, []), ({"unit": "nginx"}, [LB[0], LB[1]]), ({"unit": "nginx-access"}, [LB[0]]),
     ({"host": "lb1", "unit": "apache2"}, []), ({"host": "lb1", "since": (NOW + datetime.timedelta(seconds=5)).timestamp()}, [LB[1]])])
 def test_lines_are_chosen_by_host_name_and_time(store, asked, expected):
-    assert log_lines.search(store, **asked) == (expected, 0)
+    assert log_search.search(store, **asked) == (expected, 0)
 
 
 def test_a_file_that_ended_before_is_not_read(store):
     os.utime(store / "lb1.log", (1, 1))
-    assert log_lines.files(store, "lb1", 2) == []
-    assert log_lines.search(store, host="lb1", since=0)[0]
+    assert log_search.files(store, "lb1", 2) == []
+    assert log_search.search(store, host="lb1", since=0)[0]
 
 
 def test_the_newest_are_kept_where_there_are_too_many(store):
-    assert log_lines.search(store, host="lb1", most=2) == (LB[:2], 1)
+    assert log_search.search(store, host="lb1", most=2) == (LB[:2], 1)
 
 
 def test_a_compressed_file_that_is_being_written_ends_where_it_ends(store):
     path = store / "db1.log.2.gz"
     path.write_bytes(path.read_bytes()[:-6])
-    assert log_lines.search(store, host="db1") == (DB, 0)
+    assert log_search.search(store, host="db1") == (DB, 0)
 
 
 @pytest.mark.parametrize(("words", "seconds"), [("", None), ("30m", 1800), ("2h", 7200), ("1d", 86400), ("2026-11-25 17:30", 1800), ("2026-11-25T17:30", 1800)])
@@ -83,8 +80,7 @@ def test_what_cannot_be_asked_is_refused(words, sentence):
 
 
 def test_what_is_asked():
-    assert logs.asked(ID, "app1", "", "1h", NOW) == {
-        "logs_request": ID, "logs_host": "app1", "logs_unit": "", "logs_since": NOW.timestamp() - 3600}
+    assert logs.asked(ID, "app1", "", "1h", NOW) == {"request": ID, "host": "app1", "unit": "", "since": NOW.timestamp() - 3600}
 
 
 def test_lines_of_several_hosts_are_one_story_and_the_silent_are_named():

@@ -7,6 +7,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "playbooks"))
 import releases
+from ansible.module_utils import release_log
 
 
 def said(release, *entries):
@@ -36,3 +37,11 @@ def test_different_releases_and_silent_hosts_fail():
     assert not releases.page({"app1": said("a"), "app2": said("b")})[1]
     text, one = releases.page({"app1": said("a"), "app2": {"unreachable": True}})
     assert not one and "app2 does not answer" in text
+
+
+def test_a_host_reads_what_it_serves_and_its_log(tmp_path):
+    log = tmp_path / "releases.jsonl"
+    assert release_log.read(tmp_path, log)["stdout"].split() == ["none"]
+    (tmp_path / "current").symlink_to("releases/a")
+    log.write_text(json.dumps(entry(1, "a", "live")) + "\n")
+    assert releases.entries({"app1": release_log.read(tmp_path, log)}) == ([entry(1, "a", "live")], {"app1": "a"})

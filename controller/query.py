@@ -1,0 +1,30 @@
+"""Ask hosts with a function that needs nothing but Python there, and give their answers the form of Ansible's results."""
+
+import json
+import pathlib
+
+from controller import ssh
+from controller.environment import ROOT, Environment
+
+UTILS = ROOT / "playbooks/module_utils"  # functions that playbooks share with the verbs
+
+
+def modules(*names: str) -> dict[str, str]:
+    """{name by which it is imported: source} of modules of playbooks/module_utils."""
+    return {f"ansible.module_utils.{name}": pathlib.Path(UTILS, f"{name}.py").read_text(encoding="utf-8") for name in names}
+
+
+def result(reply: ssh.Reply) -> dict:
+    """What a function returned on a host; where it did not, the reason under "msg", and "unreachable" where the host was not reached."""
+    if reply.state is ssh.State.ANSWERED:
+        try:
+            return json.loads(reply.output)
+        except ValueError:
+            return {"failed": True, "msg": f"what it answers is no JSON: {reply.output[:200].decode(errors='replace')}"}
+    return {"failed": True, "msg": reply.reason} | ({"unreachable": True} if reply.state is ssh.State.UNREACHABLE else {})
+
+
+def ask(environment: Environment, sent: dict[str, str], function: str, arguments: dict[str, dict], within: float = 10.0) -> dict[str, dict]:
+    """{host: result} of a function of the last of the modules that are sent, within so many seconds. arguments: {host: its keyword arguments}."""
+    sources = {name: ssh.program(sent, function, given, within) for name, given in arguments.items()}
+    return {name: result(reply) for name, reply in ssh.run_all({name: environment.hosts[name].login for name in arguments}, sources, within).items()}

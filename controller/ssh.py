@@ -1,0 +1,174 @@
+"""Run one program on many hosts at once, over OpenSSH, as Ansible would log in; connections are kept between verbs."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import enum
+import hashlib
+import json
+import math
+import os
+import pathlib
+import select
+import shlex
+import subprocess
+import tempfile
+import time
+
+CONNECT_S = 2      # seconds a host has to take a connection and to say that it speaks SSH
+GREETING_S = 2.0   # seconds in which a host answers on a connection that stands
+KEPT_S = 300       # seconds for which a connection stands unused
+LONGEST_PATH = 86  # bytes of a socket's path: 108, less what OpenSSH appends while it makes one
+GREETING = b"reached\n"
+# The host's shell says that it was reached, before sudo and Python take their time.
+COMMAND = "echo reached; exec sudo -H -n -u root /usr/bin/python3 -I -S -"
+PROGRAM = """
+import json, signal, sys, types
+signal.alarm({seconds})  # nobody waits for it any longer
+modules, function, arguments = json.loads({given!r})
+for name, source in modules:
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
+json.dump(getattr(module, function)(**arguments), sys.stdout)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Login:
+    """How to log in to a host. arguments: further ones of ssh, as a shell would split them; check_host_key: whether an unknown key is refused."""
+
+    address: str
+    port: int | None = None
+    user: str | None = None
+    key: str | None = None
+    arguments: str = ""
+    check_host_key: bool = True
+
+
+class State(enum.Enum):
+    """How a host took a program."""
+
+    ANSWERED = "answered"
+    UNREACHABLE = "unreachable"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What came of a program on a host. output: what it printed; reason: why there is no answer, as a sentence."""
+
+    state: State
+    output: bytes = b""
+    reason: str = ""
+
+
+def socket_directory() -> pathlib.Path:
+    """Where sockets of connections are: nobody else's, and short. Raises OSError where somebody else could be in it."""
+    path = pathlib.Path(os.path.expanduser("~/.ssh/kept"))
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = path.lstat()
+    if seen.st_uid != os.getuid() or seen.st_mode & 0o77 or path.is_symlink():
+        raise PermissionError(f"{path} has to be a directory of your own that nobody else may read: chmod 700 {path}")
+    return path
+
+
+def socket_path(login: Login, directory: pathlib.Path) -> pathlib.Path | None:
+    """The socket of a connection to a host: of no other way to log in. None where the path would be too long."""
+    name = hashlib.sha256(json.dumps(dataclasses.astuple(login)).encode()).hexdigest()[:20]
+    path = directory / name
+    return path if len(os.fsencode(path)) <= LONGEST_PATH else None
+
+
+def options(login: Login, path: pathlib.Path | None) -> list[str]:
+    """Words of an ssh that logs in as Ansible does, on a kept connection where there is a path. The first of two equal options counts."""
+    words = ["ssh", "-o", "BatchMode=yes", "-o", f"ControlPath={path or 'none'}", "-o", "PreferredAuthentications=publickey", "-o", f"ConnectTimeout={CONNECT_S}"]
+    words += ["-o", "ControlMaster=auto", "-o", f"ControlPersist={KEPT_S}"] if path else ["-o", "ControlMaster=no"]
+    words += [] if login.check_host_key else ["-o", "StrictHostKeyChecking=no"]
+    words += ["-o", f"Port={login.port}"] if login.port else []
+    words += ["-o", f'IdentityFile="{login.key}"'] if login.key else []
+    words += ["-o", f'User="{login.user}"'] if login.user else []
+    words += shlex.split(login.arguments)
+    # A connection to a host that is gone ends by itself.
+    return [*words, "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", login.address]
+
+
+def program(modules: dict[str, str], function: str, arguments: dict, within: float) -> bytes:
+    """Source for a bare Python: it calls a function of the last of some modules, {name: source}, and prints what that returns as JSON.
+
+    It ends a moment after so many seconds, whatever it is at.
+    """
+    return PROGRAM.format(seconds=math.ceil(within) + 1, given=json.dumps([list(modules.items()), function, arguments])).encode()
+
+
+def read(process: subprocess.Popen, until: float, greeted_by: float) -> tuple[bytes, bool]:
+    """(what a process printed, whether it came to its end), until a moment of the clock; a process that has not greeted by another one is not waited for."""
+    heard = b""
+    while True:
+        limit = until if heard.startswith(GREETING) else min(until, greeted_by)
+        ready, _w, _x = select.select([process.stdout], [], [], max(0.0, limit - time.monotonic()))
+        if not ready:
+            return heard, False
+        more = os.read(process.stdout.fileno(), 1 << 16)
+        if not more:
+            return heard, True
+        heard += more
+
+
+def attempt(words: list[str], source: bytes, until: float, greeted_by: float) -> tuple[Reply, bool]:
+    """(the reply to a program, whether the connection is to blame where there is none)."""
+    # Files, not pipes: nobody has to be fed, and a connection that stays behind keeps none of them from ending.
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaints:
+        given.write(source)
+        given.seek(0)
+        with subprocess.Popen([*words, COMMAND], stdin=given, stdout=subprocess.PIPE, stderr=complaints) as process:
+            heard, ended = read(process, until, greeted_by)
+            if not ended:
+                process.kill()
+            code = process.wait()
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace").strip()
+    return classify(heard, ended, code, said)
+
+
+def classify(heard: bytes, ended: bool, code: int, said: str) -> tuple[Reply, bool]:
+    """(the reply, whether the connection is to blame where there is none), by what ssh printed, whether it ended, how, and what it complained of."""
+    greeted = heard.startswith(GREETING)
+    reason = said.splitlines()[-1] if said else f"it ended with {code}"
+    if not ended:
+        return (Reply(State.TIMED_OUT, reason="it is not done in time") if greeted else Reply(State.UNREACHABLE, reason="it is silent")), not greeted
+    if not greeted or code == 255:
+        return Reply(State.UNREACHABLE, reason=reason), True
+    if code:
+        return Reply(State.FAILED, reason=reason), False
+    return Reply(State.ANSWERED, heard.removeprefix(GREETING)), False
+
+
+def leave(words: list[str], path: pathlib.Path) -> None:
+    """Give a connection up: it may lead to a host that is gone, or was made anew. Whoever uses it still may go on."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run([*words[:-1], "-O", "stop", words[-1]], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=CONNECT_S)
+    path.unlink(missing_ok=True)
+
+
+def run(login: Login, source: bytes, within: float, directory: pathlib.Path | None) -> Reply:
+    """Give a host a program, which changes nothing there; its reply comes within so many seconds. directory: of kept connections."""
+    until = time.monotonic() + within
+    path = socket_path(login, directory) if directory else None
+    words = options(login, path)
+    if path and path.exists():
+        reply, connection = attempt(words, source, until, time.monotonic() + GREETING_S)
+        if not connection:
+            return reply
+        leave(words, path)
+    return attempt(words, source, until, until)[0]
+
+
+def run_all(logins: dict[str, Login], sources: dict[str, bytes], within: float = 10.0) -> dict[str, Reply]:
+    """Replies of hosts to programs, {name: …}, all at once. None takes longer than so many seconds, and none waits for another."""
+    if not logins:
+        return {}
+    directory = socket_directory()
+    with concurrent.futures.ThreadPoolExecutor(len(logins)) as at_once:
+        running = {name: at_once.submit(run, login, sources[name], within, directory) for name, login in logins.items()}
+        return {name: reply.result() for name, reply in running.items()}

@@ -1,0 +1,324 @@
+"""What a host does for the tier, and what is wrong with it. It needs no Ansible on the host: `make status` sends it to a bare Python.
+
+Starting Python and importing modules is most of what a look costs a host: http.client, concurrent.futures and shutil alone were half of it.
+"""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import threading
+import time
+
+from ansible.module_utils.perlbal import console
+
+ANSWER_S = 1.0     # seconds anybody has to answer
+SITE_S = 2.5       # seconds the site has, which asks others itself
+DISK_FULL = 0.92   # part of a file system
+LOOK_OLD_S = 300   # seconds: five looks at the backups
+MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
+LOGS_WAIT = 20 << 20  # bytes of log lines that a monitor has not yet
+PAGE_OLD_S = 120   # seconds: eight looks of the monitor's page
+UNITS = {          # units that have to be active
+    "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
+    "lb": ["keepalived"],  # and the engine
+    "app": ["apache2", "pgpool2", "pgpool-follow"],
+    "media": ["lighttpd", "media-sync.timer", "media-backup.timer"],
+    "cache": ["memcached"],
+    "db": ["patroni", "pgbackrest"],
+    "quorum": ["etcd"],
+    "monitor": ["nginx", "munin-cron.timer", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer", "goaccess.timer", "status-page.timer"],
+    "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
+               "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
+}
+# Of those, what a tier without a backup host has not.
+BACKED_UP = {"media-backup.timer", "pgbackrest"}
+
+
+def http_get(address, port, path, within=ANSWER_S):
+    """(status, body) of a request, by HTTP/1.0: the body ends where the connection does. (None, reason) if there is no answer within so many seconds."""
+    until, said = time.monotonic() + within, b""
+    try:
+        with socket.create_connection((address, int(port)), timeout=within) as connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\n\r\n".encode())
+            while True:
+                connection.settimeout(max(0.001, until - time.monotonic()))
+                more = connection.recv(65536)
+                if not more:
+                    break
+                said += more
+    except OSError as error:
+        return None, str(error)
+    head, _end, body = said.partition(b"\r\n\r\n")
+    status = re.match(rb"HTTP/\S+ (\d{3})\b", head)
+    return (int(status[1]), body.decode(errors="replace")) if status else (None, "no answer by HTTP")
+
+
+def json_get(address, port, path, within=ANSWER_S):
+    """The JSON that is answered, whatever the status; an empty dict if there is none."""
+    try:
+        return json.loads(http_get(address, port, path, within)[1])
+    except ValueError:
+        return {}
+
+
+def connects(address, port):
+    """Whether a TCP port takes connections within ANSWER_S."""
+    try:
+        socket.create_connection((address, int(port)), timeout=ANSWER_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def memcached(address, port):
+    """A memcached's statistics as {name: text}; empty if it does not answer within ANSWER_S."""
+    try:
+        with socket.create_connection((address, int(port)), timeout=ANSWER_S) as connection:
+            connection.sendall(b"stats\r\n")
+            said = b""
+            while not said.endswith(b"END\r\n") and (more := connection.recv(65536)):
+                said += more
+    except OSError:
+        return {}
+    return dict(line.split()[1:3] for line in said.decode().splitlines() if line.startswith("STAT "))
+
+
+def output(*command, **environment):
+    """What a command prints; empty if it fails or takes over two seconds."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=2,
+                              env={**os.environ, "LC_ALL": "C", **environment}).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def size(path):
+    """Bytes of a file; none of one that has just gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class Later:
+    """What a function returns, which runs meanwhile in a thread of its own."""
+
+    def __init__(self, function, *words):
+        self.found, self.error = None, None
+        self.thread = threading.Thread(target=self.run, args=(function, words), daemon=True)
+        self.thread.start()
+
+    def run(self, function, words):
+        """Keep what it returns or raises."""
+        try:
+            self.found = function(*words)
+        except Exception as error:  # raised where the result is asked for
+            self.error = error
+
+    def result(self):
+        """What it returned, once it has. Raises what it raised."""
+        self.thread.join()
+        if self.error:
+            raise self.error
+        return self.found
+
+
+def active(listed):
+    """({name: state} of units that are loaded, names of those that failed), from what systemctl list-units prints."""
+    rows = [line.split(None, 4)[:4] for line in listed.splitlines() if line.strip()]
+    states = {row[0]: row[2] for row in rows}
+    return states, {name for name, state in states.items() if state == "failed"}
+
+
+class Host:
+    """This host, with what is found out about it."""
+
+    def __init__(self, members, facts):
+        self.members, self.facts = members, facts
+        self.names = {address: name for name, address in members["all"].items()}
+        self.does, self.sees, self.wrong, self.raw, self.asked = {}, {}, [], {}, []
+
+    def uses(self, pool, group, addresses, answers):
+        """Ask everybody in a pool of this host's, without waiting; answers(address) tells whether one answers."""
+        addresses = list(dict.fromkeys(addresses))
+        self.asked.append((pool, self.members[group], addresses, [Later(answers, a) for a in addresses]))
+
+    def heard(self):
+        """Note who answered, and complain where the inventory says otherwise or one is silent."""
+        for pool, declared, addresses, answers in self.asked:
+            seen = self.sees[pool] = {self.names.get(a, a): bool(answer.result()) for a, answer in zip(addresses, answers)}
+            self.wrong += [f"does not know {name} of its {pool}: make converge" for name in sorted(set(declared) - set(seen))]
+            self.wrong += [f"still has {name} among its {pool}, which the inventory has not: make converge" for name in sorted(set(seen) - set(declared))]
+            self.wrong += [f"gets no answer from {name} of its {pool}" for name, up in seen.items() if not up]
+
+    def services(self, units):
+        """Every unit that has to be active, and those that failed."""
+        states, failed = active(subprocess.run(["systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--no-pager"],
+                                               capture_output=True, text=True, check=True).stdout)
+        named = {unit if "." in unit else f"{unit}.service" for unit in units}
+        down = {unit for unit in named if states.get(unit) not in ("active", "reloading")}
+        self.wrong += [f"{unit} {'failed' if unit in failed else 'is not running'}: systemctl status {unit}" for unit in sorted(failed | down)]
+
+    def disks(self):
+        """The file systems that can fill up."""
+        for place in sorted({str(p) for p in map(pathlib.Path, ["/", "/var", self.facts["site_root"]]) if p.is_mount()}):
+            disk = os.statvfs(place)
+            used = disk.f_blocks - disk.f_bfree
+            if used / (used + disk.f_bavail) > DISK_FULL:
+                self.wrong.append(f"{place} is {100 * used // (used + disk.f_bavail)} % full")
+
+    def logs(self):
+        """Whether its log lines reach the monitors."""
+        monitors = {name: address for name, address in self.members["monitor"].items() if address != self.facts["address"]}
+        sent = {name: bool(output("ss", "-Htn", "state", "established", "dst", f"{address}:{self.facts['log_port']}")) for name, address in monitors.items()}
+        self.raw["logs"] = {"seconds": None, "to": sent}
+        # Only then does it matter how long it has had to find the others: to itself, and to those whose lines do not come.
+        if not all(sent.values()) or self.facts["address"] in self.members["monitor"].values():
+            begun = output("systemctl", "show", "--property=ActiveEnterTimestampMonotonic", "--value", "rsyslog").strip()
+            self.raw["logs"]["seconds"] = time.clock_gettime(time.CLOCK_MONOTONIC) - int(begun or 0) / 1_000_000
+        for name in monitors:
+            waiting = sum(map(size, pathlib.Path("/var/spool/rsyslog").glob(f"to-{name}.0*")))
+            if waiting > LOGS_WAIT:
+                self.wrong.append(f"{waiting >> 20} MiB of log lines wait for {name}; beyond log_queue_max new ones stay here: journalctl -u rsyslog")
+
+    def lb(self):
+        """A balancer: the virtual IP, and the pools of its engine."""
+        facts = self.facts
+        holds = bool(output("ip", "-oneline", "address", "show", "to", facts["lb_vip"]).strip())
+        self.raw["holds"] = holds
+        self.does["lb"] = f"holds {facts['lb_vip']}" if holds else "stands by"
+        if http_get("127.0.0.1", facts["lb_http_port"], facts["lb_health_path"])[0] != 200:
+            self.wrong.append(f"its {facts['lb_engine']} does not answer: systemctl status {facts['lb_engine']}")
+        pools = self.perlbal() if facts["lb_engine"] == "perlbal" else self.nginx()
+        self.uses("pages", "app", pools["pages"], lambda a: http_get(a, facts["app_port"], "/-/health", SITE_S)[0] == 200)
+        self.uses("files", "media", pools["files"], lambda a: http_get(a, facts["media_port"], "/")[0] is not None)
+
+    def nginx(self):
+        """{pool: addresses} of an nginx."""
+        config = pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8")
+        return {name: re.findall(r"^\s*server ([^\s:]+):", body, re.M)
+                for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)}
+
+    def perlbal(self):
+        """{pool: addresses} of a Perlbal, as its console has them."""
+        names = ["pages", "files"]
+        live = dict(zip(names, console(self.facts["lb_console_port"], *(f"show pool {name}" for name in names), within=ANSWER_S)))
+        live = {name: sorted(line.split()[0] for line in lines) for name, lines in live.items()}
+        config = pathlib.Path("/etc/perlbal/pools.conf").read_text(encoding="utf-8")
+        if live != {name: sorted(re.findall(rf"^POOL {name} ADD (\S+)", config, re.M)) for name in names}:
+            self.wrong.append("its pools were changed on the console, and are as before at its next start: make converge")
+        return {name: [node.split(":")[0] for node in nodes] for name, nodes in live.items()}
+
+    def app(self):
+        """An app host: the site's own word, its pgpool, its caches, and where its uploads go."""
+        facts = self.facts
+        site = json.loads(pathlib.Path(f"/etc/{facts['site_name']}/site.json").read_text(encoding="utf-8"))
+        said = Later(json_get, facts["address"], facts["app_port"], "/-/health", SITE_S)
+        self.uses("caches", "cache", [one.rsplit(":", 1)[0] for one in site["caches"]], lambda a: memcached(a, facts["cache_port"]))
+        self.uses("uploads", "media", [one.rsplit(":", 1)[0] for one in site["media"]["hosts"]], lambda a: connects(a, facts["media_upload_port"]))
+        nodes = [line.split() for line in output("pcp_node_info", "-h", "127.0.0.1", "-U", "follow", "-w", "-a",
+                                                 PCPPASSFILE="/etc/pgpool2/pcppass").splitlines()]
+        up = {words[0]: words[2] in ("1", "2") for words in nodes}
+        if nodes:
+            self.uses("databases", "db", up, up.get)
+            self.raw["primaries"] = [self.names.get(words[0], words[0]) for words in nodes if words[6] == "primary" and up[words[0]]]
+        else:
+            self.wrong.append("its pgpool does not answer: systemctl status pgpool2 pgpool-follow")
+        health = said.result()
+        self.raw["release"] = health.get("release")
+        self.does["app"] = f"serves {health.get('release') or 'nothing'}"
+        if not health:
+            self.wrong.append("the site does not answer: systemctl status apache2; journalctl -u apache2")
+        self.wrong += [f"{part}: {health[part]}" for part in ("django", "database", "cache") if health.get(part, "ok") != "ok"]
+
+    def media(self):
+        """A media host: its files, and whether it keeps up with the others."""
+        if http_get(self.facts["address"], self.facts["media_port"], "/")[0] is None:
+            self.wrong.append("its lighttpd does not answer: systemctl status lighttpd")
+        index = pathlib.Path(self.facts["media_root"], ".sync/index")
+        count = sum(" -1 " not in line for line in index.read_text(encoding="ascii").splitlines()) if index.exists() else 0
+        self.does["media"] = f"{count} upload{'' if count == 1 else 's'}"
+
+    def cache(self):
+        """A cache host."""
+        stats = memcached(self.facts["address"], self.facts["cache_port"])
+        if not stats:
+            self.wrong.append("its memcached does not answer: systemctl status memcached")
+            return
+        gets = int(stats["cmd_get"])
+        self.does["cache"] = (f"{stats['curr_items']} items in {int(stats['bytes']) >> 20} of {int(stats['limit_maxbytes']) >> 20} MiB"
+                              + (f", {100 * int(stats['get_hits']) // gets} % hits" if gets else ""))
+
+    def db(self):
+        """A database: what its Patroni says of it and of all."""
+        own = json_get(self.facts["address"], self.facts["patroni_port"], "/patroni")
+        self.raw["cluster"] = json_get(self.facts["address"], self.facts["patroni_port"], "/cluster")
+        if not own:
+            self.wrong.append("its Patroni does not answer: systemctl status patroni")
+            return
+        self.raw["role"] = own.get("role")
+        self.does["db"] = f"{'primary' if own.get('role') == 'primary' else 'standby'}, timeline {own.get('timeline', '?')}"
+        if own.get("state") != "running":
+            self.wrong.append(f"PostgreSQL is {own.get('state')}: journalctl -u patroni")
+        if own.get("pending_restart"):
+            self.wrong.append("PostgreSQL waits for a restart to take a setting")
+
+    def quorum(self):
+        """A member of etcd."""
+        healthy = json_get(self.facts["address"], self.facts["etcd_client_port"], "/health").get("health") == "true"
+        self.does["quorum"] = "etcd votes" if healthy else "etcd is silent"
+        if not healthy:
+            self.wrong.append("its etcd is not in the quorum: systemctl status etcd")
+
+    def monitor(self):
+        """The monitor."""
+        everyone = set(self.members["all"].values())
+        for watcher, path, line in (("Munin", "/etc/munin/munin.conf", r"^\s*address (\S+)"),
+                                    ("Nagios", "/etc/nagios4/tier.cfg", r"^\s*address +(\S+)\n\s*parents +tier$")):
+            watched = set(re.findall(line, pathlib.Path(path).read_text(encoding="utf-8"), re.M))
+            self.wrong += [f"{watcher} does not watch {self.names[a]}: make converge" for a in sorted(everyone - watched)]
+            self.wrong += [f"{watcher} still watches {a}, which the inventory has not: make converge" for a in sorted(watched - everyone)]
+        stamp = pathlib.Path("/var/lib/munin/datafile")
+        age = time.time() - stamp.stat().st_mtime if stamp.exists() else None
+        self.does["monitor"] = "no graphs yet" if age is None else f"graphs of {int(age // 60)} min ago"
+        if age is not None and age > MUNIN_OLD_S:
+            self.wrong.append("Munin has not looked for a while: journalctl -u munin-cron")
+        page = pathlib.Path("/var/lib/status-page/index.html")
+        if not page.exists() or time.time() - page.stat().st_mtime > PAGE_OLD_S:
+            self.wrong.append("its page is blind: journalctl -u status-page")
+
+    def backup(self):
+        """The backup host: how old the backups are, and what is wrong with them."""
+        path = pathlib.Path(self.facts["backup_state"])
+        state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        ages = {kind: time.time() - state[kind]["at"] for kind in ("full", "incr", "media", "drill") if "at" in state.get(kind, {})}
+        self.does["backup"] = ", ".join(f"{kind} of {age / 3600:.1f} h ago" for kind, age in ages.items()) or "no backup yet"
+        if time.time() - state.get("looked", 0) > LOOK_OLD_S:
+            self.wrong.append("nobody has looked at the backups for a while: journalctl -u tier-backup@look")
+        self.wrong += state.get("wrong", [])
+
+
+def look(name, groups, addresses, facts):
+    """Ask this host, by its name in the inventory. groups: {group: hosts}, those that are no tier are passed over; addresses: {host: address}; facts of the tier.
+
+    {does, sees, wrong, raw, asked}, as the module host_status documents them.
+    """
+    members = {group: {one: addresses[one] for one in names} for group, names in groups.items() if group in UNITS}
+    host = Host(members, facts | {"address": addresses[name]})
+    tiers = [group for group, names in members.items() if name in names and group != "all"]
+    engine = [facts["lb_engine"]] if "lb" in tiers else []
+    units = {unit for tier in ["all", *tiers] for unit in UNITS[tier]}.union(engine)
+    host.services(sorted(units if members.get("backup") else units - BACKED_UP))
+    host.disks()
+    host.logs()
+    for tier in tiers:
+        try:
+            getattr(host, tier)()
+        except (OSError, KeyError, ValueError, IndexError) as error:
+            host.wrong.append(f"{tier} is not as the tier builds it ({type(error).__name__}: {error}): make converge")
+    host.heard()
+    return {"does": host.does, "sees": host.sees, "wrong": host.wrong, "raw": host.raw,
+            "asked": {"groups": {group: list(names) for group, names in members.items()}, "facts": facts}}
