@@ -1,6 +1,7 @@
 """controller/ssh.py and query.py: how hosts are logged in to, and what becomes of their answers. An `ssh` of its own plays the hosts."""
 
 import os
+import pathlib
 import socket
 import tempfile
 import time
@@ -59,10 +60,11 @@ def test_host_keys_are_checked_unless_the_environment_says_otherwise():
 
 
 @pytest.mark.parametrize("other", [{"address": "192.0.2.2"}, {"port": 22}, {"user": "root"}, {"key": "/keys/two"}, {"arguments": ""}, {"check_host_key": True}])
-def test_a_connection_is_shared_by_the_same_login_only(tmp_path, other):
-    path = ssh.socket_path(LOGIN, tmp_path)
-    assert path == ssh.socket_path(LOGIN, tmp_path)
-    assert path != ssh.socket_path(ssh.dataclasses.replace(LOGIN, **other), tmp_path)
+def test_a_connection_is_shared_by_the_same_login_only(other):
+    directory = pathlib.Path("/home/ops/.ssh/kept")
+    path = ssh.socket_path(LOGIN, directory)
+    assert path == ssh.socket_path(LOGIN, directory)
+    assert path != ssh.socket_path(ssh.dataclasses.replace(LOGIN, **other), directory)
     assert f"ControlPath={path}" in ssh.options(LOGIN, path) and "ControlMaster=auto" in ssh.options(LOGIN, path)
 
 
