@@ -48,20 +48,20 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(place, make, unharme
     apps, lbs = place.groups["app"], place.groups["lb"]
     before = started(place)
     more = f"VARS={json.dumps({'app_threads': tier.value('app_threads', apps[0]) + 1, 'lb_open_files': 16000})}"
-    foretold = make("converge", "CHECK=1", "LIMIT=app,lb", more)
+    foretold = make("site", "CHECK=1", "LIMIT=app,lb", more)
     assert foretold.returncode == 0, foretold.stdout[-2000:]
     assert started(place) == before
     with unharmed():
-        done = make("converge", "LIMIT=app,lb", more)
+        done = make("site", "LIMIT=app,lb", more)
         assert done.returncode == 0, done.stdout[-3000:]
         assert changed(done) == changed(foretold) == {*apps, *lbs}
         meanwhile = started(place)
         assert all(now > then for host in before for now, then in zip(meanwhile[host], before[host]))
-        refused = make("converge", "LIMIT=app")
+        refused = make("site", "LIMIT=app")
         assert refused.returncode != 0
         assert f"{','.join(apps)},lb" in words(refused), refused.stdout[-2500:]
         assert started(place) == meanwhile
-        done = make("converge", "LIMIT=app,lb", "TAGS=pgpool,apache,nginx,keepalived")
+        done = make("site", "LIMIT=app,lb", "TAGS=pgpool,apache,nginx,keepalived")
         assert done.returncode == 0, done.stdout[-3000:]
         afterwards = started(place)
         assert all(now > then for host in before for now, then in zip(afterwards[host], meanwhile[host]))
@@ -75,7 +75,7 @@ def test_certificates_are_renewed(place, make, unharmed, certificate):
     with unharmed():
         assert make("secrets", "RENEW=1").returncode == 0
         # They are signed for 3650 days.
-        done = make("converge", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,munin,rsyslog", f"VARS={json.dumps({'certificate_renew_days': 3651})}")
+        done = make("site", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,munin,rsyslog", f"VARS={json.dumps({'certificate_renew_days': 3651})}")
         assert done.returncode == 0, done.stdout[-3000:]
         assert certificate() != shown
         assert {lb: since(place, lb, "nginx") for lb in before} == before  # reads them anew, which takes no start
