@@ -29,6 +29,15 @@ export ANSIBLE_VAULT_PASSWORD_FILE := $(CURDIR)/$(STATE)/vault-password
 else
 export ANSIBLE_VAULT_PASSWORD_FILE ?= $(CURDIR)/$(STATE)/vault-password
 endif
+# For plugins/callback/progress.py: what was typed, and the same number for every playbook of one verb, which share a log.
+# A verb that another one runs is part of it; what tests run are verbs of their own.
+ifeq ($(VERB),)
+export VERB := $(strip make $(MAKECMDGOALS) $(foreach name,ENV REHEARSE MITOGEN,$(if $(filter environment,$(origin $(name))),$(name)=$($(name)))) $(MAKEOVERRIDES))
+export VERB_RUN := $(shell date +%s%N)
+endif
+test verify bench drill drills: export VERB :=
+# Of what a verb does by the way, only failures are printed.
+QUIET = PROGRESS=quiet
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)
 export ANSIBLE_STRATEGY := accelerated
@@ -46,7 +55,7 @@ CHANGE = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') $(PLA
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS='app_threads=8'   MITOGEN=0   REHEARSE=1\n'
+	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS='app_threads=8'   MITOGEN=0   REHEARSE=1   VERBOSE=1\n'
 
 # ------------------------------------------------------------------ what every verb stands on
 
@@ -79,10 +88,8 @@ ifeq ($(CONTAINERS),yes)
 	@$(SHARED)/engine.sh up
 	@$(SHARED)/image.sh
 	@echo 'platform: booting the containers of $(INVENTORY)'
-	@ansible-playbook -i $(INVENTORY) $(SHARED)/create.yml $(QUIET)
+	@$(QUIET) ansible-playbook -i $(INVENTORY) $(SHARED)/create.yml
 endif
-
-QUIET = > $(STATE)/last.log 2>&1 || { cat $(STATE)/last.log >&2; exit 1; }
 
 # ------------------------------------------------------------------ verbs
 
@@ -108,13 +115,13 @@ site: ready
 	@$(CHANGE) playbooks/site.yml
 
 secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
-	@ansible-playbook -i $(INVENTORY) playbooks/secrets.yml $(QUIET)
+	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
 
 secret: ready ## Show one secret of ENV: make secret NAME=munin_password
 	@ansible-vault view $(VAULT) | python -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["$(NAME)"])'
 
 summary:
-	@ansible-playbook -i $(INVENTORY) playbooks/summary.yml -e summary_start=$(or $(START),0) $(QUIET)
+	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/summary.yml -e summary_start=$(or $(START),0)
 	@cat $(STATE)/summary.txt
 
 deploy: override LIMIT := $(if $(LIMIT),$(LIMIT):lb:backup)
@@ -227,7 +234,7 @@ ifneq ($(CONTAINERS),yes)
 	@echo "ENV=$(ENV) has real hosts: nothing here removes them." >&2; exit 2
 else
 	@$(SHARED)/engine.sh up
-	@ansible-playbook -i $(INVENTORY) $(SHARED)/destroy.yml $(QUIET)
+	@$(QUIET) ansible-playbook -i $(INVENTORY) $(SHARED)/destroy.yml
 	@rm -rf $(VAULT) $(STATE) $(if $(filter 1,$(REHEARSE)),,$(if $(RUNGS),inventories/$(ENV).yml))
 	@$(SHARED)/image.sh remove
 	@$(SHARED)/engine.sh down

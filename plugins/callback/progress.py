@@ -1,0 +1,361 @@
+"""One line a stage instead of a thousand lines of tasks: what ansible-playbook prints here (docs/progress.md).
+
+A stage is a play. On a terminal a last line shows what is happening, and each stage that has ended keeps a line. Without a terminal
+there is a line for each stage, and one every half a minute while a stage takes longer. What Ansible's own callback prints is kept in
+last.log of the environment's state directory; VERBOSE=1 and a dry run print it, too.
+
+From the Makefile: VERB is what was typed, as make writes it; VERB_RUN is the same for all playbooks of one verb, which share a log;
+PROGRESS=quiet, for what a verb does by the way, prints nothing but failures.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import shutil
+import sys
+import threading
+import time
+
+from ansible import context
+from ansible.constants import COLOR_ERROR
+from ansible.plugins.callback.default import CallbackModule as Default
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from controller.progress import duration, ended_line, failed_text, hosts_of, left, reason, running_line, text_of, typed
+
+DOCUMENTATION = """
+    name: progress
+    type: stdout
+    short_description: One line a stage
+    version_added: historical
+    description: One line for each play, the failures that end the run, and the whole output of the default callback in a file.
+    extends_documentation_fragment: [default_callback, result_format_callback]
+"""
+
+EVERY = 30  # seconds between two lines of a stage where there is no terminal
+
+
+def state_of(inventory):
+    """The directory that keeps what belongs to an inventory's environment; None where it is no environment's."""
+    path = pathlib.Path(inventory).absolute()
+    above = path.parent.parent
+    if path.suffix not in (".yml", ".yaml") or path.parent.name not in ("inventory", "inventories"):
+        return None
+    state = above if above.parent.name == ".state" else above / ".state" / path.stem
+    return state if state.is_dir() else None
+
+
+def key_of(playbook, options):
+    """What a run is remembered by: its playbook and what decides how much of it there is to do."""
+    tags = [tag for tag in options.get("tags") or () if tag != "all"]
+    words = [playbook, *(["--check"] if options.get("check") else []), *([f"--limit {options['subset']}"] if options.get("subset") else []),
+             *([f"--tags {','.join(tags)}"] if tags else [])]
+    return " ".join(words)
+
+
+def uuids(nodes):
+    """Those of tasks and blocks, and of all that is in them."""
+    for node in nodes or []:
+        yield node._uuid
+        for part in ("block", "rescue", "always"):
+            yield from uuids(getattr(node, part, None))
+
+
+def is_rescued(task):
+    """Whether a block around a task goes on when it fails."""
+    inside, node = set(), task
+    while node is not None:
+        inside.add(node._uuid)
+        if getattr(node, "rescue", None) and not inside & {*uuids(node.rescue), *uuids(node.always)}:
+            return True
+        node = node._parent
+    return False
+
+
+class Stage:
+    """A play that runs."""
+
+    def __init__(self, play, begun):
+        self.uuid, self.name, self.begun, self.all = play._uuid, play.get_name().strip(), begun, 0
+        self.seen, self.batch, self.failed, self.changed = {}, set(), set(), 0  # seen: hosts, in the order of their first result
+
+
+class Live:
+    """The last line of a terminal, which is written over; nothing where there is no terminal. Whoever calls has the display's lock."""
+
+    def __init__(self, stream):
+        self.stream, self.shown = stream, False
+        self.terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+
+    def draw(self, line):
+        """Show a line in place of the one before."""
+        if self.terminal:
+            self.stream.write(f"\r{line}\x1b[K")
+            self.stream.flush()
+            self.shown = True
+
+    def clear(self):
+        """Make room for other output."""
+        if self.shown:
+            self.stream.write("\r\x1b[K")
+            self.shown = False
+
+
+class Tee:
+    """What Ansible's own callback takes for its display: everything goes to the log, and to the screen where that is wanted."""
+
+    def __init__(self, progress, display):
+        self.progress, self.real, self.screen, self.muted = progress, display, False, False
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def display(self, msg, color=None, stderr=False, screen_only=False, log_only=False, newline=True):
+        """In place of Display.display."""
+        if not screen_only:
+            self.progress.write(msg)
+        if self.screen and not log_only:
+            self.progress.show(msg, color=color, stderr=stderr, newline=newline)
+
+    def banner(self, msg, color=None, cows=True):
+        """In place of Display.banner."""
+        type(self.real).banner(self, msg, color, cows)
+
+    def _error(self, *error, **how):
+        """In place of Display._error: the trace of a task that failed, rescued or not."""
+        self.muted = not self.screen
+        try:
+            self.real._error(*error, **how)
+        finally:
+            self.muted = False
+
+
+class CallbackModule(Default):
+    """Stages on the screen, everything in the log."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "progress"
+
+    def __init__(self):
+        super().__init__()
+        self.real, self.pid, self.log, self.state = self._display, os.getpid(), None, None
+        self._display, self.print = Tee(self, self.real), self.real.display
+        self.live, self.stop, self.lock = Live(sys.stdout), threading.Event(), self.real._lock
+        self.quiet = os.environ.get("PROGRESS") == "quiet"
+        self.stage, self.task, self.done, self.note, self.asks, self.spoke = None, None, set(), "", False, 0.0
+        self.key, self.before, self.ended, self.changed = "", [], [], 0
+        self.fatal, self.rescued = [], []  # failures
+        self.begun = time.monotonic()
+
+    # -------------------------------------------------------------- where it goes
+
+    def write(self, text):
+        """Add a text to the log."""
+        if self.log:
+            self.log.write(text.removesuffix("\n") + "\n")
+
+    def show(self, text, **how):
+        """Print a text, above the line that shows what runs."""
+        with self.lock:
+            self.live.clear()
+            self.print(text, **how)
+            sys.stdout.flush()
+
+    def heard(self, msg, *rest, screen_only=False, **how):
+        """In place of Display.display for everybody but this callback: warnings, errors, questions. Workers are copies of this process and pass theirs on."""
+        if os.getpid() != self.pid:
+            return self.print(msg, *rest, screen_only=screen_only, **how)
+        if not screen_only:
+            self.write(msg)
+        return None if self._display.muted else self.show(msg, *rest, screen_only=screen_only, **how)
+
+    def open_log(self):
+        """Begin the log, or go on with the one of the same verb."""
+        self.state = next(filter(None, map(state_of, reversed(context.CLIARGS.get("inventory") or ()))), None)
+        if not self.state:
+            return
+        path, run, verb = self.state / "last.log", os.environ.get("VERB_RUN", ""), os.environ.get("VERB", "")
+        with contextlib.suppress(OSError):
+            same = run and path.exists() and path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].endswith(f" {run}")
+            if not same:
+                path.unlink(missing_ok=True)  # a run that has it open keeps its own
+            self.log = open(path, "a", buffering=1, encoding="utf-8", errors="replace",
+                            opener=lambda name, flags: os.open(name, flags, 0o600))
+            if not same:
+                self.write(f"# {typed(verb) or 'ansible-playbook'}, {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M:%S} UTC, run {run}")
+
+    def times(self):
+        """{key of a run: [[name of a play, its seconds]]} of earlier runs."""
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            return {key: [(str(name), float(seconds)) for name, seconds in plays]
+                    for key, plays in json.loads((self.state / "times.json").read_text(encoding="utf-8")).items()}
+        return {}
+
+    def remember(self):
+        """Keep how long each play took."""
+        if self.state:
+            new = self.state / f".times.{self.pid}"
+            with contextlib.suppress(OSError):
+                new.write_text(json.dumps(self.times() | {self.key: [(name, round(seconds, 1)) for name, seconds in self.ended]}), encoding="utf-8")
+                new.replace(self.state / "times.json")
+
+    # -------------------------------------------------------------- what runs
+
+    def draw(self):
+        """Show what runs."""
+        if not self.stage or self.asks:
+            return
+        now = time.monotonic()
+        earlier = len(self.stage.seen.keys() - self.stage.batch)
+        only = 1 if self.task is not None and self.task.run_once is True else self.stage.all
+        elapsed = now - self.stage.begun
+        line = running_line(self.stage.name, self.task.get_name().strip() if self.task is not None else "", (min(earlier + len(self.done), only), only), elapsed,
+                            left(self.before, self.ended, self.stage.name, elapsed), self.note, shutil.get_terminal_size().columns - 1)
+        if self.live.terminal:
+            self.live.draw(line)
+        elif not self.quiet and not self._display.screen and now - self.spoke >= EVERY:
+            self.spoke = now
+            self.show(line)
+
+    def tick(self):
+        """Show every second what runs, however long it takes."""
+        while not self.stop.wait(1.0):
+            with self.lock:  # nobody forks meanwhile: a worker would wait for a lock of this thread's for ever
+                self.draw()
+
+    def end_stage(self):
+        """Keep a line of the stage that has ended."""
+        stage, self.stage = self.stage, None
+        if stage is None or not stage.seen:
+            return
+        seconds = time.monotonic() - stage.begun
+        self.ended.append((stage.name, seconds))
+        with self.lock:
+            self.live.clear()
+            if not self.quiet and not self._display.screen:
+                self.show(ended_line(stage.name, stage.seen, seconds, stage.changed, len(stage.failed)), color=COLOR_ERROR if stage.failed else None)
+
+    def end(self):
+        """Leave a clean terminal, and say what failed where the run was cut off before it could."""
+        self.stop.set()
+        with self.lock:
+            self.live.clear()
+        if self.fatal and os.getpid() == self.pid:
+            self.say_failures()
+
+    def say_failures(self):
+        """Print the failures, and what to do next; once."""
+        log = os.path.relpath(self.state / "last.log") if self.state else ""
+        # Where everything is printed, they are already.
+        text = failed_text([] if self._display.screen else self.fatal, log, os.environ.get("VERB", ""))
+        self.fatal = []
+        self.show(f"\n{text}" if self.live.terminal else text)
+
+    def result(self, result):
+        """Count the result of a task on a host."""
+        if self.stage:
+            host = result.host.get_name()
+            self.done.add(host)
+            self.stage.batch.add(host)
+            self.stage.seen[host] = True
+            self.note = ""
+
+    def failure(self, result, ignored):
+        """Count a task that failed on a host."""
+        self.result(result)
+        if ignored:
+            return
+        host, place = result.host.get_name(), result.task.get_path() or ""
+        what = (host, result.task.get_name().strip(), place.removeprefix(f"{ROOT}/"), reason(result.result))
+        if is_rescued(result.task):
+            self.rescued.append(what)
+        else:
+            self.fatal.append(what)
+            self.stage.failed.add(host)
+
+    # -------------------------------------------------------------- what Ansible calls
+
+    def v2_playbook_on_start(self, playbook):
+        self._display.screen = bool(os.environ.get("VERBOSE") or context.CLIARGS.get("check") or self.real.verbosity)
+        self.open_log()
+        self.key = key_of(os.path.basename(playbook._file_name), context.CLIARGS)
+        self.before = self.times().get(self.key, []) if self.state else []
+        self.real.display = self.heard
+        atexit.register(self.end)
+        threading.Thread(target=self.tick, daemon=True, name="progress").start()
+        super().v2_playbook_on_start(playbook)
+
+    def v2_playbook_on_play_start(self, play):
+        if self.stage is None or self.stage.uuid != play._uuid:  # or else its next batch
+            self.end_stage()
+            self.stage, self.spoke = Stage(play, time.monotonic()), time.monotonic()
+            inventory = play.get_variable_manager()._inventory
+            self.stage.all = len(inventory.get_hosts(play.hosts, ignore_restrictions=True)) if inventory else 0
+        self.task, self.done, self.stage.batch, self.note = None, set(), set(), ""
+        super().v2_playbook_on_play_start(play)
+
+    def _task_start(self, task, prefix=None):
+        self.task, self.done, self.note = task, set(), ""
+        self.asks = task.action.rpartition(".")[2] == "pause"
+        if self.live.terminal:
+            with self.lock:
+                if self.asks:
+                    self.live.clear()
+                self.draw()
+        super()._task_start(task, prefix)
+
+    def v2_runner_on_ok(self, result):
+        self.result(result)
+        if result.result.get("changed"):
+            self.stage.changed += 1
+            # A message to whoever typed the verb.
+            if result.task.action.rpartition(".")[2] == "debug" and "msg" in result.result and not self.quiet and not self._display.screen:
+                self.show("\n".join(f"    {line}" for line in text_of(result.result["msg"]).splitlines()))
+        super().v2_runner_on_ok(result)
+
+    def v2_runner_on_skipped(self, result):
+        self.result(result)
+        super().v2_runner_on_skipped(result)
+
+    def v2_runner_on_failed(self, result, ignore_errors=False):
+        self.failure(result, ignore_errors)
+        super().v2_runner_on_failed(result, ignore_errors)
+
+    def v2_runner_on_unreachable(self, result):
+        self.failure(result, result.task.ignore_unreachable is True)
+        super().v2_runner_on_unreachable(result)
+
+    def v2_runner_retry(self, result):
+        said = result.result.get("running_for")  # playbooks/library/long_command.py
+        if said is None:
+            super().v2_runner_retry(result)
+            return
+        self.note = result.result.get("last_line", "")
+        self._display.display(f"running: [{self.host_label(result)}] {duration(said)}: {self.note}")
+
+    def v2_playbook_on_stats(self, stats):
+        self.stop.set()
+        self.end_stage()
+        # What was to be rescued and was not, for whatever reason, is not kept back.
+        for host in sorted(stats.processed):
+            if (stats.failures.get(host) or stats.dark.get(host)) and host not in {failed[0] for failed in self.fatal}:
+                self.fatal += [failed for failed in self.rescued if failed[0] == host][-1:]
+        screen = self._display.screen
+        self._display.screen = screen or not self.quiet and not self.live.terminal
+        super().v2_playbook_on_stats(stats)
+        self._display.screen = screen
+        if self.live.terminal and not self.quiet and not screen:
+            sums = [stats.summarize(host) for host in stats.processed]
+            self.show("  ".join(["   ", hosts_of(stats.processed), *(f"{sum(one[what] for one in sums)} {what}" for what in ("ok", "changed")),
+                                 duration(time.monotonic() - self.begun)]))
+        if self.fatal:
+            self.say_failures()
+        elif not any((*stats.failures.values(), *stats.dark.values())):
+            self.remember()
