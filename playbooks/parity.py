@@ -30,6 +30,9 @@ import locked
 from nodes import ROOT, preflight, state_of, vault_of
 from status import ORDER, ask
 
+sys.path.insert(0, str(ROOT))
+from controller.waiting import waiting
+
 PLAYBOOK = pathlib.Path(__file__).with_name("parity.yml")
 SITE = pathlib.Path(__file__).with_name("site.yml")
 PAGE = pathlib.Path(__file__).with_name("templates") / "parity.html.j2"
@@ -451,8 +454,9 @@ def look(inventory, password_file):
 
 def foretold(inventory, options):
     """Differences with the declaration: what site.yml would change. Exits where it does not get to its end."""
-    done = subprocess.run(["ansible-playbook", "-i", str(inventory), "--check", "--diff", *options, str(SITE)], capture_output=True, text=True, check=False,
-                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json"))
+    with waiting("A dry run of the declaration", state_of(inventory), "foretold"):
+        done = subprocess.run(["ansible-playbook", "-i", str(inventory), "--check", "--diff", *options, str(SITE)], capture_output=True, text=True,
+                              check=False, env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json"))
     try:
         said = json.loads(done.stdout[done.stdout.index("{"):])
     except ValueError:

@@ -13,21 +13,25 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
-import json
 import os
 import pathlib
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
 from ansible import context
 from ansible.constants import COLOR_ERROR
+from ansible.executor.task_result import CallbackTaskResult
+from ansible.playbook.play import Play
+from ansible.playbook.task import Task
 from ansible.plugins.callback.default import CallbackModule as Default
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from controller.progress import duration, ended_line, failed_text, hosts_of, left, reason, running_line, text_of, typed
+from controller.progress import duration, ended_line, failed_text, hosts_of, left, read_times, reason, running_line, text_of, typed, write_times
 
 DOCUMENTATION = """
     name: progress
@@ -41,7 +45,7 @@ DOCUMENTATION = """
 EVERY = 30  # seconds between two lines of a stage where there is no terminal
 
 
-def state_of(inventory):
+def state_of(inventory: str) -> pathlib.Path | None:
     """The directory that keeps what belongs to an inventory's environment; None where it is no environment's."""
     path = pathlib.Path(inventory).absolute()
     above = path.parent.parent
@@ -51,7 +55,7 @@ def state_of(inventory):
     return state if state.is_dir() else None
 
 
-def key_of(playbook, options):
+def key_of(playbook: str, options: Mapping[str, Any]) -> str:
     """What a run is remembered by: its playbook and what decides how much of it there is to do."""
     tags = [tag for tag in options.get("tags") or () if tag != "all"]
     words = [playbook, *(["--check"] if options.get("check") else []), *([f"--limit {options['subset']}"] if options.get("subset") else []),
@@ -59,7 +63,7 @@ def key_of(playbook, options):
     return " ".join(words)
 
 
-def uuids(nodes):
+def uuids(nodes: Iterable[Any] | None) -> Iterator[str]:
     """Those of tasks and blocks, and of all that is in them."""
     for node in nodes or []:
         yield node._uuid
@@ -67,7 +71,7 @@ def uuids(nodes):
             yield from uuids(getattr(node, part, None))
 
 
-def is_rescued(task):
+def is_rescued(task: Task) -> bool:
     """Whether a block around a task goes on when it fails."""
     inside, node = set(), task
     while node is not None:
@@ -81,7 +85,7 @@ def is_rescued(task):
 class Stage:
     """A play that runs."""
 
-    def __init__(self, play, begun):
+    def __init__(self, play: Play, begun: float) -> None:
         self.uuid, self.name, self.begun, self.all = play._uuid, play.get_name().strip(), begun, 0
         self.seen, self.batch, self.failed, self.changed = {}, set(), set(), 0  # seen: hosts, in the order of their first result
 
@@ -89,18 +93,18 @@ class Stage:
 class Live:
     """The last line of a terminal, which is written over; nothing where there is no terminal. Whoever calls has the display's lock."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self.stream, self.shown = stream, False
         self.terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
 
-    def draw(self, line):
+    def draw(self, line: str) -> None:
         """Show a line in place of the one before."""
         if self.terminal:
             self.stream.write(f"\r{line}\x1b[K")
             self.stream.flush()
             self.shown = True
 
-    def clear(self):
+    def clear(self) -> None:
         """Make room for other output."""
         if self.shown:
             self.stream.write("\r\x1b[K")
@@ -156,12 +160,12 @@ class CallbackModule(Default):
 
     # -------------------------------------------------------------- where it goes
 
-    def write(self, text):
+    def write(self, text: str) -> None:
         """Add a text to the log."""
         if self.log:
             self.log.write(text.removesuffix("\n") + "\n")
 
-    def show(self, text, **how):
+    def show(self, text: str, **how: Any) -> None:
         """Print a text, above the line that shows what runs."""
         with self.lock:
             self.live.clear()
@@ -176,7 +180,7 @@ class CallbackModule(Default):
             self.write(msg)
         return None if self._display.muted else self.show(msg, *rest, screen_only=screen_only, **how)
 
-    def open_log(self):
+    def open_log(self) -> None:
         """Begin the log, or go on with the one of the same verb."""
         self.state = next(filter(None, map(state_of, reversed(context.CLIARGS.get("inventory") or ()))), None)
         if not self.state:
@@ -191,24 +195,9 @@ class CallbackModule(Default):
             if not same:
                 self.write(f"# {typed(verb) or 'ansible-playbook'}, {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M:%S} UTC, run {run}")
 
-    def times(self):
-        """{key of a run: [[name of a play, its seconds]]} of earlier runs."""
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            return {key: [(str(name), float(seconds)) for name, seconds in plays]
-                    for key, plays in json.loads((self.state / "times.json").read_text(encoding="utf-8")).items()}
-        return {}
-
-    def remember(self):
-        """Keep how long each play took."""
-        if self.state:
-            new = self.state / f".times.{self.pid}"
-            with contextlib.suppress(OSError):
-                new.write_text(json.dumps(self.times() | {self.key: [(name, round(seconds, 1)) for name, seconds in self.ended]}), encoding="utf-8")
-                new.replace(self.state / "times.json")
-
     # -------------------------------------------------------------- what runs
 
-    def draw(self):
+    def draw(self) -> None:
         """Show what runs."""
         if not self.stage or self.asks:
             return
@@ -224,13 +213,13 @@ class CallbackModule(Default):
             self.spoke = now
             self.show(line)
 
-    def tick(self):
+    def tick(self) -> None:
         """Show every second what runs, however long it takes."""
         while not self.stop.wait(1.0):
             with self.lock:  # nobody forks meanwhile: a worker would wait for a lock of this thread's for ever
                 self.draw()
 
-    def end_stage(self):
+    def end_stage(self) -> None:
         """Keep a line of the stage that has ended."""
         stage, self.stage = self.stage, None
         if stage is None or not stage.seen:
@@ -242,7 +231,7 @@ class CallbackModule(Default):
             if not self.quiet and not self._display.screen:
                 self.show(ended_line(stage.name, stage.seen, seconds, stage.changed, len(stage.failed)), color=COLOR_ERROR if stage.failed else None)
 
-    def end(self):
+    def end(self) -> None:
         """Leave a clean terminal, and say what failed where the run was cut off before it could."""
         self.stop.set()
         with self.lock:
@@ -250,7 +239,7 @@ class CallbackModule(Default):
         if self.fatal and os.getpid() == self.pid:
             self.say_failures()
 
-    def say_failures(self):
+    def say_failures(self) -> None:
         """Print the failures, and what to do next; once."""
         log = os.path.relpath(self.state / "last.log") if self.state else ""
         # Where everything is printed, they are already.
@@ -258,7 +247,7 @@ class CallbackModule(Default):
         self.fatal = []
         self.show(f"\n{text}" if self.live.terminal else text)
 
-    def result(self, result):
+    def result(self, result: CallbackTaskResult) -> None:
         """Count the result of a task on a host."""
         if self.stage:
             host = result.host.get_name()
@@ -267,7 +256,7 @@ class CallbackModule(Default):
             self.stage.seen[host] = True
             self.note = ""
 
-    def failure(self, result, ignored):
+    def failure(self, result: CallbackTaskResult, ignored: bool) -> None:
         """Count a task that failed on a host."""
         self.result(result)
         if ignored:
@@ -282,11 +271,17 @@ class CallbackModule(Default):
 
     # -------------------------------------------------------------- what Ansible calls
 
+    def _handle_exception(self, result, use_stderr=False):
+        """Ansible hides the result of a task with no_log, and not why it failed."""
+        if "censored" in result:
+            result.pop("exception", None)
+        super()._handle_exception(result, use_stderr=use_stderr)
+
     def v2_playbook_on_start(self, playbook):
         self._display.screen = bool(os.environ.get("VERBOSE") or context.CLIARGS.get("check") or self.real.verbosity)
         self.open_log()
         self.key = key_of(os.path.basename(playbook._file_name), context.CLIARGS)
-        self.before = self.times().get(self.key, []) if self.state else []
+        self.before = read_times(self.state / "times.json").get(self.key, []) if self.state else []
         self.real.display = self.heard
         atexit.register(self.end)
         threading.Thread(target=self.tick, daemon=True, name="progress").start()
@@ -357,5 +352,5 @@ class CallbackModule(Default):
                                  duration(time.monotonic() - self.begun)]))
         if self.fatal:
             self.say_failures()
-        elif not any((*stats.failures.values(), *stats.dark.values())):
-            self.remember()
+        elif self.state and not any((*stats.failures.values(), *stats.dark.values())):
+            write_times(self.state / "times.json", self.key, self.ended)
