@@ -43,6 +43,7 @@ DOCUMENTATION = """
 """
 
 EVERY = 30  # seconds between two lines of a stage where there is no terminal
+WIDTH = 200  # characters of such a line
 
 
 def state_of(inventory: str) -> pathlib.Path | None:
@@ -206,7 +207,7 @@ class CallbackModule(Default):
         only = 1 if self.task is not None and self.task.run_once is True else self.stage.all
         elapsed = now - self.stage.begun
         line = running_line(self.stage.name, self.task.get_name().strip() if self.task is not None else "", (min(earlier + len(self.done), only), only), elapsed,
-                            left(self.before, self.ended, self.stage.name, elapsed), self.note, shutil.get_terminal_size().columns - 1)
+                            left(self.before, self.ended, self.stage.name, elapsed), self.note, shutil.get_terminal_size().columns - 1 if self.live.terminal else WIDTH)
         if self.live.terminal:
             self.live.draw(line)
         elif not self.quiet and not self._display.screen and now - self.spoke >= EVERY:
@@ -348,7 +349,7 @@ class CallbackModule(Default):
         self._display.screen = screen
         if self.live.terminal and not self.quiet and not screen:
             sums = [stats.summarize(host) for host in stats.processed]
-            self.show("  ".join(["   ", hosts_of(stats.processed), *(f"{sum(one[what] for one in sums)} {what}" for what in ("ok", "changed")),
+            self.show("  ".join(["   ", hosts_of([host for host in stats.processed if host != "localhost"] or ["localhost"]), *(f"{sum(one[what] for one in sums)} {what}" for what in ("ok", "changed")),
                                  duration(time.monotonic() - self.begun)]))
         if self.fatal:
             self.say_failures()
