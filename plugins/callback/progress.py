@@ -116,7 +116,7 @@ class Tee:
     """What Ansible's own callback takes for its display: everything goes to the log, and to the screen where that is wanted."""
 
     def __init__(self, progress, display):
-        self.progress, self.real, self.screen, self.muted = progress, display, False, False
+        self.progress, self.real, self.screen, self.muted = progress, display, False, None  # muted: a thread
 
     def __getattr__(self, name):
         return getattr(self.real, name)
@@ -134,11 +134,11 @@ class Tee:
 
     def _error(self, *error, **how):
         """In place of Display._error: the trace of a task that failed, rescued or not."""
-        self.muted = not self.screen
+        self.muted = None if self.screen else threading.get_ident()
         try:
             self.real._error(*error, **how)
         finally:
-            self.muted = False
+            self.muted = None
 
 
 class CallbackModule(Default):
@@ -164,7 +164,8 @@ class CallbackModule(Default):
     def write(self, text: str) -> None:
         """Add a text to the log."""
         if self.log:
-            self.log.write(text.removesuffix("\n") + "\n")
+            with self.lock:
+                self.log.write(text.removesuffix("\n") + "\n")
 
     def show(self, text: str, **how: Any) -> None:
         """Print a text, above the line that shows what runs."""
@@ -174,12 +175,12 @@ class CallbackModule(Default):
             sys.stdout.flush()
 
     def heard(self, msg, *rest, screen_only=False, **how):
-        """In place of Display.display for everybody but this callback: warnings, errors, questions. Workers are copies of this process and pass theirs on."""
+        """In place of Display.display for everybody but this callback: warnings, errors, questions. Forked workers pass theirs on."""
         if os.getpid() != self.pid:
             return self.print(msg, *rest, screen_only=screen_only, **how)
         if not screen_only:
             self.write(msg)
-        return None if self._display.muted else self.show(msg, *rest, screen_only=screen_only, **how)
+        return None if self._display.muted == threading.get_ident() else self.show(msg, *rest, screen_only=screen_only, **how)
 
     def open_log(self) -> None:
         """Begin the log, or go on with the one of the same verb."""
