@@ -184,7 +184,7 @@ class Host:
             if waiting > LOGS_WAIT:
                 self.wrong.append(f"{waiting >> 20} MiB of log lines wait for {name}; beyond log_queue_max new ones stay here: journalctl -u rsyslog")
 
-    def image(self, groups, path="/etc/realworld-image"):
+    def image(self, groups, path="/var/lib/realworld-image"):
         """The golden image that the host came from, as {date, lacks: packages, spare: packages}, where it was made for its groups as they are."""
         if not pathlib.Path(path).exists():
             return

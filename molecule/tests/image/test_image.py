@@ -13,7 +13,7 @@ from tier import AS_ROOT, ROOT, inside, wait
 
 RUN = ["--detach", "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
        "--cgroupns", "private", "--tmpfs", "/run", "--tmpfs", "/tmp", "--tty", "--network", "none"]
-KEPT = ("etc/machine-id", "etc/realworld-image", "etc/systemd/system-generators/image-hold")
+KEPT = ("etc/machine-id", "var/lib/realworld-image", "etc/systemd/system-generators/image-hold")
 # What Debian's packages bring of themselves: keys of examples.
 EXAMPLES = ("usr/share/doc/", "usr/share/perl5/", "usr/lib/python3/dist-packages/")
 
@@ -77,7 +77,7 @@ def test_an_image_has_no_keys_and_no_identity(files, tier):
 def test_an_image_has_the_packages_and_none_of_the_secrets(files, place, came):
     configured = [f"etc/{name}" for name in ("log-tls/key.pem", "backup-tls/key.pem", "patroni/config.yml", "sudoers.d/operator")]
     for image, found in files.items():
-        record = json.loads(found["etc/realworld-image"])
+        record = json.loads(found["var/lib/realworld-image"])
         assert image == f"realworld/golden-{'-'.join(record['groups'])}:13"
         for package in record["packages"]:
             assert f"Package: {package}\nStatus: install ok installed".encode() in found["var/lib/dpkg/status"], package
@@ -125,13 +125,13 @@ def test_hosts_that_came_bare_and_from_an_image_are_the_same(make, place, came):
 
 def test_status_says_that_an_image_is_older_than_its_packages(make, place, came):
     host = min(came)
-    place.on(host, "sed -i.as-it-was 's/\"curl\"/\"curl-of-before\"/' /etc/realworld-image")
+    place.on(host, "sed -i.as-it-was 's/\"curl\"/\"curl-of-before\"/' /var/lib/realworld-image")
     try:
         done = make("status")
         assert done.returncode == 0, done.stdout
         assert f"{host} came from an image of " in done.stdout and "(without curl; still with curl-of-before)" in done.stdout, done.stdout
     finally:
-        place.on(host, "mv /etc/realworld-image.as-it-was /etc/realworld-image")
+        place.on(host, "mv /var/lib/realworld-image.as-it-was /var/lib/realworld-image")
     assert "came from an image" not in make("status").stdout
 
 
