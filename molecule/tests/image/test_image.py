@@ -101,8 +101,7 @@ def test_what_is_released_is_enabled_as_its_packages_left_it_and_not_started(boo
         running = asked(container, "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1")
         held = asked(container, "ls /run/systemd/generator.early").split()
         asked(container, "/etc/systemd/system-generators/image-hold release")
-        assert asked(container, "ls /etc/systemd/system-generators /run/systemd/generator.early") .split() == [
-            "/etc/systemd/system-generators:", "/run/systemd/generator.early:"], image
+        assert asked(container, "ls -A /etc/systemd/system-generators; ls -A /run/systemd/generator.early 2>/dev/null") == "", image
         states = dict(line.split()[:2] for line in asked(container, "systemctl list-unit-files --plain --no-legend").splitlines())
         assert states["rsyslog.service"] == states["logrotate.timer"] == "enabled", image
         assert [unit for unit in held if states.get(unit, "").startswith("masked-runtime")] == [], image
