@@ -17,8 +17,11 @@ VENV     := $(CURDIR)/.venv
 RUNGS    := $(basename $(notdir $(wildcard inventories/$(ENV)/*.yml)))
 LADDERS  := $(filter-out group_vars,$(sort $(notdir $(patsubst %/,%,$(dir $(wildcard inventories/*/*.yml))))))
 
+# What containers are booted from: golden images where there are some (make image), or bare.
+IMAGE    ?= golden
 export ENV
 export INVENTORY
+export IMAGE
 SYSTEM_PATH := $(PATH)
 export PATH := $(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -55,7 +58,7 @@ CHANGE = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') $(PLA
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS='app_threads=8'   MITOGEN=0   REHEARSE=1   VERBOSE=1\n'
+	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS='app_threads=8'   MITOGEN=0   REHEARSE=1   VERBOSE=1   IMAGE=bare\n'
 
 # ------------------------------------------------------------------ what every verb stands on
 
@@ -93,7 +96,7 @@ endif
 
 # ------------------------------------------------------------------ verbs
 
-.PHONY: converge site up secrets secret summary
+.PHONY: converge site up image secrets secret summary
 converge: ## Build the whole tier of ENV, or bring it back to its declared state
 ifdef CHECK
 	@$(MAKE) --no-print-directory standing site
@@ -101,7 +104,7 @@ else
 	@start=$$(date +%s) && $(MAKE) --no-print-directory up site && $(MAKE) --no-print-directory summary START=$$start
 endif
 
-up: platform secrets ## Boot ENV's containers, bare (converge does it by itself)
+up: platform secrets ## Boot ENV's containers, unconfigured (converge does it by itself)
 
 standing: ready
 	@[ -s $(VAULT) ] || [ '$(CONTAINERS)' = yes ] || { \
@@ -113,6 +116,16 @@ endif
 
 site: ready
 	@$(CHANGE) playbooks/site.yml
+
+image: ready ## Bake the packages of each set of groups into an image that hosts boot from; real hosts: prepare a bare one, LIMIT=app3
+ifeq ($(CONTAINERS),yes)
+	@$(SHARED)/engine.sh up
+	@$(SHARED)/image.sh
+	@ansible-playbook -i $(INVENTORY) $(SHARED)/bake.yml -e bake_limit='$(LIMIT)' $(if $(VARS),-e "$$VARS")
+else
+	@[ -n '$(LIMIT)' ] || { echo "Which machine, bare and in inventories/$(ENV).yml already? make image ENV=$(ENV) LIMIT=app3" >&2; exit 2; }
+	@$(PLAY) playbooks/image.yml
+endif
 
 secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
 	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml

@@ -67,6 +67,14 @@ def between(answers, groups, facts):
     return roles, wrong
 
 
+def outdated(answers, typed):
+    """Sentences about hosts that came from a golden image made for other packages than theirs are now. That is not wrong: a converge installs the rest."""
+    images = {name: answer["raw"].get("image", {"lacks": [], "spare": []}) for name, answer in answers.items()}
+    return [f"{name} came from an image of {image['date']} that is older than its packages ("
+            + "; ".join(f"{word} {' '.join(image[part])}" for part, word in (("lacks", "without"), ("spare", "still with")) if image[part])
+            + f"). Before another host does: make image {typed}" for name, image in sorted(images.items()) if image["lacks"] or image["spare"]]
+
+
 def table(rows):
     """Lines of cells as text, in columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -99,6 +107,8 @@ def page(hosts):
     body = ["", head, "", *table(rows), ""]
     if wrong:
         body += ["  wrong:", *(f"    {sentence}" for sentence in wrong), ""]
+    if old := outdated(answers, facts["env_typed"]):
+        body += ["  images:", *(f"    {sentence}" for sentence in old), ""]
     return "\n".join(body), wrong
 
 

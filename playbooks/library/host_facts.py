@@ -13,7 +13,8 @@ description:
   - What plays gather (facts_modules in ansible.cfg), in a fifth of the time that ansible.builtin.setup takes for its smallest subsets with these.
 options: {}
 returned:
-  ansible_facts: memtotal_mb, the memory in MiB; processor_vcpus, processors online; interfaces, as {IPv4 address: interface}.
+  ansible_facts: memtotal_mb, the memory in MiB; processor_vcpus, processors online; interfaces, as {IPv4 address: interface};
+    image_holds, whether the host came from a golden image and holds back what that installed.
 """
 
 
@@ -25,6 +26,7 @@ def main():
         "memtotal_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
         "processor_vcpus": os.cpu_count(),
         "interfaces": {address["local"]: link["ifname"] for link in json.loads(links) for address in link.get("addr_info", [])},
+        "image_holds": os.path.exists("/etc/systemd/system-generators/image-hold"),
     })
 
 

@@ -184,6 +184,15 @@ class Host:
             if waiting > LOGS_WAIT:
                 self.wrong.append(f"{waiting >> 20} MiB of log lines wait for {name}; beyond log_queue_max new ones stay here: journalctl -u rsyslog")
 
+    def image(self, groups, path="/var/lib/realworld-image"):
+        """The golden image that the host came from, as {date, lacks: packages, spare: packages}, where it was made for its groups as they are."""
+        if not pathlib.Path(path).exists():
+            return
+        image, packages = json.loads(pathlib.Path(path).read_text(encoding="utf-8")), set(self.facts["packages"])
+        if image["groups"] == sorted(groups):
+            self.raw["image"] = {"date": image["date"], "lacks": sorted(packages.difference(image["packages"])),
+                                 "spare": sorted(set(image["packages"]) - packages)}
+
     def lb(self):
         """A balancer: the virtual IP, and the pools of its engine."""
         facts = self.facts
@@ -314,6 +323,7 @@ def look(name, groups, addresses, facts):
     host.services(sorted(units if members.get("backup") else units - BACKED_UP))
     host.disks()
     host.logs()
+    host.image(tiers)
     for tier in tiers:
         try:
             getattr(host, tier)()

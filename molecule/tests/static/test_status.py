@@ -67,3 +67,15 @@ def test_a_host_that_does_not_answer_is_wrong():
     text, wrong = status.page(WELL | {"app2": {"unreachable": True, "msg": "…"}})
     assert wrong == ["app2 does not answer over SSH"]
     assert "SILENT" in text
+
+
+def test_an_image_that_is_older_than_its_packages_is_said_and_not_wrong():
+    hosts = copy.deepcopy(WELL)
+    hosts["app1"]["raw"]["image"] = {"date": "2026-01-02", "lacks": ["brotli"], "spare": ["gzip"]}
+    hosts["app2"]["raw"]["image"] = {"date": "2026-01-02", "lacks": [], "spare": []}
+    text, wrong = status.page(hosts)
+    assert wrong == []
+    assert "all is well" in text
+    assert ("    app1 came from an image of 2026-01-02 that is older than its packages (without brotli; still with gzip). "
+            "Before another host does: make image ENV=x") in text.splitlines()
+    assert "app2 came from" not in text
