@@ -11,7 +11,7 @@ import drill
 def box(tier, make):
     """The first rung, built from nothing; nothing of it is left afterwards. A dry run of the bare host foretells without an error."""
     make("down")  # what a run that was cut off has left
-    for words in (("up", "RUNG=1-one-box"), ("converge", "CHECK=1"), ("converge",)):
+    for words in (("up", "RUNG=1-one-box", "IMAGE=bare"), ("converge", "CHECK=1"), ("converge",)):
         done = make(*words)
         assert done.returncode == 0, f"{words}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
     place = drill.Place(tier.inventory)

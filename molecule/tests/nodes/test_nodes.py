@@ -105,7 +105,7 @@ def unharmed(standing, load):
 def test_an_app_host(standing, tier, visitor, unharmed):
     """The first try is cut off while packages are installed, the second one finishes it; so it is when it goes."""
     node, root = "app3", tier.value("site_root", "app[0]")
-    tier.cut_off("add-node", "POOL=app", f"NODE={node}", when=lambda: standing.place.on(
+    tier.cut_off("add-node", "POOL=app", f"NODE={node}", "IMAGE=bare", when=lambda: standing.place.on(
         node, "test -e /var/lib/dpkg/info/apache2-bin.list && echo yes", check=False))
     assert node in standing.inventory.read_text()
     standing.add("app", node)

@@ -19,8 +19,8 @@ def standing(tier, make):
     """Built from nothing: cut off while packages are installed and while files are written, then to its end. Nothing is left afterwards."""
     make("down")  # what a run that was cut off has left
     for seconds in (25, 45):
-        tier.cut_off("converge", RUNG, "MITOGEN=0", when=after(seconds))
-    done = make("converge", RUNG, "MITOGEN=0")
+        tier.cut_off("converge", RUNG, "MITOGEN=0", "IMAGE=bare", when=after(seconds))
+    done = make("converge", RUNG, "MITOGEN=0", "IMAGE=bare")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     yield
     done = make("down")
