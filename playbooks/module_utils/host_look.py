@@ -29,7 +29,7 @@ UNITS = {          # units that have to be active
     "cache": ["memcached"],
     "db": ["patroni", "pgbackrest"],
     "quorum": ["etcd"],
-    "monitor": ["nginx", "munin-cron.timer", "munin-graph.socket", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer", "goaccess.timer", "status-page.timer"],
+    "monitor": ["nginx", "munin-cron.timer", "munin-graph.socket", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer", "goaccess.timer", "status-page"],
     "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
                "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
 }
