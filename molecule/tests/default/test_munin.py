@@ -176,6 +176,10 @@ def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
         assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000
 
 
+def test_no_run_draws_what_nobody_looks_at(host, run_once):
+    assert host.check_output("find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%d", run_once) == ""
+
+
 @pytest.mark.needs(monitor=1)
 def test_one_page_is_for_a_report(visitor, web, tier, run_once):
     """Of every tier that there is, drawn over all of its hosts."""
