@@ -203,6 +203,8 @@ def test_plain_http_is_redirected(visitor, web):
 def test_a_plugin_added_by_hand_does_not_outlive_a_restart(host, addresses, declared, tier):
     host.check_output("ln -s /usr/share/munin/plugins/users /etc/munin/plugins/users")
     host.check_output("rm /etc/munin/plugins/uptime")
+    host.check_output("ln -sf /usr/share/munin/plugins/load /etc/munin/plugins/load")
     host.check_output("systemctl restart munin-node")
     links = set(host.file("/etc/munin/plugins").listdir())
     assert {link for link in links if not link.startswith("if_")} == declared[tier.hosts("monitor")[0]]
+    assert host.file("/etc/munin/plugins/load").linked_to == "/usr/local/lib/munin/load"
