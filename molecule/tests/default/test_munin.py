@@ -177,7 +177,7 @@ def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
 
 
 def test_no_run_draws_what_nobody_looks_at(host, run_once):
-    assert host.check_output("find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%d", run_once) == ""
+    assert host.check_output("find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%s", str(run_once)) == ""
 
 
 @pytest.mark.needs(monitor=1)
