@@ -23,13 +23,13 @@ LOGS_WAIT = 20 << 20  # bytes of log lines that a monitor has not yet
 PAGE_OLD_S = 120   # seconds: eight looks of the monitor's page
 UNITS = {          # units that have to be active
     "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
-    "lb": ["keepalived"],  # and the engine
+    "lb": ["keepalived", "balancer-watch"],  # and the engine
     "app": ["apache2", "pgpool2", "pgpool-follow"],
     "media": ["lighttpd", "media-sync.timer", "media-backup.timer"],
     "cache": ["memcached"],
     "db": ["patroni", "pgbackrest"],
     "quorum": ["etcd"],
-    "monitor": ["nginx", "munin-cron.timer", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer", "goaccess.timer", "status-page.timer"],
+    "monitor": ["nginx", "munin-cron.timer", "munin-graph.socket", "nagios4", "fcgiwrap.socket", "nagios-heartbeat.timer", "goaccess.timer", "status-page"],
     "backup": ["pgbackrest", "restic-rest-server", "media-forget.timer",
                "tier-backup-full.timer", "tier-backup-incr.timer", "tier-backup-drill.timer", "tier-backup-look.timer"],
 }

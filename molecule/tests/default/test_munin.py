@@ -176,6 +176,10 @@ def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
         assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000
 
 
+def test_no_run_draws_what_nobody_looks_at(host, run_once):
+    assert host.check_output("find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%s", str(run_once)) == ""
+
+
 @pytest.mark.needs(monitor=1)
 def test_one_page_is_for_a_report(visitor, web, tier, run_once):
     """Of every tier that there is, drawn over all of its hosts."""
@@ -199,6 +203,8 @@ def test_plain_http_is_redirected(visitor, web):
 def test_a_plugin_added_by_hand_does_not_outlive_a_restart(host, addresses, declared, tier):
     host.check_output("ln -s /usr/share/munin/plugins/users /etc/munin/plugins/users")
     host.check_output("rm /etc/munin/plugins/uptime")
+    host.check_output("ln -sf /usr/share/munin/plugins/load /etc/munin/plugins/load")
     host.check_output("systemctl restart munin-node")
     links = set(host.file("/etc/munin/plugins").listdir())
     assert {link for link in links if not link.startswith("if_")} == declared[tier.hosts("monitor")[0]]
+    assert host.file("/etc/munin/plugins/load").linked_to == "/usr/local/lib/munin/load"

@@ -61,7 +61,7 @@ def test_it_is_blind_when_it_is_old(page, place, window):
     """An open page notices by itself; so does one that is opened now."""
     monitor = place.groups["monitor"][0]
     window.open(page.url)
-    place.on(monitor, "systemctl stop status-page.timer status-page.service && "
+    place.on(monitor, "systemctl stop status-page && "
                       "sed -i 's/data-at=\"[0-9]*\"/data-at=\"1000000000\"/' /var/lib/status-page/index.html")
     try:
         place.wait(lambda: window.value("document.title").startswith("Blind: "), "blind page", 30)
@@ -69,7 +69,7 @@ def test_it_is_blind_when_it_is_old(page, place, window):
         place.wait(lambda: seen.verdict(seen.html(window))[:2] == ("Blind", "blind"), "blind page", 30)
         assert window.value("getComputedStyle(document.querySelector('.blindness')).display") == "block"
     finally:
-        place.on(monitor, "systemctl start status-page.timer")
+        place.on(monitor, "systemctl start status-page")
     place.wait(lambda: not window.value("document.title").startswith("Blind: "), "page that sees again", 60)
     assert window.value("getComputedStyle(document.querySelector('.blindness')).display") == "none"
 

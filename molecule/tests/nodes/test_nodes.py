@@ -19,8 +19,8 @@ KNOWN = {
     "cache": {"app": {"/etc/SITE/site.json"}},
     "db": {"app": {"/etc/pgpool2/pgpool.conf", "/etc/pgpool2/follow.json"}, "db": {"/etc/patroni/config.yml"},
            "backup": {"/etc/pgbackrest.conf"}},
-    "lb": {"lb": {"/etc/keepalived/keepalived.conf", "/usr/local/sbin/hand-over"}, "app": {"/etc/apache2/apache2.conf"},
-           "media": {"/etc/lighttpd/lighttpd.conf"}},
+    "lb": {"lb": {"/etc/keepalived/keepalived.conf", "/etc/systemd/system/balancer-watch.service", "/usr/local/sbin/hand-over"},
+           "app": {"/etc/apache2/apache2.conf"}, "media": {"/etc/lighttpd/lighttpd.conf"}},
 }
 EVERYWHERE = {"monitor": {"/etc/munin/munin.conf", "/etc/nagios4/tier.cfg", "/etc/rsyslog.conf", "/etc/status-page.json"}}
 

@@ -59,7 +59,7 @@ WELL = {
     ("media", "media1"): (403, ""), ("media", "media2"): (403, ""),
     ("db", "db1"): {"role": "primary", "state": "running"}, ("db", "db2"): {"role": "replica", "state": "running"},
     ("cluster", "db1"): CLUSTER, ("cluster", "db2"): CLUSTER,
-    **{("munin", name): munin(memcached_counters={"memcached_counters.memcache_curr_items": 12.0, "memcached_counters.memcache_bytes_allocated": 2.0**21})
+    **{("munin", name): munin(memcached_hits={"memcached_hits.items": 12.0, "memcached_hits.bytes": 2.0**21})
        for name in ("cache1", "cache2")},
     **{("quorum", name): {"health": "true"} for name in ("cache1", "cache2", "monitor1")},
     ("munin", "backup1"): munin(backup=BACKUP),
@@ -109,7 +109,7 @@ def test_all_is_well():
     ({"db__db1": {"role": "replica", "state": "running"}}, "The databases have no primary"),
     ({"db__db2": {"role": "replica", "state": "starting"}}, "db2: PostgreSQL is starting"),
     ({"cluster__db1": CLUSTER | {"pause": True}}, "Patroni is paused"),
-    ({"munin__cache1": munin(memcached_counters={"memcached_counters.memcache_curr_items": None})}, "cache1: its memcached does not answer"),
+    ({"munin__cache1": munin(memcached_hits={"memcached_hits.items": None})}, "cache1: its memcached does not answer"),
     ({"quorum__cache1": {"health": "false"}}, "cache1: its etcd is not in the quorum"),
     ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.wrong": 2.0})}, "backup1: 2 complaints about the backups"),
     ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.wrong": 1.0}, backup_why={"backup_wrong.wrong": "no WAL", "backup_wrong.unproven": ""})},

@@ -1,0 +1,56 @@
+"""What keepalived is told about the balancers: by answers in a row, and by what counts as an answer."""
+
+import http.server
+import importlib.machinery
+import importlib.util
+import pathlib
+import socket
+import threading
+import time
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/keepalived/files/balancer-watch"
+loader = importlib.machinery.SourceFileLoader("balancer_watch", str(PROGRAM))
+watch = importlib.util.module_from_spec(importlib.util.spec_from_loader("balancer_watch", loader))
+loader.exec_module(watch)
+
+
+@pytest.mark.parametrize(("fall", "rise", "heard", "verdicts"), [
+    (2, 2, "+-+--+-++", "++++----+"),  # the balancer itself: two in a row
+    (1, 3, "+-++-+++", "+------+"),         # the others: silent at once, well after three
+    (2, 2, "-++", "--+"),                    # the first answer decides alone
+])
+def test_a_verdict_changes_by_answers_in_a_row(fall, rise, heard, verdicts):
+    verdict = watch.Verdict(fall=fall, rise=rise)
+    said = ""
+    for one in heard:
+        before = verdict.failing
+        assert verdict.hear(one == "+") == (before is not verdict.failing)
+        said += "-" if verdict.failing else "+"
+    assert said == verdicts
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (204, True), (301, True), (404, True), (500, False), (503, False)])
+def test_any_answer_counts_but_that_of_a_balancer_that_fails(status, well):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert (self.path, self.headers["Host"]) == ("/lb-health", "x.test")
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_words):
+            pass
+    server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    with server:
+        request = b"GET /lb-health HTTP/1.0\r\nHost: x.test\r\n\r\n"
+        assert watch.answers("127.0.0.1", server.server_port, request, time.monotonic() + 5) is well
+
+
+def test_silence_is_no_answer():
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        begun = time.monotonic()
+        assert not watch.answers("127.0.0.1", frozen.getsockname()[1], b"GET / HTTP/1.0\r\n\r\n", begun + 0.2)
+        assert 0.2 <= time.monotonic() - begun < 1
+    assert not watch.answers("127.0.0.1", 1, b"", time.monotonic() + 5)
