@@ -12,6 +12,10 @@ connection to its multiplexer in each. Here the hosts of a task are threads of t
 copies the task, and sends its result through the queue, pickled. What has a time limit needs a process of its own, and is forked.
 Source: ansible/plugins/strategy/__init__.py, StrategyBase._queue_task; ansible/executor/process/worker.py, WorkerProcess.
 
+To become root, Mitogen starts a second Python on the host, whose every message goes through the first one. Where sudo asks for no password, the
+login starts the only one as root.
+Source: ansible_mitogen/connection.py, Connection._build_stack, _connect_stack and reset; mitogen/parent.py, Connection.get_python_argv.
+
 Ansible compiles every template and every condition anew for each task of each host, a quarter of its time:
 here Jinja's own cache keeps what it makes of them, for the next task and the next run.
 Source: https://jinja.palletsprojects.com/en/stable/api/#bytecode-cache
@@ -46,6 +50,7 @@ from ansible.executor.task_executor import TaskExecutor
 from ansible.executor.task_result import _RawTaskResult
 from ansible.plugins.loader import PluginLoader, get_plugin_loader_namespace
 from ansible_mitogen import module_finder
+from ansible_mitogen.connection import Connection
 
 ansible_mitogen.affinity.policy = ansible_mitogen.affinity.Policy()
 gc.set_threshold(100_000, 50, 100)  # objects, and younger collections, until the next one
@@ -152,6 +157,35 @@ def load_module_source(loader, **names):
 
 
 PluginLoader._load_module_source = load_module_source
+
+
+class Login(list):
+    """Specifications of one connection that has become root on its way: to leave that off, as Connection.reset does, leaves off nothing."""
+
+    def __getitem__(self, index):
+        return self if index == slice(None, -1) else super().__getitem__(index)
+
+
+def as_root(stack):
+    """Mitogen's specifications of connections, each by way of the one before, with the way from a login to root made one."""
+    if [spec["method"] for spec in stack] != ["ssh", "sudo"]:
+        return stack
+    login, sudo = (spec["kwargs"] for spec in stack)
+    if sudo["password"] or sudo["username"] != "root":
+        return stack
+    words = [sudo["sudo_path"] or "sudo", "-H", "-n", "-u", "root", "--"]
+    return Login([{**stack[0], "kwargs": {**login, "python_path": words + login["python_path"]}}])
+
+
+def connect_stack(connection, stack):
+    """In place of Connection._connect_stack."""
+    CONNECT_STACK(connection, stack)
+    connection.login_context = connection.login_context or connection.context
+
+
+BUILD_STACK, CONNECT_STACK = Connection._build_stack, Connection._connect_stack
+Connection._build_stack = lambda connection: (lambda name, stack: (name, as_root(stack)))(*BUILD_STACK(connection))
+Connection._connect_stack = connect_stack
 
 
 class SharedBinding(ansible_mitogen.process.ClassicBinding):

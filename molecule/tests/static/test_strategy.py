@@ -129,3 +129,15 @@ def test_a_template_that_cannot_be_parsed_says_so_and_leaves_nothing(strategy, t
             templar.evaluate_conditional(trust_as_template(broken))
     assert list(tmp_path.iterdir()) == []
     assert templar.template(trust_as_template("{{ word }}")) == "tier"
+
+
+def test_the_login_becomes_root_where_sudo_asks_for_no_password(strategy):
+    def stack(*specs):
+        return [{"method": method, "kwargs": {"python_path": ["/usr/bin/python3"], **given}} for method, given in specs]
+    login, root = ("ssh", {"hostname": "192.0.2.1"}), ("sudo", {"username": "root", "password": None, "sudo_path": None})
+    joined = strategy.as_root(stack(login, root))
+    assert joined == stack(("ssh", {"hostname": "192.0.2.1", "python_path": ["sudo", "-H", "-n", "-u", "root", "--", "/usr/bin/python3"]}))
+    assert joined[:-1] == joined  # what is reset is the login
+    for other in (stack(login), stack(("local", {}), root), stack(login, ("sudo", root[1] | {"password": "secret"})),
+                  stack(login, ("sudo", root[1] | {"username": "postgres"})), stack(login, root, root)):
+        assert strategy.as_root(other) is other
