@@ -36,7 +36,7 @@ PLAY = """
     - name: Give up what takes too long
       block:
         - name: Take too long
-          ansible.builtin.command: sleep 20
+          ansible.builtin.command: sleep 4
           timeout: 1
       rescue:
         - name: Write what was said
