@@ -25,6 +25,8 @@ export IMAGE
 SYSTEM_PATH := $(PATH)
 export PATH := $(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Programs of playbooks/ import the package controller/.
+export PYTHONPATH := $(CURDIR)
 # Ansible loads its plugins in every worker it forks: from bytecode, wherever this was set.
 unexport PYTHONDONTWRITEBYTECODE
 ifeq ($(REHEARSE),1)
@@ -156,9 +158,6 @@ upgrade: ready ## The same, with their packages upgraded first
 
 reboot upgrade: override REBOOT = python playbooks/locked.py $(INVENTORY) 'make $@' ansible-playbook -i $(INVENTORY) playbooks/reboot.yml \
 	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e "$$VARS")
-
-# Verbs that ask hosts past Ansible: the package controller/ is imported from here.
-status logs releases: export PYTHONPATH := $(CURDIR)
 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
 	@python playbooks/status.py $(INVENTORY) $(if $(VARS),-e "$$VARS")

@@ -16,6 +16,9 @@ import socket
 import subprocess
 import sys
 
+from controller import environment
+from controller import ssh as openssh
+
 PATIENCE = 15  # seconds a host has to answer
 # A file that every host has and nobody else locks. What is held is told by the process that holds it.
 HOLD = r"""
@@ -43,16 +46,23 @@ def ssh(variables):
             *shlex.split(variables.get("ansible_ssh_common_args", "")), f"{variables['ansible_user']}@{variables['ansible_host']}"]
 
 
-def hold(variables, who):
-    """A process that asks a host for its lock, and keeps it while its input is open."""
-    return subprocess.Popen([*ssh(variables), shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])],
+def hold(login, who):
+    """A process that asks a host for its lock, on a connection of its own, and keeps it while its input is open."""
+    first, *words = openssh.options(login, None)
+    own = ["-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3", "-o", "LogLevel=ERROR"]  # before others, which do not count then
+    return subprocess.Popen([first, *own, *words, shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])],
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def take(inventory, verb):
     """(the processes that hold the locks while this one has their input, who else has one, as a sentence or nothing)."""
     who = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
-    held = {name: hold(variables, who) for name, variables in hosts(inventory).items()}
+    try:
+        known = environment.load(inventory)
+    except environment.Unusable as reason:
+        print(reason, file=sys.stderr)
+        sys.exit(2)
+    held = {name: hold(known.hosts[name].login, who) for name in known.groups.get("app", [])}
     for name, process in held.items():
         ready, _w, _x = select.select([process.stdout], [], [], PATIENCE)
         said = process.stdout.readline().decode().strip() if ready else ""

@@ -7,4 +7,4 @@ import ansible.module_utils
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 ansible.module_utils.__path__.append(str(ROOT / "playbooks/module_utils"))
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "playbooks")]

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import types
@@ -80,7 +81,7 @@ def test_what_may_be_rebuilt(env, other):
 
 def test_the_program_refuses_production():
     words = [sys.executable, ROOT / "playbooks/rebuild.py", ROOT / "inventories/production.yml", "--yes"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("Nothing was touched. production is never destroyed.") and not done.stdout
 
 
