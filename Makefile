@@ -273,11 +273,11 @@ lint: ready ## yamllint and ansible-lint (profile production)
 	@yamllint --strict -c .config/yamllint.yml .
 	@ANSIBLE_INVENTORY_UNPARSED_FAILED=false ansible-lint --offline -q -c .config/ansible-lint.yml
 
-static: ready ## The repository's own rules: a second, no containers
+static: ready ## The repository's own rules and unit tests: a minute, no containers
 	@pytest -q molecule/tests/static
 
-bench: ready ## Measure this machine: fresh machine to page, converge, no-change, deploy, nodes, rungs of the ladder, floor
-	@python molecule/bench.py
+bench: ready ## Measure this machine, verb by verb, as ratios to a fixed piece of work: PART="build verbs idle nodes ladder", or one of them
+	@python molecule/bench.py $(PART)
 
 lock: ready ## Renew .config/requirements.txt from requirements.in, and locust.txt from locust.in
 	@UV_SYSTEM_CERTS=1 uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \
