@@ -126,7 +126,8 @@ def test_tests_of_all_steps_or_of_the_chosen_ones_are_expected():
 
 
 def test_hints_are_replaced_by_what_was_measured():
-    text = steps.DECLARED.read_text()
+    text = ("# what steps need\nstatic: {seconds: 60, cores: 1.0}\nbuild: {tiers: {local: alone}, seconds: 87, cores: 1.0}\n"
+            "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 625, cores: 1.4}\n")
     found = steps.learned(text, {"drills": (601.4, 1.26), "static": (30.6, None), "gone": (1, 1)})
     changed = [(before, after) for before, after in zip(text.splitlines(), found.splitlines()) if before != after]
     assert [after for _before, after in changed] == ["static: {seconds: 31, cores: 1.0}",
