@@ -37,6 +37,10 @@ def high(descriptor):
     return moved
 
 
+NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
+ATTEMPTS = 5  # to load a page
+
+
 class Browser:
     """A browser with one page. Flags are Chromium's."""
 
@@ -116,8 +120,11 @@ class Browser:
         self.await_event("Page.loadEventFired")
 
     def open(self, url):
-        """Load a page."""
-        self.go(lambda: self.call("Page.navigate", url=url))
+        """Load a page; again where the network of this machine changed meanwhile, as it does when a container comes or goes."""
+        said = {"errorText": NETWORK_CHANGED}
+        for _attempt in range(ATTEMPTS):
+            if said.get("errorText") == NETWORK_CHANGED:
+                self.go(lambda: said.update({"errorText": ""} | self.call("Page.navigate", url=url)))
 
     def size(self, width, height):
         """Be a screen of that size."""

@@ -107,6 +107,14 @@ def test_judges_what_a_plugin_says(figures, fields, state, said):
     assert (found, "; ".join(told)) == (state, said)
 
 
+def test_takes_options_before_the_address():
+    assert check_munin.arguments(["--critical", "1:", "192.0.2.1", "keepalived.held"]) == (4949, "1:", "192.0.2.1", ["keepalived.held"])
+    assert check_munin.arguments(["--port", "5000", "--critical", ":5", "192.0.2.1", "a", "b"]) == (5000, ":5", "192.0.2.1", ["a", "b"])
+    assert check_munin.arguments(["192.0.2.1", "a"]) == (4949, None, "192.0.2.1", ["a"])
+    with pytest.raises(SystemExit):
+        check_munin.arguments(["--critical", "1:"])
+
+
 class Said(check_munin.Node):
     """A munin-node that answers from a list, and what it was asked."""
 
