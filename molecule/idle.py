@@ -71,7 +71,7 @@ def main() -> None:
         with concurrent.futures.ThreadPoolExecutor(len(names)) as at_once:
             return dict(zip(names, at_once.map(lambda name: (time.monotonic(), run("docker", "exec", name, "bash", "-c", command)), names)))
     since, before = time.time(), look(READ)
-    time.sleep(seconds)
+    time.sleep(seconds)  # the tier is left alone: there is nothing to await
     after, journal = look(READ), look(ENDED.format(since=since))
     figures = {}
     for name in names:

@@ -48,7 +48,7 @@ def stop(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + GOODBYE
     while os.path.exists(f"/proc/{process.pid}") and time.monotonic() < deadline:
-        time.sleep(LOOK)
+        time.sleep(LOOK)  # between two looks at whether it has ended: another thread awaits it
     for pid in {*others, *descendants(process.pid)}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

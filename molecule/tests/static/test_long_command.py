@@ -97,7 +97,7 @@ def test_ansible_repeats_it_until_it_ends(tmp_path):
 
     def answer():
         while not log.exists() or "s: begin" not in log.read_text():
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks at a condition
         (tmp_path / "go").write_text("\n")
 
     threading.Thread(target=answer, daemon=True).start()
