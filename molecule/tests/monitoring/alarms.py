@@ -200,6 +200,8 @@ systemctl start tier-backup@look"""
 WAVES = {
     "of single hosts": [
         Alarm("host", last("media"), "oncall", lambda place, host: place.kill(host), lambda place, host: place.start(host),
+              # A host that starts answers pings before its services answer.
+              after=("files", "munin", "memory"),
               silent=lambda place: on(last("media")(place), "files", "munin", "memory") + on(holder(place), f"pools {last('media')(place)[0]} files")),
         Alarm("balancer", standing_by, "oncall", engine("stop"), engine("start")),
         Alarm("munin", standing_by, "ops", *units("munin-node"), silent=lambda place: on(standing_by(place), "pools", "memory", "units")),
