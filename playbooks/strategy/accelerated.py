@@ -12,6 +12,8 @@ connection to its multiplexer in each. Here the hosts of a task are threads of t
 copies the task, and sends its result through the queue, pickled. What has a time limit needs a process of its own, and is forked.
 Source: ansible/plugins/strategy/__init__.py, StrategyBase._queue_task; ansible/executor/process/worker.py, WorkerProcess.
 
+Mitogen's multiplexer and its connections end with every ansible-playbook: here they serve the next one, too (controller/connections.py).
+
 To become root, Mitogen starts a second Python on the host, whose every message goes through the first one. Where sudo asks for no password, the
 login starts the only one as root.
 Source: ansible_mitogen/connection.py, Connection._build_stack, _connect_stack and reset; mitogen/parent.py, Connection.get_python_argv.
@@ -24,12 +26,10 @@ And Python looks for garbage seldom, and not at all in what was there before a p
 Source: https://docs.python.org/3/library/gc.html#gc.freeze
 """
 
-import contextlib
 import gc
-import json
 import os
 import pathlib
-import tempfile
+import sys
 import threading
 
 import ansible.collections.list
@@ -39,9 +39,8 @@ import ansible_mitogen.loaders
 import ansible_mitogen.process
 import ansible_mitogen.strategy
 import jinja2
-import mitogen
 import mitogen.fork
-import mitogen.master
+from ansible import context
 from ansible._internal import _task
 from ansible._internal._errors._error_utils import result_dict_from_exception
 from ansible._internal._templating import _jinja_bits as bits
@@ -49,8 +48,14 @@ from ansible._internal._templating._engine import TemplateEngine
 from ansible.executor.task_executor import TaskExecutor
 from ansible.executor.task_result import _RawTaskResult
 from ansible.plugins.loader import PluginLoader, get_plugin_loader_namespace
-from ansible_mitogen import module_finder
 from ansible_mitogen.connection import Connection
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from controller import connections
+from controller.environment import state_directory
+from controller.imports import Imports
 
 ansible_mitogen.affinity.policy = ansible_mitogen.affinity.Policy()
 gc.set_threshold(100_000, 50, 100)  # objects, and younger collections, until the next one
@@ -102,47 +107,7 @@ class Kept:
         return jinja2.environment.TemplateExpression(template, undefined_to_none)
 
 
-class Imports:
-    """Keeps in a file which modules each module imports: Mitogen compiles all of them in every run to see that.
-
-    The file: {name: [what was found, [[path of a file it depends on, nanoseconds of its last change], …]]}, for one version of Ansible and Mitogen.
-    """
-
-    def __init__(self, directory):
-        versions = "-".join([ansible.release.__version__, *map(str, mitogen.__version__)])
-        self.path, self.find_related, self.scan = directory / f"imports-{versions}.json", mitogen.master.ModuleFinder.find_related, module_finder.scan
-        try:
-            self.known = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # none yet, or a run was cut off
-            self.known = {}
-        mitogen.master.ModuleFinder.find_related = lambda finder, name: self.related(finder, name)
-        module_finder.scan = self.scanned
-
-    def kept(self, name, found, paths):
-        """What is known under a name, or what is found now. paths: of what was found, the files that it depends on."""
-        with contextlib.suppress(KeyError, OSError):
-            result, files = self.known[name]
-            if all(os.stat(path).st_mtime_ns == changed for path, changed in files):
-                return result
-        result = found()
-        self.known[name] = result, [(path, os.stat(path).st_mtime_ns) for path in paths(result)]
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self.path.parent, delete=False) as file:
-            json.dump(self.known, file)
-        os.replace(file.name, self.path)
-        return result
-
-    def related(self, finder, name):
-        """In place of ModuleFinder.find_related, which is asked for modules of Ansible and Mitogen alone."""
-        return self.kept(f"related {name}", lambda: self.find_related(finder, name), lambda _names: [])
-
-    def scanned(self, module_name, module_path, search_path):
-        """In place of ansible_mitogen.module_finder.scan."""
-        found = self.kept(f"scan {module_name} {module_path} {search_path}", lambda: self.scan(module_name, module_path, search_path),
-                          lambda found: [module_path, *(path for _name, path, _package in found)])
-        return [tuple(one) for one in found]
-
-
-STATE = pathlib.Path(__file__).parents[2] / ".state"
+STATE = ROOT / ".state"
 KEPT = Kept(bits.AnsibleEnvironment, STATE / "templates")
 IMPORTS = Imports(STATE)
 
@@ -188,6 +153,15 @@ Connection._build_stack = lambda connection: (lambda name, stack: (name, as_root
 Connection._connect_stack = connect_stack
 
 
+def session():
+    """The use of the connections that are kept for the environment; None where there is no environment, or another run uses them."""
+    inventories = [pathlib.Path(path) for path in context.CLIARGS.get("inventory") or ()]
+    if len(inventories) != 1 or not inventories[0].is_file():
+        return None
+    state = state_directory(inventories[0])
+    return connections.session_of(state) if state.is_dir() else None
+
+
 class SharedBinding(ansible_mitogen.process.ClassicBinding):
     """The controller's connection to Mitogen's multiplexer, which all threads use. It ends with the play."""
 
@@ -199,6 +173,9 @@ class SharedModel(ansible_mitogen.process.WorkerModel):
     """Mitogen's model of a worker, for a controller that is the only one."""
 
     def __init__(self):
+        self.session = session()
+        if self.session:
+            ansible_mitogen.process._classic_worker_model = connections.KeptModel(self.session.listener)
         self.classic = ansible_mitogen.process.get_classic_worker_model()
         self.binding = SharedBinding(self.classic)
         os.register_at_fork(after_in_child=self.disown)
@@ -236,7 +213,13 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
         """Run a play."""
         gc.collect()
         gc.freeze()
-        return super().run(iterator, play_context)
+        session = self._get_worker_model().session
+        if session:
+            session.complete = False
+        result = super().run(iterator, play_context)
+        if session:
+            session.complete = True
+        return result
 
     def _get_worker_model(self):
         StrategyModule.model = StrategyModule.model or SharedModel()

@@ -1,0 +1,54 @@
+"""Which modules each module imports, kept from one run to the next: Mitogen compiles all of them in every run to see that."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import ansible.release
+import mitogen
+import mitogen.master
+from ansible_mitogen import module_finder
+
+
+class Imports:
+    """Keeps in a file which modules each module imports: Mitogen compiles all of them in every run to see that.
+
+    The file: {name: [what was found, [[path of a file it depends on, nanoseconds of its last change], …]]}, for one version of Ansible and Mitogen.
+    """
+
+    def __init__(self, directory):
+        versions = "-".join([ansible.release.__version__, *map(str, mitogen.__version__)])
+        self.path, self.find_related, self.scan = directory / f"imports-{versions}.json", mitogen.master.ModuleFinder.find_related, module_finder.scan
+        try:
+            self.known = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none yet, or a run was cut off
+            self.known = {}
+        mitogen.master.ModuleFinder.find_related = lambda finder, name: self.related(finder, name)
+        module_finder.scan = self.scanned
+
+    def kept(self, name, found, paths):
+        """What is known under a name, or what is found now. paths: of what was found, the files that it depends on."""
+        with contextlib.suppress(KeyError, OSError):
+            result, files = self.known[name]
+            if all(os.stat(path).st_mtime_ns == changed for path, changed in files):
+                return result
+        result = found()
+        self.known[name] = result, [(path, os.stat(path).st_mtime_ns) for path in paths(result)]
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self.path.parent, delete=False) as file:
+            json.dump(self.known, file)
+        os.replace(file.name, self.path)
+        return result
+
+    def related(self, finder, name):
+        """In place of ModuleFinder.find_related, which is asked for modules of Ansible and Mitogen alone."""
+        return self.kept(f"related {name}", lambda: self.find_related(finder, name), lambda _names: [])
+
+    def scanned(self, module_name, module_path, search_path):
+        """In place of ansible_mitogen.module_finder.scan."""
+        found = self.kept(f"scan {module_name} {module_path} {search_path}", lambda: self.scan(module_name, module_path, search_path),
+                          lambda found: [module_path, *(path for _name, path, _package in found)])
+        return [tuple(one) for one in found]
