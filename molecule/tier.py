@@ -38,7 +38,7 @@ def started(pid):
 def first(container):
     """The first process of a container, as this machine numbers it; 0 while it is off."""
     pid, since = RUNNING.get(container, (0, None))
-    if not pid or started(pid) != since:
+    if not pid or since is None or started(pid) != since:  # None: it had ended before its start could be read
         said = subprocess.run([*AS_ROOT, "docker", "inspect", "--format", "{{.State.Pid}}", container], capture_output=True, text=True, check=False)
         pid = int(said.stdout.strip() or 0)  # nothing but a line end, where there is no such container
         RUNNING[container] = pid, started(pid)
