@@ -91,11 +91,12 @@ class Session:
 def greet(path: str, key: str) -> tuple[socket.socket, str] | None:
     """The process's connection and the path of its multiplexer's socket; None where no process listens or it has another key, and ends."""
     control = socket.socket(socket.AF_UNIX)
+    control.settimeout(ANSWER_S)
     try:
         control.connect(path)
         control.sendall(key.encode() + b"\n")
         answer = control.makefile("rb").readline()
-    except OSError:  # nobody listens, or ends this very moment
+    except OSError:  # nobody listens, or ends this very moment, or hangs
         answer = b""
     if answer in (b"", OTHER):
         control.close()
@@ -191,16 +192,16 @@ def serve(path: str, lock: pathlib.Path, key: str) -> None:
     listener.bind(path)
     os.chmod(path, 0o600)
     listener.listen()
-    checked, multiplexer = Checked(), Multiplexer(f"{path}.mux")
+    checked, multiplexer = Checked(), Multiplexer(f"{path}.{os.getpid()}")
     print("listens", flush=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    unused = time.monotonic()
+    unused, other = time.monotonic(), None
     while lock.exists() and time.monotonic() - unused < IDLE_S:
         if not select.select([listener], [], [], LOOK_S)[0]:
             continue
         control = listener.accept()[0]
         if control.makefile("rb").readline() != key.encode() + b"\n":
-            control.sendall(OTHER)
+            other = control
             break
         checked.verb += 1
         control.sendall(multiplexer.path.encode() + b"\n")
@@ -209,6 +210,8 @@ def serve(path: str, lock: pathlib.Path, key: str) -> None:
         multiplexer.end_verb()
         unused = time.monotonic()
     pathlib.Path(path).unlink(missing_ok=True)
+    if other:  # whoever asked starts the next process, which listens at the same path
+        other.sendall(OTHER)
     multiplexer.broker.shutdown()
     multiplexer.broker.join()
 

@@ -159,7 +159,10 @@ def session():
     if len(inventories) != 1 or not inventories[0].is_file():
         return None
     state = state_directory(inventories[0])
-    return connections.session_of(state) if state.is_dir() else None
+    try:
+        return connections.session_of(state) if state.is_dir() else None
+    except OSError:  # no place for a socket: Mitogen's own multiplexer, which ends with the run, does as well
+        return None
 
 
 class SharedBinding(ansible_mitogen.process.ClassicBinding):
