@@ -335,6 +335,12 @@ class Repository:
     def destinations(self, path, task):
         """Yield (pattern of a path, letters of it that are sure, file that it is made of) of everything that a task writes."""
         role = path.split("/")[1]
+        for kind, folder in (("templates", "templates"), ("copies", "files")):
+            together = task.get("files", {}).get(kind) or {}
+            for dest, source in together.items() if isinstance(together, dict) else ():
+                yield re.compile(re.escape(dest)), len(dest), f"roles/{role}/{folder}/{source}"
+            for directory in task["files"].get("directories", []) if isinstance(together, str) else ():  # computed: which, the task tells
+                yield re.compile(f"{re.escape(directory)}/[^/]+"), len(directory), path
         for module, folder in (("template", "templates"), ("copy", "files")):
             given = task.get(f"ansible.builtin.{module}")
             if not isinstance(given, dict):
