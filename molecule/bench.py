@@ -38,7 +38,7 @@ RUNG_S = 10         # seconds a rung is measured for
 IDLE_S = 300        # seconds a tier is left alone for: one round of Munin's
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=0\s+failed=0\s+skipped=(\d+)", re.M)
 YARDSTICK = f"source = open({ansible.executor.task_executor.__file__!r}).read()\nfor _ in range(25): compile(source, 'yardstick', 'exec')"
-YARDSTICK_S = 1.0   # of a quiet hour of the machine that the bounds were set on
+YARDSTICK_S = 0.2   # of a quiet hour of the machine that the bounds were set on
 # Seconds that a verb may take there on twelve hosts; held as multiples of the yardstick.
 BOUNDS = {"no-change site": 25, "status": 3, "logs of a request": 3, "deploy of a built release": 20, "rollback": 8,
           "add-node POOL=app, from bare": 40, "add-node POOL=app, from a golden image": 20, "remove-node": 15}
