@@ -20,7 +20,8 @@ class Imports:
     The file: {name: [what was found, [[path of a file it depends on, nanoseconds of its last change], …]]}, for one version of Ansible and Mitogen.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: pathlib.Path) -> None:
+        """directory: where the file is kept."""
         versions = "-".join([ansible.release.__version__, *map(str, mitogen.__version__)])
         self.path, self.find_related, self.scan = directory / f"imports-{versions}.json", mitogen.master.ModuleFinder.find_related, module_finder.scan
         try:
@@ -30,7 +31,7 @@ class Imports:
         mitogen.master.ModuleFinder.find_related = lambda finder, name: self.related(finder, name)
         module_finder.scan = self.scanned
 
-    def kept(self, name, found, paths):
+    def kept(self, name: str, found: Callable[[], Any], paths: Callable[[Any], list[str]]) -> Any:
         """What is known under a name, or what is found now. paths: of what was found, the files that it depends on."""
         with contextlib.suppress(KeyError, OSError):
             result, files = self.known[name]
@@ -43,11 +44,11 @@ class Imports:
         os.replace(file.name, self.path)
         return result
 
-    def related(self, finder, name):
+    def related(self, finder: mitogen.master.ModuleFinder, name: str) -> list[str]:
         """In place of ModuleFinder.find_related, which is asked for modules of Ansible and Mitogen alone."""
         return self.kept(f"related {name}", lambda: self.find_related(finder, name), lambda _names: [])
 
-    def scanned(self, module_name, module_path, search_path):
+    def scanned(self, module_name: str, module_path: str, search_path: tuple[str, ...]) -> list[tuple[str, str, bool]]:
         """In place of ansible_mitogen.module_finder.scan."""
         found = self.kept(f"scan {module_name} {module_path} {search_path}", lambda: self.scan(module_name, module_path, search_path),
                           lambda found: [module_path, *(path for _name, path, _package in found)])

@@ -147,6 +147,8 @@ def test_templates_have_a_mode(path):
         for module in ("ansible.builtin.template", "ansible.builtin.copy"):
             if module in task:
                 assert "mode" in task[module], f"{path}: {task.get('name')}"
+        if {"templates", "copies"} & set(task.get("files", {})):
+            assert "mode" in task["files"], f"{path}: {task.get('name')}"
 
 
 def test_every_playbook_has_a_verb():
