@@ -117,7 +117,7 @@ class Place:
         env = self.tier.name
         if not self.tier.value("hostvars[groups['all'][0]].env_containers"):
             sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' works there.")
-        names = ("app_port", "db_port", "etcd_client_port", "lb_vip", "media_port", "media_root", "patroni_port", "pool_port", "site_name", "site_root")
+        names = ("app_port", "db_port", "etcd_metrics_port", "lb_vip", "media_port", "media_root", "patroni_port", "pool_port", "site_name", "site_root")
         self.facts = self.tier.value("dict(" + ", ".join(f"{n}={n}" for n in names) + ")", self.tier.hosts("app")[0])
         self.engine = self.tier.value("lb_engine", self.tier.hosts("lb")[0])
         self.env, self.frozen = env, set()
@@ -246,7 +246,7 @@ class Place:
                 return f"pgpool of {host}: {nodes}"
         if host in self.groups["media"] and not self.open(host, "media_port"):
             return f"{host} does not serve files"
-        if host in self.groups["quorum"] and not self.open(host, "etcd_client_port"):
+        if host in self.groups["quorum"] and not self.on(host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['etcd_metrics_port']}/health", check=False):
             return f"etcd of {host} is down"
         state = self.on(host, "systemctl is-system-running", check=False)
         if state != "running":
@@ -703,10 +703,8 @@ def etcd_leader(place):
     """The host whose etcd leads the others."""
     def leads():
         for host in place.groups["quorum"]:
-            url = f"http://{place.address[host]}:{place.facts['etcd_client_port']}/metrics"
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1) as said:
-                if b"\netcd_server_is_leader 1\n" in said.read():
-                    return host
+            if "\netcd_server_is_leader 1\n" in place.on(host, f"curl -s -m 1 http://{place.address[host]}:{place.facts['etcd_metrics_port']}/metrics", check=False):
+                return host
         return None
     return place.wait(leads, "leader of etcd")
 

@@ -277,7 +277,7 @@ class Host:
 
     def quorum(self):
         """A member of etcd."""
-        healthy = json_get(self.facts["address"], self.facts["etcd_client_port"], "/health").get("health") == "true"
+        healthy = json_get(self.facts["address"], self.facts["etcd_metrics_port"], "/health").get("health") == "true"
         self.does["quorum"] = "etcd votes" if healthy else "etcd is silent"
         if not healthy:
             self.wrong.append("its etcd is not in the quorum: systemctl status etcd")

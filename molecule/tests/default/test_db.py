@@ -13,7 +13,7 @@ def facts(tier):
     """What the inventory says about this tier."""
     return tier.value(
         "dict(db=db_hosts, app=app_hosts, monitor=monitor_hosts, quorum=quorum_hosts, site=site_name,"
-        " db_port=db_port, patroni_port=patroni_port, etcd=etcd_client_port, etcd_peer=etcd_peer_port,"
+        " db_port=db_port, patroni_port=patroni_port, etcd=etcd_client_port, etcd_peer=etcd_peer_port, etcd_metrics=etcd_metrics_port, patroni_tls=hostvars[groups['db'][0]].patroni_tls,"
         " share=host_share, connections=db_max_connections)", tier.hosts("db")[0])
 
 
@@ -134,7 +134,7 @@ def test_the_site_may_do_no_more_than_it_needs(facts, sql):
     assert not any(entry.startswith("=") for entry in sql(f"select array_to_string(datacl, ',') from pg_database where datname = '{facts['site']}'").split(","))
 
 
-@pytest.mark.parametrize(("group", "ports"), [("db", ["db_port", "patroni_port"]), ("quorum", ["etcd", "etcd_peer"])])
+@pytest.mark.parametrize(("group", "ports"), [("db", ["db_port", "patroni_port"]), ("quorum", ["etcd", "etcd_peer", "etcd_metrics"])])
 def test_nothing_listens_beyond_the_private_network(on, facts, group, ports):
     ports = {facts[port] for port in ports}
     for member in facts[group]:
@@ -150,12 +150,26 @@ def test_patroni_takes_orders_only_with_the_password(host, facts):
         assert code == "401"
 
 
-def test_etcd_answers_only_with_the_password_and_every_member_is_there(host, facts):
+def test_etcd_answers_only_to_a_certificate_with_the_password_and_every_member_is_there(host, facts):
+    certified = "--cacert {0}/ca.pem --cert {0}/certificate.pem --key {0}/key.pem".format(facts["patroni_tls"])
     for member in facts["quorum"]:
-        url = f"http://{member['address']}:{facts['etcd']}"
-        said = host.check_output("curl -s %s -d '{\"key\": \"AA==\", \"range_end\": \"AA==\"}'", url + "/v3/kv/range")
-        assert "user name is empty" in said
-        assert json.loads(host.check_output("curl -fsS %s", url + "/health"))["health"] == "true"
+        url = f"https://{member['address']}:{facts['etcd']}/v3/kv/range"
+        ask = f"curl -s -m 5 -d '{{\"key\": \"AA==\", \"range_end\": \"AA==\"}}' {url}"
+        assert "user name is empty" in host.check_output(f"{ask} {certified}")
+        for uncertified in (ask + " --insecure", ask.replace("https:", "http:")):
+            assert host.run(uncertified).rc in (52, 56), uncertified  # no answer; an alert instead of one
+        # A database is a client and no member.
+        assert host.run(f"curl -s -m 5 {certified} https://{member['address']}:{facts['etcd_peer']}/members").rc == 56
+        assert json.loads(host.check_output(f"curl -fsS http://{member['address']}:{facts['etcd_metrics']}/health"))["health"] == "true"
+
+
+def test_etcd_is_not_reached_by_those_who_need_not(on, tier, facts):
+    doors = " ".join(f"{member['address']}/{facts[port]}" for member in facts["quorum"] for port in ("etcd", "etcd_peer", "etcd_metrics"))
+    knock = f"for door in {doors}; do (timeout 0.5 bash -c 'exec 3<>/dev/tcp/'$door && echo $door) 2>/dev/null & done; wait"
+    need = {name for group in ("db", "quorum", "monitor") for name in tier.hosts(group)}
+    for name in sorted(set(tier.hosts("all")) - need):
+        assert on(name).check_output(knock) == "", name
+    assert len(on(tier.hosts("db")[0]).check_output(knock).split()) == 3 * len(facts["quorum"])
 
 
 def test_debians_own_cluster_stays_out_of_the_way(host):

@@ -18,7 +18,7 @@ KNOWN = {
               "media": {"/etc/lighttpd/lighttpd.conf", "/etc/systemd/system/media-sync.service"}},
     "cache": {"app": {"/etc/SITE/site.json"}},
     "db": {"app": {"/etc/pgpool2/pgpool.conf", "/etc/pgpool2/follow.json"}, "db": {"/etc/patroni/config.yml"},
-           "backup": {"/etc/pgbackrest.conf"}},
+           "backup": {"/etc/pgbackrest.conf"}, "quorum": {"/etc/systemd/system/etcd.service.d/access.conf"}},
     "lb": {"lb": {"/etc/keepalived/keepalived.conf", "/etc/systemd/system/balancer-watch.service", "/usr/local/sbin/hand-over"},
            "app": {"/etc/apache2/apache2.conf"}, "media": {"/etc/lighttpd/lighttpd.conf"}},
 }

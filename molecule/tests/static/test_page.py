@@ -34,7 +34,7 @@ CONFIG = {
     "tiers": {"lb": hosts("lb", 2), "app": hosts("app", 2), "media": hosts("media", 2), "cache": hosts("cache", 2), "db": hosts("db", 2),
               "monitor": hosts("monitor", 1), "backup": hosts("backup", 1), "quorum": [*hosts("cache", 2), *hosts("monitor", 1)]},
     "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9", "lb_http_port": 80, "lb_https_port": 443, "health_path": "/h", "app_port": 8000,
-              "media_port": 8080, "patroni_port": 8008, "etcd_client_port": 2379, "munin_node_port": 4949, "site_host": "x.test",
+              "media_port": 8080, "patroni_port": 8008, "etcd_metrics_port": 2381, "munin_node_port": 4949, "site_host": "x.test",
               "page": {"path": "/", "says": "wel+come"}},
     "links": [{"name": "Munin", "href": "/munin/"}, {"name": "Nagios", "href": "/nagios4/"}],
     "ledger": "/nowhere", "releases": 8, "every_s": 15, "blind_s": 60, "directory": "/nowhere",
