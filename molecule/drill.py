@@ -179,12 +179,11 @@ class Place:
         """What a condition comes to, once it is true."""
         return wait(condition, what, seconds)
 
-    def sql(self, statements, owner=False):
+    def sql(self, statements, superuser=False):
         """Run SQL in the site's database on the primary, as its owner or as a superuser."""
         name = self.facts["site_name"]
-        words = ["-c", f"set role {name}"] if owner else []
-        return self.run(self.primary(), "psql", "-qAt", "-v", "ON_ERROR_STOP=1", "-p", str(self.facts["db_port"]), "-d", name, *words, "-c", statements,
-                        user="postgres")
+        return self.run(self.primary(), "psql", "-qAt", "-v", "ON_ERROR_STOP=1", "-p", str(self.facts["db_port"]), "-d", name,
+                        "-U", "postgres" if superuser else name, "-c", statements, user="postgres")
 
     def remember(self):
         """Put a hundred keys into the caches; what they begin with."""
@@ -450,7 +449,7 @@ class Load:
         self.place = place
         self.clean()
         # Not unique: a row that is written twice is to be seen.
-        place.sql("create table drill (id bigint not null, app text not null); create index on drill (id)", owner=True)
+        place.sql("create table drill (id bigint not null, app text not null); create index on drill (id)")
         password = secrets.token_urlsafe(12)
         app = place.groups["app"][0]
         place.on(app, f"echo {password} | /usr/local/bin/manage create_editor --username drill")

@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import shlex
 import time
 
 import pytest
@@ -29,8 +30,8 @@ def test_takes_a_backup(make, backups):
 @pytest.fixture(name="segment", scope="module")
 def segment_fixture(place):
     """A piece of WAL with a little in it, which nothing else completes."""
-    place.sql("create table if not exists backup_test(said text, at timestamptz default now())", owner=True)
-    place.sql("insert into backup_test(said) values ('archived')", owner=True)
+    place.sql("create table if not exists backup_test(said text, at timestamptz default now())")
+    place.sql("insert into backup_test(said) values ('archived')")
     return place.sql("select pg_walfile_name(pg_current_wal_lsn())")
 
 
@@ -61,10 +62,10 @@ def test_staleness_is_seen_everywhere(make, backups):
 
 @pytest.mark.parametrize(("moment", "reason"), [("2001-01-01 00:00", "is before it"), ("2999-01-01 00:00", "has not come yet"), ("soon", "invalid moment")])
 def test_refuses_a_moment_that_no_backup_leads_to(make, place, moment, reason):
-    before = place.sql("select timeline_id from pg_control_checkpoint()")
+    before = place.sql("select timeline_id from pg_control_checkpoint()", superuser=True)
     done = make("restore", f"TO={moment}", "YES=1")
     assert done.returncode != 0 and "Nothing was touched." in words(done) and reason in words(done), words(done)
-    assert place.sql("select timeline_id from pg_control_checkpoint()") == before
+    assert place.sql("select timeline_id from pg_control_checkpoint()", superuser=True) == before
 
 
 def test_wal_arrives_before_it_is_full(place, backups, segment):
@@ -76,11 +77,61 @@ def test_an_archive_that_is_down_is_seen(place, backups):
     backups.on("systemctl stop pgbackrest")
     try:
         for _ in range(6):
-            place.sql("insert into backup_test(said) values ('nobody takes it'); select pg_switch_wal()")
+            place.sql("insert into public.backup_test(said) values ('nobody takes it'); select pg_switch_wal()", superuser=True)
         backups.await_state(lambda state: any("WAL" in one for one in state.get("wrong", [])), "complaint about WAL")
     finally:
         backups.on("systemctl start pgbackrest")
     backups.await_state(lambda state: state["wal"]["result"] == "ok", "WAL that has come")
+
+
+# Each runs as whoever calls it, and leaves a file where that is a superuser: by a name that the tier's own statements have, by a trigger, by a view.
+TRAPS = """
+create function trap(name text) returns void language plpgsql as $$ begin
+  if (select usesuper from pg_catalog.pg_user where usename = current_user) then
+    execute pg_catalog.format('copy (select 1) to program %L', 'touch /var/lib/postgresql/trapped-' || name);
+  end if; end $$;
+create function hashtextextended(text, integer) returns bigint language plpgsql as
+  $$ begin perform public.trap('hash'); return pg_catalog.hashtextextended($1, $2::bigint); end $$;
+create function concat_ws(text, text, text) returns text language plpgsql as
+  $$ begin perform public.trap('concat'); return pg_catalog.concat_ws($1, $2, $3); end $$;
+create function trap_row() returns trigger language plpgsql as $$ begin perform public.trap('trigger'); return new; end $$;
+create trigger trap before update on auth_user for each row execute function trap_row();
+create function trap_version() returns text language plpgsql as $$ begin perform public.trap('view'); return '1.11'; end $$;
+create view pg_available_extension_versions as select 'pg_stat_statements'::text as name, public.trap_version() as version;
+alter database {0} set search_path = public, pg_catalog;
+"""
+TRAPPED = "ls /var/lib/postgresql | grep ^trapped; true"
+
+
+@pytest.fixture(name="traps")
+def traps_fixture(place):
+    """The site's role has left in its database what a superuser might run. What a superuser who is caught leaves: a list of files."""
+    def clear():
+        place.sql(f"alter database {place.facts['site_name']} reset search_path; drop view if exists pg_available_extension_versions; "
+                  "drop function if exists trap_version(), trap_row(), concat_ws(text, text, text), hashtextextended(text, integer), trap(text) cascade")
+    clear()
+    place.sql(TRAPS.format(place.facts["site_name"]))
+    yield lambda: [f"{host}: {name}" for host in place.groups["db"] + place.groups["backup"] for name in place.on(host, TRAPPED).split()]
+    clear()
+
+
+def test_the_role_of_the_site_stays_what_it_is(make, place, backups, traps):
+    place.sql("select public.trap('proof')", superuser=True)
+    assert traps() == [f"{place.primary()}: trapped-proof"]
+    place.on(place.primary(), "rm /var/lib/postgresql/trapped-proof")
+    for verb in (["site", "TAGS=postgresql"], ["drift"], ["restore-drill"]):
+        done = make(*verb)
+        assert done.returncode == 0 or verb == ["drift"], words(done)
+        assert traps() == [], verb
+    rules = json.dumps([{"table": "auth_user", "column": "email", "value": "'scrubbed'"}])
+    assert json.loads(backups.on(f"echo {shlex.quote(rules)} | tier-backup scrub"))["rows"] != [0]
+    assert backups.on("tier-backup rows | wc -c") != "0"
+    assert traps() == []
+
+
+def test_no_password_is_in_the_statistics_of_statements(place):
+    found = "select count(*) from public.pg_stat_statements where query ~* 'password' and query ~* '^\\s*(create|alter)\\s+(role|user)'"
+    assert place.sql(found, superuser=True) == "0"
 
 
 def test_drill(make, backups):
@@ -120,12 +171,12 @@ def after(place):
 
 
 def test_goes_back_to_a_moment_and_forth_again(place, make, visitor, tier):
-    place.sql("create table if not exists backup_test(said text, at timestamptz default now())", owner=True)
+    place.sql("create table if not exists backup_test(said text, at timestamptz default now())")
     first, second, third = (f"{name}-{int(time.time())}" for name in ("first", "second", "third"))
     root, moments = tier.value("media_root"), []
 
     def write(name):
-        place.sql(f"insert into backup_test(said) values ('{name}')", owner=True)
+        place.sql(f"insert into backup_test(said) values ('{name}')")
         place.upload(f"{name}.png")
         moments.append(after(place))
 
@@ -141,7 +192,7 @@ def test_goes_back_to_a_moment_and_forth_again(place, make, visitor, tier):
 
     assert make("backup").returncode == 0
     write(first)
-    place.sql(f"insert into backup_test(said) values ('{second}')", owner=True)
+    place.sql(f"insert into backup_test(said) values ('{second}')")
     place.upload(f"{second}.png")
     assert make("backup").returncode == 0  # uploads come back from there
     moments.append(after(place))

@@ -85,9 +85,9 @@ def test_damage_on_disk_would_be_noticed(sql):
 
 def test_statements_are_counted(host, facts, sql):
     if not is_primary(host, facts):
-        assert sql("select count(*) >= 0 from pg_stat_statements") == "t"
+        assert sql("select count(*) >= 0 from public.pg_stat_statements") == "t"
         return
-    counted = "select coalesce(sum(calls), 0) from pg_stat_statements where query like 'select \\$1 as tier_counted%'"
+    counted = "select coalesce(sum(calls), 0) from public.pg_stat_statements where query like 'select \\$1 as tier_counted%'"
     before = int(sql(counted.replace("\\$", "_")))
     for _ in range(3):
         sql("select 1 as tier_counted")

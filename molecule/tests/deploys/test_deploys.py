@@ -168,7 +168,7 @@ def test_a_migration_waits_for_nobody_longer_than_said(place, deploy, variant, u
         try:
             done = deploy(variant(NOTE), site_lock_timeout_s=2)
         finally:
-            place.sql("select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(120)%' and pid <> pg_backend_pid()")
+            place.sql("select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(120)%' and pid <> pg_backend_pid()", superuser=True)
             holder.wait()
         assert done.returncode != 0
         assert "lock timeout" in words(done) and "it is safe to try again" in words(done)

@@ -184,13 +184,13 @@ do curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{por
 
 def unread(place, host):
     """A page that fails, which no check looks at, and a visitor who wants it."""
-    place.sql("alter table ledger_bank rename to ledger_bank_away", owner=True)
+    place.sql("alter table ledger_bank rename to ledger_bank_away")
     place.on(host, VISITOR.format(name=place.tier.value("site_hosts", host)[0], port=place.tier.value("lb_https_port", host), vip=place.facts["lb_vip"]))
 
 
 def read(place, host):
     """It can be read again, and the visitor has left."""
-    place.sql("alter table ledger_bank_away rename to ledger_bank", owner=True)
+    place.sql("alter table ledger_bank_away rename to ledger_bank")
     place.on(host, "systemctl stop alarm-visitor")
 
 

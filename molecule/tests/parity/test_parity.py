@@ -60,13 +60,13 @@ def mates_fixture(place, faults):
 
 def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, mates, kernel):
     planted = [(host, *fault) for host, several in faults.items() for fault in several]
-    definition = place.sql(f"select pg_get_indexdef('{INDEX}'::regclass)", owner=True)
+    definition = place.sql(f"select pg_get_indexdef('{INDEX}'::regclass)")
     with contextlib.ExitStack() as undone:
         for host, plant, undo, _name in planted:
             undone.callback(place.on, host, undo, check=False)
             place.on(host, plant)
-        undone.callback(place.sql, definition, owner=True)
-        place.sql(f"drop index {INDEX}", owner=True)
+        undone.callback(place.sql, definition)
+        place.sql(f"drop index {INDEX}")
         done = make("drift")
     assert "Error 1" in done.stderr, done.stdout[-4000:] + done.stderr[-2000:]  # make ends with 2 for whatever fails
     said = done.stdout.partition("  declared (")[0]

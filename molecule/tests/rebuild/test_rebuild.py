@@ -12,7 +12,7 @@ def words(done):
 
 def write(place, said):
     """A row that is acknowledged."""
-    place.sql(f"insert into rebuild_test(said) values ('{said}')", owner=True)
+    place.sql(f"insert into rebuild_test(said) values ('{said}')")
 
 
 def test_refuses_without_a_yes_and_names_what_goes(place, make):
@@ -36,12 +36,12 @@ def test_total_loss(place, make, visitor, tier):
     kept = place.groups["backup"][0]
     stamp = int(time.time())
     picture = f"rebuild/{stamp}.png"
-    place.sql("create table if not exists rebuild_test(said text, at timestamptz default now())", owner=True)
+    place.sql("create table if not exists rebuild_test(said text, at timestamptz default now())")
     write(place, f"{stamp} in the backup")
     place.upload(picture)
     assert make("backup").returncode == 0
     write(place, f"{stamp} in the archive")
-    segment = place.sql("select pg_walfile_name(pg_switch_wal())")
+    segment = place.sql("select pg_walfile_name(pg_switch_wal())", superuser=True)
     stanza = tier.value("backup_stanza")
     listed = f"runuser -u postgres -- pgbackrest --stanza={stanza} repo-ls --recurse archive/{stanza}"
     place.wait(lambda: segment in place.on(kept, listed), f"{segment} in the archive")
