@@ -11,6 +11,7 @@ import pytest
 import drill
 
 COPY = "/var/lib/postgresql/copy"
+RESTIC = "runuser -u restic-rest-server -- restic --no-cache --repo /var/lib/media-backup --password-file /etc/restic-password"
 
 
 def words(done):
@@ -132,6 +133,27 @@ def test_the_role_of_the_site_stays_what_it_is(make, place, backups, traps):
 def test_no_password_is_in_the_statistics_of_statements(place):
     found = "select count(*) from public.pg_stat_statements where query ~* 'password' and query ~* '^\\s*(create|alter)\\s+(role|user)'"
     assert place.sql(found, superuser=True) == "0"
+
+
+def test_a_dead_run_keeps_nobody_from_the_uploads(place, backups):
+    # Killed while it holds its lock, which stays.
+    backups.on(f"""{RESTIC} check --read-data > /dev/null & run=$!
+        until ls /var/lib/media-backup/locks | grep -q .; do kill -0 $run || exit 1; done; pkill -KILL -u restic-rest-server -x restic; wait $run; true""")
+    assert backups.on("ls /var/lib/media-backup/locks | wc -l") == "1"
+    backups.on("systemctl start media-forget")
+    assert backups.on("ls /var/lib/media-backup/locks | wc -l") == "0"
+    place.on(place.groups["media"][0], "systemctl start media-backup")
+
+
+def test_an_upload_from_the_future_is_told(place, backups):
+    media = place.groups["media"][0]
+    place.on(media, "set -a; . /etc/media-backup.env; mkdir -p /tmp/later; "
+                    "restic --no-cache backup --tag media --time '2099-01-01 00:00:00' --host later /tmp/later")
+    try:
+        backups.await_state(lambda state: any("dated in the future" in one for one in state["wrong"]), "complaint about its date")
+    finally:
+        backups.on(f"""{RESTIC} forget $({RESTIC} snapshots --host later --json | grep -o '"short_id":"[0-9a-f]*"' | cut -d '"' -f 4)""")
+    backups.await_state(lambda state: state["wrong"] == [], "look that finds all well")
 
 
 def test_drill(make, backups):

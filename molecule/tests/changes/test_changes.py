@@ -1,11 +1,20 @@
 """What an operator changes every week reaches every host while visitors come and go, and none of them notices."""
 
 import json
+import pathlib
 import secrets
-import ssl
 import socket
+import ssl
+import subprocess
+import sys
 
 import pytest
+from ansible.parsing.vault import VaultLib
+
+from tier import ROOT
+
+sys.path.insert(0, str(ROOT / "playbooks"))
+from nodes import vault_of
 
 
 def words(done):
@@ -86,6 +95,22 @@ def test_certificates_are_renewed(place, make, unharmed, certificate):
     line = secrets.token_hex(8)
     place.on(lb, f"logger {line}")
     place.wait(lambda: place.on(monitor, f"grep -c {line} /var/log/tier/{lb}.log", check=False), "line by the new certificates", 60)
+
+
+def test_a_certificate_of_another_authority_is_not_replaced(tier, make, tmp_path):
+    vault = vault_of(pathlib.Path(tier.inventory).resolve())
+    before, bought = vault.read_bytes(), [tmp_path / "key", tmp_path / "certificate"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=Public", "-days", "9",
+                    "-keyout", bought[0], "-out", bought[1]], check=True, capture_output=True)
+    values = tier.variables[0].load_from_file(str(vault)) | dict(zip(("tls_key", "tls_certificate"), (path.read_text() for path in bought)))
+    try:
+        vault.write_bytes(VaultLib(tier.variables[0]._vault.secrets).encrypt(json.dumps(values)))
+        theirs = vault.read_bytes()
+        done = make("secrets", "RENEW=1")
+        assert done.returncode != 0 and "Nothing was touched." in words(done), words(done)
+        assert vault.read_bytes() == theirs
+    finally:
+        vault.write_bytes(before)
 
 
 def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):

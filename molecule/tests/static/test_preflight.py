@@ -57,6 +57,9 @@ def test_example_addresses_are_refused(complaints, env):
 
 @pytest.mark.parametrize(("path", "pattern", "replacement", "said"), [
     ("inventories/local.yml", r"^        cache:\n(          hosts:\n)(.*\n){2}", "", "the group 'cache' has no hosts"),
+    ("inventories/local.yml", r"(lb1: .*ansible_host: )[0-9.]+", r"\1lb1.example.org", "other hosts reach lb1 at 'lb1.example.org'"),
+    ("inventories/local.yml", r"(lb1: .*ansible_host: )[0-9.]+", r"\1'fd00::11'", "other hosts reach lb1 at 'fd00::11'"),
+    ("group_vars/all/site.yml", r"^site_ref:.*", "site_ref: 1.10", "site_ref is a text, and YAML reads 1.10 as a number: put it in quotes"),
     ("inventories/local.yml", r"^        media:", "        medai:", "unknown group 'medai'; did you mean 'media'?"),
     ("inventories/local.yml", r"172\.30\.10\.22", "172.30.10.21", "app2 has the address 172.30.10.21 of app1"),
     ("inventories/local.yml", r"172\.30\.10\.51", "10.1.2.3", "db1 at 10.1.2.3 is outside network_cidr"),

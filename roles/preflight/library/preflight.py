@@ -29,6 +29,9 @@ EXAMPLES = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24",
 LOST = "what destroys one takes the other along"
 APART = {"monitor": {"lb": "both want the ports of the web"}, "backup": {"db": LOST, "media": LOST, "app": "both want the same ports"}}
 
+# What YAML takes a word for that is not in quotes, by its tag: 1.10 is the number 1.1, no is false, 2026-11-30 a day.
+READ_AS = {f"tag:yaml.org,2002:{kind}": said for kind, said in (("float", "number"), ("int", "number"), ("bool", "truth value"), ("timestamp", "date"))}
+
 # Set by Ansible's users rather than read by a role.
 CONNECTION = re.compile(r"^(ansible_\w+|mitogen_\w+|private_address|host_share)$")
 
@@ -83,6 +86,15 @@ def check_inventory(path, env, required, values, may_be_empty=()):
                     if other[0] != host:
                         yield f"{name}:{line}: {host} has the address {value} of {other[0]} (line {other[1]})"
     placed = {host for _g, _l, hosts in groups for host, (_hl, v) in hosts.items() if "ansible_host" in v}
+    reached = {}
+    for _group, _line, hosts in groups:
+        for host, (_host_line, variables) in hosts.items():
+            reached.setdefault(host, {}).update(variables)
+    for host, variables in reached.items():
+        line, text = variables.get("private_address") or variables.get("ansible_host") or (0, "{{")
+        if "{{" not in text and not is_ipv4(text):
+            yield (f"{name}:{line}: other hosts reach {host} at '{text}'. The lists of who may come in, and the virtual IP, take IPv4 addresses: "
+                   "put one there, as private_address where ansible_host is to stay")
     for group, _line, hosts in groups:
         for host, (line, _variables) in hosts.items():
             if host not in placed:
@@ -110,6 +122,14 @@ def check_inventory(path, env, required, values, may_be_empty=()):
     yield from check_addresses(name, addresses, values)
 
 
+def is_ipv4(text):
+    """Whether a text is an IPv4 address."""
+    try:
+        return ipaddress.ip_address(text).version == 4
+    except ValueError:
+        return False
+
+
 def check_addresses(name, addresses, values):
     """Yield a complaint for each address that cannot work."""
     main = f"group_vars/{values['env_name']}/main.yml"
@@ -118,7 +138,7 @@ def check_addresses(name, addresses, values):
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
-            continue  # a DNS name
+            continue  # a name, to log in by
         if values["env_containers"] and address not in network:
             yield f"{name}:{line}: {host} at {text} is outside network_cidr {network} ({main})"
         if not values["env_containers"] and any(address in example for example in EXAMPLES):
@@ -131,11 +151,12 @@ def check_addresses(name, addresses, values):
 
 
 def declared(root):
-    """Names that some role's argument_specs declare."""
-    names = set()
+    """{name: types} of what some role's argument_specs declare."""
+    names = {}
     for path in root.glob("roles/*/meta/argument_specs.yml"):
         for entry in ((yaml.safe_load(path.read_text()) or {}).get("argument_specs") or {}).values():
-            names.update(entry.get("options") or {})
+            for name, option in (entry.get("options") or {}).items():
+                names.setdefault(name, set()).add((option or {}).get("type", "str"))
     return names
 
 
@@ -165,7 +186,10 @@ def check_variables(root, inventory, groups):
     names = declared(root)
     found = []
     for path in sorted((root / "group_vars").rglob("*.yml")):
-        found += [(path.relative_to(root), name, line) for name, line, _value in keys(compose(path))]
+        for name, line, value in keys(compose(path)):
+            found.append((path.relative_to(root), name, line))
+            if names.get(name) == {"str"} and value.tag in READ_AS:
+                yield f"{path.relative_to(root)}:{line}: {name} is a text, and YAML reads {value.value} as a {READ_AS[value.tag]}: put it in quotes"
     for _group, _line, hosts in inventory_groups(compose(inventory)):
         for _host_line, variables in hosts.values():
             found += [(pathlib.Path("inventories", inventory.name), name, line) for name, (line, _v) in variables.items()]
@@ -173,7 +197,7 @@ def check_variables(root, inventory, groups):
         if name in names or CONNECTION.match(name) or by_group(name, groups, texts.values()):
             continue
         if name not in read:
-            near = difflib.get_close_matches(name, names | {n for _p, n, _l in found} - {name}, 1)
+            near = difflib.get_close_matches(name, names.keys() | {n for _p, n, _l in found} - {name}, 1)
             yield f"{path}:{line}: nothing reads '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
