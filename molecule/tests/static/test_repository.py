@@ -185,3 +185,30 @@ def test_vars_may_hold_quotes():
     words = ["make", "--no-print-directory", r"--eval=asked: ; @printf '%s\n' $(PLAY)", "asked", "ENV=local", f"VARS={typed}"]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")).stdout
     assert said.splitlines()[-2:] == ["-e", typed.replace("$$", "$")]
+
+
+@pytest.mark.parametrize(("name", "typed"), [
+    ("REF", "it's"), ("REF", "$(shell touch {0})"), ("REF", "$(touch {0})"), ("REF", "main ansible_user=root"), ("REF", "a\ntouch {0}"),
+    ("RELEASE", "{{{{ lookup('pipe', 'touch {0}') }}}}"), ("REQUEST", 'x"; touch {0}; "'), ("LIMIT", "x'; touch {0}; '"), ("TO", "`touch {0}`"), ("NAME", "a\\b")])
+@pytest.mark.parametrize("given", ["word", "environment"])
+def test_a_word_is_never_more_than_a_word(name, typed, given, tmp_path):
+    typed = typed.format(tmp_path / "owned")
+    words, environment = ([f"{name}={typed}"], {}) if given == "word" else ([], {name: typed})
+    done = subprocess.run(["make", "-n", "deploy", "logs", "restore", *words], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=dict(os.environ, MAKEFLAGS="", **environment))
+    assert done.returncode == 2 and f"Nothing was touched. {name}=" in done.stderr and done.stdout == ""
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("word", ["REF=feature/x~1^", "LIMIT=app:!app1,&lb", "CANARY=10%", "TO=2026-11-23 18:00", "TESTS=backup/test_backup.py::test_x[a-b]"])
+def test_words_that_verbs_take_are_taken(word):
+    subprocess.run(["make", "-n", "site", word], cwd=ROOT, capture_output=True, check=True, env=dict(os.environ, MAKEFLAGS=""))
+
+
+def test_every_word_of_a_verb_is_looked_at():
+    """What recipes read and the Makefile does not set itself."""
+    makefile = (ROOT / "Makefile").read_text()
+    looked_at = set(re.search(r"WORDS_APART := (.*)\nWORDS := (.*) \\\n(.*)", makefile).expand(r"\1 \2 \3").split())
+    own = set(re.findall(r"(?m)^(?:[a-z ]*: )?(?:override |export |define )*([A-Z_]+)\b *[:?]?(?:=|$)", makefile)) - looked_at
+    read = set(re.findall(r"\$\(([A-Z_]+)\)", makefile))
+    assert read - own - {"CURDIR", "MAKE", "MAKECMDGOALS", "MAKEFILE_LIST", "MAKEOVERRIDES", "PATH", "VARS"} == looked_at & read
