@@ -406,3 +406,42 @@ def test_a_media_host_that_keeps_silent_is_asked_last_for_a_while(package, media
     assert sorted([host, media.at], key=webdav.silent) == [media.at, host]
     monkeypatch.setattr(webdav, "SILENCE", 0)
     assert not webdav.silent(host)
+
+
+@pytest.mark.parametrize(("kind", "state", "cause", "expected"), [
+    ("OperationalError", None, "OperationalError", True), ("InterfaceError", None, "InterfaceError", True),
+    ("OperationalError", "57P01", "AdminShutdown", True), ("OperationalError", "08006", "ConnectionFailure", True),
+    ("OperationalError", "58000", "SystemError", True), ("InternalError", "XX000", "InternalError_", True),
+    ("OperationalError", "57014", "QueryCanceled", False), ("OperationalError", "40P01", "DeadlockDetected", False),
+    ("OperationalError", "55P03", "LockNotAvailable", False), ("OperationalError", "53300", "TooManyConnections", False),
+    ("InternalError", "25P02", "InFailedSqlTransaction", False), ("ValueError", None, "KeyError", False)])
+@pytest.mark.parametrize("attribute", ["sqlstate", "pgcode"])
+def test_only_a_lost_connection_is_a_reason_to_ask_again(package, kind, state, cause, attribute, expected):
+    from realworld import again
+
+    error = type(kind, (Exception,), {})()
+    error.__cause__ = type(cause, (Exception,), {attribute: state})()
+    assert again.lost(error) is expected
+
+
+@pytest.mark.parametrize(("statement", "expected"), [
+    ("SELECT 1", False), ("/* request=a-1 */ select 'update'", False), ("  -- why\nSELECT 1", False), ("SAVEPOINT s1", False),
+    ("with a as (select 1) select * from a", False), ("WITH a AS (DELETE FROM b RETURNING *) SELECT * FROM a", True),
+    ("INSERT INTO a VALUES (1)", True), ("/* x */ update a set b = 1", True), ("call work()", True), (object(), True), ("COPY a FROM stdin", True)])
+def test_what_may_change_rows_is_known(package, statement, expected):
+    from realworld import again
+
+    assert again.changes(statement) is expected
+
+
+def test_a_page_that_changed_something_is_not_asked_for_again(package):
+    import realworld
+
+    work = {"changed": False}
+    token = realworld.done.set(work)
+    try:
+        for statement, expected in (("select 1", False), ("update a set b = 1", True), ("select 2", True)):
+            realworld.commented(lambda *_words: None, statement, (), False, {})
+            assert work["changed"] is expected
+    finally:
+        realworld.done.reset(token)

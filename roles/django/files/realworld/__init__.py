@@ -11,8 +11,12 @@ import os
 import pathlib
 import re
 
+from realworld import again
+
 # The balancer's id of the request this thread is working on.
 request_id = contextvars.ContextVar("request_id", default="-")
+# What it has done: {"changed": whether it may have changed rows}. One object, which threads that work for it share.
+done = contextvars.ContextVar("done", default=None)
 
 
 def follow(environ):
@@ -22,13 +26,16 @@ def follow(environ):
 
 
 def follow_into_database(connection, **_signal):
-    """Put the id of its request before every statement of a connection: PostgreSQL logs it with the statement."""
+    """Put the id of its request before every statement of a connection: PostgreSQL logs it with the statement. And note which may change rows."""
     if connection.vendor == "postgresql" and commented not in connection.execute_wrappers:
         connection.execute_wrappers.append(commented)
 
 
 def commented(execute, sql, params, many, context):
-    """Run a statement behind a comment with the id of its request."""
+    """Run a statement behind a comment with the id of its request, and note whether it may change rows."""
+    work = done.get()
+    if work is not None and not work["changed"]:
+        work["changed"] = again.changes(sql)
     known_as = request_id.get()
     if known_as != "-" and isinstance(sql, str):
         sql = f"/* request={known_as} */ {sql}"

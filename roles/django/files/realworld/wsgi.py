@@ -19,7 +19,7 @@ import threading
 import time
 
 import realworld
-from realworld import health
+from realworld import again, health
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AGAIN = 8   # seconds a page is tried again for while the database is lost
@@ -64,13 +64,7 @@ def answer(start_response, status, content_type, body):
 
 def note(**_signal):
     """Remember that a request of this thread failed because the database was lost."""
-    from django.db import InterfaceError, OperationalError
-
-    error = sys.exc_info()[1]
-    # pgpool's word for a database that goes in the middle of an answer is XX000, which both drivers name so. Other internal errors are the
-    # site's own, as that of a transaction that has failed already: to ask again would only take longer.
-    lost = type(error.__cause__).__name__ == "InternalError_"
-    failed.by_database = lost or isinstance(error, (InterfaceError, OperationalError))
+    failed.by_database = again.lost(sys.exc_info()[1])
 
 
 def hang_up():
@@ -80,7 +74,7 @@ def hang_up():
 
 
 def serve(environ, start_response):
-    """The project's answer. A page that loses the database is asked for again: a standby serves reads within seconds."""
+    """The project's answer. A page that loses the database before it changed anything is asked for again: a standby serves reads within seconds."""
     from django.core.handlers.wsgi import WSGIHandler
 
     failed.by_database = False
@@ -92,10 +86,11 @@ def serve(environ, start_response):
             hang_up()
     deadline = time.monotonic() + AGAIN
     while True:
-        begun, failed.by_database = [], False
+        begun, failed.by_database, work = [], False, {"changed": False}
+        realworld.done.set(work)
         body = project(dict(environ), lambda *words: begun.append(words))
         hang_up()
-        if not failed.by_database or time.monotonic() > deadline:
+        if not failed.by_database or work["changed"] or time.monotonic() > deadline:
             start_response(*begun[-1])
             return body
         body.close()
