@@ -87,18 +87,18 @@ def test_an_archive_that_is_down_is_seen(place, backups):
 
 # Each runs as whoever calls it, and leaves a file where that is a superuser: by a name that the tier's own statements have, by a trigger, by a view.
 TRAPS = """
-create function trap(name text) returns void language plpgsql as $$ begin
+create function public.trap(name text) returns void language plpgsql as $$ begin
   if (select usesuper from pg_catalog.pg_user where usename = current_user) then
     execute pg_catalog.format('copy (select 1) to program %L', 'touch /var/lib/postgresql/trapped-' || name);
   end if; end $$;
-create function hashtextextended(text, integer) returns bigint language plpgsql as
+create function public.hashtextextended(text, integer) returns bigint language plpgsql as
   $$ begin perform public.trap('hash'); return pg_catalog.hashtextextended($1, $2::bigint); end $$;
-create function concat_ws(text, text, text) returns text language plpgsql as
+create function public.concat_ws(text, text, text) returns text language plpgsql as
   $$ begin perform public.trap('concat'); return pg_catalog.concat_ws($1, $2, $3); end $$;
-create function trap_row() returns trigger language plpgsql as $$ begin perform public.trap('trigger'); return new; end $$;
+create function public.trap_row() returns trigger language plpgsql as $$ begin perform public.trap('trigger'); return new; end $$;
 create trigger trap before update on auth_user for each row execute function trap_row();
-create function trap_version() returns text language plpgsql as $$ begin perform public.trap('view'); return '1.11'; end $$;
-create view pg_available_extension_versions as select 'pg_stat_statements'::text as name, public.trap_version() as version;
+create function public.trap_version() returns text language plpgsql as $$ begin perform public.trap('view'); return '1.11'; end $$;
+create view public.pg_available_extension_versions as select 'pg_stat_statements'::text as name, public.trap_version() as version;
 alter database {0} set search_path = public, pg_catalog;
 """
 TRAPPED = "ls /var/lib/postgresql | grep ^trapped; true"
@@ -108,8 +108,9 @@ TRAPPED = "ls /var/lib/postgresql | grep ^trapped; true"
 def traps_fixture(place):
     """The site's role has left in its database what a superuser might run. What a superuser who is caught leaves: a list of files."""
     def clear():
-        place.sql(f"alter database {place.facts['site_name']} reset search_path; drop view if exists pg_available_extension_versions; "
-                  "drop function if exists trap_version(), trap_row(), concat_ws(text, text, text), hashtextextended(text, integer), trap(text) cascade")
+        place.sql(f"alter database {place.facts['site_name']} reset search_path; drop view if exists public.pg_available_extension_versions; "
+                  "drop function if exists public.trap_version(), public.trap_row(), public.concat_ws(text, text, text), "
+                  "public.hashtextextended(text, integer), public.trap(text) cascade")
     clear()
     place.sql(TRAPS.format(place.facts["site_name"]))
     yield lambda: [f"{host}: {name}" for host in place.groups["db"] + place.groups["backup"] for name in place.on(host, TRAPPED).split()]
