@@ -113,6 +113,13 @@ def test_a_certificate_of_another_authority_is_not_replaced(tier, make, tmp_path
         vault.write_bytes(before)
 
 
+def test_another_password_than_the_databases_have_is_refused(place, make):
+    kept = [place.on(host, "sha256sum /etc/patroni/config.yml") for host in place.groups["db"]]
+    done = make("site", "LIMIT=db", "TAGS=patroni,postgresql", f"VARS={json.dumps({'db_replication_password': 'another', 'db_site_password': 'another'})}")
+    assert done.returncode != 0 and f"The password of {place.facts['site_name']}, replicator in the vault" in words(done), words(done)
+    assert [place.on(host, "sha256sum /etc/patroni/config.yml") for host in place.groups["db"]] == kept
+
+
 def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):
     holder = place.holder()
     other = next(lb for lb in place.groups["lb"] if lb != holder)
