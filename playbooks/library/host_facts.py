@@ -14,6 +14,7 @@ description:
 options: {}
 returned:
   ansible_facts: memtotal_mb, the memory in MiB; processor_vcpus, processors online; interfaces, as {IPv4 address: interface};
+    ipv6, whether the kernel has IPv6;
     image_holds, whether the host came from a golden image and holds back what that installed.
 """
 
@@ -26,6 +27,7 @@ def main():
         "memtotal_mb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
         "processor_vcpus": os.cpu_count(),
         "interfaces": {address["local"]: link["ifname"] for link in json.loads(links) for address in link.get("addr_info", [])},
+        "ipv6": os.path.exists("/proc/net/if_inet6"),
         "image_holds": os.path.exists("/etc/systemd/system-generators/image-hold"),
     })
 

@@ -1,6 +1,7 @@
 """`make failover` refuses what would hurt, and a converge leaves a failover alone. That it costs nobody a request is a drill."""
 
 import re
+import time
 
 import pytest
 
@@ -84,3 +85,21 @@ def test_a_converge_leaves_a_failover_alone(place, make):
     assert again.returncode == 0, again.stdout
     assert set(re.findall(r"changed=(\d+)", again.stdout)) == {"0"}, again.stdout
     assert stands(place) == before
+
+
+def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(place, make, tier, visitor):
+    *lost, left = place.groups["quorum"]
+    before = stands(place)
+    for host in lost:
+        place.on(host, "systemctl stop etcd && rm -r /var/lib/etcd/default")
+    begun = time.monotonic()
+    done = make("site", "LIMIT=quorum", "TAGS=etcd")
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0 and time.monotonic() - begun < 60
+    assert f"{left} alone has what etcd held" in said and "sudo etcd-alone" in said, said
+    assert visitor.get(tier.url, timeout=10).status_code == 200
+    assert "a cluster of its own" in place.on(left, "etcd-alone")
+    done = make("site", "LIMIT=quorum", "TAGS=etcd")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert stands(place) == before
+    assert place.on(left, "etcd-alone 2>&1", check=False) is None  # not where a majority is
