@@ -42,7 +42,7 @@ def program_fixture(monkeypatch, tmp_path):
 ])
 def test_restic_is_asked_again_when_what_it_reads_has_changed(program, tmp_path, monkeypatch, change, asked):
     asks = []
-    monkeypatch.setattr(program, "run", lambda *words, **_more: asks.append(words) or json.dumps([{"time": "2026-11-29T23:30:30.8614947Z"}]))
+    monkeypatch.setattr(program, "run", lambda *words, **_more: asks.append(words) or json.dumps([{"time": "2026-11-29T23:30:30.8614947Z", "hostname": "media1"}]))
     backups = program.Backups({}, tmp_path / "state.json")
     for _ in range(2):
         backups.note(media=backups.media())
@@ -64,3 +64,12 @@ def test_restic_is_asked_again_after_a_failure_and_after_a_while(program, tmp_pa
     monkeypatch.setattr(program.time, "time", lambda: now + program.MEDIA_AGAIN)
     backups.media()
     assert len(asks) == 3
+
+
+def test_a_backup_of_the_uploads_from_the_future_is_told(program, tmp_path, monkeypatch):
+    times = {"media1": "2026-11-29T23:30:30Z", "media2": "2026-11-29T23:40:31Z"}
+    monkeypatch.setattr(program, "run", lambda *_words, **_more: json.dumps([{"time": at, "hostname": host} for host, at in times.items()]))
+    monkeypatch.setattr(program.time, "time", lambda: 1795995030)
+    assert program.Backups({}, tmp_path / "state.json").media()["result"].startswith("media2 sent one that is dated in the future")
+    monkeypatch.setattr(program.time, "time", lambda: 1795995031 + 600 - program.MEDIA_AHEAD)
+    assert program.Backups({}, tmp_path / "other.json").media()["result"] == "ok"

@@ -140,7 +140,7 @@ def test_the_rendered_values_are_ansibles(production):
     assert host.values["status_facts"]["env_name"] == "production"
     assert host.values["status_facts"]["media_port"] == 8123
     assert host.values["status_addresses"][host.name] == host.login.address
-    assert host.login == Login(host.login.address, 2222, "ops", os.path.expanduser("~/.ssh/id_ed25519"), "", True)
+    assert host.login == Login(host.login.address, 2222, "ops", os.path.expanduser("~/.ssh/id_ed25519"), "-o IdentitiesOnly=yes", True)
     kept = json.loads((production / ".state/production/rendered.json").read_text())
     assert set(kept["rendered"]["hosts"][host.name]) == {"values", "login"}
 

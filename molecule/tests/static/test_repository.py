@@ -189,12 +189,13 @@ def test_vars_may_hold_quotes():
 
 @pytest.mark.parametrize(("name", "typed"), [
     ("REF", "it's"), ("REF", "$(shell touch {0})"), ("REF", "$(touch {0})"), ("REF", "main ansible_user=root"), ("REF", "a\ntouch {0}"),
-    ("RELEASE", "{{{{ lookup('pipe', 'touch {0}') }}}}"), ("REQUEST", 'x"; touch {0}; "'), ("LIMIT", "x'; touch {0}; '"), ("TO", "`touch {0}`"), ("NAME", "a\\b")])
+    ("RELEASE", "{{{{ lookup('pipe', 'touch {0}') }}}}"), ("REQUEST", 'x"; touch {0}; "'), ("LIMIT", "x'; touch {0}; '"), ("TO", "`touch {0}`"),
+    ("NAME", "a\\b")])
 @pytest.mark.parametrize("given", ["word", "environment"])
 def test_a_word_is_never_more_than_a_word(name, typed, given, tmp_path):
     typed = typed.format(tmp_path / "owned")
     words, environment = ([f"{name}={typed}"], {}) if given == "word" else ([], {name: typed})
-    done = subprocess.run(["make", "-n", "deploy", "logs", "restore", *words], cwd=ROOT, capture_output=True, text=True, check=False,
+    done = subprocess.run(["make", "--no-print-directory", "-n", "deploy", "logs", "restore", *words], cwd=ROOT, capture_output=True, text=True, check=False,
                           env=dict(os.environ, MAKEFLAGS="", **environment))
     assert done.returncode == 2 and f"Nothing was touched. {name}=" in done.stderr and done.stdout == ""
     assert not (tmp_path / "owned").exists()
