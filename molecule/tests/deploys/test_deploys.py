@@ -163,7 +163,7 @@ def test_a_migration_waits_for_nobody_longer_than_said(place, deploy, variant, u
     old = current(place)
     with unharmed():
         holder = subprocess.Popen(["docker", "exec", "-u", "postgres", place.container(place.primary()), "psql", "-d", place.facts["site_name"],
-                                   "-p", str(place.facts["db_port"]), "-c", "begin; select count(*) from ledger_entry; select pg_sleep(120)"],
+                                   "-p", str(place.facts["db_port"]), "-c", "begin; select count(*) from public.ledger_entry; select pg_sleep(120)"],
                                   stdout=subprocess.DEVNULL)
         try:
             done = deploy(variant(NOTE), site_lock_timeout_s=2)

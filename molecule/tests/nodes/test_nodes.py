@@ -70,8 +70,12 @@ class Standing:
 
     def expected(self, pool, node):
         """What known() is while a host of a pool is in."""
-        return {host: {path.replace("SITE", self.place.facts["site_name"]) for path in files}
-                for group, files in (KNOWN[pool] | EVERYWHERE).items() for host in self.place.groups[group] if host != node}
+        found = {}
+        for group, files in (KNOWN[pool] | EVERYWHERE).items():
+            for host in self.place.groups[group]:
+                if host != node:
+                    found.setdefault(host, set()).update(path.replace("SITE", self.place.facts["site_name"]) for path in files)
+        return found
 
 
 @pytest.fixture(scope="module")

@@ -445,3 +445,29 @@ def test_a_page_that_changed_something_is_not_asked_for_again(package):
             assert work["changed"] is expected
     finally:
         realworld.done.reset(token)
+
+
+@pytest.mark.parametrize(("statement", "expected"), [
+    ('CREATE INDEX CONCURRENTLY "entry_date" ON "ledger_entry" ("date")', ["0", "5s"]), ("create unique index concurrently a on b (c)", ["0", "5s"]),
+    ("DROP INDEX CONCURRENTLY IF EXISTS a", ["0", "5s"]), ("reindex index concurrently a", ["0", "5s"]),
+    ("CREATE INDEX a ON b (c)", []), ("alter table a add concurrently int", [])])
+def test_an_index_that_keeps_nobody_waiting_waits_for_everybody(package, statement, expected):
+    import realworld
+
+    class Cursor:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_error):
+            return None
+
+        def fetchone(self):
+            return ["5s"]
+
+        def execute(self, words):
+            asked.append(words)
+
+    asked, connection = [], types.SimpleNamespace(connection=types.SimpleNamespace(cursor=Cursor))
+    realworld.patiently(lambda sql, *_words: asked.append(sql), statement, (), False, {"connection": connection})
+    limits = [words.split("= ")[1].strip("'") for words in asked if words.startswith("set lock_timeout")]
+    assert limits == expected and statement in asked

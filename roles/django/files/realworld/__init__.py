@@ -13,6 +13,8 @@ import re
 
 from realworld import again
 
+# Statements that build beside those who read and write.
+CONCURRENTLY = re.compile(r"\s*(?:create\s+(?:unique\s+)?index|drop\s+index|reindex\b[^;]*?)\s+concurrently\b", re.I)
 # The balancer's id of the request this thread is working on.
 request_id = contextvars.ContextVar("request_id", default="-")
 # What it has done: {"changed": whether it may have changed rows}. One object, which threads that work for it share.
@@ -40,6 +42,20 @@ def commented(execute, sql, params, many, context):
     if known_as != "-" and isinstance(sql, str):
         sql = f"/* request={known_as} */ {sql}"
     return execute(sql, params, many, context)
+
+
+def patiently(execute, sql, params, many, context):
+    """Run a statement that waits for transactions and keeps nobody waiting without the limit on locks: cut off, it leaves an index that is not valid."""
+    if not CONCURRENTLY.match(str(sql)):
+        return execute(sql, params, many, context)
+    with context["connection"].connection.cursor() as cursor:
+        cursor.execute("show lock_timeout")
+        [limit] = cursor.fetchone()
+        cursor.execute("set lock_timeout = 0")
+        try:
+            return execute(sql, params, many, context)
+        finally:
+            cursor.execute(f"set lock_timeout = '{limit}'")
 
 
 def site():

@@ -65,6 +65,8 @@ def _hurry(connection, **_signal):
     """Give up on a lock instead of queueing for it: everybody else would queue behind."""
     with connection.cursor() as cursor:
         cursor.execute("SET lock_timeout = %s", [_os.environ["REALWORLD_LOCK_TIMEOUT"] + "s"])
+    if _realworld.patiently not in connection.execute_wrappers:
+        connection.execute_wrappers.append(_realworld.patiently)
 
 
 if "REALWORLD_LOCK_TIMEOUT" in _os.environ:
