@@ -45,6 +45,16 @@ def test_an_unknown_host_key_stops_a_run_and_says_what_to_type(tier, tmp_path):
     assert [name for name in tier.hosts("all") if f"ssh-keyscan -p 22 {tier.address(name)} >> ~/.ssh/known_hosts" not in said] == []
 
 
+def test_an_agent_with_other_keys_locks_nobody_out(tier, tmp_path):
+    """Hosts refuse who offers three wrong ones."""
+    for number in range(4):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / str(number)], check=True)
+    words = f"ssh-add -q {' '.join(str(tmp_path / str(number)) for number in range(4))} && ansible all -i {tier.inventory} -m ansible.builtin.raw -a true"
+    done = subprocess.run(["ssh-agent", "sh", "-c", words], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=tier.env | {"ANSIBLE_SSH_ARGS": "-o ControlPath=none", "ANSIBLE_STRATEGY": "linear"})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_root_cannot_log_in(host, tier):
     refused = ssh(tier, name_of(host), "root")
     assert refused.returncode == 255
