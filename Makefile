@@ -2,9 +2,9 @@
 
 # Words that people type reach shells, command lines and templates: a word with a character that means something there is refused,
 # before anything is read or run. (VARS alone takes everything: it is never expanded, and is what -e of Ansible takes.)
-WORDS_APART := DRILL PART STEPS TESTS TO
+WORDS_APART := DRILL PART SINCE STEPS TESTS TO
 WORDS := ADDRESS ANYWAY BREAKING CANARY CHECK ENV FROM FULL HOST IMAGE LIMIT MINUTES MITOGEN NAME NODE POOL REF REHEARSE RELEASE REQUEST RUNG \
-  SECONDS SINCE START TAGS UNIT USERS VERBOSE WITH YES
+  SECONDS START TAGS UNIT USERS VERBOSE WITH YES
 HASH := \#
 define NEWLINE
 
@@ -13,6 +13,7 @@ endef
 MEANING := ' " ` $$ \ { } ( ) ; | < > $(HASH)
 refuse = $(error Nothing was touched. $(1)=$(value $(1)) has $(2) in it, which no $(1) needs)
 $(foreach name,$(WORDS) $(WORDS_APART),$(foreach character,$(MEANING),$(if $(findstring $(character),$(value $(name))),$(call refuse,$(name),$(character)))))
+$(foreach name,$(filter-out LIMIT,$(WORDS) $(WORDS_APART)),$(if $(findstring &,$(value $(name))),$(call refuse,$(name),&)))
 $(foreach name,$(WORDS) $(WORDS_APART),$(if $(findstring $(NEWLINE),$(value $(name))),$(call refuse,$(name),a new line)))
 $(foreach name,$(WORDS),$(if $(word 2,$(value $(name))),$(call refuse,$(name),a space)))
 

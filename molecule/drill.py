@@ -702,7 +702,8 @@ def etcd_leader(place):
     """The host whose etcd leads the others."""
     def leads():
         for host in place.groups["quorum"]:
-            if "\netcd_server_is_leader 1\n" in place.on(host, f"curl -s -m 1 http://{place.address[host]}:{place.facts['etcd_metrics_port']}/metrics", check=False):
+            metrics = place.on(host, f"curl -s -m 1 http://{place.address[host]}:{place.facts['etcd_metrics_port']}/metrics", check=False)
+            if "\netcd_server_is_leader 1\n" in (metrics or ""):
                 return host
         return None
     return place.wait(leads, "leader of etcd")

@@ -106,6 +106,13 @@ def votes(now, then):
     return sorted(voters, key=lambda host: host in now.groups["quorum"]) if len(voters) > 1 else []
 
 
+def doors(now, then):
+    """The verb by which the members that are there let new ones in; none where nobody is new."""
+    voters = then.groups["quorum"]
+    here = [host for host in voters if host in now.groups["quorum"]]
+    return [["site", f"LIMIT={','.join(here)}", "TAGS=etcd_clients"]] if here and len(voters) > 1 else []
+
+
 def make(facts, *words, quiet=False):
     """Run a verb, as an operator types it; whether it worked."""
     command = ["make", "--no-print-directory", *words, *typed(facts).split()]
@@ -136,7 +143,7 @@ def climb(path, name, check):
     now, then = read(path), read(drawing)
     # Between two drawings a climb was cut off, perhaps in the middle of a host that comes: that one is finished first.
     cut = [] if standing(path) else [["converge"]]
-    todo, ends = [*cut, *steps(now, then)], [*(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)), ["converge"]]
+    todo, ends = [*cut, *steps(now, then)], [*doors(now, then), *(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)), ["converge"]]
     if check:
         print("\n".join("make " + " ".join([*words, typed(facts)]) for words in [*todo, *ends]))
         return 0

@@ -49,7 +49,7 @@ def needed(state, unit):
         # Tried, and not meant for this host: a condition of the unit itself says no.
         unwanted = state["ConditionResult"] == "no" and state["ConditionTimestamp"]
         return None if unwanted else "start"
-    if state["NeedDaemonReload"] == "yes":
+    if state["NeedDaemonReload"] == "yes" and unit["action"] == "restart":
         return "restart"
     since = datetime.datetime.strptime(state["StateChangeTimestamp"], FORMAT).replace(tzinfo=datetime.timezone.utc)
     return unit["action"] if newest(unit["files"]) > since.timestamp() else None

@@ -141,7 +141,13 @@ def test_a_climb_that_fails_says_how_it_goes_on_and_does(broken, live, monkeypat
     assert f"ladder is on its way to {top}. When mended, go on: make climb ENV=ladder RUNG={top}" in capsys.readouterr().err
     broken = ""
     made.clear()
-    assert climb.climb(live, top, False) == 0 and made[-5:] == ["up", "site", "site", "site", "converge"] and climb.standing(live) == top
+    assert climb.climb(live, top, False) == 0 and made[-6:] == ["up", "site", "site", "site", "site", "converge"] and climb.standing(live) == top
+
+
+def test_those_who_have_a_vote_let_new_ones_in_first():
+    low, near, top = (climb.read(RUNGS[NAMES[place]]) for place in (0, -2, -1))
+    assert climb.doors(low, near) == []
+    assert climb.doors(near, top) == [["site", "LIMIT=box1", "TAGS=etcd_clients"]]
 
 
 def test_hosts_come_before_hosts_go():

@@ -190,7 +190,7 @@ def test_vars_may_hold_quotes():
 @pytest.mark.parametrize(("name", "typed"), [
     ("REF", "it's"), ("REF", "$(shell touch {0})"), ("REF", "$(touch {0})"), ("REF", "main ansible_user=root"), ("REF", "a\ntouch {0}"),
     ("RELEASE", "{{{{ lookup('pipe', 'touch {0}') }}}}"), ("REQUEST", 'x"; touch {0}; "'), ("LIMIT", "x'; touch {0}; '"), ("TO", "`touch {0}`"),
-    ("NAME", "a\\b")])
+    ("NAME", "a\\b"), ("ENV", "x&touch {0}&"), ("DRILL", "x&touch {0}")])
 @pytest.mark.parametrize("given", ["word", "environment"])
 def test_a_word_is_never_more_than_a_word(name, typed, given, tmp_path):
     typed = typed.format(tmp_path / "owned")
@@ -201,7 +201,7 @@ def test_a_word_is_never_more_than_a_word(name, typed, given, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("word", ["REF=feature/x~1^", "LIMIT=app:!app1,&lb", "CANARY=10%", "TO=2026-11-23 18:00", "TESTS=backup/test_backup.py::test_x[a-b]"])
+@pytest.mark.parametrize("word", ["REF=feature/x~1^", "LIMIT=app:!app1,&lb", "CANARY=10%", "TO=2026-11-23 18:00", "SINCE=2026-11-23 18:00", "TESTS=backup/test_backup.py::test_x[a-b]"])
 def test_words_that_verbs_take_are_taken(word):
     subprocess.run(["make", "-n", "site", word], cwd=ROOT, capture_output=True, check=True, env=dict(os.environ, MAKEFLAGS=""))
 

@@ -52,10 +52,9 @@ def patiently(execute, sql, params, many, context):
         cursor.execute("show lock_timeout")
         [limit] = cursor.fetchone()
         cursor.execute("set lock_timeout = 0")
-        try:
-            return execute(sql, params, many, context)
-        finally:
-            cursor.execute(f"set lock_timeout = '{limit}'")
+        result = execute(sql, params, many, context)
+        cursor.execute(f"set lock_timeout = '{limit}'")  # where it failed, the release's command ends
+        return result
 
 
 def site():
