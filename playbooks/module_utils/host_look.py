@@ -23,7 +23,7 @@ LOGS_WAIT = 20 << 20  # bytes of log lines that a monitor has not yet
 PAGE_OLD_S = 120   # seconds: eight looks of the monitor's page
 UNITS = {          # units that have to be active
     "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
-    "lb": ["keepalived", "balancer-watch"],  # and the engine
+    "lb": ["keepalived", "balancer-watch", "backend-watch"],  # and the engine
     "app": ["apache2", "pgpool2", "pgpool-follow"],
     "media": ["lighttpd", "media-sync.timer", "media-backup.timer"],
     "cache": ["memcached"],

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 
 import pytest
 
@@ -51,6 +52,11 @@ def unwell(source):
         wsgi.write('raise RuntimeError("unwell on purpose")\n')
 
 
+# Two parts of an answer, each of which takes longer than a host has that answers nobody.
+PARTS = '''if "parts" in request.GET:
+            from django.http import StreamingHttpResponse
+            return StreamingHttpResponse(time.sleep(PAUSE) or part for part in ("first", "last"))'''
+
 NOTE = migration("Entry", 'note = models.CharField(max_length=20, null=True)',
                  'migrations.AddField("entry", "note", models.CharField(max_length=20, null=True))')
 
@@ -90,18 +96,28 @@ def words(done):
     return " ".join((done.stdout + done.stderr).split())
 
 
-def test_a_release_goes_live_everywhere_and_back_again(place, make, deploy, variant, served, style, unharmed):
-    """With its static files, also those whose names have no hash, which the release since has replaced."""
+def asked(place, known_as):
+    """How often the app hosts were asked for a page, by its request id."""
+    return sum(int(place.on(app, f"grep -c ' {known_as} ' /var/log/apache2/access.log || true")) for app in place.groups["app"])
+
+
+def test_a_release_goes_live_everywhere_and_back_again(place, tier, visitor, make, deploy, variant, served, style, unharmed):
+    """With its static files, also those whose names have no hash, which the release since has replaced. Its slow page is asked once, and comes whole."""
     old, before = current(place), style()
     assert len(old) == 1
+    known_as = str(uuid.uuid4())
     with unharmed():
-        done = deploy(variant())
+        done = deploy(variant(middleware(PARTS.replace("PAUSE", str(tier.value("lb_failover_s", place.groups["lb"][0]) + 1)))))
         assert done.returncode == 0, done.stdout[-3000:]
         new = current(place)
         assert len(new) == 1 and new != old
         now = served()
         assert set(now) == set(place.groups["app"]) and set(now.values()) == new
         assert style() != before
+        page = visitor.get(f"{tier.url}/about/?parts=2", headers={"X-Request-Id": known_as}, timeout=30)
+        assert (page.status_code, page.text) == (200, "firstlast")
+        place.await_nothing(lambda: "" if asked(place, known_as) else "nobody", "app host that was asked")
+        assert asked(place, known_as) == 1
     for host in place.groups["all"]:
         last = ledger(place, host)[-1]
         assert (last["verb"], last["release"], last["result"]) == ("deploy", *new, "live"), host

@@ -4,8 +4,8 @@ import pytest
 
 EVERYWHERE = ["ssh", "rsyslog", "munin-node", "systemd-journald"]
 SERVICES = [
-    ("lb", "nginx"), ("lb", "keepalived"), ("lb", "balancer-watch"), ("app", "apache2"), ("app", "pgpool2"), ("app", "pgpool-follow"), ("media", "lighttpd"),
-    ("cache", "memcached"), ("db", "patroni"), ("quorum", "etcd"), ("monitor", "nginx"), ("monitor", "nagios4"), ("monitor", "status-page"),
+    ("lb", "nginx"), ("lb", "keepalived"), ("lb", "balancer-watch"), ("lb", "backend-watch"), ("app", "apache2"), ("app", "pgpool2"),
+    ("app", "pgpool-follow"), ("media", "lighttpd"), ("cache", "memcached"), ("db", "patroni"), ("quorum", "etcd"), ("monitor", "nginx"), ("monitor", "nagios4"), ("monitor", "status-page"),
     ("db", "pgbackrest"), ("backup", "pgbackrest"), ("backup", "restic-rest-server"), *(("monitor", unit) for unit in EVERYWHERE),
 ]
 

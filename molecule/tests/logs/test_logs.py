@@ -24,7 +24,7 @@ from nodes import vault_of
 # What logs by the journal, on the hosts of each group. The balancers' engine comes besides.
 SERVICES = {
     "all": ["ssh", "munin-node", "rsyslog", "systemd-journald"],
-    "lb": ["keepalived", "balancer-watch"],
+    "lb": ["keepalived", "balancer-watch", "backend-watch"],
     "app": ["apache2", "pgpool2", "pgpool-follow"],
     "media": ["lighttpd", "media-sync"],
     "cache": ["memcached"],

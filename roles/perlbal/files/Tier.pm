@@ -350,12 +350,13 @@ sub hosts_left {
     return @left;
 }
 
-# The connection stands. A page that another host can be asked for does not wait long.
+# The connection stands. Of a host that answers nobody, backend-watch closes those with TCP keepalive.
 sub register_boredom {
     my ($self, $backend) = @_;
     return $backend->close('used up') if $self->{sent} || !$self->{backend} || $self->{backend} != $backend;
     $self->{sent} = 1;
-    $self->{deadline} = time + $set{$self->{file} ? 'file_s' : $self->{again} && $self->hosts_left ? 'page_s' : 'change_s'};
+    $self->{deadline} = time + $set{answer_s};
+    $backend->{sock}->setsockopt(Socket::SOL_SOCKET(), Socket::SO_KEEPALIVE(), 1) if $self->{again};
     $backend->assign_client($self->{client});
 }
 
@@ -412,10 +413,11 @@ sub note {
     $Perlbal::BackendHTTP::NodeStats{$last->{host}}{failures}++;
 }
 
+# Asked again where the connection was lost. After 504 the host may still be working on it.
 sub failed {
     my ($self, $status) = @_;
     $self->note($status, 1);
-    return $self->ask if (!$self->{sent} || $self->{again}) && $self->hosts_left;
+    return $self->ask if (!$self->{sent} || $self->{again} && $status != 504) && $self->hosts_left;
     $self->give_up($status);
 }
 
