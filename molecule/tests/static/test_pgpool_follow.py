@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import itertools
 import pathlib
 
 import pytest
@@ -16,12 +17,12 @@ class Over(Exception):
 
 @pytest.fixture(name="program")
 def program_fixture(monkeypatch, tmp_path):
-    """The program, whose looks take no time and of which there are thirty."""
+    """The program, whose looks take no time and of which there are a hundred."""
     path = str(ROOT / "roles/pgpool/files/pgpool-follow")
     spec = importlib.util.spec_from_loader("pgpool_follow", importlib.machinery.SourceFileLoader("pgpool_follow", path))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    looks, clock = iter(range(30)), [1000.0]
+    looks, clock = iter(range(100)), [1000.0]
 
     def sleep(seconds):
         if next(looks, None) is None:
@@ -74,7 +75,7 @@ class Pool:
 
 
 def followed(program, view, starts):
-    """The pgpool after thirty looks, with db1 as Patroni's primary."""
+    """The pgpool after a hundred looks, with db1 as Patroni's primary."""
     pool = Pool(program, view, starts)
     with pytest.raises(Over):
         program.follow(Databases((0, {0, 1}, {0, 1})), pool)
@@ -82,12 +83,28 @@ def followed(program, view, starts):
 
 
 def test_one_that_starts_is_not_killed(program):
-    assert followed(program, None, starts=60).restarts == []
+    assert followed(program, None, starts=120).restarts == []
 
 
-def test_one_that_is_silent_later_is_started_anew(program):
+def test_one_that_may_only_be_slow_is_started_anew_later(program):
     restarts = followed(program, None, starts=10).restarts
-    assert restarts[0] - 1000 >= 10 and len(restarts) == 2 and restarts[1] - restarts[0] >= 10
+    assert len(restarts) == 3 and all(30 <= later - earlier <= 45 for earlier, later in itertools.pairwise([1000, *restarts]))
+
+
+def test_one_that_is_silent_after_the_primary_has_changed_is_started_anew_at_once(program):
+    """It agreed to one, and hangs on it."""
+    pool = Pool(program, LED, starts=0)
+    databases = Databases((0, {0, 1}, {0, 1}))
+
+    def later():
+        if program.time.monotonic() < 1010:
+            return 0, {0, 1}, {0, 1}
+        pool.said = None
+        return 1, {1}, {1}
+    databases.look = later
+    with pytest.raises(Over):
+        program.follow(databases, pool)
+    assert 1010 <= pool.restarts[0] <= 1014
 
 
 def test_one_with_a_wrong_primary_is_started_anew_at_once(program):
