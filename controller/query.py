@@ -15,13 +15,22 @@ def modules(*names: str) -> dict[str, str]:
 
 
 def result(reply: ssh.Reply) -> dict:
-    """What a function returned on a host; where it did not, the reason under "msg", and "unreachable" where the host was not reached."""
+    """What a function returned on a host; where it did not, the reason under "msg", "unreachable" where the host was not reached, and
+    "not_asked" where this machine was too busy to ask it."""
     if reply.state is ssh.State.ANSWERED:
         try:
             return json.loads(reply.output)
         except ValueError:
             return {"failed": True, "msg": f"what it answers is no JSON: {reply.output[:200].decode(errors='replace')}"}
-    return {"failed": True, "msg": reply.reason} | ({"unreachable": True} if reply.state is ssh.State.UNREACHABLE else {})
+    flags = {ssh.State.UNREACHABLE: {"unreachable": True}, ssh.State.NOT_ASKED: {"not_asked": True}}
+    return {"failed": True, "msg": reply.reason} | flags.get(reply.state, {})
+
+
+def silence(said: dict) -> str:
+    """Why a host has not answered, as words after its name; said: its result."""
+    if said.get("not_asked"):
+        return f"was not asked in time: {said['msg']}"
+    return "does not answer" + (" over SSH" if said.get("unreachable") else f": {str(said.get('msg', ''))[:300]}")
 
 
 def ask(environment: Environment, sent: dict[str, str], function: str, arguments: dict[str, dict], within: float = 10.0) -> dict[str, dict]:

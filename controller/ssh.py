@@ -12,6 +12,7 @@ import pathlib
 import select
 import shlex
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -19,6 +20,7 @@ CONNECT_S = 2      # seconds a host has to take a connection and to say that it 
 GREETING_S = 2.0   # seconds in which a host answers on a connection that stands
 KEPT_S = 300       # seconds for which a connection stands unused
 LONGEST_PATH = 86  # bytes of a socket's path: 108, less what OpenSSH appends while it makes one
+BUSY_S = 1.0       # seconds in which a machine that is not busy starts a Python, many times over
 GREETING = b"reached\n"
 # The host's shell says that it was reached, before sudo and Python take their time.
 COMMAND = "echo reached; exec sudo -H -n -u root /usr/bin/python3 -I -S -"
@@ -52,6 +54,7 @@ class State(enum.Enum):
     UNREACHABLE = "unreachable"
     FAILED = "failed"
     TIMED_OUT = "timed out"
+    NOT_ASKED = "not asked in time"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +167,27 @@ def run(login: Login, source: bytes, within: float, directory: pathlib.Path | No
     return attempt(words, source, until, until)[0]
 
 
+def start_python(within: float) -> float:
+    """Seconds that a Python took on this machine which does nothing; at most so many."""
+    begun = time.monotonic()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True, timeout=within)
+    return time.monotonic() - begun
+
+
+def judge(reply: Reply, started: float) -> Reply:
+    """The reply; where there is none, and this machine took so many seconds for a Python that does nothing, it says nothing of the host."""
+    if started < BUSY_S or reply.state not in (State.UNREACHABLE, State.TIMED_OUT):
+        return reply
+    return Reply(State.NOT_ASKED, reason=f"this machine is busy, it took {started:.1f} s to start a Python")
+
+
 def run_all(logins: dict[str, Login], sources: dict[str, bytes], within: float = 10.0) -> dict[str, Reply]:
     """Replies of hosts to programs, {name: …}, all at once. None takes longer than so many seconds, and none waits for another."""
     if not logins:
         return {}
     directory = socket_directory()
-    with concurrent.futures.ThreadPoolExecutor(len(logins)) as at_once:
+    with concurrent.futures.ThreadPoolExecutor(len(logins) + 1) as at_once:
         running = {name: at_once.submit(run, login, sources[name], within, directory) for name, login in logins.items()}
-        return {name: reply.result() for name, reply in running.items()}
+        started = at_once.submit(start_python, within)
+        return {name: judge(reply.result(), started.result()) for name, reply in running.items()}

@@ -45,8 +45,7 @@ def page(hosts):
     lines = sorted(dict.fromkeys(line for said in told.values() for line in said["lines"]),
                    key=lambda line: datetime.datetime.fromisoformat(line.partition(" ")[0]))
     missing = [f"{said['left_off']} older lines are left off: ask for less" for said in told.values() if said["left_off"]]
-    missing += [f"{name} does not answer{' over SSH' if said.get('unreachable') else ': ' + str(said.get('msg', ''))[:300]}"
-                for name, said in sorted(hosts.items()) if name not in told]
+    missing += [f"{name} {query.silence(said)}" for name, said in sorted(hosts.items()) if name not in told]
     return lines, missing
 
 

@@ -24,9 +24,12 @@ def databases(answers, members):
     """(role of each database as {name: words}, sentences about the cluster), by the primary's word."""
     primaries = [name for name in members if answers.get(name, {}).get("raw", {}).get("role") == "primary"]
     wrong = []
-    if len(primaries) != 1:
+    unheard = [name for name in members if name not in answers]
+    if len(primaries) > 1 or (not primaries and not unheard):
         wrong.append(f"The databases have {'no primary' if not primaries else 'two primaries: ' + ', '.join(primaries)}. "
                      "On a database host: patronictl -c /etc/patroni/config.yml list")
+    elif not primaries and len(unheard) < len(members):
+        wrong.append(f"None of the databases that answered is the primary; {', '.join(unheard)} did not answer.")
     clusters = [answers.get(name, {}).get("raw", {}).get("cluster") for name in [*primaries, *members]]
     cluster = next((one for one in clusters if one), {})
     roles = {}
@@ -50,7 +53,11 @@ def between(answers, groups, facts):
     """(role of each database, sentences) that only the answers of several hosts together tell."""
     roles, primaries, wrong = databases(answers, groups.get("db", []))
     holders = [name for name, answer in answers.items() if answer["raw"].get("holds")]
-    if groups.get("lb") and len(holders) != 1:
+    unheard = [name for name in groups.get("lb", []) if name not in answers]
+    if groups.get("lb") and not holders and unheard:
+        if len(unheard) < len(groups["lb"]):
+            wrong.insert(0, f"None of the balancers that answered holds {facts['lb_vip']}; {', '.join(unheard)} did not answer.")
+    elif groups.get("lb") and len(holders) != 1:
         wrong.insert(0, f"{facts['lb_vip']} is held by {', '.join(holders) or 'nobody'}. On a balancer: journalctl -u keepalived")
     releases = {name: answers[name]["raw"].get("release") for name in groups.get("app", []) if name in answers}
     if len(set(filter(None, releases.values()))) > 1:
@@ -94,9 +101,10 @@ def page(hosts):
     for name in sorted(hosts, key=lambda host: [next((n for n, g in enumerate(ORDER) if host in groups.get(g, [])), 9), host]):
         tiers = [group for group in ORDER if name in groups.get(group, [])]
         if name not in answers:
+            not_asked = hosts[name].get("not_asked")
             reason = "over SSH" if hosts[name].get("unreachable") else f"as it should: {hosts[name].get('msg', '')[:200]}"
-            wrong.append(f"{name} does not answer {reason}")
-            rows.append((name, " ".join(tiers), "SILENT", "", ""))
+            wrong.append(f"{name} was not asked in time: {hosts[name]['msg']}" if not_asked else f"{name} does not answer {reason}")
+            rows.append((name, " ".join(tiers), "NOT ASKED" if not_asked else "SILENT", "", ""))
             continue
         said = answers[name]
         does = said["does"] | ({"db": roles[name]} if name in roles and "db" in said["does"] else {})

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import socket
+import sys
 import tempfile
 import time
 
@@ -44,6 +45,22 @@ def fake(tmp_path, monkeypatch):
 
 def run(within=5.0, **hosts):
     return ssh.run_all({name: ssh.Login(name) for name in hosts}, {name: source.encode() for name, source in hosts.items()}, within)
+
+
+def test_a_host_is_not_judged_by_a_machine_that_is_busy(fake, tmp_path, monkeypatch):
+    """Where this machine takes long for a Python that does nothing, silence says nothing of the host."""
+    slow = tmp_path / "bin/slow-python"
+    slow.write_text(f"#!/bin/sh\nsleep 1.2\nexec {sys.executable} \"$@\"\n")
+    slow.chmod(0o755)
+    fake("app1", "exec sleep 60")
+    fake("app2", "echo reached; echo '{}'")
+    assert {name: reply.state for name, reply in run(within=2.0, app1="", app2="").items()} == {
+        "app1": ssh.State.UNREACHABLE, "app2": ssh.State.ANSWERED}
+    monkeypatch.setattr(sys, "executable", str(slow))
+    replies = run(within=2.0, app1="", app2="")
+    assert {name: reply.state for name, reply in replies.items()} == {"app1": ssh.State.NOT_ASKED, "app2": ssh.State.ANSWERED}
+    said = query.result(replies["app1"])
+    assert query.silence(said).startswith("was not asked in time: this machine is busy")
 
 
 def test_ssh_is_called_as_ansible_calls_it():

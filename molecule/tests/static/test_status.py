@@ -54,6 +54,20 @@ def test_says_what_is_wrong(host, raw, sentence):
     assert sentence in text
 
 
+@pytest.mark.parametrize(("silent", "said", "not_said"), [
+    ({"db1": {"msg": "busy", "not_asked": True}}, ["db1 was not asked in time: busy", "None of the databases that answered is the primary; db1 did not"], "no primary"),
+    ({"db1": {"unreachable": True}, "db2": {"unreachable": True}}, ["db1 does not answer over SSH", "db2 does not answer over SSH"], "primary"),
+    ({"lb1": {"unreachable": True}}, ["lb1 does not answer over SSH", "None of the balancers that answered holds 192.0.2.9; lb1 did not"], "nobody"),
+    ({"lb1": {"msg": "busy", "not_asked": True}, "lb2": {"msg": "busy", "not_asked": True}}, ["lb1 was not asked in time", "lb2 was not"], "192.0.2.9 is held"),
+])
+def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said):
+    """What only a host that did not answer knows is neither well nor wrong."""
+    text, wrong = status.page(WELL | silent)
+    assert all(any(one.startswith(sentence) for one in wrong) for sentence in said), wrong
+    assert not any(not_said in one for one in wrong if one not in said and not one.startswith("None of")), wrong
+    assert text.count("NOT ASKED") == sum("not_asked" in one for one in silent.values())
+
+
 @pytest.mark.parametrize(("sent", "seconds", "there", "complains"), [
     (True, 900, {"logs": {"seconds": 900, "to": {}}}, False), (False, 900, {"logs": {"seconds": 900, "to": {}}}, True),
     (False, 900, {"logs": {"seconds": 5, "to": {}}}, False), (False, 5, {"logs": {"seconds": 900, "to": {}}}, False), (False, 900, {}, False)])
