@@ -20,8 +20,8 @@ LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained ab
 LOGS_S = 60  # seconds that two rsyslogs have to find each other
 
 
-def databases(answers, members):
-    """(role of each database as {name: words}, sentences about the cluster), by the primary's word."""
+def databases(answers, members, scope):
+    """(role of each database as {name: words}, sentences about the cluster), by the primary's word. scope: the cluster's name for patronictl."""
     primaries = [name for name in members if answers.get(name, {}).get("raw", {}).get("role") == "primary"]
     wrong = []
     unheard = [name for name in members if name not in answers]
@@ -32,6 +32,7 @@ def databases(answers, members):
         wrong.append(f"None of the databases that answered is the primary; {', '.join(unheard)} did not answer.")
     clusters = [answers.get(name, {}).get("raw", {}).get("cluster") for name in [*primaries, *members]]
     cluster = next((one for one in clusters if one), {})
+    lost = [slot for name in primaries for slot in answers[name]["raw"].get("lost_slots", [])]
     roles = {}
     for member in cluster.get("members", []):
         name, lag = member["name"], member.get("lag", 0)
@@ -40,7 +41,10 @@ def databases(answers, members):
             continue
         roles[name] = (f"standby, {member['state']}, {lag} bytes behind"
                        + (", confirms commits" if member["role"] in ("sync_standby", "quorum_standby") else ""))
-        if member["state"] != "streaming" or not isinstance(lag, int) or lag > LAG_BYTES:
+        if name.replace("-", "_") in lost:
+            wrong.append(f"{name} cannot catch up: {primaries[0]} has no longer the WAL that it lacks. On it: "
+                         f"patronictl -c /etc/patroni/config.yml reinit {scope} {name} --force")
+        elif member["state"] != "streaming" or not isinstance(lag, int) or lag > LAG_BYTES:
             wrong.append(f"{name} does not keep up: {roles[name]}. On it: journalctl -u patroni")
     if members and primaries and len(members) > 1 and not any("confirms" in role for role in roles.values()):
         wrong.append(f"No standby confirms commits: what {primaries[0]} acknowledges now, it alone has.")
@@ -51,7 +55,7 @@ def databases(answers, members):
 
 def between(answers, groups, facts):
     """(role of each database, sentences) that only the answers of several hosts together tell."""
-    roles, primaries, wrong = databases(answers, groups.get("db", []))
+    roles, primaries, wrong = databases(answers, groups.get("db", []), facts.get("patroni_scope"))
     holders = [name for name, answer in answers.items() if answer["raw"].get("holds")]
     unheard = [name for name in groups.get("lb", []) if name not in answers]
     if groups.get("lb") and not holders and unheard:

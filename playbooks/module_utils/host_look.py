@@ -272,8 +272,17 @@ class Host:
         self.does["db"] = f"{'primary' if own.get('role') == 'primary' else 'standby'}, timeline {own.get('timeline', '?')}"
         if own.get("state") != "running":
             self.wrong.append(f"PostgreSQL is {own.get('state')}: journalctl -u patroni")
+        if own.get("role") == "primary" and any(one["role"] != "leader" and one["state"] != "streaming" for one in self.raw["cluster"].get("members", [])):
+            self.raw["lost_slots"] = self.lost_slots()
         if own.get("pending_restart"):
             self.wrong.append("PostgreSQL waits for a restart to take a setting")
+
+    def lost_slots(self):
+        """Replication slots of standbys for which this primary has kept no WAL. Empty where it does not tell."""
+        told = subprocess.run(["psql", "-XAtq", "-h", "/var/run/postgresql", "-p", str(self.facts["db_port"]), "-U", "monitor", "-d", "postgres",
+                               "-c", "select slot_name from pg_replication_slots where wal_status = 'lost'"],
+                              capture_output=True, text=True, check=False, timeout=ANSWER_S)
+        return told.stdout.split()
 
     def quorum(self):
         """A member of etcd."""

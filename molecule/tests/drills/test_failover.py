@@ -102,3 +102,29 @@ def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(place, make, ti
     assert done.returncode == 0, done.stdout[-3000:]
     place.wait(place.primary, "primary", 60)
     assert place.on(left, "etcd-alone 2>&1", check=False) is None  # not where a majority is
+
+
+def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(place, make):
+    """It was away while the primary wrote more than it keeps for it. What `make status` says then is typed."""
+    primary, standby = place.primary(), place.standby()
+    place.on(standby, "systemctl stop patroni")
+    try:
+        for setting in ("max_slot_wal_keep_size = '1MB'", "wal_keep_size = 0"):
+            place.sql(f"alter system set {setting}", superuser=True)
+        place.sql("select pg_reload_conf()", superuser=True)
+
+        def lost():
+            place.sql("select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True)
+            place.sql("checkpoint", superuser=True)
+            return place.sql("select slot_name from pg_replication_slots where wal_status = 'lost'", superuser=True)
+        place.wait(lost, "slot that is lost")
+    finally:
+        for setting in ("max_slot_wal_keep_size", "wal_keep_size"):
+            place.sql(f"alter system reset {setting}", superuser=True)
+        place.sql("select pg_reload_conf()", superuser=True)
+        place.on(standby, "systemctl start patroni")
+    said = []
+    place.await_nothing(lambda: "" if (said.append(make("status").stdout) or f"{standby} cannot catch up: {primary}" in said[-1]) else said[-1], "such a standby")
+    command = re.search(rf"{standby} cannot catch up.* On it: (patronictl .*)", said[-1])[1]
+    place.on(standby, command)
+    place.whole()

@@ -45,6 +45,7 @@ def test_says_that_all_is_well():
     ("db1", {"role": "primary", "cluster": CLUSTER | {"pause": True}}, "Patroni is paused"),
     ("db1", {"role": "primary", "cluster": {"members": [CLUSTER["members"][0], CLUSTER["members"][1] | {"role": "replica"}]}}, "No standby confirms"),
     ("db1", {"role": "primary", "cluster": {"members": [CLUSTER["members"][0], CLUSTER["members"][1] | {"lag": 2**30}]}}, "db2 does not keep up"),
+    ("db1", {"role": "primary", "cluster": CLUSTER, "lost_slots": ["db2"]}, "db2 cannot catch up: db1 has no longer the WAL that it lacks"),
 ])
 def test_says_what_is_wrong(host, raw, sentence):
     hosts = copy.deepcopy(WELL)
