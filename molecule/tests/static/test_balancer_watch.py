@@ -1,5 +1,6 @@
 """What keepalived is told about the balancers: by answers in a row, and by what counts as an answer."""
 
+import argparse
 import http.server
 import importlib.machinery
 import importlib.util
@@ -54,3 +55,26 @@ def test_silence_is_no_answer():
         assert not watch.answers("127.0.0.1", frozen.getsockname()[1], b"GET / HTTP/1.0\r\n\r\n", begun + 0.2)
         assert 0.2 <= time.monotonic() - begun < 1
     assert not watch.answers("127.0.0.1", 1, b"", time.monotonic() + 5)
+
+
+def test_a_process_that_was_kept_waiting_itself_judges_nobody(tmp_path, monkeypatch):
+    """Three looks long: its host is so busy that the answer may have been there."""
+    given = argparse.Namespace(port=1, path="/", host="x.test")
+    one = watch.Watch(tmp_path / "balancer", ["127.0.0.1"], watch.Verdict(fall=2, rise=2, failing=False), given)
+    late = [watch.LATE_S + 0.1]
+
+    def answers(_address, _port, _request, until):
+        clock[0] = until + late[0]
+        return False
+    clock = [1000.0]
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watch, "answers", answers)
+    for _look in range(watch.LATE_MOST + 1):
+        one.look()
+    assert one.verdict.failing is False
+    one.look()
+    assert one.verdict.failing is True
+    one.verdict, one.late, late[0] = watch.Verdict(fall=2, rise=2, failing=False), 0, 0.0
+    one.look()
+    one.look()
+    assert one.verdict.failing is True

@@ -22,7 +22,8 @@ import realworld
 from realworld import again, health
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-AGAIN = 8   # seconds a page is tried again for while the database is lost
+AGAIN = 8   # seconds a page is tried again for after it has lost the database, which may have kept it waiting before …
+LAST = 22   # … and seconds since its visitor asked after which it is not begun again: balancers wait 30 s
 RETRY = 10  # seconds after which a process whose site did not start makes room for another try
 
 
@@ -84,12 +85,13 @@ def serve(environ, start_response):
             return project(environ, start_response)
         finally:
             hang_up()
-    deadline = time.monotonic() + AGAIN
+    asked, deadline = time.monotonic(), None
     while True:
         begun, failed.by_database, work = [], False, {"changed": False}
         realworld.done.set(work)
         body = project(dict(environ), lambda *words: begun.append(words))
         hang_up()
+        deadline = deadline or min(time.monotonic() + AGAIN, asked + LAST)
         if not failed.by_database or work["changed"] or time.monotonic() > deadline:
             start_response(*begun[-1])
             return body
