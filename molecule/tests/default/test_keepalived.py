@@ -93,7 +93,10 @@ def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(balancers, v
 
 
 def test_signs_of_life_go_before_all_other_work(balancers):
-    """Or a balancer that is busy seems dead."""
+    """And the kernel does not kill who sends them for a moment of work in one go, which moves the virtual IP between two balancers that are well."""
     for lb in balancers:
-        policies = [lb.check_output("chrt --pid %s", pid) for pid in lb.check_output("pgrep -x keepalived").split()]
-        assert any("SCHED_RR" in policy for policy in policies), policies
+        found = {pid: lb.check_output("chrt --pid %s", pid) for pid in lb.check_output("pgrep -x keepalived").split()}
+        urgent = [pid for pid, policy in found.items() if "SCHED_RR" in policy]
+        assert urgent, found
+        for pid in urgent:
+            assert int(lb.check_output("awk '/^Max realtime timeout/ {print $5}' /proc/%s/limits", pid)) >= 1_000_000
