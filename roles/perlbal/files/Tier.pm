@@ -356,7 +356,7 @@ sub register_boredom {
     return $backend->close('used up') if $self->{sent} || !$self->{backend} || $self->{backend} != $backend;
     $self->{sent} = 1;
     $self->{deadline} = time + $set{answer_s};
-    $backend->{sock}->setsockopt(Socket::SOL_SOCKET(), Socket::SO_KEEPALIVE(), 1) if $self->{again};
+    setsockopt($backend->{sock}, Socket::SOL_SOCKET(), Socket::SO_KEEPALIVE(), 1) if $self->{again};
     $backend->assign_client($self->{client});
 }
 
