@@ -4,11 +4,14 @@ import datetime
 import json
 import math
 import shlex
+import subprocess
 import time
+import uuid
 
 import pytest
 
 import drill
+from tier import inside
 
 COPY = "/var/lib/postgresql/copy"
 RESTIC = "runuser -u restic-rest-server -- restic --no-cache --repo /var/lib/media-backup --password-file /etc/restic-password"
@@ -146,10 +149,28 @@ def test_a_dead_run_keeps_nobody_from_the_uploads(place, backups):
     place.on(place.groups["media"][0], "systemctl start media-backup")
 
 
+@pytest.mark.parametrize("unit", ["media-backup", f"media-restore@{int(time.time())}"])
+def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, place, unit):
+    """While restic runs: of no process, and in no file. What every process of www-data knows is found, which proves the search."""
+    media = place.groups["media"][-1]
+    secrets = [tier.value(name, host=media) for name in ("backup_media_passphrase", "backup_media_password")]
+    canary = uuid.uuid4().hex
+    search = ["sh", "-c", f"PROBE={canary} grep --only-matching --no-filename --no-messages --binary-files=text --recursive --devices=skip --fixed-strings "
+                          "--file=- /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /run /srv /tmp /usr/local /var"]
+    place.on(media, f"systemctl stop {unit}; systemctl start --no-block {unit}; timeout 30 sh -c 'until pkill -STOP -x restic; do :; done'")
+    try:
+        assert place.on(media, "ps -o user= -C restic") == "media-b+"
+        found = subprocess.run(inside(place.container(media), *search, user="www-data"), input="\n".join([canary, *secrets]), capture_output=True, text=True,
+                               check=False).stdout.split()
+    finally:
+        place.on(media, f"pkill -CONT -x restic; systemctl start {unit}")
+    assert set(found) == {canary}
+
+
 def test_an_upload_from_the_future_is_told(place, backups):
     media = place.groups["media"][0]
-    place.on(media, "set -a; . /etc/media-backup.env; mkdir -p /tmp/later; "
-                    "restic --no-cache backup --tag media --time '2099-01-01 00:00:00' --host later /tmp/later")
+    place.on(media, "export RESTIC_REPOSITORY_FILE=/etc/media-backup/repository RESTIC_PASSWORD_FILE=/etc/media-backup/passphrase "
+                    "RESTIC_CACERT=/etc/backup-tls/ca.pem; mkdir -p /tmp/later; restic --no-cache backup --tag media --time '2099-01-01 00:00:00' --host later /tmp/later")
     try:
         backups.await_state(lambda state: any("dated in the future" in one for one in state["wrong"]), "complaint about its date")
     finally:
