@@ -159,12 +159,27 @@ def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, place,
                           "--file=- /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /run /srv /tmp /usr/local /var"]
     place.on(media, f"systemctl stop {unit}; systemctl start --no-block {unit}; timeout 30 sh -c 'until pkill -STOP -x restic; do :; done'")
     try:
-        assert place.on(media, "ps -o user= -C restic") == "media-b+"
+        user = place.on(media, "ps -o user:20= -C restic").strip()
         found = subprocess.run(inside(place.container(media), *search, user="www-data"), input="\n".join([canary, *secrets]), capture_output=True, text=True,
                                check=False).stdout.split()
     finally:
         place.on(media, f"pkill -CONT -x restic; systemctl start {unit}")
-    assert set(found) == {canary}
+    assert set(found) == {canary} and user == "media-backup"
+
+
+def test_uploads_come_back_to_whom_they_belonged(tier, place):
+    """Those that nobody else may read, too, and with the directories around them."""
+    media, root = place.groups["media"][0], tier.value("media_root")
+    look = f"cd {root} && find backup-test -printf '%p %u:%g %m\\n' | sort"
+    place.on(media, "systemctl stop media-sync.timer media-sync")
+    try:
+        place.on(media, f"cd {root} && runuser -u www-data -- sh -c 'umask 022; mkdir -p backup-test/a; echo 1 > backup-test/a/open; umask 077; "
+                        "echo 2 > backup-test/a/closed'")
+        before = place.on(media, look)
+        place.on(media, f"systemctl start media-backup && rm -r {root}/backup-test && systemctl start media-restore@$(( $(date +%s) + 1 ))")
+        assert place.on(media, look) == before and "closed www-data:www-data 600" in before
+    finally:
+        place.on(media, f"rm -rf {root}/backup-test; systemctl start media-sync.timer")
 
 
 def test_an_upload_from_the_future_is_told(place, backups):
