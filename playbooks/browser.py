@@ -1,33 +1,100 @@
-"""A browser without a screen: Debian's Chromium, by its DevTools protocol, over a pipe."""
+"""A browser without a screen: Debian's Chromium, by its DevTools protocol, over a pipe.
+
+What a page does to it reaches little: it runs as an unprivileged user, in Chromium's own sandbox, trusts one key of each site, and finds no other site.
+"""
 
 import base64
+import collections
+import contextlib
+import hashlib
 import fcntl
 import json
 import os
 import pathlib
+import pwd
+import random
 import select
 import shutil
+import socket
+import ssl
 import subprocess
-import sys
 import tempfile
 import time
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-         "--no-proxy-server", "--hide-scrollbars", "--ignore-certificate-errors"]  # whether the certificate is right is asked elsewhere
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+FLAGS = ["--headless", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+         "--no-proxy-server", "--hide-scrollbars"]
 PATIENCE = 60.0  # seconds one step may take
 # Chromium reads commands from 3 and answers on 4.
+PYTHON = "/usr/bin/python3"  # the user that the browser runs as may not reach a virtualenv
 LAUNCH = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+HELPER = pathlib.Path("/usr/lib/chromium/chrome-sandbox")  # of Debian's chromium-sandbox
+USERS = range(61184, 65520)  # those that systemd sets apart for users without a name
+Site = collections.namedtuple("Site", "name address key")
+
+
+def trust(authority: pathlib.Path | str) -> ssl.SSLContext:
+    """Whom a visitor trusts: the public authorities, and this one where it is."""
+    context = ssl.create_default_context()
+    if pathlib.Path(authority).exists() and pathlib.Path(authority).stat().st_size:  # else somebody else has signed the certificate
+        context.load_verify_locations(authority)
+    return context
+
+
+def trusted(name: str, address: str, port: int, authority: pathlib.Path | str) -> Site:
+    """A site with the key that it shows now, by a certificate that a visitor trusts. Raises OSError."""
+    with socket.create_connection((address, port), timeout=10) as plain, trust(authority).wrap_socket(plain, server_hostname=name) as shown:
+        return Site(name, address, spki(x509.load_der_x509_certificate(shown.getpeercert(binary_form=True))))
+
+
+def spki(certificate: x509.Certificate) -> str:
+    """The key of a certificate, as Chromium is told of it."""
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+
+def user() -> int | None:
+    """The user that a browser of root's runs as: one that nobody is and nothing runs as. Nobody else needs another one."""
+    if os.geteuid():
+        return None
+    taken = set()
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            taken.add(process.stat().st_uid)
+    while True:
+        found = random.choice(USERS)
+        with contextlib.suppress(KeyError):
+            pwd.getpwuid(found)
+            continue
+        if found not in taken:
+            return found
+
+
+def as_user(who: int | None) -> dict:
+    """The same for subprocess."""
+    return {} if who is None else {"user": who, "group": who, "extra_groups": []}
+
+
+def sandboxed() -> bool:
+    """Whether Chromium can have its sandbox here: from the kernel, or by the helper that is root for it."""
+    if HELPER.exists():
+        return True
+    asked = subprocess.run(["unshare", "--user", "--map-root-user", "--pid", "--fork", "true"], cwd="/", check=False, capture_output=True, **as_user(user()))
+    return asked.returncode == 0
 
 
 def install(say):
-    """Have Chromium; say so where it has to be installed."""
-    if shutil.which("chromium"):
+    """Have Chromium, and what its sandbox needs where the kernel gives it none; say so where it has to be installed."""
+    wanted = ([] if shutil.which("chromium") else ["chromium", "fonts-dejavu-core"]) + ([] if sandboxed() else ["chromium-sandbox"])
+    if not wanted:
         return
-    say("installing Debian's chromium")
+    say(f"installing Debian's {' and '.join(wanted)}")
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     subprocess.run([*sudo, "apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y", "--no-install-recommends", "chromium",
-                    "fonts-dejavu-core"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y", "--no-install-recommends", *wanted], check=True,
+                   stdout=subprocess.DEVNULL)
 
 
 def high(descriptor):
@@ -42,17 +109,25 @@ ATTEMPTS = 5  # to load a page
 
 
 class Browser:
-    """A browser with one page. Flags are Chromium's."""
+    """A browser with one page, which finds these sites and no other."""
 
-    def __init__(self, *flags):
-        self.flags = flags
+    def __init__(self, *sites: Site):
+        found = [f"MAP {site.name} {site.address}" for site in sites]
+        self.flags = [f"--host-resolver-rules={', '.join([*found, 'MAP * ~NOTFOUND'])}",
+                      f"--ignore-certificate-errors-spki-list={','.join(site.key for site in sites)}"]
 
     def __enter__(self):
-        self.profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
+        if not sandboxed():
+            raise OSError("this kernel gives a browser no sandbox: apt-get install chromium-sandbox")
+        self.user = user()
+        self.profile = tempfile.TemporaryDirectory(prefix="chromium-", dir="/tmp", ignore_cleanup_errors=True)
+        if self.user is not None:
+            os.chown(self.profile.name, self.user, self.user)
         (its_in, self.out), (self.answers, its_out) = (tuple(map(high, os.pipe())) for _ in range(2))
-        self.process = subprocess.Popen([sys.executable, "-c", LAUNCH, str(its_in), str(its_out), "chromium", *FLAGS, *self.flags, "--remote-debugging-pipe",
+        self.process = subprocess.Popen([PYTHON, "-I", "-c", LAUNCH, str(its_in), str(its_out), "chromium", *FLAGS, *self.flags, "--remote-debugging-pipe",
                                          f"--user-data-dir={self.profile.name}", "about:blank"],
-                                        pass_fds=(its_in, its_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                                        pass_fds=(its_in, its_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                        cwd="/", env={"HOME": self.profile.name, "PATH": "/usr/bin:/bin"}, **as_user(self.user))
         os.close(its_in)
         os.close(its_out)
         self.rest, self.number, self.events, self.session = b"", 0, [], None
@@ -61,7 +136,6 @@ class Browser:
             self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
             self.call("Page.enable")
             self.call("Network.enable")
-            self.call("Security.setIgnoreCertificateErrors", ignore=True)
         except BaseException:
             self.__exit__()
             raise
@@ -120,11 +194,16 @@ class Browser:
         self.await_event("Page.loadEventFired")
 
     def open(self, url):
-        """Load a page; again where the network of this machine changed meanwhile, as it does when a container comes or goes."""
+        """Load a page; again where the network of this machine changed meanwhile, as it does when a container comes or goes.
+
+        Raises RuntimeError where there is none, or the site has another key.
+        """
         said = {"errorText": NETWORK_CHANGED}
         for _attempt in range(ATTEMPTS):
             if said.get("errorText") == NETWORK_CHANGED:
                 self.go(lambda: said.update({"errorText": ""} | self.call("Page.navigate", url=url)))
+        if said["errorText"]:
+            raise RuntimeError(f"{url}: {said['errorText']}")
 
     def size(self, width, height):
         """Be a screen of that size."""

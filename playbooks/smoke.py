@@ -20,7 +20,6 @@ import re
 import shlex
 import shutil
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -72,10 +71,7 @@ def own(link, page, names):
 
 def visitor(asked):
     """fetch(path) as a browser does it, with the site's name: an Answer. Raises OSError and HTTPException."""
-    context, port = ssl.create_default_context(), int(asked["port"])
-    authority = pathlib.Path(asked["authority"])
-    if authority.exists() and authority.stat().st_size:  # else somebody else has signed the certificate
-        context.load_verify_locations(authority)
+    context, port = browser.trust(asked["authority"]), int(asked["port"])
 
     def fetch(path):
         with contextlib.closing(http.client.HTTPSConnection(asked["name"], port, timeout=PATIENCE)) as connection:
@@ -244,7 +240,8 @@ def sign_in(asked, may_install):
             if not may_install:
                 raise FileNotFoundError("there is no Chromium here, and make smoke installs it")
             browser.install(lambda what: print(what, flush=True))
-        with browser.Browser(f"--host-resolver-rules=MAP {asked['name']} {asked['address']}") as window:
+        site = browser.trusted(asked["name"], asked["address"], int(asked["port"]), asked["authority"])
+        with browser.Browser(*(site._replace(name=name) for name in asked.get("names") or [site.name])) as window:
             why = fill_in(asked, window)
             if why:
                 unmade = make_user(form)

@@ -4,11 +4,14 @@ import datetime
 import json
 import math
 import shlex
+import subprocess
 import time
+import uuid
 
 import pytest
 
 import drill
+from tier import inside
 
 COPY = "/var/lib/postgresql/copy"
 RESTIC = "runuser -u restic-rest-server -- restic --no-cache --repo /var/lib/media-backup --password-file /etc/restic-password"
@@ -146,10 +149,43 @@ def test_a_dead_run_keeps_nobody_from_the_uploads(place, backups):
     place.on(place.groups["media"][0], "systemctl start media-backup")
 
 
+@pytest.mark.parametrize("unit", ["media-backup", f"media-restore@{int(time.time())}"])
+def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, place, unit):
+    """While restic runs: of no process, and in no file. What every process of www-data knows is found, which proves the search."""
+    media = place.groups["media"][-1]
+    secrets = [tier.value(name, host=media) for name in ("backup_media_passphrase", "backup_media_password")]
+    canary = uuid.uuid4().hex
+    search = ["sh", "-c", f"PROBE={canary} grep --only-matching --no-filename --no-messages --binary-files=text --recursive --devices=skip --fixed-strings "
+                          "--file=- /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /run /srv /tmp /usr/local /var"]
+    place.on(media, f"systemctl stop {unit}; systemctl start --no-block {unit}; timeout 30 sh -c 'until pkill -STOP -x restic; do :; done'")
+    try:
+        user = place.on(media, "ps -o user:20= -C restic").strip()
+        found = subprocess.run(inside(place.container(media), *search, user="www-data"), input="\n".join([canary, *secrets]), capture_output=True, text=True,
+                               check=False).stdout.split()
+    finally:
+        place.on(media, f"pkill -CONT -x restic; systemctl start {unit}")
+    assert set(found) == {canary} and user == "media-backup"
+
+
+def test_uploads_come_back_to_whom_they_belonged(tier, place):
+    """Those that nobody else may read, too, and with the directories around them."""
+    media, root = place.groups["media"][0], tier.value("media_root")
+    look = f"cd {root} && find backup-test -printf '%p %u:%g %m\\n' | sort"
+    place.on(media, "systemctl stop media-sync.timer media-sync")
+    try:
+        place.on(media, f"cd {root} && runuser -u www-data -- sh -c 'umask 022; mkdir -p backup-test/a; echo 1 > backup-test/a/open; umask 077; "
+                        "echo 2 > backup-test/a/closed'")
+        before = place.on(media, look)
+        place.on(media, f"systemctl start media-backup && rm -r {root}/backup-test && systemctl start media-restore@$(( $(date +%s) + 1 ))")
+        assert place.on(media, look) == before and "closed www-data:www-data 600" in before
+    finally:
+        place.on(media, f"rm -rf {root}/backup-test; systemctl start media-sync.timer")
+
+
 def test_an_upload_from_the_future_is_told(place, backups):
     media = place.groups["media"][0]
-    place.on(media, "set -a; . /etc/media-backup.env; mkdir -p /tmp/later; "
-                    "restic --no-cache backup --tag media --time '2099-01-01 00:00:00' --host later /tmp/later")
+    place.on(media, "export RESTIC_REPOSITORY_FILE=/etc/media-backup/repository RESTIC_PASSWORD_FILE=/etc/media-backup/passphrase "
+                    "RESTIC_CACERT=/etc/backup-tls/ca.pem; mkdir -p /tmp/later; restic --no-cache backup --tag media --time '2099-01-01 00:00:00' --host later /tmp/later")
     try:
         backups.await_state(lambda state: any("dated in the future" in one for one in state["wrong"]), "complaint about its date")
     finally:

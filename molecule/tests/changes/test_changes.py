@@ -77,10 +77,15 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(place, make, unharme
 
 
 def test_certificates_are_renewed(place, make, unharmed, certificate):
-    """The site's; and those by which hosts and monitor know each other, signed anew before they run out: logs go on to it by the new ones."""
+    """The site's; and those by which hosts and monitor know each other, signed anew before they run out: logs go on to it by the new ones.
+
+    So is that of the monitor's pages, where the site's key was once, and is no longer."""
     shown, before = certificate(), {lb: since(place, lb, "nginx") for lb in place.groups["lb"]}
     monitor, lb = place.groups["monitor"][0], place.groups["lb"][0]
     own = {host: place.on(host, "cat /etc/log-tls/certificate.pem") for host in (lb, monitor)}
+    pages = (place.tier.address(monitor), place.tier.value("monitor_port"))
+    old = ssl.get_server_certificate(pages, ca_certs=place.tier.authority)
+    place.on(monitor, "touch /etc/nginx/munin.pem")
     with unharmed():
         assert make("secrets", "RENEW=1").returncode == 0
         # They are signed for 3650 days.
@@ -88,6 +93,8 @@ def test_certificates_are_renewed(place, make, unharmed, certificate):
         assert done.returncode == 0, done.stdout[-3000:]
         assert certificate() != shown
         assert {lb: since(place, lb, "nginx") for lb in before} == before  # reads them anew, which takes no start
+    assert ssl.get_server_certificate(pages, ca_certs=place.tier.authority) != old
+    assert place.on(monitor, "ls /etc/nginx/munin.pem", check=False) is None
     for host, old in own.items():
         assert place.on(host, "cat /etc/log-tls/certificate.pem") != old
         assert place.on(host, "openssl verify -CAfile /etc/log-tls/ca.pem /etc/log-tls/certificate.pem").endswith(": OK")

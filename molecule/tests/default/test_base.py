@@ -61,6 +61,13 @@ def test_root_cannot_log_in(host, tier):
     assert "Permission denied" in refused.stderr
 
 
+def test_no_process_looks_into_another_one_of_its_user(host):
+    """Where the kernel is this host's own, and has Yama."""
+    assert "-kernel.yama.ptrace_scope = 1" in host.check_output("/usr/lib/systemd/systemd-sysctl --cat-config").splitlines()
+    scope = "/proc/sys/kernel/yama/ptrace_scope"
+    assert host.run("test -w %s", scope).rc or host.file(scope).content_string.strip() == "1"
+
+
 def test_nobody_logs_in_without_a_key(host, tier):
     operator = tier.value("operator_name")
     refused = ssh(tier, name_of(host), operator, "-o", "PubkeyAuthentication=no", "-o", "IdentityFile=none")

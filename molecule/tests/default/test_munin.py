@@ -3,9 +3,13 @@
 import json
 import shlex
 import socket
+import ssl
+import subprocess
 import time
 
 import pytest
+
+from tier import inside
 
 testinfra_hosts = ["ansible://monitor"]
 
@@ -190,6 +194,23 @@ def test_one_page_is_for_a_report(visitor, web, tier, run_once):
     for name in shown:
         picture = visitor.get(f"{place}{name}-day.png", auth=web["auth"])
         assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000, name
+
+
+@pytest.mark.apart("lb", "monitor")
+@pytest.mark.needs(monitor=1)
+def test_the_key_that_visitors_trust_is_on_balancers_alone(tier, place):
+    """The monitor has its own. On a balancer the same search finds it."""
+    key = place.on(tier.hosts("lb")[0], f"cat /etc/{place.engine}/site.pem").split("-----")[2].split()[0]
+    search = ["grep", "--recursive", "--files-with-matches", "--devices=skip", "--binary-files=text", "--no-messages", "--fixed-strings", "--file=-",
+              "/etc", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/usr/local", "/var"]
+
+    def found(name):
+        return subprocess.run(inside(place.container(name), *search), input=key, capture_output=True, text=True, check=False).stdout.splitlines()
+    assert {name for name in tier.hosts("all") if found(name)} == set(tier.hosts("lb"))
+    shown = [ssl.get_server_certificate(where) for where in [(tier.address(tier.hosts("monitor")[0]), tier.value("monitor_port")),
+                                                             (tier.value("lb_vip", "lb[0]"), tier.value("lb_https_port"))]]
+    keys = {subprocess.run(["openssl", "x509", "-noout", "-pubkey"], input=one, capture_output=True, text=True, check=True).stdout for one in shown}
+    assert len(keys) == 2
 
 
 @pytest.mark.needs(monitor=1)

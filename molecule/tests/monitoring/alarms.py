@@ -166,14 +166,17 @@ HITS = "systemctl stop alarm-misses; rm -f /run/misses.py /var/lib/munin-node/pl
 
 
 SHORT = """set -e; cp -p {path} {path}.kept
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=short -keyout /run/short.key -out /run/short.crt 2>/dev/null
-cat /run/short.key /run/short.crt > {path}; rm /run/short.*; systemctl reload-or-restart {unit}"""
+openssl req -x509 -key {key} -days 3 -subj /CN=short -out /run/short.crt
+sed '/BEGIN CERT/,/END CERT/d' {path}.kept | cat - /run/short.crt > {path}; rm /run/short.crt; systemctl reload-or-restart {unit}"""
 
 
-def short(path, unit="{engine}"):
-    """(fault, mend): a server shows a certificate that runs out in three days. In both words {engine} is the balancers'."""
+def short(path, unit="{engine}", key=""):
+    """(fault, mend): a server shows a certificate that runs out in three days. Its key is in the same file where none is named.
+
+    {engine} is the balancers'.
+    """
     def act(command):
-        return lambda place, host: place.on(host, command.format(path=path, unit=unit).format(engine=place.engine))
+        return lambda place, host: place.on(host, command.format(path=path, unit=unit, key=key or path).format(engine=place.engine))
     return act(SHORT), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
 
 
@@ -243,7 +246,7 @@ WAVES = {
         # The primary stays what it is as long as it reaches all the others.
         Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
         Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
-        Alarm("web_certificate", last("monitor"), "ops", *short("/etc/nginx/munin.pem", "nginx")),
+        Alarm("web_certificate", last("monitor"), "ops", *short("/etc/munin-tls/certificate.pem", "nginx", "/etc/munin-tls/key.pem")),
         Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
         Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
         Alarm("files", last("media"), "oncall", *units("lighttpd"), silent=lambda place: on(place.groups["lb"], f"pools {last('media')(place)[0]} files")),

@@ -248,10 +248,13 @@ def page(web):
 
 
 @pytest.fixture(scope="session")
-def chromium(request):
-    """Debian's Chromium, installed if it is not there: one for all tests."""
+def chromium(request, tier):
+    """Debian's Chromium, installed if it is not there: one for all tests. It finds the site and the monitor."""
     browser.install(request.config.get_terminal_writer().line)
-    with browser.Browser() as one:
+    monitor = tier.address(tier.hosts("monitor")[0])
+    vip, name = tier.value("lb_vip", "lb[0]"), urllib.parse.urlsplit(tier.url).hostname
+    with browser.Browser(browser.trusted(monitor, monitor, int(tier.value("monitor_port")), tier.authority),
+                         browser.trusted(name, vip, int(tier.value("lb_https_port", "lb[0]")), tier.authority)) as one:
         yield one
 
 

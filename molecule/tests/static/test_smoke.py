@@ -94,9 +94,10 @@ FORM = {"page": "/in", "fields": {"username": "smoke"}, "password": "password", 
 ])
 def test_somebody_signs_in(monkeypatch, said, doors, why):
     window = Window(*said)
-    monkeypatch.setattr(smoke.browser, "Browser", lambda *flags: window)
+    monkeypatch.setattr(smoke.browser, "Browser", lambda *sites: window)
+    monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: "/usr/bin/chromium")
-    rows, wrong, left_out = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "port": 443, "sign_in": FORM | {"doors": doors}}, may_install=False)
+    rows, wrong, left_out = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM | {"doors": doors}}, may_install=False)
     assert list(wrong.values()) == ([why] if why else []) and rows[0][:2] == ("sign in", "/in") and not left_out
     assert window.done[:2] == ["https://x.test/in", 'document.querySelector("[name=\\"username\\"]").value = "smoke"'] and window.said == []
 
@@ -109,7 +110,8 @@ def test_nobody_signs_in_where_nobody_is_declared(monkeypatch):
 def test_a_machine_without_a_browser_is_not_taken_for_a_site_that_is_not_well(monkeypatch, chromium):
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: chromium)
     monkeypatch.setattr(smoke.browser, "LAUNCH", "raise SystemExit(1)")
-    rows, wrong, left_out = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "sign_in": FORM}, may_install=False)
+    monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
+    rows, wrong, left_out = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM}, may_install=False)
     assert rows[0][2].startswith("not asked") and wrong == {} and left_out.startswith("Nobody tried to sign in")
 
 
