@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import socket
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -18,8 +19,11 @@ returned:
     ipv6, whether the kernel has IPv6;
     policy_left, whether a cut-off installation of Ansible's has left its word that no package starts a service;
     configured_daemons, services whose units a role, or somebody else, has told something;
+    hostname, the host's own name; has, which of cloud-init and systemd-resolved are installed;
     image_holds, whether the host came from a golden image and holds back what that installed.
 """
+
+HAS = {"cloud-init": "/etc/cloud/cloud.cfg.d", "systemd-resolved": "/usr/lib/systemd/system/systemd-resolved.service"}
 
 
 def steady(mebibytes):
@@ -41,6 +45,8 @@ def main():
         "ipv6": os.path.exists("/proc/net/if_inet6"),
         "policy_left": policy == b"#!/bin/sh\nexit 101\n",
         "configured_daemons": [path.name.removesuffix(".service.d") for path in pathlib.Path("/etc/systemd/system").glob("*.service.d")],
+        "hostname": socket.gethostname(),
+        "has": [name for name, path in HAS.items() if os.path.exists(path)],
         "image_holds": os.path.exists("/etc/systemd/system-generators/image-hold"),
     })
 
