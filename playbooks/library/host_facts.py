@@ -19,7 +19,7 @@ returned:
     ipv6, whether the kernel has IPv6;
     policy_left, whether a cut-off installation of Ansible's has left its word that no package starts a service;
     configured_daemons, services whose units a role, or somebody else, has told something;
-    hostname, the host's own name; has, which of cloud-init and systemd-resolved are installed;
+    hostnames, the host's own name, now and at its next boot; has, which of cloud-init and systemd-resolved are installed;
     image_holds, whether the host came from a golden image and holds back what that installed.
 """
 
@@ -36,6 +36,7 @@ def main():
     """Look at the host."""
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     _rc, links, _err = module.run_command(["ip", "-json", "-4", "address"], check_rc=True)
+    kept = pathlib.Path("/etc/hostname")
     left = pathlib.Path("/usr/sbin/policy-rc.d")
     policy = left.read_bytes() if left.is_file() else None
     module.exit_json(changed=False, ansible_facts={
@@ -45,7 +46,7 @@ def main():
         "ipv6": os.path.exists("/proc/net/if_inet6"),
         "policy_left": policy == b"#!/bin/sh\nexit 101\n",
         "configured_daemons": [path.name.removesuffix(".service.d") for path in pathlib.Path("/etc/systemd/system").glob("*.service.d")],
-        "hostname": socket.gethostname(),
+        "hostnames": sorted({socket.gethostname(), kept.read_text(encoding="utf-8").strip() if kept.is_file() else ""}),
         "has": [name for name, path in HAS.items() if os.path.exists(path)],
         "image_holds": os.path.exists("/etc/systemd/system-generators/image-hold"),
     })
