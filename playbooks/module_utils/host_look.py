@@ -21,6 +21,8 @@ LOOK_OLD_S = 300   # seconds: five looks at the backups
 MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
 LOGS_WAIT = 20 << 20  # bytes of log lines that a monitor has not yet
 PAGE_OLD_S = 120   # seconds: eight looks of the monitor's page
+CLOCKS = ("systemd-timesyncd", "chrony", "ntpsec")  # what sets a host's clock, one of them
+CLOCK_S = 600      # seconds after a boot within which it is set
 UNITS = {          # units that have to be active
     "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
     "lb": ["keepalived", "balancer-watch", "backend-watch"],  # and the engine
@@ -160,7 +162,14 @@ class Host:
                                                capture_output=True, text=True, check=True).stdout)
         named = {unit if "." in unit else f"{unit}.service" for unit in units}
         down = {unit for unit in named if states.get(unit) not in ("active", "reloading")}
+        self.clock(states)
         self.wrong += [f"{unit} {'failed' if unit in failed else 'is not running'}: systemctl status {unit}" for unit in sorted(failed | down)]
+
+    def clock(self, states):
+        """Whether what sets the clock has been told the time, where it runs: in a container it does not."""
+        running = [unit for unit in CLOCKS if states.get(f"{unit}.service") == "active"]
+        if running and time.clock_gettime(time.CLOCK_BOOTTIME) > CLOCK_S and "NTPSynchronized=no" in output("timedatectl", "show"):
+            self.wrong.append(f"no time server has told it the time: journalctl -u {running[0]}")
 
     def disks(self):
         """The file systems that can fill up."""

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 
 from balancer import await_true
@@ -27,6 +28,13 @@ def name_of(host):
 
 def test_every_host_knows_its_own_name(host, tier):
     assert host.check_output("getent hosts %s", name_of(host)).split() == [tier.address(name_of(host)), name_of(host)]
+
+
+def test_unattended_upgrades_restart_nothing_of_the_tier(host, tier):
+    """What Debian's own upgrades pass over, where they are installed: the packages of the host's groups; not those of every host."""
+    told = host.check_output("apt-config dump --no-empty --format '%v%n' Unattended-Upgrade::Package-Blacklist").split()
+    every, own = (set(tier.value(f"{part}_packages", name_of(host))) for part in ("base", "host"))
+    assert own - every and {package for package in own if any(re.match(pattern, package) for pattern in told)} == own - every
 
 
 def test_nothing_has_failed(host):

@@ -177,6 +177,12 @@ def test_debians_own_cluster_stays_out_of_the_way(host):
     assert not host.file("/var/lib/postgresql/17/main/postmaster.pid").exists
 
 
+def test_patroni_looks_for_no_watchdog(host):
+    """It would reset the host with all that it does besides."""
+    told = host.check_output("journalctl --quiet --output cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID patroni)")
+    assert told and "watchdog" not in told
+
+
 def test_patroni_comes_back_when_it_crashes_and_the_primary_stays(host, facts, sql):
     before = {name: member["role"] for name, member in cluster(host, facts).items()}
     started = sql("select pg_postmaster_start_time()")

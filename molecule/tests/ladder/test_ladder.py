@@ -7,11 +7,37 @@ import pytest
 import drill
 
 
+# A machine with a name of its provider's and cloud-init's settings; what Debian starts by itself where packages come before their roles; and an
+# installation that was cut off: a package without its configuration, dpkg's note that it was in the middle, the policy of Ansible's module. No
+# package lists, in a directory of this minute.
+CUT_OFF = """
+set -e
+hostname vps-4711
+hostname > /etc/hostname
+mkdir -p /etc/cloud/cloud.cfg.d /etc/cloud/templates
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet=2
+apt-get install --quiet=2 --yes --no-install-recommends etcd-server postgresql-17 nginx memcached
+apt-get clean
+apt-get install --quiet=2 --yes --no-install-recommends --download-only lighttpd
+dpkg --unpack /var/cache/apt/archives/*.deb
+sed -n '/^Package: lighttpd$/,/^$/p' /var/lib/dpkg/status > /var/lib/dpkg/updates/0000
+printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+rm -r /var/lib/apt/lists/*
+"""
+
+
 @pytest.fixture(scope="module")
 def box(tier, make):
-    """The first rung, built from nothing; nothing of it is left afterwards. A dry run of the bare host foretells without an error."""
+    """The first rung, built from nothing; nothing of it is left afterwards. A dry run of the bare host, which has no package lists, foretells
+    without an error. Its packages came by half before the first run, and Debian has started what they bring."""
     make("down")  # what a run that was cut off has left
-    for words in (("up", "RUNG=1-one-box", "IMAGE=bare"), ("converge", "CHECK=1"), ("converge",)):
+    host = tier.host("box1")
+    for words in (("up", "RUNG=1-one-box", "IMAGE=bare"), "rm -r /var/lib/apt/lists/*", ("converge", "CHECK=1"), CUT_OFF, ("converge",)):
+        if isinstance(words, str):
+            host.check_output(words)
+            continue
         done = make(*words)
         assert done.returncode == 0, f"{words}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
     place = drill.Place(tier.inventory)
@@ -28,6 +54,25 @@ def test_one_host_is_everything(box, tier, visitor, make):
     assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
     done = make("drift")  # a dry run finds nothing to do
     assert done.returncode == 0 and "0 differences" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_box_has_its_name_and_keeps_it(box, tier):
+    assert box.on("box1", "hostname; cat /etc/hostname").split() == ["box1", "box1"]
+    assert box.on("box1", "getent hosts $(hostname)").split() == [tier.address("box1"), "box1"]
+    # What cloud-init writes /etc/hosts from, where its settings tell it to.
+    assert box.on("box1", "cmp /etc/hosts /etc/cloud/templates/hosts.debian.tmpl && cat /etc/cloud/cloud.cfg.d/*").endswith("manage_etc_hosts: false")
+
+
+def test_debians_own_daemons_were_taken_over(box, tier):
+    """etcd's cluster is this tier's, its data of before are kept aside, and there is one PostgreSQL: Patroni's."""
+    address = tier.address("box1")
+    members = box.run("box1", "env", f"ETCDCTL_PASSWORD={tier.value('patroni_password', 'box1')}", "etcdctl", f"--endpoints=https://{address}:2379",
+                      "--user=root", "--cacert=/etc/etcd-tls/ca.pem", "--cert=/etc/etcd-tls/certificate.pem", "--key=/etc/etcd-tls/key.pem", "member", "list")
+    assert f", box1, https://{address}:2380, " in members and len(members.splitlines()) == 1, members
+    assert box.on("box1", "ls /var/lib/etcd/not-ours-*").split() == ["snap", "wal"]
+    assert box.run("box1", "pgrep", "--count", "--full", "^/usr/lib/postgresql/17/bin/postgres -D") == "1"
+    assert box.on("box1", "systemctl is-active postgresql@17-main; true") == "inactive"
+    assert box.on("box1", "ls /usr/sbin/policy-rc.d /var/lib/dpkg/updates/* 2>&1 | grep -v 'cannot access'; dpkg --audit") == ""
 
 
 def test_the_database_gets_a_host_of_its_own(box, tier, make):

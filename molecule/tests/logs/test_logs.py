@@ -179,6 +179,17 @@ def test_what_is_written_while_the_monitor_is_away_arrives(place, kept, tier, vi
 
 # ------------------------------------------------------------------ a request is followed
 
+# What the disk has of rsyslog's place in the journal after a power cut: nothing, or that of an entry which the journal lost.
+@pytest.mark.parametrize("damage", ["truncate --size 0", "sed -i 's/;i=[0-9a-f]*;/;i=ffffffff;/; s/;x=.*/;x=1/'"], ids=["empty", "lost"])
+def test_a_power_cut_sends_no_line_twice_and_loses_none(place, kept, damage):
+    host, (before, meanwhile) = place.groups["app"][-1], (uuid.uuid4().hex for _ in range(2))
+    place.on(host, f"logger {before}")
+    place.wait(lambda: kept(before, host), "line before the power cut", 30)
+    place.on(host, f"systemctl stop rsyslog && {damage} /var/spool/rsyslog/imjournal.state; logger {meanwhile}; systemctl start rsyslog")
+    place.wait(lambda: kept(meanwhile, host), "line after the power cut", 30)
+    assert [len(kept(words, host)) for words in (before, meanwhile)] == [1, 1]
+
+
 def test_a_request_is_followed_from_the_balancer_to_the_database(place, kept, make, tier, visitor):
     known_as = uuid.uuid4().hex
     # Two requests of one story: a page that waits for the database to take its session, and one that is not there.

@@ -26,6 +26,19 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
         ("etcd.service", "is not running"), ("keepalived.service", "is not running"), ("nginx.service", "failed"), ("pgpool2.service", "is not running")]]
 
 
+@pytest.mark.parametrize(("unit", "up_s", "told", "wrong"), [
+    ("systemd-timesyncd.service", 3600, "NTP=yes\nNTPSynchronized=no\n", True), ("chrony.service", 3600, "NTPSynchronized=no\n", True),
+    ("chrony.service", 60, "NTPSynchronized=no\n", False),  # it has just booted
+    ("chrony.service", 3600, "NTPSynchronized=yes\n", False), ("chrony.service", 3600, "", False),
+    ("cron.service", 3600, "NTPSynchronized=no\n", False)])  # a container has its machine's clock
+def test_a_clock_that_nobody_sets_is_complained_about(unit, up_s, told, wrong, monkeypatch):
+    monkeypatch.setattr(host_look, "output", lambda *_words: told)
+    monkeypatch.setattr(host_look.time, "clock_gettime", lambda _clock: up_s)
+    app1 = host_look.Host({"all": {}}, {})
+    app1.clock({unit: "active"})
+    assert app1.wrong == ([f"no time server has told it the time: journalctl -u {unit.removesuffix('.service')}"] if wrong else [])
+
+
 @contextlib.contextmanager
 def server(*parts, waits=0.0):
     """The port of a server that answers one connection with some parts, with a pause before the last, and notes the request in heard."""

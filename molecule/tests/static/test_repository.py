@@ -110,6 +110,15 @@ def test_every_variable_a_role_reads_is_declared(role):
     assert read <= options, f"read and not declared: {sorted(read - options)}"
 
 
+def test_what_debian_starts_and_a_role_configures_is_stopped_until_then():
+    """Every service whose unit a role tells something is in a group's list of daemons, but for those that every host has anyway and a socket starts."""
+    lists = [values for path in group_files() for values in [load(path) or {}]]
+    listed = {name for values in lists for key in values if key.endswith("_daemons") for name in values[key] if isinstance(values[key], list)}
+    listed |= {"keepalived"} | {name for values in lists for engine in values.get("lb_engines", {}).values() for name in engine["daemons"]}
+    told = {name for path in (ROOT / "roles").glob("*/tasks/*.yml") for name in re.findall(r"/etc/systemd/system/([\w-]+)[.]service[.]d", path.read_text())}
+    assert listed == told - {"ssh", "rsyslog", "munin-node", "fcgiwrap"}
+
+
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
 def test_roles_name_no_group_and_read_no_other_host(role):
     for path in role.rglob("*"):
