@@ -279,7 +279,7 @@ def test_what_changes_a_version(source, tmp_path):
         return source.digest(source.survey(tmp_path, "", "")[1])
     first = digest()
     os.utime(tmp_path / "a.py", (1, 1))
-    write(tmp_path, {"__pycache__/a.pyc": "", ".git/HEAD": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""})
+    write(tmp_path, {"__pycache__/a.pyc": "", ".hg/x": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""})
     assert digest() == first
     seen = {first}
     for change in (lambda: (tmp_path / "a.py").write_text("3"), lambda: (tmp_path / "a.py").chmod(0o755),
@@ -290,7 +290,7 @@ def test_what_changes_a_version(source, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "requirements", "says"), [
-    ("missing", "", "There is no .*/missing: site_source"),
+    ("missing", "", "There is no directory .*/missing: site_source"),
     ("shop-1.0-py3-none-any.whl", "requirements.txt", "There is no .*/requirements.txt; a wheel .* site_requirements: ''"),
 ])
 def test_wrong_source_is_named(source, tmp_path, name, requirements, says):
