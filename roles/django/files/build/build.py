@@ -15,6 +15,7 @@ import concurrent.futures
 import gzip
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -39,6 +40,9 @@ COMPRESSIBLE = {".css", ".csv", ".eot", ".htm", ".html", ".ico", ".js", ".json",
 ADDED = {"psycopg.txt": {"psycopg", "psycopg2", "psycopg2-binary"}, "pymemcache.txt": {"pymemcache"}}
 
 
+IGNORED = "Exception ignored"  # Python says so of an exception that ends nothing
+
+
 class Failed(Exception):
     """The release cannot be built; says why in one sentence."""
 
@@ -60,11 +64,27 @@ class Log:
         return done.stdout
 
 
+def ended_with(lines):
+    """(the lines of the last traceback's exception, what follows them). What led to an exception is printed before it."""
+    found = [], lines
+    for number, line in enumerate(lines):
+        begun = re.match(r"( *)Traceback \(most recent call last\):$", line)
+        if begun and not lines[max(number - 1, 0)].startswith(IGNORED):
+            margin = begun[1]  # pip indents what a build says
+            rest = list(itertools.dropwhile(lambda other, margin=margin: other.startswith(f"{margin} "), lines[number + 1:]))
+            rest = list(itertools.takewhile(lambda other: not other.startswith(IGNORED), rest))
+            said = list(itertools.takewhile(lambda other, margin=margin: other.startswith(margin) and other.strip() != "[end of output]", rest))
+            found = said[:3], rest[len(said[:3]):]
+    return found
+
+
 def telling(output):
     """The lines of a failed command's output that tell why, as one."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("[notice]")]
-    errors = [line for line in lines if re.match(r"(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
-    return "; ".join((errors or lines)[-3:]) or "it did not say why"
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("[notice]")]
+    said, rest = ended_with(lines)
+    errors = [line for line in rest if re.match(r" *(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
+    told = said + errors[-1:] if said else (errors or lines)[-3:]
+    return "; ".join(line.strip() for line in told) or "it did not say why"
 
 
 def sha256(path):
