@@ -63,6 +63,10 @@ class Log:
             raise Failed(f"could not {attempt}: {telling(done.stdout)}")
         return done.stdout
 
+    def warn(self, what):
+        """Write down what whoever builds is told, although the release can be built."""
+        print(f"Warning: {what}", file=self.file, flush=True)
+
 
 def ended_with(lines):
     """(the lines of the last traceback's exception, what follows them). What led to an exception is printed before it."""
@@ -147,7 +151,7 @@ def install_wheels(log, venv, wheels):
 
 
 def collect_static(log, build, release):
-    """The static files under their hashed names."""
+    """The static files under their hashed names, and a look at the templates that name them."""
     static = release / "static"
     static.mkdir()
     site = SCRATCH / "site.json"
@@ -155,15 +159,35 @@ def collect_static(log, build, release):
         "settings": build["settings"], "environment": build["environment"],
         "secrets": dict.fromkeys(build["secrets"], "for building only"), "static": build["static"],
     }), encoding="utf-8")
+    python = {"cwd": release / "src", "env": os.environ | {
+        "PYTHONPATH": f"{release / 'src'}:{FILES}", "PYTHONDONTWRITEBYTECODE": "1",
+        "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
+        "REALWORLD_SITE": str(site), "REALWORLD_STATIC_ROOT": str(static)}}
     try:
-        log.run([release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"],
-                "collect the static files", cwd=release / "src", env=os.environ | {
-                    "PYTHONPATH": f"{release / 'src'}:{FILES}", "PYTHONDONTWRITEBYTECODE": "1",
-                    "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
-                    "REALWORLD_SITE": str(site), "REALWORLD_STATIC_ROOT": str(static)})
+        log.run([release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"], "collect the static files", **python)
     except Failed as error:
-        if "Unknown command: 'collectstatic'" not in str(error):  # a site without static files
+        if "Unknown command: 'collectstatic'" not in str(error):
             raise
+        return  # a site without static files
+    refuse_missing(log, build, release, python)
+
+
+def refuse_missing(log, build, release, python):
+    """Refuse templates of the site that name no static file, as their pages would fail; tell of those of other packages, which may never be used."""
+    try:
+        said = log.run([release / "venv/bin/python", FILES / "build/static_names.py", release / "src", build["settings"].partition(".")[0]],
+                       "look at the templates", **python)
+    except Failed as error:
+        log.warn(f"{error}. Whether they name static files that are not there is not known")
+        return
+    missing = json.loads(said.splitlines()[-1])
+    told = [f"{template.removeprefix(f'{release}/')} names {name}" for template, name, own in missing if own]
+    for template, name, own in missing:
+        if not own:
+            log.warn(f"{template.removeprefix(f'{release}/')} names the static file {name}, which is not there: a page that uses it fails")
+    if told:
+        raise Failed(f"static files are not there, and pages that use them would fail: {'; '.join(told[:5])}{f'; {len(told) - 5} more' if told[5:] else ''}. "
+                     "Where the names are right like that, say manifest_strict: False in the OPTIONS of STORAGES['staticfiles']")
 
 
 def compress_static(log, static):
