@@ -2,7 +2,8 @@
 
     bench.py [PART …]        build, verbs, idle, nodes, ladder; all of them where none is named
 
-Production is rehearsed for it, and ladder built: neither may stand before, and both are gone afterwards, as are the releases that were built.
+Production is rehearsed for it, and ladder built: neither may stand before, and both are gone afterwards, as are the releases of
+the sources that it changed; those of anybody else stay.
 
 Seconds depend on the machine and the hour; ratios compare. The yardstick is a program that compiles one file of the lock over and over, on one core;
 it is timed before and after each measurement. The floor is what no configuration management can beat: the packages that the tier needs,
@@ -130,6 +131,12 @@ def changed_source() -> str:
     with open(SOURCE / "newsbudget/static/newsbudget/site.css", "a", encoding="utf-8") as style:
         style.write(f"/* bench {time.time_ns()} */\n")
     return f"VARS=site_source={SOURCE}"
+
+
+def releases() -> list[pathlib.Path]:
+    """The files of all releases that were built of changed_source: each manifest says of what."""
+    built = [path.stem for path in RELEASES.glob("*.json") if json.loads(path.read_text(encoding="utf-8"))["source"]["from"] == SOURCE.name]
+    return [path for name in built for path in RELEASES.glob(f"{name}.*")]
 
 
 def stand() -> None:
@@ -301,7 +308,6 @@ def main() -> int:
         if there.stdout.strip():
             print(f"Nothing was touched. {typed} stands, and this measures one of its own: make down {typed}", file=sys.stderr)
             return 2
-    before = set(RELEASES.glob("*"))
     table = Table()
     table.row("yardstick", f"{statistics.median(yardstick() for _number in range(RUNS)):.2f} s", f"{YARDSTICK_S:.2f} s where the bounds were set")
     try:
@@ -310,7 +316,7 @@ def main() -> int:
     finally:
         if set(wanted) - {"ladder"}:
             make("down")
-        run("rm", "-rf", str(SOURCE), *map(str, set(RELEASES.glob("*")) - before))
+        run("rm", "-rf", str(SOURCE), *map(str, releases()))
     table.print()
     return 0
 

@@ -1,7 +1,8 @@
 """Ask a site, by its virtual IP, for what its visitors rely on: pages by what they say, and what they lead to and show themselves with.
 
     smoke.py INVENTORY [OPTION OF ANSIBLE-PLAYBOOK …]
-    smoke.py -                                         what to ask for comes as JSON, and so does what is wrong: how a deploy asks
+    smoke.py -                                         what to ask for comes as JSON, and so does what is wrong: how a deploy asks,
+                                                       and a converge, which asks for the pages of site_smoke only ("pages_only")
 
 site_smoke of group_vars/all/site.yml has the pages to begin with. From there every link of the site's own is followed, static files and uploads are
 fetched, each once, at most site_smoke_most of a kind and LONGEST seconds long. Then site_smoke_sign_in signs in, in a real browser; a deploy leaves
@@ -35,7 +36,8 @@ LONGEST = 60.0   # seconds after which nothing more is asked for
 AGAIN = 1.0      # seconds after which what was not there is asked for once more: a host may just have died
 AT_ONCE = 4      # requests under way: no load worth the name
 
-Answer = collections.namedtuple("Answer", "status body kind location", defaults=("text/html", ""))  # kind: its content type
+# kind: its content type; request: the id that the balancer gave
+Answer = collections.namedtuple("Answer", "status body kind location request", defaults=("text/html", "", ""))
 SHOWN_WITH = {"link": "href", "script": "src", "img": "src", "source": "src", "video": "src", "audio": "src"}
 RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "apple-touch-icon"}  # of a <link> that is fetched
 
@@ -79,7 +81,8 @@ def visitor(asked):
             connection.sock = context.wrap_socket(plain, server_hostname=asked["name"])
             connection.request("GET", path)
             answer = connection.getresponse()
-            return Answer(answer.status, answer.read(), answer.headers.get_content_type(), answer.headers.get("Location", ""))
+            return Answer(answer.status, answer.read(), answer.headers.get_content_type(), answer.headers.get("Location", ""),
+                          answer.headers.get("X-Request-Id", ""))
     return fetch
 
 
@@ -102,37 +105,37 @@ class Crawl:
 
     def complaint(self, path, answer):
         """What is wrong with an answer, as a sentence; empty where nothing is."""
-        kind, by = self.kind(path), self.seen[path][2]
+        kind, by, says = self.kind(path), self.seen[path][2], self.begin.get(path)
         if isinstance(answer, str):
             why = answer
-        elif kind == "page" and path not in self.begin and (300 <= answer.status < 400 or answer.status in (401, 403)):
+        elif kind == "page" and not says and (300 <= answer.status < 400 or answer.status in (401, 403)):
             return ""
-        elif answer.status == 200 and answer.body:
-            says = self.begin.get(path)
-            return f"The page {path} does not say {says}" if says is not None and not re.search(says, answer.body.decode(errors="replace")) else ""
         else:
-            why = answer.status
+            why = f"{answer.status}, request {answer.request}" if answer.request else answer.status
+            if answer.status == 200 and answer.body:
+                told = not says or re.search(says, answer.body.decode(errors="replace"))
+                return "" if told else f"The page {path} does not say {says}" + (f": {why}" if answer.request else "")
         return f"The {kind} {path} is not there: {why}" + (f" ({by} links to it)" if by else "")
 
     def get(self, path):
-        """Ask for one, and once more where it is not as it should be. Nothing where the time is over."""
-        answer = ""
-        for attempt in range(2):
+        """Ask for one, and again where it is not as it should be. Nothing where the time is over."""
+        answer, tries = "", self.asked.get("tries", 2)
+        for attempt in range(tries):
             if time.monotonic() > self.until:
-                return None
+                return answer or None
             try:
                 answer = self.fetch(path)
             except (OSError, http.client.HTTPException) as error:
                 answer = repr(error)
             if not self.complaint(path, answer):
                 break
-            if not attempt:
+            if attempt < tries - 1:
                 self.pause(AGAIN)
         return answer
 
     def leads_to(self, path, answer):
         """Paths of the site's own that an answer leads to."""
-        if not isinstance(answer, Answer) or self.kind(path) != "page":
+        if not isinstance(answer, Answer) or self.kind(path) != "page" or self.asked.get("pages_only"):
             return []
         links = [answer.location] if answer.location else Links(answer.body.decode(errors="replace")).found if answer.kind == "text/html" else []
         return [one for one in (own(link, path, self.names) for link in links) if one]
@@ -163,9 +166,14 @@ class Crawl:
                     if sentence := self.complaint(path, answer):
                         self.wrong[path] = sentence
                     turn += [(one, path) for one in self.leads_to(path, answer)]
-        if "static file" in self.asked["files"] and not any(kind == "static file" for kind, _answer, _by in self.seen.values()):
+        if "static file" in self.asked["files"] and not self.asked.get("pages_only") and not any(kind == "static file" for kind, _answer, _by in self.seen.values()):
             self.wrong["static file"] = "No page links to a static file"
         return self
+
+    def failed(self):
+        """Ids of the requests that the site itself failed at."""
+        answers = [answer for _kind, answer, _by in self.seen.values() if isinstance(answer, Answer)]
+        return [answer.request for answer in answers if answer.status >= 500 and answer.request]
 
 
 def rows(crawl):
@@ -185,12 +193,6 @@ def rows(crawl):
     if crawl.left:
         found.append(("links", f"{len(crawl.left)} more", "not asked"))
     return found
-
-
-def look(asked, fetch, pause=time.sleep):
-    """(rows of a table, {path: sentence about what is wrong})."""
-    crawl = Crawl(asked, fetch, pause).run()
-    return rows(crawl), crawl.wrong
 
 
 # ------------------------------------------------------------------ in a browser
@@ -254,7 +256,7 @@ def sign_in(asked, may_install):
 
 def held(asked):
     """Await that somebody takes connections at the virtual IP; whether anybody does."""
-    deadline = time.monotonic() + HELD
+    deadline = time.monotonic() + asked.get("held_s", HELD)
     while True:
         try:
             socket.create_connection((asked["address"], asked["port"]), timeout=1).close()
@@ -280,11 +282,11 @@ def main():
     if not held(asked):
         print(f"Nobody answers at {asked['address']}: on a balancer, journalctl -u keepalived", file=sys.stderr)
         return 2
-    found, wrong = look(asked, visitor(asked))
+    crawl = Crawl(asked, visitor(asked)).run()
     more, refused, left_out = sign_in(asked, may_install=not by_deploy)
-    found, wrong = found + more, wrong | refused
+    found, wrong = rows(crawl) + more, crawl.wrong | refused
     if by_deploy:
-        print(json.dumps({"wrong": wrong, "left_out": left_out}))
+        print(json.dumps({"wrong": wrong, "left_out": left_out, "failed": crawl.failed()}))
         return 0
     sentences = [*wrong.values(), *([left_out] if left_out else [])]
     print("\n".join(["", *table(found), "", *(f"  {sentence}" for sentence in sentences), *([""] if sentences else [])]))

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import tarfile
 import threading
@@ -38,10 +39,23 @@ STATIC_URL = "/elsewhere/"
     "shop/static/shop/dot.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>\n",
 }
 
-# A dependency that nobody has built for this Python: C, and only a source archive of it.
+# A page that names a file which is not there, and one that only seems to.
+TEMPLATES = {
+    "shop/templates/shop/page.html": "{% load static %}{% static 'shop/shop.css' %} {% static 'shop/none.png' %}",
+    "shop/templates/shop/other.html": "{% load static %}{% comment %}{% static 'a' %}{% endcomment %}{% verbatim %}{% static 'b' %}{% endverbatim %}{% static c %}",
+}
+WITH_TEMPLATES = PROJECT["shop/settings.py"] + "TEMPLATES = [{'BACKEND': 'django.template.backends.django.DjangoTemplates', 'APP_DIRS': True}]\n"
+PATIENT = """
+STORAGES = {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage", "OPTIONS": {"manifest_strict": False}}}
+"""
+
+# A dependency that nobody has built for this Python: C, and only a source archive of it; and a template that names a file it has not.
 SOURCE_ONLY = {
     "setup.py": "from setuptools import Extension, setup\n"
-                "setup(name='abacus', version='1.0', ext_modules=[Extension('abacus', ['abacus.c'])])\n",
+                "setup(name='abacus', version='1.0', ext_modules=[Extension('abacus', ['abacus.c'])], packages=['beads'],\n"
+                "      package_data={'beads': ['templates/*']})\n",
+    "beads/__init__.py": "",
+    "beads/templates/beads.html": "{% load static %}{% static 'beads.png' %}",
     "abacus.c": """
 #include <Python.h>
 static PyObject *two(PyObject *self, PyObject *none) { return PyLong_FromLong(1 + 1); }
@@ -67,12 +81,14 @@ def hashed_requirements():
 
 
 def hashed(directory):
-    return {"site_source": str(write(directory, PROJECT | {"requirements.txt": hashed_requirements()}))}
+    project = PROJECT | TEMPLATES | {"shop/settings.py": WITH_TEMPLATES + PATIENT, "requirements.txt": hashed_requirements()}
+    return {"site_source": str(write(directory, project))}
 
 
 def unhashed(directory):
     """A requirement without hashes, and one that exists only as a source archive."""
-    project = PROJECT | {"shop/needed.py": "import abacus\nassert abacus.two() == 2\n",
+    project = PROJECT | {"shop/settings.py": WITH_TEMPLATES + "INSTALLED_APPS.append('beads')\n",
+                         "shop/needed.py": "import abacus\nassert abacus.two() == 2\n",
                          "requirements/base.txt": "Django~=5.2.0\n",
                          "requirements/site.txt": "-r base.txt\n./vendor/abacus-1.0.tar.gz\n"}
     write(directory, project)
@@ -172,7 +188,7 @@ def on_a_bare_host(artifact, version, command):
     """What a command in a release says in a container like a new host, without network."""
     place = f"/srv/shop/releases/{version}"
     return subprocess.run(
-        [*DOCKER, "run", "--rm", "--network", "none", "--volume", f"{artifact}:/artifact:ro", "--env", "SHOP_KEY=x",
+        [*DOCKER, "run", "--rm", "--network", "none", "--volume", f"{artifact}:/artifact:ro", "--volume", f"{ROOT}/roles/django/files:/tier:ro", "--env", "SHOP_KEY=x",
          "--env", f"PYTHONPATH={place}/src", "--env", "DJANGO_SETTINGS_MODULE=shop.settings", "realworld/node:13",
          "sh", "-ec", f"mkdir -p {place}; tar -xzf /artifact -C {place}; cd {place}; {command}"],
         capture_output=True, text=True, check=False)
@@ -243,7 +259,8 @@ def test_same_source_makes_the_same_bytes(release, build):
     ({"requirements.txt": "Django==0.0\n"}, r"could not get what requirements\.txt names: ERROR: .*Django==0\.0"),
     ({"requirements.txt": "sqlparse\n"}, r"requirements\.txt does not bring Django"),
     ({"shop/static/shop/shop.css": "p { background: url(lost.png) }"}, r"could not collect the static files: .*shop/lost\.png"),
-], ids=["requirements", "no Django", "static"])
+    ({"shop/settings.py": WITH_TEMPLATES}, r"static files are not there, .* src/shop/templates/shop/page\.html names shop/none\.png\. Where .*manifest_strict: False"),
+], ids=["requirements", "no Django", "static", "template"])
 def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, change, says):
     site = hashed(tmp_path / "site")
     write(tmp_path / "site", change)
@@ -253,6 +270,27 @@ def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, cha
     assert re.search(r"Release \w+ was not built: " + says, re.sub(r"\s+", " ", done.stdout + done.stderr)), done.stdout
     assert artifacts(releases) == before
     assert not [*releases.glob(".*.tar*")]
+
+
+@pytest.mark.parametrize("release", [unhashed], indirect=True, ids=["unhashed"])
+def test_a_template_of_another_package_that_names_no_file_is_told(release):
+    log = beside(release[1], ".log").read_text()
+    assert re.findall("(?m)^Warning: .*$", log) == ["Warning: venv/lib/python3.13/site-packages/beads/templates/beads.html names the static file beads.png, "
+                                                    "which is not there: a page that uses it fails"]
+
+
+@pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
+def test_a_page_may_name_no_file_where_the_project_allows_it(release, tmp_path):
+    """With the tier's settings on a host; other names are hashed all the same."""
+    _site, artifact, manifest = release
+    described = {"settings": "shop.settings", "environment": {}, "secrets": {"SHOP_KEY": "x"}, "node": "app1", "address": "192.0.2.1", "hosts": ["x.test"],
+                 "origins": [], "secret_key": "x", "database": {"name": "x", "password": "x", "port": 1}, "caches": [], "media": {"hosts": [], "url": "/media/"},
+                 "static": {"url": "/static/", "storage": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"}}
+    place = f"/srv/shop/releases/{manifest['version']}"
+    program = "import django; django.setup(); from django.template.loader import render_to_string; print(render_to_string('shop/page.html'))"
+    done = on_a_bare_host(artifact, manifest["version"], f"echo {shlex.quote(json.dumps(described))} > /site.json; REALWORLD_SITE=/site.json REALWORLD_RELEASE={place} "
+                          f"PYTHONPATH=/tier:{place}/src DJANGO_SETTINGS_MODULE=realworld.settings venv/bin/python -c {shlex.quote(program)}")
+    assert re.fullmatch(r"/static/shop/shop\.[0-9a-f]{12}\.css /static/shop/none\.png", done.stdout.strip()), done.stdout + done.stderr
 
 
 def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path):
@@ -279,7 +317,7 @@ def test_what_changes_a_version(source, tmp_path):
         return source.digest(source.survey(tmp_path, "", "")[1])
     first = digest()
     os.utime(tmp_path / "a.py", (1, 1))
-    write(tmp_path, {"__pycache__/a.pyc": "", ".git/HEAD": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""})
+    write(tmp_path, {"__pycache__/a.pyc": "", ".hg/x": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""})
     assert digest() == first
     seen = {first}
     for change in (lambda: (tmp_path / "a.py").write_text("3"), lambda: (tmp_path / "a.py").chmod(0o755),
@@ -290,7 +328,7 @@ def test_what_changes_a_version(source, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "requirements", "says"), [
-    ("missing", "", "There is no .*/missing: site_source"),
+    ("missing", "", "There is no directory .*/missing: site_source"),
     ("shop-1.0-py3-none-any.whl", "requirements.txt", "There is no .*/requirements.txt; a wheel .* site_requirements: ''"),
 ])
 def test_wrong_source_is_named(source, tmp_path, name, requirements, says):

@@ -43,6 +43,7 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "project").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path / "project"), str(tmp_path / "tier"), *sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.chdir(tmp_path)  # a release goes to its own directory
     for name in ("COLOUR", "DEPTH", "TOKEN", "SITE_NODE", "SITE_RELEASE"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("REALWORLD_SITE", str(tmp_path / "site.json"))
@@ -146,6 +147,63 @@ def test_static_files_are_collected_without_database_cache_or_secret(package):
     assert "dummy" in found["DATABASES"]["default"]["ENGINE"]
 
 
+@pytest.mark.parametrize(("project", "entry", "root"), [
+    ("", {"BACKEND": "some.Storage"}, str),
+    ("STORAGES = {'staticfiles': {'BACKEND': 'their.Storage', 'OPTIONS': {'manifest_strict': False}}}\nimport pathlib\nSTATIC_ROOT = pathlib.Path('static')\n",
+     {"BACKEND": "realworld.static_storage.storage", "OPTIONS": {"tier": "some.Storage", "own": "their.Storage", "options": {"manifest_strict": False}}}, pathlib.PosixPath),
+    ("STATICFILES_STORAGE = 'their.Storage'\nSTATIC_ROOT = 'static'\n",
+     {"BACKEND": "realworld.static_storage.storage", "OPTIONS": {"tier": "some.Storage", "own": "their.Storage", "options": {}}}, str),
+], ids=["nothing", "options", "setting"])
+@pytest.mark.parametrize("module", ["settings.py", "build_settings.py"])
+def test_what_a_project_says_of_its_static_files_is_kept(package, module, project, entry, root):
+    found = settings(package, project, module)
+    assert found["STORAGES"]["staticfiles"] == entry
+    assert type(found["STATIC_ROOT"]) is root
+
+
+class Strict:
+    """A storage with a manifest, as far as it matters here."""
+
+    manifest_strict = True
+
+    def __init__(self, **options):
+        self.options = options
+
+    def stored_name(self, name):
+        if name == "none.png":
+            raise ValueError(name)
+        return f"hashed {name}"
+
+
+class Lenient(Strict):
+    manifest_strict = False
+
+
+@pytest.mark.parametrize(("own", "options", "setting", "strict", "kept"), [
+    ("Strict", {}, None, True, {}),
+    ("Strict", {"manifest_strict": False, "location": "/theirs", "file_permissions_mode": 420}, None, False, {"file_permissions_mode": 420}),
+    ("Strict", {}, False, False, {}),  # WhiteNoise's
+    ("Lenient", {"bucket": "x"}, None, False, {}),
+    ("Lenient", {"manifest_strict": True}, None, True, {}),
+    ("Absent", {"bucket": "x"}, None, True, {}),
+])
+def test_a_name_of_no_file_is_what_the_project_takes_it_for(package, monkeypatch, own, options, setting, strict, kept):
+    def import_string(name):
+        if name == "Absent":
+            raise ImportError(name)
+        return {"Strict": Strict, "Lenient": Lenient}[name]
+    conf = types.SimpleNamespace(settings=types.SimpleNamespace(**({} if setting is None else {"WHITENOISE_MANIFEST_STRICT": setting})))
+    for name, module in {"django": types.ModuleType("django"), "django.conf": conf, "django.utils": types.ModuleType("django.utils"),
+                         "django.utils.module_loading": types.SimpleNamespace(import_string=import_string)}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    storage = runpy.run_path(str(package / "static_storage.py"))["storage"]("Strict", own, options)
+    assert storage.options == kept and storage.stored_name("a.css") == "hashed a.css"
+    if strict:
+        pytest.raises(ValueError, storage.stored_name, "none.png")
+    else:
+        assert storage.stored_name("none.png") == "none.png"
+
+
 def ask(package, path):
     """Status line, headers and body of a request to a fresh wsgi.py."""
     said = {}
@@ -201,6 +259,7 @@ def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
     assert (status, headers["X-Served-By"], body) == ("200 OK", "app1/r7", "r7")
     assert not [path for path in sys.path if "/current" in path]
     assert sys.prefix == str(root / "releases/r7/venv")
+    assert pathlib.Path.cwd() == source  # like manage.py's
 
 
 @pytest.mark.parametrize(("claimed", "known_as"), [

@@ -1,8 +1,14 @@
 """`make smoke` and the gate of a deploy: what is asked for, and what is called wrong."""
 
+import http.server
 import io
 import json
+import os
+import ssl
+import subprocess
 import sys
+import threading
+from typing import ClassVar
 
 import pytest
 
@@ -30,7 +36,8 @@ def site(answers, asked=None):
 
 
 def look(answers, asked=None, **more):
-    return smoke.look(ASKED | more, site(answers, asked), pause=lambda _seconds: None)
+    crawl = smoke.Crawl(ASKED | more, site(answers, asked), pause=lambda _seconds: None).run()
+    return smoke.rows(crawl), crawl.wrong
 
 
 @pytest.mark.parametrize(("answers", "wrong"), [
@@ -48,6 +55,8 @@ def look(answers, asked=None, **more):
     # What a visitor who is not signed in meets.
     ({"/": PAGE + b'<a href="/mine">', "/mine": smoke.Answer(302, b"", location="https://x.test/login"), "/login": b"in", **FILES}, []),
     ({"/": PAGE + b'<a href="/mine">', "/mine": smoke.Answer(403, b"no"), **FILES}, []),
+    ({"/": smoke.Answer(500, b"oh", request="f00")}, ["The page / is not there: 500, request f00", "No page links to a static file"]),
+    ({"/": smoke.Answer(200, b"oh", request="f00")}, ["The page / does not say wel+come: 200, request f00", "No page links to a static file"]),
     ({"/": PAGE + b'<a href="/old">', "/old": smoke.Answer(301, b"", location="/new"), **FILES}, ["The page /new is not there: 404 (/old links to it)"]),
 ])
 def test_what_a_smoke_test_calls_wrong(answers, wrong):
@@ -144,7 +153,7 @@ def test_what_is_there_the_second_time_is_there():
     def fetch(path):
         tries.append(path)
         return smoke.Answer(503, b"") if path == "/static/a.css" and tries.count(path) == 1 else smoke.Answer(200, answers[path])
-    assert smoke.look(ASKED, fetch, pause=lambda _seconds: None)[1] == {} and tries.count("/static/a.css") == 2
+    assert smoke.Crawl(ASKED, fetch, pause=lambda _seconds: None).run().wrong == {} and tries.count("/static/a.css") == 2
 
 
 def test_it_ends(monkeypatch):
@@ -164,6 +173,58 @@ def test_a_deploy_is_told_by_path(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(ASKED | {"address": "192.0.2.9"})))
     monkeypatch.setattr(smoke, "held", lambda asked: False)
     assert smoke.main() == 2 and "Nobody answers at 192.0.2.9" in capsys.readouterr().err
+
+
+class Pages(http.server.BaseHTTPRequestHandler):
+    """A site of four pages, which notes what it was asked for."""
+
+    asked: ClassVar[list] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        status, says = {"/": (200, '<a href="/more">welcome'), "/in": (302, ""), "/wrong": (200, "sorry"), "/broken": (500, "oh")}.get(self.path, (404, "no"))
+        self.send_response(status)
+        self.send_header("X-Request-ID", "ab12")
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(says.encode())
+
+    def log_message(self, *_arguments):
+        """Say nothing."""
+
+
+@pytest.fixture
+def served(tmp_path):
+    """What to ask for of a site that answers by TLS on this machine."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "ca.crt"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",
+                    "-subj", "/CN=x.test", "-addext", "subjectAltName=DNS:x.test"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    Pages.asked.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield ASKED | {"name": "x.test", "address": "127.0.0.1", "port": server.server_port, "authority": str(certificate)}
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("pages", "wrong", "failed"), [
+    ({"/": "welcome"}, [], []),
+    ({"/": "welcome", "/in": ""}, [], []),  # nothing is known of what it says: a redirect is an answer
+    ({"/in": "welcome"}, ["The page /in is not there: 302, request ab12"], []),
+    ({"/": "", "/none": ""}, ["The page /none is not there: 404, request ab12"], []),
+    ({"/wrong": "welcome"}, ["The page /wrong does not say welcome: 200, request ab12"], []),
+    ({"/broken": ""}, ["The page /broken is not there: 500, request ab12"], ["ab12"]),
+])
+def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong, failed):
+    asked = served | {"pages": [{"path": path, "says": says} for path, says in pages.items()], "pages_only": True, "tries": 1, "held_s": 1}
+    done = subprocess.run([sys.executable, ROOT / "playbooks/smoke.py", "-"], input=json.dumps(asked), capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (list(told["wrong"].values()), told["failed"]) == (wrong, failed)
+    assert set(Pages.asked) == set(pages) and len(Pages.asked) == len(pages)
 
 
 def test_what_is_asked_for_is_declared():

@@ -1,10 +1,12 @@
 #!/usr/bin/python
 """Name the release that a source makes, and pack that source when the release has yet to be built."""
 
+import fnmatch
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import tarfile
 
@@ -17,7 +19,7 @@ description:
   - The same source and the same way of building it make the same version, on every controller.
   - When no artifact of that version exists, the source is packed for the builder, exactly as it was hashed.
 options:
-  source: {type: path, required: true, description: "A directory, a Git checkout (with commit) or a wheel."}
+  source: {type: path, required: true, description: "A directory (in a Git working tree: what Git does not ignore), a Git checkout (with commit) or a wheel."}
   commit: {type: str, default: "", description: The commit that is checked out in source.}
   requirements: {type: str, default: "", description: "Requirements file, relative to the source; beside it for a wheel."}
   build: {type: dict, required: true, description: Values that the artifact depends on.}
@@ -38,28 +40,95 @@ packed: {type: str, returned: unless built, description: The packed source.}
 
 # A developer's own, never the site's. A directory with pyvenv.cfg in it is a virtualenv by any name.
 NOT_SOURCE = {".git", ".hg", ".svn", "__pycache__", ".venv", "node_modules", ".tox", ".nox", ".mypy_cache", ".pytest_cache",
-              ".ruff_cache", ".idea", ".vscode", ".DS_Store", ".env", "db.sqlite3"}
+              ".ruff_cache", ".idea", ".vscode", ".DS_Store", ".env", ".envs", ".envrc", ".direnv", "db.sqlite3"}
+NOT_SOURCE_ENDINGS = (".pyc", ".log")
+# More of them, in a directory that is in no git working tree: a line for each, a shell's pattern of a name or of a path below the source.
+IGNORE_FILE = ".realworldignore"
+
+
+def own(directory, name, patterns=()):
+    """Whether a file or directory of the source is a developer's own; its directory is relative to the source."""
+    path = os.path.join(directory, name)
+    return name in NOT_SOURCE or name.endswith(NOT_SOURCE_ENDINGS) or any(
+        fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(path, pattern.lstrip("/")) for pattern in patterns)
 
 
 def directory_files(root):
-    """Relative names of a directory's files and links."""
+    """Relative names of the files and links of a directory that no git knows."""
+    ignore = root / IGNORE_FILE
+    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
+    patterns = [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
     for directory, directories, files in os.walk(root):
+        inside = "" if pathlib.Path(directory) == root else os.path.relpath(directory, root)
         links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
-        directories[:] = [name for name in directories if name not in NOT_SOURCE and name not in links
+        directories[:] = [name for name in directories if name not in links and not own(inside, name, patterns)
                           and not os.path.exists(os.path.join(directory, name, "pyvenv.cfg"))]
         for name in files + links:
-            if name not in NOT_SOURCE and not name.endswith(".pyc"):
-                yield os.path.relpath(os.path.join(directory, name), root)
+            if not own(inside, name, patterns):
+                yield os.path.join(inside, name)
 
 
 def git(root, *arguments):
     """What a git command says. Raises subprocess.CalledProcessError."""
-    return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout
+    # Whoever owns the directory: git only reads, and its configuration runs nothing. A hook that runs this has set GIT_DIR and the like.
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", root, *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(command, capture_output=True, text=True, check=True,
+                          env=environment | {"GIT_DISCOVERY_ACROSS_FILESYSTEM": "1", "LC_ALL": "C"}).stdout
+
+
+def git_names(root, *options):
+    """Names that git lists, relative to a directory and below it."""
+    return [name for name in git(root, "ls-files", "-z", *options).split("\0") if name]
 
 
 def git_files(root):
     """Relative names of the files a checkout tracks, those of submodules included."""
-    return [name for name in git(root, "ls-files", "--recurse-submodules", "-z").split("\0") if name]
+    return git_names(root, "--recurse-submodules")
+
+
+def git_ignores(root):
+    """Whether git ignores a directory itself. Raises subprocess.CalledProcessError."""
+    try:
+        git(root.parent, "check-ignore", "--quiet", root.name)
+    except subprocess.CalledProcessError as error:
+        if error.returncode != 1:
+            raise
+        return False
+    return True
+
+
+def known_to_git(root):
+    """Whether git says which files of a directory are the site's. Raises ValueError, in a sentence, where it should and cannot."""
+    place = root.resolve()
+    tree = next((directory for directory in (place, *place.parents) if (directory / ".git").exists()), None)
+    if tree is None:
+        return False
+    if not shutil.which("git"):
+        raise ValueError(f"{root} is in a git working tree, and there is no git here to say what it ignores: apt-get install git")
+    try:
+        if git(place, "rev-parse", "--is-inside-work-tree").strip() != "true":
+            return False
+        # A directory that is ignored as a whole, like a copy below a state directory, is one that git does not know.
+        return bool(place == tree or git_names(place) or not git_ignores(place))
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"git cannot say what it ignores of {root}: {error.stderr.strip()}. Mend {tree / '.git'}, "
+                         "or let site_source name a copy that has none") from error
+
+
+def working_files(root):
+    """Relative names of what git tracks in a directory and of what it does not ignore there, submodules included."""
+    tracked = git_names(root)
+    others = [name for name in git_names(root, "--others", "--exclude-standard")
+              if not any(own("", part) for part in pathlib.PurePath(name).parts)]
+    virtualenvs = tuple(os.path.join(os.path.dirname(name), "") for name in others if name.endswith("/pyvenv.cfg"))
+    others = [name for name in others if not name.startswith(virtualenvs)]
+    for name in tracked + others:
+        path = root / name
+        if path.is_symlink() or path.exists() and not path.is_dir():
+            yield name
+        elif (path / ".git").exists():  # a submodule, or another repository
+            yield from (os.path.join(name, inner) for inner in working_files(path))
 
 
 def read(path):
@@ -87,7 +156,9 @@ def survey(source, commit, requirements):
         names = [source.name] + ([requirements] if requirements else [])
         kind, root = "wheel", source.parent
     else:
-        names, kind, root = list(directory_files(source)), "directory", source
+        if not source.is_dir():
+            raise ValueError(f"There is no directory {source}: site_source in group_vars names it")
+        names, kind, root = list((working_files if known_to_git(source) else directory_files)(source)), "directory", source
     paths = {name: root / name for name in names}
     for path in [source, *paths.values()]:
         if not path.exists() and not path.is_symlink():
@@ -95,7 +166,11 @@ def survey(source, commit, requirements):
                     if kind == "wheel" and path != source else ": site_source in group_vars names it")
             raise ValueError(f"There is no {path}{hint}")
     if not paths:
-        raise ValueError(f"{source} has no files: site_source in group_vars names it")
+        raise ValueError(f"{source} has no files, or none that git does not ignore: site_source in group_vars names it")
+    # To read a named pipe would never end.
+    if special := [str(path) for path in paths.values() if not (path.is_symlink() or path.is_file() or path.is_dir())]:
+        raise ValueError(f"{', '.join(special[:3])} is no file, directory or link, and no release can have it: remove it"
+                         + ("" if kind == "wheel" else f", or name it in {IGNORE_FILE}"))
     return kind, paths, int(max(path.lstat().st_mtime for path in paths.values()))
 
 

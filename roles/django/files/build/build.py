@@ -15,6 +15,7 @@ import concurrent.futures
 import gzip
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -39,6 +40,9 @@ COMPRESSIBLE = {".css", ".csv", ".eot", ".htm", ".html", ".ico", ".js", ".json",
 ADDED = {"psycopg.txt": {"psycopg", "psycopg2", "psycopg2-binary"}, "pymemcache.txt": {"pymemcache"}}
 
 
+IGNORED = "Exception ignored"  # Python says so of an exception that ends nothing
+
+
 class Failed(Exception):
     """The release cannot be built; says why in one sentence."""
 
@@ -59,12 +63,32 @@ class Log:
             raise Failed(f"could not {attempt}: {telling(done.stdout)}")
         return done.stdout
 
+    def warn(self, what):
+        """Write down what whoever builds is told, although the release can be built."""
+        print(f"Warning: {what}", file=self.file, flush=True)
+
+
+def ended_with(lines):
+    """(the lines of the last traceback's exception, what follows them). What led to an exception is printed before it."""
+    found = [], lines
+    for number, line in enumerate(lines):
+        begun = re.match(r"( *)Traceback \(most recent call last\):$", line)
+        if begun and not lines[max(number - 1, 0)].startswith(IGNORED):
+            margin = begun[1]  # pip indents what a build says
+            rest = list(itertools.dropwhile(lambda other, margin=margin: other.startswith(f"{margin} "), lines[number + 1:]))
+            rest = list(itertools.takewhile(lambda other: not other.startswith(IGNORED), rest))
+            said = list(itertools.takewhile(lambda other, margin=margin: other.startswith(margin) and other.strip() != "[end of output]", rest))
+            found = said[:3], rest[len(said[:3]):]
+    return found
+
 
 def telling(output):
     """The lines of a failed command's output that tell why, as one."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("[notice]")]
-    errors = [line for line in lines if re.match(r"(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
-    return "; ".join((errors or lines)[-3:]) or "it did not say why"
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("[notice]")]
+    said, rest = ended_with(lines)
+    errors = [line for line in rest if re.match(r" *(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
+    told = said + errors[-1:] if said else (errors or lines)[-3:]
+    return "; ".join(line.strip() for line in told) or "it did not say why"
 
 
 def sha256(path):
@@ -127,7 +151,7 @@ def install_wheels(log, venv, wheels):
 
 
 def collect_static(log, build, release):
-    """The static files under their hashed names."""
+    """The static files under their hashed names, and a look at the templates that name them."""
     static = release / "static"
     static.mkdir()
     site = SCRATCH / "site.json"
@@ -135,15 +159,35 @@ def collect_static(log, build, release):
         "settings": build["settings"], "environment": build["environment"],
         "secrets": dict.fromkeys(build["secrets"], "for building only"), "static": build["static"],
     }), encoding="utf-8")
+    python = {"cwd": release / "src", "env": os.environ | {
+        "PYTHONPATH": f"{release / 'src'}:{FILES}", "PYTHONDONTWRITEBYTECODE": "1",
+        "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
+        "REALWORLD_SITE": str(site), "REALWORLD_STATIC_ROOT": str(static)}}
     try:
-        log.run([release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"],
-                "collect the static files", cwd=release / "src", env=os.environ | {
-                    "PYTHONPATH": f"{release / 'src'}:{FILES}", "PYTHONDONTWRITEBYTECODE": "1",
-                    "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
-                    "REALWORLD_SITE": str(site), "REALWORLD_STATIC_ROOT": str(static)})
+        log.run([release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"], "collect the static files", **python)
     except Failed as error:
-        if "Unknown command: 'collectstatic'" not in str(error):  # a site without static files
+        if "Unknown command: 'collectstatic'" not in str(error):
             raise
+        return  # a site without static files
+    refuse_missing(log, build, release, python)
+
+
+def refuse_missing(log, build, release, python):
+    """Refuse templates of the site that name no static file, as their pages would fail; tell of those of other packages, which may never be used."""
+    try:
+        said = log.run([release / "venv/bin/python", FILES / "build/static_names.py", release / "src", build["settings"].partition(".")[0]],
+                       "look at the templates", **python)
+    except Failed as error:
+        log.warn(f"{error}. Whether they name static files that are not there is not known")
+        return
+    missing = json.loads(said.splitlines()[-1])
+    told = [f"{template.removeprefix(f'{release}/')} names {name}" for template, name, own in missing if own]
+    for template, name, own in missing:
+        if not own:
+            log.warn(f"{template.removeprefix(f'{release}/')} names the static file {name}, which is not there: a page that uses it fails")
+    if told:
+        raise Failed(f"static files are not there, and pages that use them would fail: {'; '.join(told[:5])}{f'; {len(told) - 5} more' if told[5:] else ''}. "
+                     "Where the names are right like that, say manifest_strict: False in the OPTIONS of STORAGES['staticfiles']")
 
 
 def compress_static(log, static):

@@ -73,6 +73,19 @@ def project_settings(described):
     return {name: value for name, value in vars(module).items() if name.isupper()}
 
 
+def like(theirs, path):
+    """A path of the tier's as the project's own is written: an object, where its code goes on from that, or a string."""
+    return pathlib.Path(path) if isinstance(theirs, pathlib.PurePath) else str(path)
+
+
+def static_storage(project, tier):
+    """The entry of STORAGES for static files: the tier's class, and what the project says of its own (static_storage.py)."""
+    own = project.get("STORAGES", {}).get("staticfiles") or {"BACKEND": project.get("STATICFILES_STORAGE", "")}
+    if not own["BACKEND"]:
+        return {"BACKEND": tier}
+    return {"BACKEND": "realworld.static_storage.storage", "OPTIONS": {"tier": tier, "own": own["BACKEND"], "options": own.get("OPTIONS", {})}}
+
+
 class RequestId(logging.Filter):
     """Gives every log record the id of its request."""
 

@@ -9,7 +9,8 @@ import os as _os
 import realworld as _realworld
 
 _site = _realworld.site()
-globals().update(_realworld.project_settings(_site))
+_project = _realworld.project_settings(_site)
+globals().update(_project)
 
 # A release is built once for every environment: nothing of one may get into it.
 DEBUG = False
@@ -19,9 +20,9 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
 LOGGING = {}
 
 STATIC_URL = _site["static"]["url"]
-STATIC_ROOT = _os.environ["REALWORLD_STATIC_ROOT"]
+STATIC_ROOT = _realworld.like(_project.get("STATIC_ROOT"), _os.environ["REALWORLD_STATIC_ROOT"])
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    **globals().get("STORAGES", {}),
-    "staticfiles": {"BACKEND": _site["static"]["storage"]},
+    **_project.get("STORAGES", {}),
+    "staticfiles": _realworld.static_storage(_project, _site["static"]["storage"]),
 }

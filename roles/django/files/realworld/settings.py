@@ -107,7 +107,7 @@ if "django.contrib.sessions" in _project.get("INSTALLED_APPS", []):
 
 # The media tier serves both; the names of this release's static files come from its manifest.
 STATIC_URL = _site["static"]["url"]
-STATIC_ROOT = str(_release / "static")
+STATIC_ROOT = _realworld.like(_project.get("STATIC_ROOT"), _release / "static")
 MEDIA_URL = _site["media"]["url"]
 STORAGES = _project.get("STORAGES", {}) | {
     # An upload lands on every media host and on no app host.
@@ -115,7 +115,7 @@ STORAGES = _project.get("STORAGES", {}) | {
         "BACKEND": "realworld.storage.TierMediaStorage",
         "OPTIONS": {"hosts": _site["media"]["hosts"], "base_url": MEDIA_URL},
     },
-    "staticfiles": {"BACKEND": _site["static"]["storage"]},
+    "staticfiles": _realworld.static_storage(_project, _site["static"]["storage"]),
 }
 
 # Everything goes to Apache's error log and with it to the journal: an app host has no log files of

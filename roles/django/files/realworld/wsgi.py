@@ -39,6 +39,8 @@ def activate(release):
     site.addsitedir(str(venv / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"))
     sys.prefix = sys.exec_prefix = str(venv)
     sys.executable = str(venv / "bin/python")
+    # Where manage.py is run: a project may name its templates from there.
+    os.chdir(release / "src")
 
 
 def start(release):

@@ -1,0 +1,34 @@
+"""Static files: named as the tier wants it, and as patiently with names of no file as the project."""
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+
+def strict(own, options):
+    """Whether a project wants a page to fail that names no static file: what its storage, own, says by its OPTIONS or its class."""
+    try:
+        default = getattr(import_string(own), "manifest_strict", True)
+    except ImportError:  # of a package that only its developers have
+        default = True
+    return options.get("manifest_strict", getattr(settings, "WHITENOISE_MANIFEST_STRICT", None) is not False and default)
+
+
+def storage(tier, own, options):
+    """A storage of the tier's class, with the OPTIONS of the project's own where that is the same class."""
+    kind = import_string(tier)
+    kept = {name: value for name, value in options.items() if own == tier and name not in ("manifest_strict", "location", "base_url")}
+    if strict(own, options):
+        return kind(**kept)
+
+    class Patient(kind):
+        """Leaves a name that is none as it is."""
+
+        manifest_strict = False
+
+        def stored_name(self, name):
+            try:
+                return super().stored_name(name)
+            except ValueError:  # also where manifest_strict is False, whatever Django's documentation says of it
+                return name
+
+    return Patient(**kept)
