@@ -141,7 +141,7 @@ class PerlbalBench(Bench):
     """A second Perlbal."""
 
     FILES, COMMAND = ("perlbal.conf", "pools.conf", "site.pem"), f"perlbal --config={ROOM}/perlbal.conf"
-    LIVELIER = [(r"(TIER (?:page|change|file)_s +=) (\d+)", lambda m: f"{m[1]} {int(m[2]) / 6:.3f}"), (r"(TIER rest_s +=) \d+", r"\1 1")]
+    LIVELIER = [(r"(TIER answer_s +=) (\d+)", lambda m: f"{m[1]} {int(m[2]) / 6:.3f}"), (r"(TIER rest_s +=) \d+", r"\1 1")]
 
 
 BENCHES = {"nginx": NginxBench, "perlbal": PerlbalBench}

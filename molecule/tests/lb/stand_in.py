@@ -35,8 +35,8 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             first = False
         if fault == "slow":
             time.sleep(1)  # the fault itself: a slow host
-        elif first and fault == "freeze":
-            time.sleep(20)  # the fault itself: a frozen host
+        elif first and fault == "stall":
+            time.sleep(20)  # the fault itself: a page that takes longer than anybody waits
         elif first and fault == "die":
             self.close_connection = True
             return

@@ -20,10 +20,8 @@ from tier import load_plugins
 
 FILES = ROOT / "roles/status_page/files"
 loader = importlib.machinery.SourceFileLoader("status_page", str(FILES / "status-page"))
-sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
 program = importlib.util.module_from_spec(importlib.util.spec_from_loader("status_page", loader))
 loader.exec_module(program)
-sys.dont_write_bytecode = kept
 
 
 def hosts(tier, count):

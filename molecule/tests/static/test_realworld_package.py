@@ -42,7 +42,6 @@ def package(tmp_path, monkeypatch):
     (tmp_path / "site.json").write_text(json.dumps(SITE))
     (tmp_path / "project").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path / "project"), str(tmp_path / "tier"), *sys.path])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.chdir(tmp_path)  # a release goes to its own directory
     for name in ("COLOUR", "DEPTH", "TOKEN", "SITE_NODE", "SITE_RELEASE"):
         monkeypatch.setenv(name, "")
