@@ -15,7 +15,8 @@ description:
   - What plays gather (facts_modules in ansible.cfg), in a fifth of the time that ansible.builtin.setup takes for its smallest subsets with these.
 options: {}
 returned:
-  ansible_facts: memtotal_mb, the memory in MiB, rounded down; processor_vcpus, processors online; interfaces, as {IPv4 address: interface};
+  ansible_facts: memtotal_mb, the memory in MiB, rounded down; processor_vcpus, processors online; disk_mb, the size in MiB of the file system
+    that databases are on, or would be; interfaces, as {IPv4 address: interface};
     ipv6, whether the kernel has IPv6;
     policy_left, whether a cut-off installation of Ansible's has left its word that no package starts a service;
     configured_daemons, services whose units a role, or somebody else, has told something;
@@ -32,6 +33,13 @@ def steady(mebibytes):
     return mebibytes // step * step
 
 
+def disk(path):
+    """The size in MiB of the file system that a path is on, or would be on."""
+    here = next(place for place in (path, *path.parents) if place.exists())
+    sizes = os.statvfs(here)
+    return sizes.f_blocks * sizes.f_frsize // 2**20
+
+
 def main():
     """Look at the host."""
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
@@ -42,6 +50,7 @@ def main():
     module.exit_json(changed=False, ansible_facts={
         "memtotal_mb": steady(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20),
         "processor_vcpus": os.cpu_count(),
+        "disk_mb": disk(pathlib.Path("/var/lib/postgresql")),
         "interfaces": {address["local"]: link["ifname"] for link in json.loads(links) for address in link.get("addr_info", [])},
         "ipv6": os.path.exists("/proc/net/if_inet6"),
         "policy_left": policy == b"#!/bin/sh\nexit 101\n",
