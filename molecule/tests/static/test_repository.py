@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 ENVIRONMENTS = sorted(p.parent.name for p in (ROOT / "group_vars").glob("*/main.yml"))
 INVENTORIES = sorted([*(ROOT / "inventories").glob("*.yml"), *(p for env in ENVIRONMENTS for p in (ROOT / "inventories" / env).glob("*.yml"))])
 ROLES = sorted(p.parent.parent for p in (ROOT / "roles").glob("*/tasks/main.yml"))
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("demo/*.md")])
 TEMPLATES = sorted((ROOT / "roles").glob("*/templates/**/*.j2"))
 
 
@@ -222,3 +223,17 @@ def test_every_word_of_a_verb_is_looked_at():
     own = set(re.findall(r"(?m)^(?:[a-z ]*: )?(?:override |export |define )*([A-Z_]+)\b *[:?]?(?:=|$)", makefile)) - looked_at
     read = set(re.findall(r"\$\(([A-Z_]+)\)", makefile))
     assert read - own - {"CURDIR", "MAKE", "MAKECMDGOALS", "MAKEFILE_LIST", "MAKEOVERRIDES", "PATH", "VARS"} == looked_at & read
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_what_a_page_names_is_there(page):
+    """Files that it links to, verbs that it types, tests that it rests on."""
+    text = page.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:", link)]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    verbs = set(re.findall(r"^([a-z][\w-]*)(?: [a-z-]+)*:(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    typed = set(re.findall(r"(?:^    (?:\$ )?|`)make ([a-z][\w-]*)", text, re.M))
+    assert typed - verbs == set()
+    tests = {path.stem for path in (ROOT / "molecule/tests").rglob("test_*.py")}
+    tests |= {name for path in (ROOT / "molecule/tests").rglob("*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)}
+    assert set(re.findall(r"`(test_\w+)`", text)) - tests == set()
