@@ -2,7 +2,7 @@
 
     nodes.py add INVENTORY POOL NODE [ADDRESS] [-- words for ansible-playbook]
     nodes.py remove INVENTORY NODE [POOL] [-- words for ansible-playbook]
-    nodes.py write add INVENTORY POOL NODE ADDRESS    only the line in the inventory
+    nodes.py write add INVENTORY POOL NODE ADDRESS    only the line in the inventory; prints {"changed": …}
     nodes.py write remove INVENTORY NODE [POOL]
 
 Input that cannot be right is refused here, with exit code 2, before anything is touched. The playbooks add_node.yml
@@ -11,6 +11,7 @@ and remove_node.yml do the rest: they ask the tier, and change the inventory the
 
 import difflib
 import ipaddress
+import json
 import os
 import pathlib
 import re
@@ -250,15 +251,15 @@ def told(do):
 
 
 def write(path, text):
-    """Replace a file's content at once, if it is another, and say so on stderr."""
+    """Replace a file's content at once, if it is another. Returns whether it was."""
     if path.exists() and path.read_text() == text:
-        return
+        return False
     new = path.with_name(f".{path.name}.new")
     new.write_text(text)
     if path.exists():
         shutil.copymode(path, new)
     new.replace(path)
-    print(f"wrote {path}", file=sys.stderr)
+    return True
 
 
 def play(inventory, playbook, words, **given):
@@ -280,7 +281,7 @@ def run(words):
     if verb == "remove":
         host, pool = (given + ["", ""])[:2]
         if only_write:
-            write(path, inventory.without_host(host, pool))
+            print(json.dumps({"changed": write(path, inventory.without_host(host, pool))}))
             return 0
         pool = check_remove(inventory, host, facts, pool)
         stays = inventory.jobs(host) != [pool]
@@ -290,7 +291,7 @@ def run(words):
     address = check_add(inventory, pool, host, address, facts)
     text = inventory.text if host in inventory.lines else inventory.with_host(pool, host, address)
     if only_write:
-        write(path, text)
+        print(json.dumps({"changed": write(path, text)}))
         return 0
     # As the inventory will be. Its own name, for the time that it takes to know that it may.
     planned = path.with_suffix(".yaml")

@@ -16,6 +16,7 @@ SSH = "-o ControlMaster=no -o ControlPath=none -o PreferredAuthentications=publi
 
 ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor", "backup"]  # as a request passes them
 POOLS = ["pages", "files", "databases", "caches", "uploads"]
+CONFIRMING = ("sync_standby", "quorum_standby")  # Patroni's roles of standbys that every commit waits for
 LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained about
 LOGS_S = 60  # seconds that two rsyslogs have to find each other
 
@@ -33,20 +34,20 @@ def databases(answers, members, scope):
     clusters = [answers.get(name, {}).get("raw", {}).get("cluster") for name in [*primaries, *members]]
     cluster = next((one for one in clusters if one), {})
     lost = [slot for name in primaries for slot in answers[name]["raw"].get("lost_slots", [])]
-    roles = {}
+    roles, confirming = {}, [one["name"] for one in cluster.get("members", []) if one["role"] in CONFIRMING]
     for member in cluster.get("members", []):
         name, lag = member["name"], member.get("lag", 0)
         if member["role"] == "leader":
             roles[name] = "primary"
             continue
         roles[name] = (f"standby, {member['state']}, {lag} bytes behind"
-                       + (", confirms commits" if member["role"] in ("sync_standby", "quorum_standby") else ""))
+                       + (", confirms commits" if name in confirming else ""))
         if name.replace("-", "_") in lost:
             wrong.append(f"{name} cannot catch up: {primaries[0]} has no longer the WAL that it lacks. On it: "
                          f"patronictl -c /etc/patroni/config.yml reinit {scope} {name} --force")
         elif member["state"] != "streaming" or not isinstance(lag, int) or lag > LAG_BYTES:
             wrong.append(f"{name} does not keep up: {roles[name]}. On it: journalctl -u patroni")
-    if members and primaries and len(members) > 1 and not any("confirms" in role for role in roles.values()):
+    if members and primaries and len(members) > 1 and not confirming:
         wrong.append(f"No standby confirms commits: what {primaries[0]} acknowledges now, it alone has.")
     if cluster.get("pause"):
         wrong.append("Patroni is paused: nothing fails over. On a database host: patronictl -c /etc/patroni/config.yml resume")

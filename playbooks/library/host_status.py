@@ -30,6 +30,7 @@ returned:
   does: what each of the host's tiers does, as {tier: words}.
   sees: whom this host uses, as {pool: {host or address: whether it answers}}.
   wrong: sentences.
+  wrong_itself: those of them that are about this host, whoever does not answer it.
   raw: what only makes sense beside that of the other hosts.
   asked: groups and facts, as they were given.
 """

@@ -141,7 +141,7 @@ class Host:
     def __init__(self, members, facts):
         self.members, self.facts = members, facts
         self.names = {address: name for name, address in members["all"].items()}
-        self.does, self.sees, self.wrong, self.raw, self.asked = {}, {}, [], {}, []
+        self.does, self.sees, self.wrong, self.unheard, self.raw, self.asked = {}, {}, [], [], {}, []
 
     def uses(self, pool, group, addresses, answers):
         """Ask everybody in a pool of this host's, without waiting; answers(address) tells whether one answers."""
@@ -154,7 +154,7 @@ class Host:
             seen = self.sees[pool] = {self.names.get(a, a): bool(answer.result()) for a, answer in zip(addresses, answers)}
             self.wrong += [f"does not know {name} of its {pool}: make converge" for name in sorted(set(declared) - set(seen))]
             self.wrong += [f"still has {name} among its {pool}, which the inventory has not: make converge" for name in sorted(set(seen) - set(declared))]
-            self.wrong += [f"gets no answer from {name} of its {pool}" for name, up in seen.items() if not up]
+            self.unheard += [f"gets no answer from {name} of its {pool}" for name, up in seen.items() if not up]
 
     def services(self, units):
         """Every unit that has to be active, and those that failed."""
@@ -208,7 +208,8 @@ class Host:
         holds = bool(output("ip", "-oneline", "address", "show", "to", facts["lb_vip"]).strip())
         self.raw["holds"] = holds
         self.does["lb"] = f"holds {facts['lb_vip']}" if holds else "stands by"
-        if http_get("127.0.0.1", facts["lb_http_port"], facts["lb_health_path"])[0] != 200:
+        self.raw["balances"] = http_get("127.0.0.1", facts["lb_http_port"], facts["lb_health_path"])[0] == 200
+        if not self.raw["balances"]:
             self.wrong.append(f"its {facts['lb_engine']} does not answer: systemctl status {facts['lb_engine']}")
         pools = self.perlbal() if facts["lb_engine"] == "perlbal" else self.nginx()
         self.uses("pages", "app", pools["pages"], lambda a: http_get(a, facts["app_port"], "/-/health", SITE_S)[0] == 200)
@@ -331,7 +332,7 @@ class Host:
 def look(name, groups, addresses, facts):
     """Ask this host, by its name in the inventory. groups: {group: hosts}, those that are no tier are passed over; addresses: {host: address}; facts of the tier.
 
-    {does, sees, wrong, raw, asked}, as the module host_status documents them.
+    {does, sees, wrong, wrong_itself, raw, asked}, as the module host_status documents them.
     """
     members = {group: {one: addresses[one] for one in names} for group, names in groups.items() if group in UNITS}
     host = Host(members, facts | {"address": addresses[name]})
@@ -348,5 +349,5 @@ def look(name, groups, addresses, facts):
         except (OSError, KeyError, ValueError, IndexError) as error:
             host.wrong.append(f"{tier} is not as the tier builds it ({type(error).__name__}: {error}): make converge")
     host.heard()
-    return {"does": host.does, "sees": host.sees, "wrong": host.wrong, "raw": host.raw,
+    return {"does": host.does, "sees": host.sees, "wrong": host.wrong + host.unheard, "wrong_itself": host.wrong, "raw": host.raw,
             "asked": {"groups": {group: list(names) for group, names in members.items()}, "facts": facts}}

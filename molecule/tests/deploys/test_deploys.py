@@ -275,3 +275,19 @@ def test_a_canary_nobody_can_judge_is_refused(place, make):
         done = make("deploy", f"CANARY={canary}")
         assert done.returncode != 0 and reason in words(done)
     assert current(place) == old
+
+
+def test_an_index_that_is_built_concurrently_waits_longer_than_for_a_lock(place):
+    """It keeps nobody waiting meanwhile; cut off, it would leave an index that is not valid."""
+    build = "from django.db import connection; connection.cursor().execute('create index concurrently waits on ledger_entry (amount)')"
+    with subprocess.Popen(["docker", "exec", "-u", "postgres", place.container(place.primary()), "psql", "-d", place.facts["site_name"],
+                           "-p", str(place.facts["db_port"]), "-c", "begin; select count(*) from public.ledger_entry; select pg_sleep(4)"],
+                          stdout=subprocess.DEVNULL):
+        place.wait(lambda: place.sql("select 1 from pg_stat_activity where query like '%pg_sleep(4)%' and pid <> pg_backend_pid()", superuser=True), "reader")
+        begun = time.monotonic()
+        place.on(place.groups["app"][0], f'LOCK_TIMEOUT=1 manage shell -v 0 -c "{build}"')
+    try:
+        assert time.monotonic() - begun > 1
+        assert place.sql("select indisvalid from pg_index where indexrelid = 'waits'::regclass") == "t"
+    finally:
+        place.sql("drop index waits")

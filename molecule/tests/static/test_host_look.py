@@ -92,8 +92,8 @@ def test_everybody_is_asked_at_once():
     app1.uses("databases", "db", ["192.0.2.2", "192.0.2.3"], lambda address: both.wait() >= 0 and address == "192.0.2.2")
     app1.heard()
     assert app1.sees == {"databases": {"db1": True, "db2": False}}
-    assert app1.wrong == ["does not know db3 of its databases: make converge", "still has db2 among its databases, which the inventory has not: make converge",
-                          "gets no answer from db2 of its databases"]
+    assert app1.wrong == ["does not know db3 of its databases: make converge", "still has db2 among its databases, which the inventory has not: make converge"]
+    assert app1.unheard == ["gets no answer from db2 of its databases"]
 
 
 @pytest.mark.parametrize(("sent", "monitor", "seconds"), [("ESTAB", False, None), ("", False, 40.0), ("ESTAB", True, 40.0)])
