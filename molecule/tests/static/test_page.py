@@ -134,6 +134,23 @@ def test_one_fault_is_told_once():
     assert model["hosts"]["lb1"]["marks"] == ["virtual IP"]  # somebody answers there, and lb2 says that it does not
 
 
+def test_a_busy_monitor_judges_nobodys_silence():
+    """Who answered is judged all the same."""
+    answers = copy.deepcopy(WELL) | {("db", "db1"): None, ("cluster", "db1"): None, ("munin", "db1"): None, ("lb", "lb2"): None, ("late", ""): 1.5}
+    model = program.judge(CONFIG, answers, 1795500000, [])
+    assert (model["state"], program.verdict(model)) == ("blind", ("Blind", "blind"))
+    assert said(model)[0].startswith("The monitor is busy, and was run 1.5 s too late")
+    assert "db1: was not asked in time" in said(model) and not any("no primary" in sentence or "off, frozen" in sentence for sentence in said(model))
+    assert any(sentence.startswith("lb2: its engine does not answer") for sentence in said(model))
+    assert program.judge(CONFIG, answers | {("late", ""): 0.1}, 1795500000, [])["state"] == "wrong"
+
+
+def test_lateness_is_what_others_took_of_the_processor():
+    over = threading.Event()
+    threading.Timer(0.5, over.set).start()
+    assert 0 <= program.lateness(over) < 0.4
+
+
 def test_who_reaches_nobody_is_blind():
     answers = {key: answer if key[1] == "monitor1" else None for key, answer in WELL.items()}
     model = program.judge(CONFIG, answers, 0)
