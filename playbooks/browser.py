@@ -6,8 +6,8 @@ What a page does to it reaches little: it runs as an unprivileged user, in Chrom
 import base64
 import collections
 import contextlib
-import hashlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib

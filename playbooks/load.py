@@ -29,7 +29,6 @@ import time
 import urllib.parse
 
 import jinja2
-
 import locked
 import nodes
 import smoke
@@ -326,7 +325,8 @@ def requests(lines):
             tiers[said["Name"]] = row
         else:
             kinds.append(row)
-    return kinds, tiers | {"lb": row for row in kinds if row["kind"] == "all"}
+    every = [row for row in kinds if row["kind"] == "all"]
+    return kinds, tiers | ({"lb": every[-1]} if every else {})
 
 
 def history(lines):

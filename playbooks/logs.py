@@ -21,7 +21,7 @@ def moment(words, now):
         return 0
     if ago := re.fullmatch(r"(\d+)([mhd])", words):
         return now.timestamp() - int(ago[1]) * SECONDS[ago[2]]
-    return datetime.datetime.fromisoformat(words).replace(tzinfo=datetime.timezone.utc).timestamp()
+    return datetime.datetime.fromisoformat(words).replace(tzinfo=datetime.UTC).timestamp()
 
 
 def asked(request, host, unit, since, now):
@@ -55,7 +55,7 @@ def main():
         sys.exit(__doc__)
     inventory, *words = sys.argv[1:6]
     try:
-        asked_for = asked(*words, datetime.datetime.now(datetime.timezone.utc))
+        asked_for = asked(*words, datetime.datetime.now(datetime.UTC))
         tier = environment.load(inventory, environment.laid_over(sys.argv[6:]))
     except (ValueError, environment.Unusable) as reason:
         print(reason, file=sys.stderr)

@@ -22,11 +22,10 @@ import subprocess
 import sys
 
 import jinja2
+import locked
 import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
-
-import locked
 from nodes import ROOT, preflight, state_of, vault_of
 from status import ORDER, ask
 

@@ -23,9 +23,8 @@ import subprocess
 import sys
 import time
 
-import yaml
-
 import locked
+import yaml
 from nodes import ROOT, Inventory, Refused, facts_of, state_of, told, typed, vault_of
 from status import answers
 
@@ -294,7 +293,7 @@ def rebuild(env, other, given):
     if other is not None:
         wrong = step("parity", sys.executable, "playbooks/parity.py", "parity", str(env.path), str(other.path), fails=False) or wrong
     print("\n".join(["", f"  {env.name} {'is back' if not wrong else 'is back, and not as it should be: see above'}, at "
-                     f"{datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M:%S UTC')}", "",
+                     f"{datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}", "",
                      f"  serves    after {minutes(took)}; looked at after {minutes(time.monotonic() - begun)}", *(f"  {line}" for line in lines), ""]))
     return 1 if wrong else 0
 

@@ -17,7 +17,6 @@ import sys
 import zlib
 
 import yaml
-
 from nodes import ROOT, Inventory, Refused, preflight, sections, told, write
 
 ADDRESSES = ("ansible_host", "private_address")

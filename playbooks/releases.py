@@ -8,8 +8,9 @@ Exits with 1 where hosts serve different releases or one did not answer, with 2 
 import json
 import sys
 
-from controller import environment, query
 from status import table
+
+from controller import environment, query
 
 
 def entries(hosts):

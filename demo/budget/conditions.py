@@ -8,9 +8,8 @@ every copy would be stale at once.
 
 from hashlib import sha256
 
-from django.db.models import Count, Max
-
 from about.identity import release
+from django.db.models import Count, Max
 
 from .models import Story
 

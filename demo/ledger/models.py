@@ -1,12 +1,11 @@
 from decimal import Decimal
 
+from about.identity import node
 from django.core.cache import cache
 from django.db import models, transaction
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 from django.utils import timezone
-
-from about.identity import node
 
 SECONDS_KEPT = 60
 

@@ -1,11 +1,10 @@
 """Every address of the site: the applications bring their own, this file says where they hang."""
 
+from budget.views import front_page
 from django.conf import settings
 from django.conf.urls.static import static
 from django.contrib import admin
 from django.urls import include, path
-
-from budget.views import front_page
 
 urlpatterns = [
     path("", front_page, name="front_page"),

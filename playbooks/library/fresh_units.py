@@ -51,7 +51,7 @@ def needed(state, unit):
         return None if unwanted else "start"
     if state["NeedDaemonReload"] == "yes" and unit["action"] == "restart":
         return "restart"
-    since = datetime.datetime.strptime(state["StateChangeTimestamp"], FORMAT).replace(tzinfo=datetime.timezone.utc)
+    since = datetime.datetime.strptime(state["StateChangeTimestamp"], FORMAT).replace(tzinfo=datetime.UTC)
     return unit["action"] if newest(unit["files"]) > since.timestamp() else None
 
 

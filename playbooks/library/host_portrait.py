@@ -2,13 +2,13 @@
 """Describe a host as plain data: what it is, in everything that another host of its tier has to be as well."""
 
 import fnmatch
+import grp
 import hashlib
 import http.client
 import json
 import os
 import pathlib
 import pwd
-import grp
 import re
 import socket
 import stat

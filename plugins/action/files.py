@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
+from ansible._internal._templating import _template_vars
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-from ansible._internal._templating import _template_vars
 
 
 class ActionModule(ActionBase):

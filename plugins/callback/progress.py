@@ -195,7 +195,7 @@ class CallbackModule(Default):
             self.log = open(path, "a", buffering=1, encoding="utf-8", errors="replace",
                             opener=lambda name, flags: os.open(name, flags, 0o600))
             if not same:
-                self.write(f"# {typed(verb) or 'ansible-playbook'}, {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M:%S} UTC, run {run}")
+                self.write(f"# {typed(verb) or 'ansible-playbook'}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC, run {run}")
 
     # -------------------------------------------------------------- what runs
 

@@ -8,9 +8,8 @@ import subprocess
 import time
 import uuid
 
-import pytest
-
 import drill
+import pytest
 from tier import inside
 
 COPY = "/var/lib/postgresql/copy"
@@ -226,7 +225,7 @@ def after(place):
     """A moment after what was written and before what will be, as people write it."""
     now = math.ceil(time.time())
     place.wait(lambda: time.time() > now + 1, "end of that second")
-    return datetime.datetime.fromtimestamp(now, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def test_goes_back_to_a_moment_and_forth_again(place, make, visitor, tier):

@@ -10,7 +10,6 @@ import sys
 
 import pytest
 from ansible.parsing.vault import VaultLib
-
 from tier import ROOT
 
 sys.path.insert(0, str(ROOT / "playbooks"))

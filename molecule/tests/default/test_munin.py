@@ -8,7 +8,6 @@ import subprocess
 import time
 
 import pytest
-
 from tier import inside
 
 testinfra_hosts = ["ansible://monitor"]

@@ -5,7 +5,6 @@ import shutil
 import sys
 
 import pytest
-
 from tier import ROOT
 
 sys.path.insert(0, str(ROOT / "playbooks"))

@@ -7,10 +7,9 @@ import ssl
 import subprocess
 import threading
 
+import browser
 import pytest
 from cryptography import x509
-
-import browser
 
 NAME = "x.test"
 pytestmark = pytest.mark.usefixtures("chromium")

@@ -8,9 +8,7 @@ import time
 import uuid
 
 import pytest
-
 from tier import ROOT
-
 
 MIDDLEWARE = """
 import random, time

@@ -1,8 +1,7 @@
 """Every fault under load, on the standing tier, each within its limits. `make drills` prints them as one table."""
 
-import pytest
-
 import drill
+import pytest
 
 
 @pytest.fixture(scope="module")

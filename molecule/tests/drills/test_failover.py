@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-
 # Hosts and roles that could undo a failover.
 DATABASES = "quorum:db:app:backup"
 ROLES = "TAGS=etcd,postgresql,pgbackrest,patroni,pgpool"

@@ -8,7 +8,6 @@ import subprocess
 import tarfile
 
 import pytest
-
 from tier import AS_ROOT, ROOT, inside, wait
 
 RUN = ["--detach", "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",

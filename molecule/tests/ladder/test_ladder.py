@@ -2,10 +2,8 @@
 
 import time
 
-import pytest
-
 import drill
-
+import pytest
 
 # A machine with a name of its provider's and cloud-init's settings; what Debian starts by itself where packages come before their roles; and an
 # installation that was cut off: a package without its configuration, dpkg's note that it was in the middle, the policy of Ansible's module. No

@@ -8,7 +8,6 @@ import threading
 import uuid
 
 import pytest
-
 from balancer import Balancer, await_true, logged
 from tier import ROOT
 

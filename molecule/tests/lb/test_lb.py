@@ -12,7 +12,6 @@ import ssl
 import uuid
 
 import pytest
-
 from balancer import BENCHES, Balancer, await_true, logged
 
 testinfra_hosts = ["ansible://lb"]

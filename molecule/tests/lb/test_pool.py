@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from balancer import Balancer, await_true
 
 ASKED = 12

@@ -15,7 +15,6 @@ import time
 import uuid
 
 import pytest
-
 from tier import ROOT, inside
 
 sys.path.insert(0, str(ROOT / "playbooks"))

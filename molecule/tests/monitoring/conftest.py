@@ -11,7 +11,6 @@ import types
 import urllib.parse
 
 import pytest
-
 from tier import ROOT
 
 sys.path.insert(0, str(ROOT / "playbooks"))

@@ -3,9 +3,8 @@
 import re
 import time
 
-import pytest
-
 import alarms
+import pytest
 import seen
 
 SINGLE, CUT_OFF = "of single hosts", "of the monitor"  # waves with more to see than their alarms

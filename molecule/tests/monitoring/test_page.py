@@ -6,7 +6,6 @@ import struct
 import time
 
 import pytest
-
 import seen
 
 AGE = r'<span id="age">, \d+ s ago</span>'

@@ -6,9 +6,8 @@ import socket
 import ssl
 import time
 
-import pytest
-
 import drill
+import pytest
 
 # Where the hosts of each group know a host of a pool.
 KNOWN = {

@@ -2,9 +2,8 @@
 
 import contextlib
 
-import pytest
-
 import drill
+import pytest
 
 # A digest of what a look must leave alone: files, packages, users, units, kernel settings that do not count.
 STATE = ("{ find /etc /usr/local /srv/*/tier -xdev -type f -exec stat -c '%n %Y %a %U' {} + | sort; dpkg-query -W; cat /etc/passwd; "

@@ -7,7 +7,6 @@ import threading
 import uuid
 
 import pytest
-
 from balancer import PerlbalBench, await_true, logged
 
 testinfra_hosts = ["ansible://lb"]

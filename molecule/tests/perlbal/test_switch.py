@@ -2,9 +2,8 @@
 
 import re
 
-import pytest
-
 import drill
+import pytest
 
 
 @pytest.fixture(name="load", scope="module")

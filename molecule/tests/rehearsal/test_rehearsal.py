@@ -2,9 +2,8 @@
 
 import time
 
-import pytest
-
 import drill
+import pytest
 from tier import ROOT, Tier
 
 MAIL = "ada.lovelace@mail.example"

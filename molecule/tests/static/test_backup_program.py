@@ -8,7 +8,6 @@ import sys
 import types
 
 import pytest
-
 from test_repository import ROOT
 
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from test_repository import ROOT
 
 sys.path.insert(0, str(ROOT / "molecule"))

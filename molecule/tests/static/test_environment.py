@@ -5,10 +5,10 @@ import os
 import shutil
 
 import pytest
+from test_repository import ROOT
+
 from controller import environment
 from controller.ssh import Login
-
-from test_repository import ROOT
 
 RENDERED = {"hosts": {"app1": {"values": {}, "login": {"address": "192.0.2.1"}}}, "groups": {"all": ["app1"]}}
 

@@ -6,7 +6,6 @@ import shutil
 import jinja2
 import pytest
 import yaml
-
 from test_repository import ROOT
 
 spec = importlib.util.spec_from_file_location("host_facts", ROOT / "playbooks/library/host_facts.py")

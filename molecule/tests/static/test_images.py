@@ -9,7 +9,6 @@ import yaml
 from ansible.module_utils import host_look
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-
 from test_repository import ROOT, load
 from tier import load_plugins
 

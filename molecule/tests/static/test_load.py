@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-
-from test_repository import ROOT, load as load_yaml
+from test_repository import ROOT
+from test_repository import load as load_yaml
 
 sys.path.insert(0, str(ROOT / "playbooks"))
 import load

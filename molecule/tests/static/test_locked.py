@@ -5,6 +5,7 @@ import pathlib
 
 import locked
 import pytest
+
 from controller import environment
 from controller.ssh import Login
 

@@ -6,16 +6,14 @@ import os
 import sys
 
 import pytest
-
 from test_repository import ROOT
 
 sys.path.insert(0, str(ROOT / "playbooks"))
 import logs
 from ansible.module_utils import log_search
 
-
 ID = "0123456789abcdef0123456789abcdef"
-NOW = datetime.datetime(2026, 11, 25, 18, 0, tzinfo=datetime.timezone.utc)
+NOW = datetime.datetime(2026, 11, 25, 18, 0, tzinfo=datetime.UTC)
 
 
 def line(second, host, words, zone="+00:00"):

@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-
 from test_repository import ROOT, load
 
 MONITORING = load(ROOT / "group_vars/all/monitoring.yml")

@@ -12,7 +12,6 @@ import sys
 import threading
 
 import pytest
-
 from test_repository import ROOT
 
 sys.path[:0] = [str(ROOT / "playbooks"), str(ROOT / "molecule")]

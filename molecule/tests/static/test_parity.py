@@ -7,7 +7,6 @@ import types
 
 import pytest
 import yaml
-
 from test_repository import ROOT
 
 sys.path[:0] = [str(ROOT / "playbooks"), str(ROOT / "playbooks/library")]

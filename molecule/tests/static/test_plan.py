@@ -6,7 +6,6 @@ import json
 import django
 import pytest
 from django.conf import settings
-
 from test_repository import ROOT
 
 settings.configure(DATABASES={

@@ -6,7 +6,6 @@ import json
 import sys
 
 import pytest
-
 from test_repository import ROOT
 
 sys.path.insert(0, str(ROOT / "playbooks"))
@@ -27,7 +26,7 @@ TCP = """  sl  local_address rem_address   st tx_queue rx_queue
 
 
 def line(second, upstream, upstream_status="200", upstream_time="0.010", status="200"):
-    return json.dumps({"time": datetime.datetime.fromtimestamp(second, datetime.timezone.utc).isoformat(), "upstream": upstream,
+    return json.dumps({"time": datetime.datetime.fromtimestamp(second, datetime.UTC).isoformat(), "upstream": upstream,
                        "upstream_status": upstream_status, "upstream_time": upstream_time, "status": status}) + "\n"
 
 

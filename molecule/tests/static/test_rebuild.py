@@ -9,7 +9,6 @@ import sys
 import types
 
 import pytest
-
 from test_repository import ROOT, load
 
 sys.path.insert(0, str(ROOT / "playbooks"))

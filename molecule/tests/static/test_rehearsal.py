@@ -10,7 +10,6 @@ import sys
 
 import pytest
 import yaml
-
 from test_nodes import ODD
 from test_repository import ENVIRONMENTS, ROOT, load
 

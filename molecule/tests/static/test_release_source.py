@@ -6,7 +6,6 @@ import socket
 import subprocess
 
 import pytest
-
 from test_repository import ROOT
 
 

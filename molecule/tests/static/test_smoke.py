@@ -11,7 +11,6 @@ import threading
 from typing import ClassVar
 
 import pytest
-
 from test_repository import ROOT, load
 
 sys.path[:0] = [str(ROOT / "playbooks"), str(ROOT / "molecule")]

@@ -8,6 +8,7 @@ import tempfile
 import time
 
 import pytest
+
 from controller import environment, query, ssh
 
 LOGIN = ssh.Login("192.0.2.1", 2222, "ops", "/keys/one", "-o UserKnownHostsFile=/dev/null -J 'gate way'", False)

@@ -4,7 +4,6 @@ import copy
 import importlib.util
 
 import pytest
-
 from test_repository import ROOT
 
 spec = importlib.util.spec_from_file_location("status", ROOT / "playbooks/status.py")

@@ -79,7 +79,7 @@ def check_inventory(path, env, required, values, may_be_empty=()):
         if group not in known:
             near = difflib.get_close_matches(group, known, 1)
             yield f"{name}:{line}: unknown group '{group}'" + (f"; did you mean '{near[0]}'?" if near else "")
-        for host, (host_line, variables) in hosts.items():
+        for host, (_host_line, variables) in hosts.items():
             for variable, (line, value) in variables.items():
                 if variable in ("ansible_host", "private_address"):
                     other = addresses.setdefault(value, (host, line))
@@ -95,7 +95,7 @@ def check_inventory(path, env, required, values, may_be_empty=()):
         if "{{" not in text and not is_ipv4(text):
             yield (f"{name}:{line}: other hosts reach {host} at '{text}'. The lists of who may come in, and the virtual IP, take IPv4 addresses: "
                    "put one there, as private_address where ansible_host is to stay")
-    for group, _line, hosts in groups:
+    for _group, _line, hosts in groups:
         for host, (line, _variables) in hosts.items():
             if host not in placed:
                 yield f"{name}:{line}: {host} has no ansible_host in any group"

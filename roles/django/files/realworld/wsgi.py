@@ -91,7 +91,7 @@ def serve(environ, start_response):
     while True:
         begun, failed.by_database, work = [], False, {"changed": False}
         realworld.done.set(work)
-        body = project(dict(environ), lambda *words: begun.append(words))
+        body = project(dict(environ), lambda *words, kept=begun: kept.append(words))
         hang_up()
         deadline = deadline or min(time.monotonic() + AGAIN, asked + LAST)
         if not failed.by_database or work["changed"] or time.monotonic() > deadline:
