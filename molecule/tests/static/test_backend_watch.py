@@ -95,5 +95,10 @@ def test_only_what_was_read_from_a_silent_host_is_closed(server, capsys):
     assert [line.split(" ", 1)[1] for line in said.splitlines()] == ["answers nobody", "closing 1 connections", "answers again"]
 
 
+def test_the_count_of_sockets_is_read():
+    assert watch.in_use("sockets: used 33\nTCP: inuse 5 orphan 0 tw 3 alloc 9 mem 1\nUDP: inuse 2 mem 0\n") == 5
+    assert watch.in_use(pathlib.Path("/proc/net/sockstat").read_text()) > 0
+
+
 def test_a_refusal_is_an_answer():
     assert watch.answers(("127.0.0.1", 1), "/-/alive", 1)
