@@ -1,6 +1,7 @@
 """The documentation of the repository's own modules and plugins: it is valid, and says what their code takes and returns."""
 
 import ast
+import importlib.machinery
 import importlib.util
 import pathlib
 import re
@@ -30,14 +31,21 @@ def blocks(path):
     return found
 
 
+def load(path):
+    """A module or program of the repository."""
+    path = ROOT / path
+    loader = importlib.machinery.SourceFileLoader(path.stem.replace("-", "_"), str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    loader.exec_module(module)
+    return module
+
+
 def argument_spec(path, monkeypatch):
     """The argument_spec that a module gives AnsibleModule."""
     def record(**given):
         raise Specification(given)
 
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(path)
     monkeypatch.setattr(module, "AnsibleModule", record)
     with pytest.raises(Specification) as given:
         module.main()
