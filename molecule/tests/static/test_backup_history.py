@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from test_backup_program import program_fixture  # noqa: F401 # pylint: disable=unused-import
+from test_backup_program import program_fixture  # noqa: F401 (the fixture "program")
 
 NOW = 1795995030
 ARCHIVE = "archive/tier/17-1"
