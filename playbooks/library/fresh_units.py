@@ -18,11 +18,19 @@ options:
     type: list
     elements: dict
     required: true
-    description: Units as name, files (paths; directories are walked) and action (reload or restart).
+    description: The units.
+    suboptions:
+      name: {type: str, required: true, description: The unit.}
+      files: {type: list, elements: path, required: true, description: Its configuration; directories are walked.}
+      action: {type: str, required: true, choices: [reload, restart], description: What takes a changed configuration over.}
   wait:
     type: bool
     default: true
     description: Await that the units are up. Without it a later look has to; it awaits those still on their way, too.
+"""
+
+RETURN = """
+actions: {type: list, returned: always, description: "What was done, or would be, as an action and a unit: start, reload or restart."}
 """
 
 FORMAT = "%a %Y-%m-%d %H:%M:%S.%f UTC"

@@ -14,14 +14,24 @@ short_description: Tell a host's memory, its processors, and which interface has
 description:
   - What plays gather (facts_modules in ansible.cfg), in a fifth of the time that ansible.builtin.setup takes for its smallest subsets with these.
 options: {}
-returned:
-  ansible_facts: memtotal_mb, the memory in MiB, rounded down; processor_vcpus, processors online; disk_mb, the size in MiB of the file system
-    that databases are on, or would be; interfaces, as {IPv4 address: interface};
-    ipv6, whether the kernel has IPv6;
-    policy_left, whether a cut-off installation of Ansible's has left its word that no package starts a service;
-    configured_daemons, services whose units a role, or somebody else, has told something;
-    hostnames, the host's own name, now and at its next boot; has, which of cloud-init and systemd-resolved are installed;
-    image_holds, whether the host came from a golden image and holds back what that installed.
+"""
+
+RETURN = """
+ansible_facts:
+  type: dict
+  returned: always
+  description: What plays know of the host.
+  contains:
+    memtotal_mb: {type: int, description: "The memory in MiB, rounded down."}
+    processor_vcpus: {type: int, description: Processors online.}
+    disk_mb: {type: int, description: "The size in MiB of the file system that databases are on, or would be."}
+    interfaces: {type: dict, description: "{IPv4 address: interface}."}
+    ipv6: {type: bool, description: Whether the kernel has IPv6.}
+    policy_left: {type: bool, description: Whether a cut-off installation of Ansible's has left its word that no package starts a service.}
+    configured_daemons: {type: list, description: "Services whose units a role, or somebody else, has told something."}
+    hostnames: {type: list, description: "The host's own name, now and at its next boot."}
+    has: {type: list, description: Which of cloud-init and systemd-resolved are installed.}
+    image_holds: {type: bool, description: Whether the host came from a golden image and holds back what that installed.}
 """
 
 HAS = {"cloud-init": "/etc/cloud/cloud.cfg.d", "systemd-resolved": "/usr/lib/systemd/system/systemd-resolved.service"}

@@ -17,22 +17,24 @@ options:
   groups:
     type: dict
     required: true
-    description: Groups of the inventory, as {group: hosts}. Those that are no tier are passed over.
+    description: "Groups of the inventory, as {group: hosts}. Those that are no tier are passed over."
   addresses:
     type: dict
     required: true
-    description: Addresses at which the hosts reach each other, as {host: address}.
+    description: "Addresses at which the hosts reach each other, as {host: address}."
   facts:
     type: dict
     required: true
     description: Settings of the tier.
-returned:
-  does: what each of the host's tiers does, as {tier: words}.
-  sees: whom this host uses, as {pool: {host or address: whether it answers}}.
-  wrong: sentences.
-  wrong_itself: those of them that are about this host, whoever does not answer it.
-  raw: what only makes sense beside that of the other hosts.
-  asked: groups and facts, as they were given.
+"""
+
+RETURN = """
+does: {type: dict, returned: always, description: "What each of the host's tiers does, as {tier: words}."}
+sees: {type: dict, returned: always, description: "Whom this host uses, as {pool: {host or address: whether it answers}}."}
+wrong: {type: list, returned: always, description: "What is wrong with it, in sentences."}
+wrong_itself: {type: list, returned: always, description: "Those of them that are about this host, whoever does not answer it."}
+raw: {type: dict, returned: always, description: What only makes sense beside that of the other hosts.}
+asked: {type: dict, returned: always, description: "Groups and facts, as they were given."}
 """
 
 

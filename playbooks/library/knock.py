@@ -16,9 +16,11 @@ options:
   doors:
     type: dict
     required: true
-    description: The commands of ssh that log in, as {host: words of a shell}.
-returned:
-  answers: what ssh ended with and said, as {host: {rc, stderr}}. It ends with 255 where nobody could log in.
+    description: "The commands of ssh that log in, as {host: words of a shell}."
+"""
+
+RETURN = """
+answers: {type: dict, returned: always, description: "What ssh ended with and said, as {host: {rc, stderr}}. It ends with 255 where nobody could log in."}
 """
 
 AT_ONCE = 20  # logins

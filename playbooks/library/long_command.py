@@ -35,8 +35,16 @@ options:
     type: int
     default: 10
     description: Seconds until it is told that the command still runs.
-returned:
-  finished: whether the command has ended. If it has - rc, stdout, stderr. If not - running_for in seconds, and last_line.
+"""
+
+RETURN = """
+finished: {type: bool, returned: always, description: Whether the command has ended.}
+running_for: {type: int, returned: while it runs, description: For how many seconds.}
+last_line: {type: str, returned: while it runs, description: "What it printed last, to either output."}
+cmd: {type: str, returned: once it has ended, description: The command.}
+rc: {type: int, returned: once it has ended, description: "Its exit code; -1 where it was killed."}
+stdout: {type: str, returned: once it has ended, description: "Its standard output, or the last MiB of it."}
+stderr: {type: str, returned: once it has ended, description: "Its standard error, or the last MiB of it."}
 """
 
 FORGOTTEN = 3600  # seconds after which nobody asks any more how a command ended

@@ -27,13 +27,14 @@ options:
 """
 
 RETURN = """
+engine: {type: str, returned: always, description: As it was given.}
 holds: {type: bool, returned: always, description: Whether this balancer has the virtual IP.}
 began: {type: float, returned: for perlbal, description: "When it began to count in all, in seconds since 1970."}
 hosts:
   type: list
   returned: always
-  description: "A dict for each host, in the order of the pools: pool, name, used (whether it gets new requests), requests, failed, mean and slowest
-    (in seconds, null where there is no answer) since so many minutes ago, open (requests under way) and, for perlbal, requests_in_all and failed_in_all."
+  description: "A dict for each host, in the order of the pools: pool, node (address:port), name, used (whether it gets new requests), requests, failed, mean and
+    slowest (in seconds, null where there is no answer) since so many minutes ago, open (requests under way) and, for perlbal, requests_in_all and failed_in_all."
 """
 
 BLOCK = 1 << 20  # bytes of a log that are read at once, from its end

@@ -19,7 +19,13 @@ options:
 """
 
 RETURN = """
-end: {type: dict, returned: always, description: "Where the log ends now: inode and offset."}
+end:
+  type: dict
+  returned: always
+  description: Where the log ends now.
+  contains:
+    inode: {type: int, description: Of the file.}
+    offset: {type: int, description: In bytes.}
 traffic: {type: dict, returned: always, description: "{host: {requests, failures, times: [seconds]}}"}
 """
 

@@ -115,7 +115,7 @@ def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(place, make):
         def lost():
             place.sql("select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True)
             place.sql("checkpoint", superuser=True)
-            return place.sql("select slot_name from pg_replication_slots where wal_status = 'lost'", superuser=True)
+            return place.sql("select slot_name from pg_replication_slots where invalidation_reason = 'wal_removed'", superuser=True)
         place.wait(lost, "slot that is lost")
     finally:
         for setting in ("max_slot_wal_keep_size", "wal_keep_size"):

@@ -15,7 +15,7 @@ short_description: Publish a release's static files on a media host
 description:
   - Without archive or keep it only tells whether they are there.
   - Files of other releases stay, because visitors still have pages that name them, until their release is kept no longer.
-  - What each release has is recorded in .releases/<version>.json of the directory. Its archive stays beside it: names without a hash
+  - What each release has is recorded in .releases/<version>.json of the directory. Its archive stays beside it, because names without a hash
     belong to whichever release was published last, and a rollback publishes an older one again.
 options:
   root: {type: path, required: true, description: The directory that is served.}

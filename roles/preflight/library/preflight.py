@@ -23,7 +23,7 @@ options:
 """
 
 # Addresses that RFC 5737 reserves for documentation: an inventory nobody has filled in.
-EXAMPLES = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
+EXAMPLE_NETWORKS = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
 
 # What one host cannot be at once, and why.
 LOST = "what destroys one takes the other along"
@@ -141,7 +141,7 @@ def check_addresses(name, addresses, values):
             continue  # a name, to log in by
         if values["env_containers"] and address not in network:
             yield f"{name}:{line}: {host} at {text} is outside network_cidr {network} ({main})"
-        if not values["env_containers"] and any(address in example for example in EXAMPLES):
+        if not values["env_containers"] and any(address in example for example in EXAMPLE_NETWORKS):
             yield f"{name}:{line}: {host} still has the example address {text}: put your host's own"
     if values["lb_vip"] in addresses:
         host, line = addresses[values["lb_vip"]]

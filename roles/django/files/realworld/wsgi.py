@@ -22,7 +22,7 @@ import realworld
 from realworld import again, health
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-AGAIN = 8   # seconds a page is tried again for after it has lost the database, which may have kept it waiting before …
+AGAIN = 15  # seconds a page is tried again for after it has lost the database, which may have kept it waiting before …
 LAST = 22   # … and seconds since its visitor asked after which it is not begun again: balancers wait 30 s
 RETRY = 10  # seconds after which a process whose site did not start makes room for another try
 

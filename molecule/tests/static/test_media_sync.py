@@ -1,0 +1,172 @@
+"""How media hosts take uploads and deletions from each other: the program itself, between servers on this machine."""
+
+import contextlib
+import hashlib
+import http.server
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/lighttpd/files/media-sync"
+NOW = 1_800_000_000 * 10**9  # in the future: no deletion is too old
+ODD = ["a b/c%d.txt", "ü.png", "new\nline", "#?&.txt", os.fsdecode(b"\xff.bin")]
+
+
+class Peer(http.server.BaseHTTPRequestHandler):
+    """What lighttpd serves of a media host; answers may be replaced by those of the server."""
+
+    def do_GET(self):
+        path = urllib.parse.unquote_to_bytes(self.path)
+        place = self.server.root / (".sync/index" if path == b"/media-sync" else os.fsdecode(path.removeprefix(b"/media/")))
+        content = self.server.answers.get(self.path) or (place.read_bytes() if place.is_file() else None)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"") + self.server.missing.get(self.path, 0)))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_words):
+        pass
+
+
+class Host:
+    """A media host: its uploads, and the server of them."""
+
+    def __init__(self, root):
+        self.root = root
+        (root / ".sync/deleted").mkdir(parents=True)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Peer)
+        self.server.root, self.server.answers, self.server.missing = root, {}, {}
+        self.url = f"http://127.0.0.1:{self.server.server_port}/media/"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def upload(self, name, when, content="x"):
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        os.utime(path, ns=(NOW + when, NOW + when))
+
+    def delete(self, name, when):
+        """As delete.lua does, and mod_webdav then."""
+        note = self.root / ".sync/deleted" / hashlib.sha256(os.fsencode(name)).hexdigest()
+        note.write_bytes(os.fsencode(name))
+        os.utime(note, ns=(NOW + when, NOW + when))
+        (self.root / name).unlink(missing_ok=True)
+
+    def sync(self, *peers, strict=False):
+        """(exit code, what it said) of the program."""
+        words = [sys.executable, str(PROGRAM), "--keep-days", "30", *(["--strict"] if strict else []), str(self.root), *(peer.url for peer in peers)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+    def has(self):
+        """{name: (content, time)} of its uploads."""
+        files = [path for path in self.root.rglob("*") if path.is_file() and ".sync" not in path.parts]
+        return {str(path.relative_to(self.root)): (path.read_text(), path.stat().st_mtime_ns - NOW) for path in files}
+
+
+@pytest.fixture(name="hosts")
+def hosts_fixture(tmp_path):
+    with contextlib.ExitStack() as ends:
+        hosts = [Host(tmp_path / name) for name in ("one", "two", "three")]
+        for host in hosts:
+            ends.callback(host.server.server_close)
+            ends.callback(host.server.shutdown)
+        yield hosts
+
+
+def test_hosts_become_equal_and_stay_so(hosts):
+    one, two, _three = hosts
+    for when, name in enumerate(ODD):
+        one.upload(name, when)
+    two.upload("new/one.txt", 7, "two's")
+    two.delete(ODD[0], 8)
+    two.sync()
+    assert one.sync(two) == (0, f"deleted {ODD[0]}\nfetched new/one.txt from {two.url}\n")
+    assert two.sync(one)[0] == 0
+    assert one.has() == two.has() == {name: ("x", when) for when, name in enumerate(ODD) if when} | {"new/one.txt": ("two's", 7)}
+    index = (one.root / ".sync/index").stat().st_mtime_ns
+    assert one.sync(two) == two.sync(one) == (0, "")
+    assert (one.root / ".sync/index").stat().st_mtime_ns == index
+
+
+def test_the_last_event_of_a_name_wins(hosts):
+    cases = [
+        (("upload", 1, "old"), ("upload", 2, "new"), ("new", 2)), (("upload", 2, "new"), ("upload", 1, "old"), ("new", 2)),
+        (("upload", 1, "old"), ("delete", 2), None), (("upload", 3, "again"), ("delete", 2), ("again", 3)), (("upload", 2, "same"), ("delete", 2), None),
+        (("delete", 2), ("upload", 1, "old"), None), (("delete", 2), ("upload", 3, "again"), ("again", 3)), (("delete", 2), ("upload", 2, "same"), None),
+        # An empty file is what a power cut leaves.
+        (("upload", 2, ""), ("upload", 1, "whole"), ("whole", 1)), (("upload", 1, "whole"), ("upload", 2, ""), ("whole", 1))]
+    for name, (*events, _left) in enumerate(cases):
+        for host, (event, *what) in zip(hosts, events):
+            getattr(host, event)(str(name), *what)
+    hosts[1].sync()
+    assert hosts[0].sync(hosts[1])[0] == 0
+    assert hosts[0].has() == {str(name): left for name, (*_events, left) in enumerate(cases) if left}
+
+
+def test_of_several_peers_the_newest_counts_and_what_one_knows_is_deleted_comes_from_nobody(hosts):
+    one, two, three = hosts
+    two.upload("a", 1, "old")
+    three.upload("a", 2, "new")
+    two.upload("gone", 1)
+    three.delete("gone", 2)
+    two.sync()
+    three.sync()
+    assert one.sync(two, three) == (0, f"fetched a from {three.url}\n")
+    assert one.has() == {"a": ("new", 2)}
+
+
+def test_names_that_no_upload_has_are_not_taken(hosts, tmp_path):
+    one, two, _three = hosts
+    names = ["../out", "a/../../out", f"{tmp_path}/out", ".sync/deleted/x", ".hidden", "a/.b/c", "a~", "a//b"]
+    two.server.answers = {"/media-sync": "".join(f"{NOW} 1 {name}\n" for name in [*names, "good"]).encode()} | {f"/media/{name}": b"x" for name in names}
+    two.upload("good", 0)
+    assert one.sync(two) == (0, f"fetched good from {two.url}\n")
+    assert one.has() == {"good": ("x", 0)} and not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_a_directory_elsewhere_keeps_no_other_from_being_taken(hosts):
+    one, two, _three = hosts
+    one.upload("a", 1)
+    one.upload("b/c", 1)
+    for name in ("a/x", "b", "c"):
+        two.upload(name, 2)
+    two.sync()
+    code, said = one.sync(two)
+    assert code == 1 and f"{two.url}: a/x: " in said and f"{two.url}: b: " in said
+    assert one.has() == {"a": ("x", 1), "b/c": ("x", 1), "c": ("x", 2)}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_does_not_arrive_whole_is_left_for_the_next_time(hosts, strict):
+    one, two, three = hosts
+    two.upload("a", 1, "half")
+    three.upload("b", 1)
+    two.sync()
+    three.sync()
+    two.server.missing = {"/media/a": 4}
+    assert one.sync(two, three, strict=strict)[0] == strict
+    two.server.answers = {"/media-sync": f"{NOW + 2} -1 b\n{NOW} 1 a".encode()}  # half a name
+    assert one.sync(two, strict=strict)[0] == strict
+    assert one.has() == {} and not (one.root / "b").exists()
+    two.server.answers, two.server.missing = {}, {}
+    three.server.shutdown()
+    three.server.server_close()
+    code, said = one.sync(three, two, strict=strict)
+    assert code == strict and "ConnectionRefusedError" in said and one.has() == {"a": ("half", 1)}
+
+
+def test_old_deletions_and_notes_that_were_cut_off_are_forgotten(hosts):
+    one = hosts[0]
+    one.delete("old", -NOW + 10**9)
+    one.delete("new", 1)
+    (one.root / ".sync/deleted" / ("0" * 64)).write_text("cut o")
+    assert one.sync() == (0, "")
+    assert (one.root / ".sync/index").read_text() == f"{NOW + 1} -1 new\n"
+    assert len(list((one.root / ".sync/deleted").iterdir())) == 1
