@@ -1,11 +1,10 @@
 """What a build that failed says: the sentence it ends with."""
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
-from test_repository import ROOT
+from test_modules import load
 
 PROJECT = """
 class ImproperlyConfigured(Exception):
@@ -45,10 +44,7 @@ ERROR: Failed to build 'file:///tmp/abacus' when getting requirements to build w
 
 @pytest.fixture(scope="module")
 def build():
-    spec = importlib.util.spec_from_file_location("build", ROOT / "roles/django/files/build/build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("roles/django/files/build/build.py")
 
 
 def said(program):

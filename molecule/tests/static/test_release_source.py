@@ -1,20 +1,16 @@
 """Of which files a release is made: those of a directory, in a git working tree and elsewhere."""
 
-import importlib.util
 import os
 import socket
 import subprocess
 
 import pytest
-from test_repository import ROOT
+from test_modules import load
 
 
 @pytest.fixture(scope="module")
 def source():
-    spec = importlib.util.spec_from_file_location("release_source", ROOT / "roles/django/library/release_source.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("roles/django/library/release_source.py")
 
 
 def write(directory, files):
