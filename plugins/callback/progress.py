@@ -330,7 +330,7 @@ class CallbackModule(Default):
         super().v2_runner_on_unreachable(result)
 
     def v2_runner_retry(self, result):
-        said = result.result.get("running_for")  # playbooks/library/long_command.py
+        said = result.result.get("running_for")  # plugins/modules/long_command.py
         if said is None:
             super().v2_runner_retry(result)
             return

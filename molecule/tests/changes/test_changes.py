@@ -6,14 +6,11 @@ import secrets
 import socket
 import ssl
 import subprocess
-import sys
 
 import pytest
 from ansible.parsing.vault import VaultLib
-from tier import ROOT
 
-sys.path.insert(0, str(ROOT / "playbooks"))
-from nodes import vault_of
+from controller.inventory import vault_of
 
 
 def words(done):

@@ -9,16 +9,14 @@ import shlex
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 import uuid
 
 import pytest
-from tier import ROOT, inside
+from tier import inside
 
-sys.path.insert(0, str(ROOT / "playbooks"))
-from nodes import vault_of
+from controller.inventory import vault_of
 
 # What logs by the journal, on the hosts of each group. The balancers' engine comes besides.
 SERVICES = {

@@ -5,18 +5,15 @@ import contextlib
 import functools
 import json
 import re
-import sys
 import time
 import types
 import urllib.parse
 
-import pytest
-from tier import ROOT
-
-sys.path.insert(0, str(ROOT / "playbooks"))
 import alarms
-import browser
+import pytest
 from sinks import Sinks
+
+from controller import browser
 
 COMMANDS = "/var/lib/nagios4/rw/nagios.cmd"
 SPOOL = "/var/lib/nagios-notify"
