@@ -127,6 +127,16 @@ def test_roles_name_no_group_and_read_no_other_host(role):
             assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b|\bhostvars\b", path.read_text()), path
 
 
+def test_what_changes_with_the_hosts_is_in_members_yml():
+    """Adding and removing a host include that file of every role that knows other hosts."""
+    nodes = load(ROOT / "playbooks/vars/nodes.yml")
+    roles = {role for part in ("node_doors", "node_users") for names in nodes[part].values() for role in names}
+    roles |= set(load(ROOT / "group_vars/lb.yml").get("lb_engines", {}))
+    assert {role for role in roles if not (ROOT / "roles" / role / "tasks/members.yml").exists()} == set()
+    parts = {path.name for path in (ROOT / "roles").glob("*/tasks/*.yml") if "# What changes" in path.read_text(encoding="utf-8")}
+    assert parts == {"members.yml"}
+
+
 # Formats in which a comment would be an entry.
 NO_COMMENTS = {"follow.json.j2", "pcppass.j2", "pool_passwd.j2"}
 
