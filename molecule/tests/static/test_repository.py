@@ -127,6 +127,32 @@ def test_roles_name_no_group_and_read_no_other_host(role):
             assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b|\bhostvars\b", path.read_text()), path
 
 
+def test_private_names_are_used_in_their_role_alone():
+    """A name with a role's prefix belongs to the longest such role: __munin_node_x is munin_node's."""
+    def owners(path):
+        names = re.findall(r"\b__([a-z]\w*)", path.read_text(encoding="utf-8"))
+        matches = {name: [role.name for role in ROLES if name.startswith(f"{role.name}_")] for name in names if not name.endswith("__")}
+        return {name: max(found, key=len, default=None) for name, found in matches.items()}
+    for role in ROLES:
+        for path in [*role.rglob("*.yml"), *role.rglob("*.j2")]:
+            assert {name for name, owner in owners(path).items() if owner != role.name} == set(), path
+    for folder in ("playbooks", "group_vars", "molecule"):
+        for path in [*(ROOT / folder).rglob("*.yml"), *(ROOT / folder).rglob("*.j2")]:
+            assert {name for name, owner in owners(path).items() if owner} == set(), path
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_what_a_role_returns_is_declared(role):
+    """What it registers or sets by a public name; an entry point of its specs says "Returns `ROLE_x`: ..."."""
+    returned = set()
+    for path in [*(role / "tasks").glob("*.yml"), *(role / "handlers").glob("*.yml")]:
+        for task in tasks(path):
+            returned |= {task.get("register", "__"), *task.get("ansible.builtin.set_fact", {})}
+    returned = {name for name in returned if not name.startswith("__")}
+    assert returned == set(re.findall(r"Returns `(\w+)`", (role / "meta/argument_specs.yml").read_text(encoding="utf-8")))
+    assert {name for name in returned if not name.startswith(f"{role.name}_")} == set()
+
+
 def test_what_changes_with_the_hosts_is_in_members_yml():
     """Adding and removing a host include that file of every role that knows other hosts."""
     nodes = load(ROOT / "playbooks/vars/nodes.yml")
