@@ -187,6 +187,19 @@ def test_what_is_notified_exists_and_what_exists_is_notified(role):
     assert {h["name"] for h in handlers} == heard, "a handler nobody notifies"
 
 
+# Words that name nothing without the text around them. A program's name may have one of them after a hyphen.
+VAGUE = re.compile(r"(?<![-\w])(it|its|who|whom|told|said|found|one|place|anew|aside|everybody|nobody)(?![-\w])", re.I)
+
+
+@pytest.mark.parametrize("path", sorted([*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "roles").glob("*/handlers/*.yml")]),
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_of_tasks_stand_alone(path):
+    """In a log each is read without the tasks around it."""
+    names = [task.get("name", "") for task in tasks(path)]
+    assert "" not in names and [name for name in names if VAGUE.search(name)] == []
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "roles").glob("*/tasks/*.yml")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_templates_have_a_mode(path):
     for task in tasks(path):
