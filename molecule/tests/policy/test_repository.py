@@ -116,6 +116,44 @@ def test_roles_name_no_group_and_read_no_other_host(role):
             assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b|\bhostvars\b", path.read_text()), path
 
 
+def test_private_names_are_used_in_their_role_alone():
+    """A name with a role's prefix belongs to the longest such role: __munin_node_x is munin_node's."""
+    def owners(path):
+        names = re.findall(r"\b__([a-z]\w*)", path.read_text(encoding="utf-8"))
+        matches = {name: [role.name for role in ROLES if name.startswith(f"{role.name}_")] for name in names if not name.endswith("__")}
+        return {name: max(found, key=len, default=None) for name, found in matches.items()}
+    for role in ROLES:
+        for path in [*role.rglob("*.yml"), *role.rglob("*.j2")]:
+            assert {name for name, owner in owners(path).items() if owner != role.name} == set(), path
+    for folder in ("playbooks", "molecule"):
+        for path in [*(ROOT / folder).rglob("*.yml"), *(ROOT / folder).rglob("*.j2")]:
+            assert {name for name, owner in owners(path).items() if owner} == set(), path
+    for path in (ROOT / "group_vars").rglob("*.yml"):
+        assert path.name == "vault.yml" or owners(path) == {}, path
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
+def test_what_a_role_returns_is_declared(role):
+    """What it registers or sets by a public name; an entry point of its specs says "Returns `ROLE_x`: ..."."""
+    returned = set()
+    for path in [*(role / "tasks").glob("*.yml"), *(role / "handlers").glob("*.yml")]:
+        for task in tasks(path):
+            returned |= {task.get("register", "__"), *task.get("ansible.builtin.set_fact", {})}
+    returned = {name for name in returned if not name.startswith("__")}
+    assert returned == set(re.findall(r"Returns `(\w+)`", (role / "meta/argument_specs.yml").read_text(encoding="utf-8")))
+    assert {name for name in returned if not name.startswith(f"{role.name}_")} == set()
+
+
+def test_what_changes_with_the_hosts_is_in_members_yml():
+    """Adding and removing a host include that file of every role that knows other hosts."""
+    nodes = load(ROOT / "playbooks/vars/nodes.yml")
+    roles = {role for part in ("node_doors", "node_users") for names in nodes[part].values() for role in names}
+    roles |= set(load(ROOT / "group_vars/lb.yml").get("lb_engines", {}))
+    assert {role for role in roles if not (ROOT / "roles" / role / "tasks/members.yml").exists()} == set()
+    parts = {path.name for path in (ROOT / "roles").glob("*/tasks/*.yml") if "# What changes" in path.read_text(encoding="utf-8")}
+    assert parts == {"members.yml"}
+
+
 # Formats in which a comment would be an entry.
 NO_COMMENTS = {"follow.json.j2", "pcppass.j2", "pool_passwd.j2"}
 
@@ -138,6 +176,19 @@ def test_what_is_notified_exists_and_what_exists_is_notified(role):
     assert notified <= names, f"no such handler: {notified - names}"
     heard = {h["name"] for h in handlers if h["name"] in notified or h.get("listen") in notified}
     assert {h["name"] for h in handlers} == heard, "a handler nobody notifies"
+
+
+# Words that name nothing without the text around them. A program's name may have one of them after a hyphen.
+VAGUE = re.compile(r"(?<![-\w])(it|its|who|whom|told|said|found|one|place|anew|aside|everybody|nobody)(?![-\w])", re.I)
+
+
+@pytest.mark.parametrize("path", sorted([*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "roles").glob("*/handlers/*.yml")]),
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_of_tasks_stand_alone(path):
+    """In a log each is read without the tasks around it."""
+    names = [task.get("name", "") for task in tasks(path)]
+    assert "" not in names and [name for name in names if VAGUE.search(name)] == []
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "roles").glob("*/tasks/*.yml")), ids=lambda p: str(p.relative_to(ROOT)))
