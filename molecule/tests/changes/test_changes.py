@@ -120,10 +120,18 @@ def test_a_certificate_of_another_authority_is_not_replaced(tier, make, tmp_path
 
 
 def test_another_password_than_the_databases_have_is_refused(place, make):
-    kept = [place.on(host, "sha256sum /etc/patroni/config.yml") for host in place.groups["db"]]
-    done = make("site", "LIMIT=db", "TAGS=patroni,postgresql", f"VARS={json.dumps({'db_replication_password': 'another', 'db_site_password': 'another'})}")
-    assert done.returncode != 0 and f"The password of {place.facts['site_name']}, replicator in the vault" in words(done), words(done)
-    assert [place.on(host, "sha256sum /etc/patroni/config.yml") for host in place.groups["db"]] == kept
+    """Also by a run on app hosts alone, whose pgpool would be given it."""
+    def written():
+        return [place.on(host, f"sha256sum {path}") for group, path in (("db", "/etc/patroni/config.yml"), ("app", "/etc/pgpool2/pool_passwd"))
+                for host in place.groups[group]]
+
+    site, kept = place.facts["site_name"], written()
+    for limit, tags, variables, refused in [
+            ("db", "patroni,postgresql", ("db_replication_password", "db_site_password"), f"The password of {site}, replicator in the vault"),
+            ("app", "pgpool", ("db_site_password",), f"The password of {site} in the vault"), ("db", "patroni", ("patroni_password",), "not the one that etcd has")]:
+        done = make("site", f"LIMIT={limit}", f"TAGS={tags}", f"VARS={json.dumps(dict.fromkeys(variables, 'another'))}")
+        assert done.returncode != 0 and "Nothing was touched." in words(done) and refused in words(done), words(done)
+    assert written() == kept
 
 
 def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):
