@@ -148,6 +148,48 @@ def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):
     place.whole()
 
 
+@pytest.fixture(name="second_network")
+def second_network_fixture(place):
+    """The interface of a second network, which every balancer is in for a while."""
+    network = f"realworld-{place.env}-second"
+    # Internal: the way out stays where it was.
+    place.docker("network", "create", "--internal", "--subnet", "198.18.7.0/24", network)
+    try:
+        for lb in place.groups["lb"]:
+            place.docker("network", "connect", network, place.container(lb))
+        shown = json.loads(place.on(place.groups["lb"][0], "ip -json -4 address"))
+        yield next(link["ifname"] for link in shown if link for one in link["addr_info"] if one["local"].startswith("198.18.7."))
+    finally:
+        for lb in place.groups["lb"]:
+            place.docker("network", "disconnect", network, place.container(lb), check=False)
+        place.docker("network", "rm", network, check=False)
+
+
+def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(place, make, second_network):
+    """One whose network it is not in is refused before anything is touched, unless the prefix says that it is in none."""
+    def interfaces():
+        shown = json.loads(place.on(place.holder(), "ip -json -4 address"))
+        return [link["ifname"] for link in shown if link for one in link["addr_info"] if one["local"] == place.facts["lb_vip"]]
+
+    first = interfaces()
+    assert first and second_network not in first
+    configured = [place.on(lb, "sha256sum /etc/keepalived/keepalived.conf") for lb in place.groups["lb"]]
+    wrong = {"keepalived_vip_interface": second_network}
+    refused = make("site", "LIMIT=lb", "TAGS=keepalived", f"VARS={json.dumps(wrong)}")
+    assert refused.returncode != 0 and "Nothing was touched." in words(refused), words(refused)
+    assert f"lb_vip {place.facts['lb_vip']} is in no network of the interface {second_network}" in words(refused), words(refused)
+    assert [place.on(lb, "sha256sum /etc/keepalived/keepalived.conf") for lb in place.groups["lb"]] == configured
+    try:
+        done = make("site", "LIMIT=lb", "TAGS=keepalived", f"VARS={json.dumps(wrong | {'keepalived_vip_prefix': '32'})}")
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert interfaces() == [second_network]
+    finally:
+        done = make("site", "LIMIT=lb", "TAGS=keepalived")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert interfaces() == first
+    place.whole()
+
+
 def booted(place, host):
     """When a host's systemd came up."""
     return place.on(host, "systemctl show -P UserspaceTimestamp")
