@@ -201,6 +201,18 @@ def test_templates_have_a_mode(path):
             assert "mode" in task["files"], f"{path}: {task.get('name')}"
 
 
+def test_a_host_that_may_be_away_ends_no_run():
+    """A task that is run_once, or fatal for all, ends the run whatever ignore_unreachable says: Ansible's linear strategy looks at the result alone."""
+    for path in [*(ROOT / "playbooks").rglob("*.yml"), *(ROOT / "roles").glob("*/tasks/*.yml")]:
+        content = load(path)  # of variables, a mapping
+        for play in content if isinstance(content, list) else []:
+            everything = [task for part in ("pre_tasks", "tasks", "post_tasks") for task in play.get(part) or []] if "hosts" in play else [play]
+            for task in everything:
+                if task.get("ignore_unreachable"):
+                    fatal = task.get("any_errors_fatal", play.get("any_errors_fatal", "roles" in path.parts))
+                    assert not task.get("run_once") and not fatal, f"{path}: {task['name']}"
+
+
 def test_every_verb_is_explained():
     """`make help` lists every verb; the README names every one of them."""
     verbs = re.findall(r"(?m)^([a-z-]+):.*## ", (ROOT / "Makefile").read_text())
