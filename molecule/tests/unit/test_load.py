@@ -8,6 +8,7 @@ from repository import ROOT
 from repository import load as load_yaml
 from tier import load_plugins
 
+from controller import errors
 from controller.commands import load, smoke
 
 SITE = load_yaml(ROOT / "group_vars/all/site.yml")
@@ -26,14 +27,14 @@ def crawl():
 
 @pytest.mark.parametrize(("users", "seconds", "said"), [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")])
 def test_what_is_no_number_is_refused(users, seconds, said):
-    with pytest.raises(load.nodes.Refused, match=f"{said} is no number"):
+    with pytest.raises(errors.Refused, match=f"{said} is no number"):
         load.bounds(users, seconds)
     assert load.bounds("5", "10") == (5, 10)
 
 
 def test_production_is_refused_and_then_spared():
     real = {"env_name": "production", "containers": False}
-    with pytest.raises(load.nodes.Refused, match="ANYWAY=1"):
+    with pytest.raises(errors.Refused, match="ANYWAY=1"):
         load.spared(real, anyway=False)
     assert load.spared(real, anyway=True)
     assert not load.spared(real | {"containers": True}, anyway=False)  # its rehearsal
