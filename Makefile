@@ -149,7 +149,7 @@ endif
 secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
 	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
 
-secret: ready ## Show one secret of ENV: make secret NAME=munin_password
+secret: ready ## Show one secret of ENV: make secret NAME=monitor_password
 	@ansible-vault view $(VAULT) | python -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["$(NAME)"])'
 
 summary:
