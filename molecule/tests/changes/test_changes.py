@@ -85,7 +85,7 @@ def test_certificates_are_renewed(place, make, unharmed, certificate):
     with unharmed():
         assert make("secrets", "RENEW=1").returncode == 0
         # They are signed for 3650 days.
-        done = make("site", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,munin,rsyslog", f"VARS={json.dumps({'certificate_renew_days': 3651})}")
+        done = make("site", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,monitor_web,rsyslog", f"VARS={json.dumps({'certificate_renew_days': 3651})}")
         assert done.returncode == 0, done.stdout[-3000:]
         assert certificate() != shown
         assert {lb: since(place, lb, "nginx") for lb in before} == before  # reads them anew, which takes no start
