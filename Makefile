@@ -58,7 +58,7 @@ export VERB := $(strip make $(MAKECMDGOALS) $(foreach name,ENV REHEARSE MITOGEN,
 export VERB_RUN := $(shell date +%s%N)
 endif
 test verify bench drill drills: export VERB :=
-# Of what a verb does by the way, only failures are printed.
+# Of what a verb does by the way, failures and messages about changes are printed.
 QUIET = PROGRESS=quiet
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)

@@ -9,8 +9,8 @@ import sys
 import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
+from repository import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 RENAMED = yaml.safe_load((ROOT / "playbooks/vars/secrets.yml").read_text())["secrets_renamed"]
 PASSWORD = "of the vault"
 # What takes seconds to make, and this is not about.
@@ -39,7 +39,7 @@ class Tier:
 
     def run(self, playbook: str, *options: str) -> tuple[int, str]:
         """(exit code, output) of a playbook, as `make secrets` runs it."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("VERB", "ANSIBLE_", "MOLECULE", "RENEW"))}
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("VERB", "ANSIBLE_", "MOLECULE", "RENEW", "PYTHONDONT"))}
         env |= {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_VAULT_PASSWORD_FILE": str(self.root / "password"), "ENV": "x", "PROGRESS": "quiet",
                 "PATH": f"{pathlib.Path(sys.executable).parent}:{env['PATH']}"}
         done = subprocess.run(["ansible-playbook", "-i", str(self.root / "inventories/x.yml"), playbook, *options], cwd=ROOT, env=env, check=False,
@@ -75,6 +75,6 @@ def test_a_vault_is_carried_over_once_with_the_same_values(tier):
 
 def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier):
     tier.fill({"etcd_root_password": "a", "munin_password": "b"})
-    code, said = tier.run("playbooks/preflight.yml", "--start-at-task", "Check the names of the secrets")
+    code, said = tier.run("playbooks/parts/preflight.yml", "--start-at-task", "Check the names of the secrets")
     assert code == 2 and "Nothing was touched. The vault of x has monitor_password as munin_password. Rename it: make secrets ENV=x" in said
     assert "patroni_password" not in said
