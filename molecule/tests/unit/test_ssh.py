@@ -64,7 +64,7 @@ def test_a_host_is_not_judged_by_a_machine_that_is_busy(fake, tmp_path, monkeypa
     assert query.silence(said).startswith("was not asked in time: this machine is busy")
 
 
-@pytest.mark.parametrize(("python_s", "state", "calls"), [(0.01, ssh.State.UNREACHABLE, 1), (0.2, ssh.State.ANSWERED, 2)], ids=["idle", "slow"])
+@pytest.mark.parametrize(("python_s", "state", "calls"), [(0.01, ssh.State.UNREACHABLE, 1), (0.5, ssh.State.ANSWERED, 2)], ids=["idle", "slow"])
 def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(fake, monkeypatch, python_s, state, calls):
     """Where it has other work, the login that a host has two seconds for takes longer than that, and says nothing of the host."""
     monkeypatch.setattr(ssh, "CONNECT_S", 0.3)
