@@ -33,8 +33,27 @@ WHEELS = SCRATCH / "wheels"
 PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-input"]
 
 # Text, and fonts and images that are not compressed by themselves.
-COMPRESSIBLE = {".css", ".csv", ".eot", ".htm", ".html", ".ico", ".js", ".json", ".map", ".md", ".mjs", ".otf",
-                ".rss", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml"}
+COMPRESSIBLE = {
+    ".css",
+    ".csv",
+    ".eot",
+    ".htm",
+    ".html",
+    ".ico",
+    ".js",
+    ".json",
+    ".map",
+    ".md",
+    ".mjs",
+    ".otf",
+    ".rss",
+    ".svg",
+    ".ttf",
+    ".txt",
+    ".wasm",
+    ".webmanifest",
+    ".xml",
+}
 
 # What the tier's settings import, each with the packages that make adding it unnecessary.
 ADDED = {"psycopg.txt": {"psycopg", "psycopg2", "psycopg2-binary"}, "pymemcache.txt": {"pymemcache"}}
@@ -56,8 +75,15 @@ class Log:
     def run(self, command, attempt, **options):
         """Run a command and return what it said. Raises Failed: "could not <attempt>: <its last lines>"."""
         print("$", *command, file=self.file, flush=True)
-        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, errors="replace", check=False, **options)
+        done = subprocess.run(
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            **options,
+        )
         print(done.stdout, file=self.file, flush=True)
         if done.returncode:
             raise Failed(f"could not {attempt}: {telling(done.stdout)}")
@@ -75,10 +101,16 @@ def ended_with(lines):
         begun = re.match(r"( *)Traceback \(most recent call last\):$", line)
         if begun and not lines[max(number - 1, 0)].startswith(IGNORED):
             margin = begun[1]  # pip indents what a build says
-            rest = list(itertools.dropwhile(lambda other, margin=margin: other.startswith(f"{margin} "), lines[number + 1:]))
+            rest = list(
+                itertools.dropwhile(lambda other, margin=margin: other.startswith(f"{margin} "), lines[number + 1 :])
+            )
             rest = list(itertools.takewhile(lambda other: not other.startswith(IGNORED), rest))
-            said = list(itertools.takewhile(lambda other, margin=margin: other.startswith(margin) and other.strip() != "[end of output]", rest))
-            found = said[:3], rest[len(said[:3]):]
+            said = list(
+                itertools.takewhile(
+                    lambda other, margin=margin: other.startswith(margin) and other.strip() != "[end of output]", rest
+                )
+            )
+            found = said[:3], rest[len(said[:3]) :]
     return found
 
 
@@ -106,8 +138,11 @@ def install_packages(log, packages):
     """Debian packages of the site: what its wheels are built with, and what they load when they run."""
     if packages:
         log.run(["apt-get", "update"], "read Debian's package lists")
-        log.run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], f"install {' '.join(packages)}",
-                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+        log.run(
+            ["apt-get", "install", "--yes", "--no-install-recommends", *packages],
+            f"install {' '.join(packages)}",
+            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+        )
 
 
 def collect_wheels(log, build, source):
@@ -117,8 +152,12 @@ def collect_wheels(log, build, source):
     shutil.copytree(source, work, symlinks=True)
 
     def wheel(what, attempt):
-        log.run([*PIP, "wheel", "--quiet", "--wheel-dir", WHEELS, *what], attempt, cwd=work,
-                env=os.environ | {"SOURCE_DATE_EPOCH": str(build["epoch"])})
+        log.run(
+            [*PIP, "wheel", "--quiet", "--wheel-dir", WHEELS, *what],
+            attempt,
+            cwd=work,
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(build["epoch"])},
+        )
 
     requirements = build["requirements"]
     if requirements:
@@ -131,23 +170,45 @@ def collect_wheels(log, build, source):
         wheel([*(["--no-deps"] if requirements else []), f"./{own.name}"], f"get what {own.name} names")
     elif not requirements:
         if not any((work / name).exists() for name in ("pyproject.toml", "setup.py")):
-            raise Failed("the source is no Python package (no pyproject.toml): site_requirements must name a requirements file")
+            raise Failed(
+                "the source is no Python package (no pyproject.toml): site_requirements must name a requirements file"
+            )
         wheel(["."], "build the source as a Python package")
 
     brought = {wheel_name(path)[0] for path in WHEELS.glob("*.whl")}
     if "django" not in brought:
         raise Failed(f"{requirements or 'the source'} does not bring Django")
     if added := [name for name, equivalents in ADDED.items() if not brought & equivalents]:
-        wheel(["--no-deps", "--require-hashes", *(word for name in added for word in ("--requirement", FILES / "build" / name))],
-              f"get what {' and '.join(added)} of the tier name")
+        wheel(
+            [
+                "--no-deps",
+                "--require-hashes",
+                *(word for name in added for word in ("--requirement", FILES / "build" / name)),
+            ],
+            f"get what {' and '.join(added)} of the tier name",
+        )
     return sorted(WHEELS.glob("*.whl"))
 
 
 def install_wheels(log, venv, wheels):
     """The virtualenv, without pip: nothing is ever installed into it again."""
     log.run(["python3", "-m", "venv", "--without-pip", venv], "make a virtualenv")
-    log.run([*PIP, "--python", venv / "bin/python", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
-             "--find-links", WHEELS, *("==".join(wheel_name(path)) for path in wheels)], "install the wheels")
+    log.run(
+        [
+            *PIP,
+            "--python",
+            venv / "bin/python",
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            "--find-links",
+            WHEELS,
+            *("==".join(wheel_name(path)) for path in wheels),
+        ],
+        "install the wheels",
+    )
 
 
 def collect_static(log, build, release):
@@ -155,16 +216,34 @@ def collect_static(log, build, release):
     static = release / "static"
     static.mkdir()
     site = SCRATCH / "site.json"
-    site.write_text(json.dumps({
-        "settings": build["settings"], "environment": build["environment"],
-        "secrets": dict.fromkeys(build["secrets"], "for building only"), "static": build["static"],
-    }), encoding="utf-8")
-    python = {"cwd": release / "src", "env": os.environ | {
-        "PYTHONPATH": f"{release / 'src'}:{FILES}", "PYTHONDONTWRITEBYTECODE": "1",
-        "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
-        "REALWORLD_SITE": str(site), "REALWORLD_STATIC_ROOT": str(static)}}
+    site.write_text(
+        json.dumps(
+            {
+                "settings": build["settings"],
+                "environment": build["environment"],
+                "secrets": dict.fromkeys(build["secrets"], "for building only"),
+                "static": build["static"],
+            }
+        ),
+        encoding="utf-8",
+    )
+    python = {
+        "cwd": release / "src",
+        "env": os.environ
+        | {
+            "PYTHONPATH": f"{release / 'src'}:{FILES}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
+            "REALWORLD_SITE": str(site),
+            "REALWORLD_STATIC_ROOT": str(static),
+        },
+    }
     try:
-        log.run([release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"], "collect the static files", **python)
+        log.run(
+            [release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"],
+            "collect the static files",
+            **python,
+        )
     except Failed as error:
         if "Unknown command: 'collectstatic'" not in str(error):
             raise
@@ -175,8 +254,16 @@ def collect_static(log, build, release):
 def refuse_missing(log, build, release, python):
     """Refuse templates of the site that name no static file, as their pages would fail; tell of those of other packages, which may never be used."""
     try:
-        said = log.run([release / "venv/bin/python", FILES / "build/static_names.py", release / "src", build["settings"].partition(".")[0]],
-                       "look at the templates", **python)
+        said = log.run(
+            [
+                release / "venv/bin/python",
+                FILES / "build/static_names.py",
+                release / "src",
+                build["settings"].partition(".")[0],
+            ],
+            "look at the templates",
+            **python,
+        )
     except Failed as error:
         log.warn(f"{error}. Whether they name static files that are not there is not known")
         return
@@ -184,10 +271,14 @@ def refuse_missing(log, build, release, python):
     told = [f"{template.removeprefix(f'{release}/')} names {name}" for template, name, own in missing if own]
     for template, name, own in missing:
         if not own:
-            log.warn(f"{template.removeprefix(f'{release}/')} names the static file {name}, which is not there: a page that uses it fails")
+            log.warn(
+                f"{template.removeprefix(f'{release}/')} names the static file {name}, which is not there: a page that uses it fails"
+            )
     if told:
-        raise Failed(f"static files are not there, and pages that use them would fail: {'; '.join(told[:5])}{f'; {len(told) - 5} more' if told[5:] else ''}. "
-                     "Where the names are right like that, say manifest_strict: False in the OPTIONS of STORAGES['staticfiles']")
+        raise Failed(
+            f"static files are not there, and pages that use them would fail: {'; '.join(told[:5])}{f'; {len(told) - 5} more' if told[5:] else ''}. "
+            "Where the names are right like that, say manifest_strict: False in the OPTIONS of STORAGES['staticfiles']"
+        )
 
 
 def compress_static(log, static):
@@ -224,8 +315,19 @@ def compile_bytecode(log, release):
     """
     for part in ("venv/lib", "src"):
         try:
-            log.run([release / "venv/bin/python", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash", release / part],
-                    "compile", env=os.environ | {"PYTHONHASHSEED": "0"})
+            log.run(
+                [
+                    release / "venv/bin/python",
+                    "-m",
+                    "compileall",
+                    "-qq",
+                    "--invalidation-mode",
+                    "unchecked-hash",
+                    release / part,
+                ],
+                "compile",
+                env=os.environ | {"PYTHONHASHSEED": "0"},
+            )
         except Failed:
             pass  # templates of code and the like; what the site imports is proven on the hosts
 
@@ -243,8 +345,11 @@ def manifest(log, build, release, wheels):
         "version": build["version"],
         "source": {"kind": build["kind"], "from": build["source"], "ref": build["ref"], "commit": build["commit"]},
         "python": ".".join(map(str, sys.version_info[:3])),
-        "wheels": [{"name": name, "version": version, "file": path.name, "sha256": sha256(path)}
-                   for path in wheels for name, version in [wheel_name(path)]],
+        "wheels": [
+            {"name": name, "version": version, "file": path.name, "sha256": sha256(path)}
+            for path in wheels
+            for name, version in [wheel_name(path)]
+        ],
         "tools": {
             "debian": pathlib.Path("/etc/debian_version").read_text(encoding="utf-8").strip(),
             "pip": importlib.metadata.version("pip"),
@@ -256,9 +361,26 @@ def manifest(log, build, release, wheels):
 
 def pack(log, build, directory, target):
     """A directory's content as a tar file: the same content, the same bytes."""
-    log.run(["tar", "--create", "--file", target, "--use-compress-program", "gzip --no-name -3", "--directory", directory,
-             "--sort=name", "--owner=root:0", "--group=root:0", "--mode=u=rwX,go=rX", f"--mtime=@{build['epoch']}",
-             "--format=gnu", "."], "pack the release")
+    log.run(
+        [
+            "tar",
+            "--create",
+            "--file",
+            target,
+            "--use-compress-program",
+            "gzip --no-name -3",
+            "--directory",
+            directory,
+            "--sort=name",
+            "--owner=root:0",
+            "--group=root:0",
+            "--mode=u=rwX,go=rX",
+            f"--mtime=@{build['epoch']}",
+            "--format=gnu",
+            ".",
+        ],
+        "pack the release",
+    )
 
 
 def make(log, build):

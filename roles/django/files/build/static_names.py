@@ -23,7 +23,10 @@ def directories(loaders):
     """Those that template loaders look into."""
     for loader in loaders:
         yield from directories(getattr(loader, "loaders", []))  # of one that keeps what others have loaded
-        yield from (pathlib.Path(directory).resolve() for directory in (loader.get_dirs() if hasattr(loader, "get_dirs") else []))
+        yield from (
+            pathlib.Path(directory).resolve()
+            for directory in (loader.get_dirs() if hasattr(loader, "get_dirs") else [])
+        )
 
 
 def names(text):
@@ -33,7 +36,13 @@ def names(text):
         words = token.split_contents() if token.token_type == TokenType.BLOCK else []
         if words[:1] in (["comment"], ["endcomment"]):
             hidden += 1 if words[0] == "comment" else -1
-        elif len(words) > 1 and words[0] == "static" and not hidden and words[1][0] in "'\"" and words[1][-1] == words[1][0]:
+        elif (
+            len(words) > 1
+            and words[0] == "static"
+            and not hidden
+            and words[1][0] in "'\""
+            and words[1][-1] == words[1][0]
+        ):
             yield words[1][1:-1]
 
 
@@ -46,7 +55,11 @@ def main():
     if apps.is_installed("django.contrib.staticfiles"):
         from django.contrib.staticfiles.storage import staticfiles_storage
 
-        found = [engines[alias].engine for alias in engines.templates if issubclass(import_string(engines.templates[alias]["BACKEND"]), DjangoTemplates)]
+        found = [
+            engines[alias].engine
+            for alias in engines.templates
+            if issubclass(import_string(engines.templates[alias]["BACKEND"]), DjangoTemplates)
+        ]
         for directory in {directory for engine in found for directory in directories(engine.template_loaders)}:
             for path in directory.rglob("*"):
                 try:

@@ -83,7 +83,10 @@ def static_storage(project, tier):
     own = project.get("STORAGES", {}).get("staticfiles") or {"BACKEND": project.get("STATICFILES_STORAGE", "")}
     if not own["BACKEND"]:
         return {"BACKEND": tier}
-    return {"BACKEND": "realworld.static_storage.storage", "OPTIONS": {"tier": tier, "own": own["BACKEND"], "options": own.get("OPTIONS", {})}}
+    return {
+        "BACKEND": "realworld.static_storage.storage",
+        "OPTIONS": {"tier": tier, "own": own["BACKEND"], "options": own.get("OPTIONS", {})},
+    }
 
 
 class RequestId(logging.Filter):

@@ -7,8 +7,13 @@ import re
 # too long (57014), a deadlock or a lock that was not had is an answer: the same would come again, from a database that is busy already.
 LOST = re.compile(r"08|57P0[123]|58|XX000")
 # What begins a statement that changes nothing, behind comments.
-READS = re.compile(r"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*(?:select|values|table|show|set|begin|savepoint|release|rollback|declare|fetch|close)\b", re.I | re.S)
-READS_WITH = re.compile(r"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*with\b(?!.*\b(?:insert|update|delete|merge)\b)", re.I | re.S)
+READS = re.compile(
+    r"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*(?:select|values|table|show|set|begin|savepoint|release|rollback|declare|fetch|close)\b",
+    re.I | re.S,
+)
+READS_WITH = re.compile(
+    r"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*with\b(?!.*\b(?:insert|update|delete|merge)\b)", re.I | re.S
+)
 
 
 def lost(error: BaseException | None) -> bool:

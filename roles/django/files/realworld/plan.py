@@ -25,7 +25,10 @@ def wider(old, new):
 def filled(field, connection):
     """Whether the database fills a field that an INSERT does not name."""
     default = getattr(field, "db_default", models.NOT_PROVIDED)  # since Django 5.0, as is generated
-    return bool(field.null or getattr(field, "generated", False) or field.db_type_suffix(connection)) or default is not models.NOT_PROVIDED
+    return (
+        bool(field.null or getattr(field, "generated", False) or field.db_type_suffix(connection))
+        or default is not models.NOT_PROVIDED
+    )
 
 
 def stored(field):
@@ -94,7 +97,9 @@ def breaks(operation, app, before, after, tables, connection):
         case ops.AddField():
             new = field(after, operation.name)
             if new.db_type(connection) and not filled(new, connection):
-                return [f"adds {name}.{operation.name}, which the running release does not fill: allow NULL or give it a db_default"]
+                return [
+                    f"adds {name}.{operation.name}, which the running release does not fill: allow NULL or give it a db_default"
+                ]
         case ops.AlterField():
             why = altered(field(before, operation.name), field(after, operation.name), connection)
             return [f"{name}.{operation.name}: {why}"] if why else []
@@ -106,7 +111,11 @@ def breaks(operation, app, before, after, tables, connection):
         case ops.AlterOrderWithRespectTo():
             ordered = bool(after.apps.get_model(app, model)._meta.order_with_respect_to)
             if ordered != bool(old.order_with_respect_to):
-                return [f"adds {name}._order, which the running release does not fill" if ordered else f"removes {name}._order"]
+                return [
+                    f"adds {name}._order, which the running release does not fill"
+                    if ordered
+                    else f"removes {name}._order"
+                ]
     return []
 
 
@@ -119,10 +128,14 @@ def judge(migrations, state, connection):
         for operation in migration.operations:
             before = state.clone()
             operation.state_forwards(app, state)
-            for part in operation.database_operations if isinstance(operation, ops.SeparateDatabaseAndState) else [operation]:
+            for part in (
+                operation.database_operations if isinstance(operation, ops.SeparateDatabaseAndState) else [operation]
+            ):
                 after = before.clone()
                 part.state_forwards(app, after)
-                found += [f"{migration} {sentence}" for sentence in breaks(part, app, before, after, tables, connection)]
+                found += [
+                    f"{migration} {sentence}" for sentence in breaks(part, app, before, after, tables, connection)
+                ]
                 before = after
     return found
 

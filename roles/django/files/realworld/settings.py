@@ -82,17 +82,19 @@ DATABASES = DATABASES | {"default": _database(DATABASES.get("default", {}))}
 CACHES = _project.get("CACHES", {})
 CACHES = CACHES | {
     "default": {
-        name: value for name, value in CACHES.get("default", {}).items()
+        name: value
+        for name, value in CACHES.get("default", {}).items()
         if name in ("KEY_PREFIX", "KEY_FUNCTION", "TIMEOUT", "VERSION")
-    } | {
+    }
+    | {
         "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
         "LOCATION": _site["caches"],
         "OPTIONS": {
-            "ignore_exc": True,      # a dead node is a miss, not an error
+            "ignore_exc": True,  # a dead node is a miss, not an error
             # A node is dead at its first failure and its keys move on. More attempts never get there:
             # Django closes connections after every request, which pymemcache counts as a success.
             "retry_attempts": 0,
-            "dead_timeout": 10,      # seconds until it is asked again
+            "dead_timeout": 10,  # seconds until it is asked again
             "connect_timeout": 0.3,  # seconds: it is next door
             "timeout": 0.5,
             "no_delay": True,
@@ -134,8 +136,6 @@ LOGGING = {
         "mail_admins": {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR"},
     },
     "root": {"handlers": _handlers, "level": _logging.get("root", {}).get("level", "INFO")},
-    "loggers": {"django": {"level": "INFO"}} | {
-        name: {"level": logger["level"]}
-        for name, logger in _logging.get("loggers", {}).items() if "level" in logger
-    },
+    "loggers": {"django": {"level": "INFO"}}
+    | {name: {"level": logger["level"]} for name, logger in _logging.get("loggers", {}).items() if "level" in logger},
 }

@@ -10,13 +10,19 @@ def strict(own, options):
         default = getattr(import_string(own), "manifest_strict", True)
     except ImportError:  # of a package that only its developers have
         default = True
-    return options.get("manifest_strict", getattr(settings, "WHITENOISE_MANIFEST_STRICT", None) is not False and default)
+    return options.get(
+        "manifest_strict", getattr(settings, "WHITENOISE_MANIFEST_STRICT", None) is not False and default
+    )
 
 
 def storage(tier, own, options):
     """A storage of the tier's class, with the OPTIONS of the project's own where that is the same class."""
     kind = import_string(tier)
-    kept = {name: value for name, value in options.items() if own == tier and name not in ("manifest_strict", "location", "base_url")}
+    kept = {
+        name: value
+        for name, value in options.items()
+        if own == tier and name not in ("manifest_strict", "location", "base_url")
+    }
     if strict(own, options):
         return kind(**kept)
 

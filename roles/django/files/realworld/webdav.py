@@ -11,8 +11,8 @@ import xml.etree.ElementTree
 from realworld import request_id
 
 CONNECT_TIMEOUT = 1  # seconds: it is next door
-ANSWER_TIMEOUT = 5   # seconds without a byte
-SILENCE = 10         # seconds for which one that kept silent is asked last: not everybody has to wait for it
+ANSWER_TIMEOUT = 5  # seconds without a byte
+SILENCE = 10  # seconds for which one that kept silent is asked last: not everybody has to wait for it
 
 _silent = {}  # {host: when it was found silent}
 
@@ -34,7 +34,9 @@ def _request(host, method, path, body=None, headers=None):
         connection.sock.settimeout(ANSWER_TIMEOUT)
         # A host that refuses a body may answer and hang up before it has read all of it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.request(method, urllib.parse.quote(path), body, {"X-Request-Id": request_id.get(), **(headers or {})})
+            connection.request(
+                method, urllib.parse.quote(path), body, {"X-Request-Id": request_id.get(), **(headers or {})}
+            )
         yield connection.getresponse()
     except TimeoutError:
         _silent[host] = time.monotonic()

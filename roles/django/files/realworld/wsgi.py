@@ -23,7 +23,7 @@ from realworld import again, health
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AGAIN = 15  # seconds a page is tried again for after it has lost the database, which may have kept it waiting before …
-LAST = 22   # … and seconds since its visitor asked after which it is not begun again: balancers wait 30 s
+LAST = 22  # … and seconds since its visitor asked after which it is not begun again: balancers wait 30 s
 RETRY = 10  # seconds after which a process whose site did not start makes room for another try
 
 
@@ -60,8 +60,10 @@ def start(release):
 
 def answer(start_response, status, content_type, body):
     body = body.encode()
-    start_response(f"{status.value} {status.phrase}", [
-        ("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
+    start_response(
+        f"{status.value} {status.phrase}",
+        [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")],
+    )
     return [body]
 
 
@@ -155,10 +157,16 @@ def application(environ, start_response):
     if environ["PATH_INFO"] == "/-/health":
         found = health.report() if project else {"django": "not started" if release.exists() else "no release"}
         well = all(outcome == "ok" for outcome in found.values())
-        return answer(signed, http.HTTPStatus.OK if well else http.HTTPStatus.SERVICE_UNAVAILABLE, "application/json",
-                      json.dumps({"node": node, "release": release.name if project else None, **found}) + "\n")
+        return answer(
+            signed,
+            http.HTTPStatus.OK if well else http.HTTPStatus.SERVICE_UNAVAILABLE,
+            "application/json",
+            json.dumps({"node": node, "release": release.name if project else None, **found}) + "\n",
+        )
     if project is None:
         # A balancer asks the next node.
-        return answer(signed, http.HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "This node cannot serve the site now.\n")
+        return answer(
+            signed, http.HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "This node cannot serve the site now.\n"
+        )
     with door():
         return serve(environ, signed)
