@@ -5,6 +5,7 @@ Run with REALWORLD_SITE (the site's description) and REALWORLD_RELEASE (the rele
 
 import os as _os
 import pathlib as _pathlib
+import typing as _typing
 
 import realworld as _realworld
 
@@ -38,7 +39,7 @@ CSRF_COOKIE_SECURE = True
 CSRF_TRUSTED_ORIGINS = [*_project.get("CSRF_TRUSTED_ORIGINS", []), *_site["origins"]]
 
 
-def _database(default):
+def _database(default: dict[str, _typing.Any]) -> dict[str, _typing.Any]:
     """The project's default database, reached through the pool on this host."""
     postgres = "postg" in default.get("ENGINE", "")  # also PostGIS, and engines that wrap either
     options = dict(default.get("OPTIONS", {})) if postgres else {}
@@ -61,7 +62,7 @@ def _database(default):
     }
 
 
-def _hurry(connection, **_signal):
+def _hurry(connection: _typing.Any, **_signal: _typing.Any) -> None:
     """Give up on a lock instead of queueing for it: everybody else would queue behind."""
     with connection.cursor() as cursor:
         cursor.execute("SET lock_timeout = %s", [_os.environ["REALWORLD_LOCK_TIMEOUT"] + "s"])
