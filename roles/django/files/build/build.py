@@ -276,23 +276,10 @@ def compile_bytecode(log: Log, release: pathlib.Path) -> None:
 
     In one process and a fixed order: otherwise two builds of one source differ in a few bytes.
     """
+    compileall = [release / "venv/bin/python", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
     for part in ("venv/lib", "src"):
-        with contextlib.suppress(
-            Failed
-        ):  # templates of code and the like; what the site imports is proven on the hosts
-            log.run(
-                [
-                    release / "venv/bin/python",
-                    "-m",
-                    "compileall",
-                    "-qq",
-                    "--invalidation-mode",
-                    "unchecked-hash",
-                    release / part,
-                ],
-                "compile",
-                env=os.environ | {"PYTHONHASHSEED": "0"},
-            )
+        with contextlib.suppress(Failed):  # templates of code and the like; hosts prove what the site imports
+            log.run([*compileall, release / part], "compile", env=os.environ | {"PYTHONHASHSEED": "0"})
 
 
 def manifest(log: Log, build: Build, release: pathlib.Path, wheels: list[pathlib.Path]) -> dict[str, typing.Any]:
