@@ -276,7 +276,14 @@ def compile_bytecode(log: Log, release: pathlib.Path) -> None:
 
     In one process and a fixed order: otherwise two builds of one source differ in a few bytes.
     """
-    compileall = [release / "venv/bin/python", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+    compileall: list[str | pathlib.Path] = [
+        release / "venv/bin/python",
+        "-m",
+        "compileall",
+        "-qq",
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
     for part in ("venv/lib", "src"):
         with contextlib.suppress(Failed):  # templates of code and the like; hosts prove what the site imports
             log.run([*compileall, release / part], "compile", env=os.environ | {"PYTHONHASHSEED": "0"})
