@@ -1,25 +1,23 @@
 """What the backup host's program need not ask again."""
 
-import importlib.machinery
-import importlib.util
+import importlib
 import json
 import os
 import sys
 import types
 
 import pytest
-from test_repository import ROOT
 
 
 @pytest.fixture(name="program")
 def program_fixture(monkeypatch, tmp_path):
-    """The program as a module, without the driver that only the backup host has; its paths below tmp_path."""
+    """The module that looks at backups, without the driver that only the backup host has; its paths below tmp_path."""
     for name in ("psycopg2", "psycopg2.errors", "psycopg2.sql"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["psycopg2"].errors, sys.modules["psycopg2"].sql, sys.modules["psycopg2"].Error = sys.modules["psycopg2.errors"], sys.modules["psycopg2.sql"], Exception
-    loader = importlib.machinery.SourceFileLoader("tier_backup", str(ROOT / "roles/pgbackrest/files/tier-backup"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("tier_backup", loader))
-    loader.exec_module(module)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tier_backup"]:
+        monkeypatch.delitem(sys.modules, name)  # an import of another test, with its own stand-in for the driver
+    module = importlib.import_module("tier_backup.backups")
     for part in ("keys", "snapshots"):
         (tmp_path / "media" / part).mkdir(parents=True)
         (tmp_path / "media" / part / "one").write_text("x")
