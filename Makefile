@@ -27,7 +27,6 @@ else
 STATE    := .state/$(ENV)
 TREE     := inventories
 endif
-SHARED   := molecule/shared
 INVENTORY = $(TREE)/$(ENV).yml
 VAULT    := $(TREE)/group_vars/$(ENV)/vault.yml
 VENV     := $(CURDIR)/.venv
@@ -43,7 +42,7 @@ export IMAGE
 SYSTEM_PATH := $(PATH)
 export PATH := $(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-# Programs of playbooks/ import the package controller/.
+# Programs of controller/ and plugins/ are imported from here.
 export PYTHONPATH := $(CURDIR)
 # Ansible loads its plugins in every worker it forks: from bytecode, wherever this was set.
 unexport PYTHONDONTWRITEBYTECODE
@@ -59,7 +58,7 @@ export VERB := $(strip make $(MAKECMDGOALS) $(foreach name,ENV REHEARSE MITOGEN,
 export VERB_RUN := $(shell date +%s%N)
 endif
 test verify bench drill drills: export VERB :=
-# Of what a verb does by the way, only failures are printed.
+# Of what a verb does by the way, failures and messages about changes are printed.
 QUIET = PROGRESS=quiet
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)
@@ -71,7 +70,7 @@ endif
 
 PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff) $(if $(VARS),-e "$$VARS")
 # What changes the tier: one at a time.
-CHANGE = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') $(PLAY)
+CHANGE = $(if $(CHECK),,python -m controller.lock $(INVENTORY) 'make $@') $(PLAY)
 
 .DEFAULT_GOAL := help
 .PHONY: help
@@ -84,18 +83,18 @@ help: ## This list
 
 $(VENV)/.ready: .config/requirements.txt
 	@echo 'venv: installing the pinned tools of .config/requirements.txt into .venv'
-	@PATH='$(SYSTEM_PATH)' $(SHARED)/venv.sh '$(VENV)'
+	@PATH='$(SYSTEM_PATH)' controller/venv.sh '$(VENV)'
 	@touch $@
 
 .PHONY: ready
 ready: $(VENV)/.ready
 ifneq ($(RUNGS),)
-	@python playbooks/climb.py begin inventories/$(ENV).yml '$(if $(filter climb,$(MAKECMDGOALS)),,$(RUNG))'
+	@python -m controller.commands.climb begin inventories/$(ENV).yml '$(if $(filter climb,$(MAKECMDGOALS)),,$(RUNG))'
 endif
 	@[ -f inventories/$(ENV).yml ] || { echo "No environment '$(ENV)': there is no inventories/$(ENV).yml. There are: $(sort $(basename $(notdir $(wildcard inventories/*.yml))) $(LADDERS))." >&2; exit 2; }
 	@mkdir -p -m 700 $(STATE)
 ifeq ($(REHEARSE),1)
-	@python playbooks/rehearsal.py inventories/$(ENV).yml $(STATE)
+	@python -m controller.commands.rehearse inventories/$(ENV).yml $(STATE)
 endif
 	@if [ ! -s "$$ANSIBLE_VAULT_PASSWORD_FILE" ]; then \
 	  if [ -f $(VAULT) ]; then \
@@ -108,10 +107,10 @@ CONTAINERS := $(if $(filter 1,$(REHEARSE)),yes,$(shell grep -qs '^env_containers
 .PHONY: platform
 platform: ready
 ifeq ($(CONTAINERS),yes)
-	@$(SHARED)/engine.sh up
-	@$(SHARED)/image.sh
+	@containers/engine.sh up
+	@containers/image.sh
 	@echo 'platform: booting the containers of $(INVENTORY)'
-	@$(QUIET) ansible-playbook -i $(INVENTORY) $(SHARED)/create.yml
+	@$(QUIET) ansible-playbook -i $(INVENTORY) containers/create.yml
 endif
 
 # ------------------------------------------------------------------ verbs
@@ -139,9 +138,9 @@ site: ready
 
 image: ready ## Bake the packages of each set of groups into an image that hosts boot from; real hosts: prepare a bare one, LIMIT=app3
 ifeq ($(CONTAINERS),yes)
-	@$(SHARED)/engine.sh up
-	@$(SHARED)/image.sh
-	@ansible-playbook -i $(INVENTORY) $(SHARED)/bake.yml -e bake_limit='$(LIMIT)' $(if $(VARS),-e "$$VARS")
+	@containers/engine.sh up
+	@containers/image.sh
+	@ansible-playbook -i $(INVENTORY) containers/bake.yml -e bake_limit='$(LIMIT)' $(if $(VARS),-e "$$VARS")
 else
 	@[ -n '$(LIMIT)' ] || { echo "Which machine, bare and in inventories/$(ENV).yml already? make image ENV=$(ENV) LIMIT=app3" >&2; exit 2; }
 	@$(PLAY) playbooks/image.yml
@@ -150,11 +149,11 @@ endif
 secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
 	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
 
-secret: ready ## Show one secret of ENV: make secret NAME=munin_password
+secret: ready ## Show one secret of ENV: make secret NAME=monitor_password
 	@ansible-vault view $(VAULT) | python -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["$(NAME)"])'
 
 summary:
-	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/summary.yml -e summary_start=$(or $(START),0)
+	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/parts/summary.yml -e summary_start=$(or $(START),0)
 	@cat $(STATE)/summary.txt
 
 deploy: override LIMIT := $(if $(LIMIT),$(LIMIT):lb:backup)
@@ -166,7 +165,7 @@ rollback: ready ## Go back to the release before, code and static files, in seco
 	@$(CHANGE) playbooks/rollback.yml $(if $(RELEASE),-e rollback_to='$(RELEASE)') $(if $(BREAKING),-e rollback_breaking=true)
 
 releases: ready ## Who deployed what, when, with what result; and what every app host serves
-	@python playbooks/releases.py $(INVENTORY)
+	@python -m controller.commands.releases $(INVENTORY)
 
 reboot: ready ## Reboot hosts one by one without a failed request: make reboot LIMIT=app; all where none is named
 	@$(REBOOT)
@@ -174,11 +173,11 @@ reboot: ready ## Reboot hosts one by one without a failed request: make reboot L
 upgrade: ready ## The same, with their packages upgraded first
 	@$(REBOOT) -e reboot_upgrade=true
 
-reboot upgrade: override REBOOT = python playbooks/locked.py $(INVENTORY) 'make $@' ansible-playbook -i $(INVENTORY) playbooks/reboot.yml \
+reboot upgrade: override REBOOT = python -m controller.lock $(INVENTORY) 'make $@' ansible-playbook -i $(INVENTORY) playbooks/reboot.yml \
 	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e "$$VARS")
 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
-	@python playbooks/status.py $(INVENTORY) $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.status $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # The inventory of another environment, rehearsed where this one is.
 OTHER = $(if $(filter 1,$(REHEARSE)),.state/$(WITH)-rehearsal/inventory,inventories)/$(WITH).yml
@@ -186,16 +185,16 @@ OTHER = $(if $(filter 1,$(REHEARSE)),.state/$(WITH)-rehearsal/inventory,inventor
 parity: ready ## Compare what the hosts of two environments are, tier by tier: make parity ENV=staging WITH=production
 	@[ -n '$(WITH)' ] || { echo "With which one? make parity ENV=staging WITH=production" >&2; exit 2; }
 	@$(MAKE) --no-print-directory ready ENV='$(WITH)'
-	@python playbooks/parity.py parity $(INVENTORY) $(OTHER)
+	@python -m controller.commands.parity parity $(INVENTORY) $(OTHER)
 
 drift: ready ## Compare ENV with its own declaration, and the hosts of each pool with each other
-	@python playbooks/parity.py drift $(INVENTORY) $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.parity drift $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
-	@python playbooks/pool.py $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.backends $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e "$$VARS")
 
 logs: ready ## Print lines of all hosts in order of time: REQUEST=id, HOST=app1 UNIT=apache2 SINCE=30m
-	@python playbooks/logs.py $(INVENTORY) '$(REQUEST)' '$(HOST)' '$(UNIT)' '$(SINCE)' $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.logs $(INVENTORY) '$(REQUEST)' '$(HOST)' '$(UNIT)' '$(SINCE)' $(if $(VARS),-e "$$VARS")
 
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
@@ -210,7 +209,7 @@ restore-drill: ready ## Prove that ENV's newest backup restores, on the backup h
 	@$(CHANGE) playbooks/restore_drill.yml
 
 smoke: ready ## Ask ENV's site, by its virtual IP, for its pages, and for all they lead to
-	@python playbooks/smoke.py $(INVENTORY) $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.smoke $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # In a virtualenv of its own: Locust brings along a web server and patches Python's sockets, which no other verb wants.
 LOCUST := .state/locust
@@ -225,24 +224,24 @@ locust: ready
 	@$(MAKE) --no-print-directory $(LOCUST)/.ready
 
 load: locust ## Let visitors loose on ENV's site and tell which tier was out of what: USERS=50 SECONDS=60; production wants ANYWAY=1
-	@python playbooks/load.py $(INVENTORY) --locust $(LOCUST)/bin/locust --users '$(or $(USERS),50)' --seconds '$(or $(SECONDS),60)' \
+	@python -m controller.commands.load $(INVENTORY) --locust $(LOCUST)/bin/locust --users '$(or $(USERS),50)' --seconds '$(or $(SECONDS),60)' \
 	  $(if $(ANYWAY),--anyway) $(if $(VARS),-e "$$VARS")
 
 rebuild: override WITH := $(FROM)
 rebuild: ready ## Destroy ENV and bring it back: from its own backup host, or FROM=production, scrubbed; asks first, YES=1 does not
 ifeq ($(CONTAINERS),yes)
-	@$(SHARED)/engine.sh up
+	@containers/engine.sh up
 endif
 	@$(if $(FROM),$(MAKE) --no-print-directory ready ENV='$(FROM)')
-	@python playbooks/rebuild.py $(INVENTORY) $(if $(FROM),--from $(OTHER)) $(if $(YES),--yes) $(if $(CHECK),--check) $(if $(VARS),-- -e "$$VARS")
+	@python -m controller.commands.rebuild $(INVENTORY) $(if $(FROM),--from $(OTHER)) $(if $(YES),--yes) $(if $(CHECK),--check) $(if $(VARS),-- -e "$$VARS")
 
-NODES = $(if $(CHECK),,python playbooks/locked.py $(INVENTORY) 'make $@') python playbooks/nodes.py
+NODES = $(if $(CHECK),,python -m controller.lock $(INVENTORY) 'make $@') python -m controller.commands.node
 NODES_MORE = -- $(if $(CHECK),--check --diff) $(if $(VARS),-e "$$VARS")
 
 add-node: ready ## Put a host into a pool of ENV: make add-node POOL=app NODE=app3 (ADDRESS=… where hosts are real)
 ifeq ($(CONTAINERS),yes)
-	@$(SHARED)/engine.sh up
-	@$(SHARED)/image.sh
+	@containers/engine.sh up
+	@containers/image.sh
 endif
 	@$(NODES) add $(INVENTORY) '$(POOL)' '$(NODE)' '$(ADDRESS)' $(NODES_MORE)
 
@@ -250,24 +249,24 @@ remove-node: ready ## Take a host out of its pool, alive or dead: make remove-no
 	@$(NODES) remove $(INVENTORY) '$(NODE)' '$(POOL)' $(NODES_MORE)
 
 climb: ready ## Go to another rung of ENV, with the data in place: make climb ENV=ladder RUNG=2-database-apart (ENV's next where none is named)
-	@python playbooks/climb.py climb $(INVENTORY) '$(RUNG)' $(if $(CHECK),--check)
+	@python -m controller.commands.climb climb $(INVENTORY) '$(RUNG)' $(if $(CHECK),--check)
 
 drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
-	@python molecule/drill.py $(DRILL)
+	@python molecule/support/drill.py $(DRILL)
 
 drills: ready ## All of them, as one table
-	@python molecule/drill.py
+	@python molecule/support/drill.py
 
 down: ready ## Remove ENV's containers, their network and their secrets (not real hosts)
 ifneq ($(CONTAINERS),yes)
 	@echo "ENV=$(ENV) has real hosts: nothing here removes them." >&2; exit 2
 else
-	@$(SHARED)/engine.sh up
-	@$(QUIET) ansible-playbook -i $(INVENTORY) $(SHARED)/destroy.yml
+	@containers/engine.sh up
+	@$(QUIET) ansible-playbook -i $(INVENTORY) containers/destroy.yml
 	@rm -rf $(VAULT) $(STATE) $(if $(filter 1,$(REHEARSE)),,$(if $(RUNGS),inventories/$(ENV).yml))
-	@$(SHARED)/image.sh remove
-	@$(SHARED)/engine.sh down
+	@containers/image.sh remove
+	@containers/engine.sh down
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
@@ -278,7 +277,7 @@ endif
 
 .PHONY: test verify lint static molecule bench lock
 test: ready ## Everything: lint, static tests, the tier in containers, and a closing count; STEPS="static ladder": some of it, on what stands
-	@python molecule/run.py $(STEPS)
+	@python molecule/runner/run.py $(STEPS)
 
 verify: ready ## Run tests against ENV as it stands (not real hosts): make verify ENV=production REHEARSE=1 TESTS=drills
 ifneq ($(CONTAINERS),yes)
@@ -293,10 +292,10 @@ lint: ready ## yamllint, ruff and ansible-lint (profile production)
 	@ANSIBLE_INVENTORY_UNPARSED_FAILED=false ansible-lint --offline -q -c .config/ansible-lint.yml
 
 static: ready ## The repository's own rules and unit tests: a minute, no containers
-	@pytest -q molecule/tests/static
+	@pytest -q molecule/tests/policy molecule/tests/unit
 
 bench: ready ## Measure this machine, verb by verb, as ratios to a fixed piece of work: PART="build verbs idle nodes ladder", or one of them
-	@python molecule/bench.py $(PART)
+	@python molecule/support/bench.py $(PART)
 
 lock: ready ## Renew .config/requirements.txt from requirements.in, and locust.txt from locust.in
 	@UV_SYSTEM_CERTS=1 uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \

@@ -42,7 +42,7 @@ LOOK_S = 1.0      # seconds between two looks whether the environment is still t
 ANSWER_S = 5.0    # seconds in which a host answers on a connection of an earlier verb
 START_S = 30.0    # seconds in which the process listens
 VARIABLES = ("ANSIBLE_CONFIG", "HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "PYTHONPATH", "SSH_AUTH_SOCK", "USER")
-CODE = ("playbooks/**/*.py", "roles/*/library/*.py", "roles/*/module_utils/*.py", "plugins/**/*.py", "controller/*.py", ".config/requirements.txt", "ansible.cfg")
+CODE = ("plugins/**/*.py", "controller/**/*.py", ".config/requirements.txt", "ansible.cfg")
 DONE, OTHER = b"done\n", b"other\n"
 
 

@@ -57,7 +57,7 @@ class Environment:
 
 
 def state_directory(inventory: pathlib.Path) -> pathlib.Path:
-    """Where an environment's keys and passwords are. A rehearsal's inventory lies in there (playbooks/rehearsal.py)."""
+    """Where an environment's keys and passwords are. A rehearsal's inventory lies in there (controller/commands/rehearse.py)."""
     directory = inventory.resolve().parents[1]
     return directory if directory.parent.name == ".state" else ROOT / ".state" / inventory.stem
 
@@ -73,7 +73,7 @@ def password_file(state: pathlib.Path) -> pathlib.Path | None:
 def sources(inventory: pathlib.Path, password: pathlib.Path | None) -> list[pathlib.Path]:
     """Every file that the values are made from, but for Ansible itself, in a fixed order."""
     trees = [directory / kind for directory in (inventory.parent, ROOT / "playbooks") for kind in ("group_vars", "host_vars")]
-    trees += [ROOT / "playbooks/filter_plugins", ROOT / "playbooks/module_utils", ROOT / "plugins", ROOT / "controller"]
+    trees += [ROOT / "plugins", ROOT / "controller"]
     found = [inventory, ROOT / DECLARED, pathlib.Path(os.environ.get("ANSIBLE_CONFIG") or ROOT / "ansible.cfg"), *([password] if password else [])]
     for tree in trees:
         for directory, below, names in os.walk(tree, followlinks=True):

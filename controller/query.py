@@ -6,11 +6,11 @@ import pathlib
 from controller import ssh
 from controller.environment import ROOT, Environment
 
-UTILS = ROOT / "playbooks/module_utils"  # functions that playbooks share with the verbs
+UTILS = ROOT / "plugins/module_utils"  # functions that playbooks share with the verbs
 
 
 def modules(*names: str) -> dict[str, str]:
-    """{name by which it is imported: source} of modules of playbooks/module_utils."""
+    """{name by which it is imported: source} of modules of plugins/module_utils."""
     return {f"ansible.module_utils.{name}": pathlib.Path(UTILS, f"{name}.py").read_text(encoding="utf-8") for name in names}
 
 

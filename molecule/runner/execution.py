@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from runner import plan, usage
+import plan
+import usage
 
 GRACE = 300.0   # seconds that the others have to end by themselves, once a step has failed
 GOODBYE = 20.0  # seconds that a step has to end when it is asked to

@@ -7,9 +7,9 @@ import re
 import shutil
 import subprocess
 
+import plan
+import usage
 import yaml
-
-from runner import plan, usage
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TESTS = ROOT / "molecule/tests"
@@ -93,7 +93,7 @@ def down(environments: list[str]) -> list[str]:
 
 def files() -> dict[str, list[pathlib.Path]]:
     """{step: the files of its tests}; those of no step belong to "no step"."""
-    found = {name: sorted((TESTS / name).glob("test_*.py")) for name in ("static", "build")}
+    found = {"static": sorted([*TESTS.glob("policy/test_*.py"), *TESTS.glob("unit/test_*.py")]), "build": sorted(TESTS.glob("build/test_*.py"))}
     shared = yaml.safe_load((ROOT / ".config/molecule/config.yml").read_text())["verifier"]
     for name in scenarios():
         verifier = shared | ((yaml.safe_load((ROOT / f"molecule/{name}/molecule.yml").read_text()) or {}).get("verifier") or {})

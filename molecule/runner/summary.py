@@ -1,7 +1,7 @@
 """What `make test` says at its end, and what it would say of a plan."""
 
-from runner import plan
-from runner.execution import Ended
+import plan
+from execution import Ended
 
 LONGEST = 30   # tests of which the summary says how long they took
 ASTRAY = 0.25  # part of a hint by which what was measured may differ before that is said …
@@ -74,4 +74,4 @@ def astray(ended: list[Ended], steps: list[plan.Step]) -> list[str]:
              and abs(one.slot.seconds - hints[one.slot.name].seconds) > max(SECONDS, ASTRAY * hints[one.slot.name].seconds)]
     said = ", ".join(f"{one.slot.name} {{seconds: {one.slot.seconds:.0f}, cores: {hints[one.slot.name].cores if one.cores is None else one.cores:.1f}}}"
                      for one in wrong)
-    return [f"hints of molecule/steps.yml that were wrong (python molecule/run.py --learn replaces them): {said}"] if said else []
+    return [f"hints of molecule/steps.yml that were wrong (python molecule/runner/run.py --learn replaces them): {said}"] if said else []

@@ -5,14 +5,12 @@ import functools
 import json
 import os
 import pathlib
-import sys
 import time
 
 import pytest
 import requests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "molecule"))
 import balancer
 import drill
 from tier import Tier

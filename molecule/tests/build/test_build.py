@@ -4,7 +4,6 @@ import base64
 import functools
 import hashlib
 import http.server
-import importlib.util
 import io
 import json
 import os
@@ -17,6 +16,8 @@ import threading
 import zipfile
 
 import pytest
+
+from plugins.modules import release_source
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 INVENTORY = ROOT / "inventories" / f"{os.environ.get('ENV', 'local')}.yml"
@@ -168,7 +169,7 @@ def build(releases):
                      "site_requirements": "requirements.txt", "site_secrets": {"SHOP_KEY": "never in an artifact"},
                      "state_dir": str(releases / "state"), "django_artifacts": str(releases)} | site
         return subprocess.run(
-            ["ansible-playbook", "-i", INVENTORY, "playbooks/build.yml", "-e", json.dumps(described), *options],
+            ["ansible-playbook", "-i", INVENTORY, "playbooks/parts/build.yml", "-e", json.dumps(described), *options],
             cwd=ROOT, capture_output=True, text=True, check=False)
     return run
 
@@ -304,10 +305,7 @@ def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path
 
 @pytest.fixture(scope="module")
 def source():
-    spec = importlib.util.spec_from_file_location("release_source", ROOT / "roles/django/library/release_source.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return release_source
 
 
 def test_what_changes_a_version(source, tmp_path):

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 from tier import ROOT
 
-sys.path.insert(0, str(ROOT / "playbooks"))
-import browser
+from controller import browser
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import ssl
 import subprocess
 import threading
 
-import browser
 import pytest
 from cryptography import x509
+
+from controller import browser
 
 NAME = "x.test"
 pytestmark = pytest.mark.usefixtures("chromium")

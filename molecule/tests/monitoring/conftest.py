@@ -5,18 +5,15 @@ import contextlib
 import functools
 import json
 import re
-import sys
 import time
 import types
 import urllib.parse
 
-import pytest
-from tier import ROOT
-
-sys.path.insert(0, str(ROOT / "playbooks"))
 import alarms
-import browser
+import pytest
 from sinks import Sinks
+
+from controller import browser
 
 COMMANDS = "/var/lib/nagios4/rw/nagios.cmd"
 SPOOL = "/var/lib/nagios-notify"
@@ -237,7 +234,7 @@ def web(tier):
     monitor = tier.hosts("monitor")[0]
     port = tier.value("monitor_port")
     place = tier.address(monitor) + ("" if port == 443 else f":{port}")  # as a browser spells it
-    return f"https://{place}", ("munin", tier.value("munin_password", host=monitor))
+    return f"https://{place}", ("munin", tier.value("monitor_password", host=monitor))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import time
 
 MEDIA = "/var/lib/media-backup"
 MEDIA_KEY = "/etc/restic-password"
-BIN = "/usr/lib/postgresql/17/bin"
 
 
 class Failed(Exception):

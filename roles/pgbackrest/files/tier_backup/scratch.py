@@ -12,7 +12,7 @@ import typing
 import psycopg2
 
 from tier_backup.backups import Backups
-from tier_backup.common import BIN, Failed, complaint, run
+from tier_backup.common import Failed, complaint, run
 
 START_WITHIN = 86400  # seconds a restored database may take to come up
 
@@ -81,7 +81,7 @@ class Scratch:
         }
         with contextlib.suppress(Failed):  # connect() says why
             run(
-                f"{BIN}/pg_ctl",
+                f"{self.config['bin_dir']}/pg_ctl",
                 "--pgdata",
                 str(data),
                 "--log",
@@ -119,7 +119,7 @@ class Scratch:
         data = self.directory / "data"
         if (data / "postmaster.pid").exists():
             with contextlib.suppress(Failed):  # it has ended
-                run(f"{BIN}/pg_ctl", "--pgdata", str(data), "--mode", "immediate", "--wait", "stop")
+                run(f"{self.config['bin_dir']}/pg_ctl", "--pgdata", str(data), "--mode", "immediate", "--wait", "stop")
         shutil.rmtree(data, ignore_errors=True)
         data.mkdir(mode=0o700)
         shutil.chown(data, "postgres", "postgres")

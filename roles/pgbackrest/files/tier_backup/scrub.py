@@ -11,7 +11,7 @@ import psycopg2
 import psycopg2.sql
 
 from tier_backup.backups import Backups
-from tier_backup.common import BIN, MEDIA, MEDIA_KEY, Failed, run, seconds, when
+from tier_backup.common import MEDIA, MEDIA_KEY, Failed, run, seconds, when
 from tier_backup.scratch import Scratch
 
 
@@ -46,7 +46,7 @@ def scrub(backups: Backups, rules: list[Rule]) -> dict[str, typing.Any]:
                 )
                 extensions = [f"--exclude-extension={name}" for (name,) in cursor.fetchall()]
         run(
-            f"{BIN}/pg_dump",
+            f"{backups.config['bin_dir']}/pg_dump",
             "--host",
             str(scratch.directory),
             "--port",

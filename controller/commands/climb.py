@@ -1,0 +1,172 @@
+"""Go from one drawing of an environment to another while it serves, with the data in place.
+
+    climb.py begin INVENTORY [RUNG]            write INVENTORY as the drawing RUNG has it, where there is none yet; the first one where none is named
+    climb.py climb INVENTORY [RUNG] [--check]  change what stands until it is RUNG; the next one where none is named
+
+The drawings of inventories/ENV.yml are inventories/ENV/*.yml, in the order of their names. A climb is a sequence of verbs that there are anyway:
+hosts come into a pool before others leave it, so that somebody has the data at any time. Cut off anywhere, it can be run again to the same end.
+What cannot be is refused, with exit code 2, before anything is touched.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from controller.errors import Refused, near, told
+from controller.inventory import JOBS, ROOT, Inventory, facts_of, typed, write
+
+# The way up: what others lean on first. App hosts before balancers: Apache starts anew for a balancer that is new, and another host serves meanwhile.
+ORDER = ["db", "media", "app", "lb", "cache"]
+# What hosts keep.
+STAYS = {"quorum": "a vote", "monitor": "the graphs", "backup": "the backups"}
+
+
+def drawings(path):
+    """{name: file} of the drawings of an inventory, from the lowest rung to the highest."""
+    return {one.stem: one for one in sorted(path.with_suffix("").glob("*.yml"))}
+
+
+def read(path):
+    """The inventory that a file is."""
+    return Inventory(path.read_text(), os.path.relpath(path, ROOT))
+
+
+def members(inventory):
+    """{job: its hosts}."""
+    return {job: set(inventory.groups.get(job, [])) for job in JOBS}
+
+
+def known(rungs, name):
+    """The file of a drawing. Raises Refused where there is none of that name."""
+    if name not in rungs:
+        raise Refused(f"There is no rung '{name}'{near(name, list(rungs))} There are: {', '.join(rungs)}.")
+    return rungs[name]
+
+
+def standing(path):
+    """The name of the drawing that an inventory is; empty where it is none."""
+    now = members(read(path))
+    return next((name for name, file in drawings(path).items() if members(read(file)) == now), "")
+
+
+def following(path):
+    """The name of the rung after the one that stands. Raises Refused where that is not one of them, or the last."""
+    names, now = list(drawings(path)), standing(path)
+    if not now:
+        raise Refused(f"{os.path.relpath(path, ROOT)} is none of its drawings. Say which one it is to be: RUNG={names[-1]}")
+    if now == names[-1]:
+        raise Refused(f"{now} stands, which is the highest rung.")
+    return names[names.index(now) + 1]
+
+
+def begin(path, name):
+    """Write an inventory as a drawing has it. Raises Refused where it is there and another one."""
+    rungs = drawings(path)
+    drawing = known(rungs, name or next(iter(rungs)))
+    if not path.exists():
+        write(path, drawing.read_text())
+    elif name and members(read(path)) != members(read(drawing)):
+        raise Refused(f"{standing(path) or 'Something between two rungs'} stands, not {name}. Go there with the data in place: "
+                      f"make climb ENV={path.stem} RUNG={name}; or begin anew: make down ENV={path.stem}")
+
+
+def steps(now, then):
+    """The words that make is told, one verb after another, from one inventory to another. Raises Refused where no verbs lead there.
+
+    A failover is only for a primary that leaves: who climbs asks first.
+    """
+    old, new, found, here = members(now), members(then), [], set(now.lines)
+    for host in sorted(here & set(then.lines)):
+        if now.address(host) != then.address(host):
+            raise Refused(f"{host} is at {now.address(host)} ({now.place(host)}) and at {then.address(host)} ({then.place(host)}).")
+    for job, what in STAYS.items():
+        if gone := old[job] - new[job]:
+            raise Refused(f"{', '.join(sorted(gone))} has {what} in {now.name} and not in {then.name}: no verb takes that away.")
+    for pool in ORDER:
+        if not new[pool]:
+            raise Refused(f"'{pool}' would be left without hosts ({then.name}).")
+        for host in [host for host in then.groups[pool] if host not in old[pool]]:
+            if host in here:
+                raise Refused(f"{host} would come into '{pool}' ({then.name}) and has other work: a climb puts new hosts into a pool.")
+            here.add(host)
+            found.append(["add-node", f"POOL={pool}", f"NODE={host}", f"ADDRESS={then.address(host)}"])
+        leave = [host for host in now.groups[pool] if host not in new[pool]]
+        if leave and pool == "db":
+            found.append(["failover", f"NODE={then.groups[pool][0]}"])
+        found += [["remove-node", f"POOL={pool}", f"NODE={host}"] for host in leave]
+    return found
+
+
+def votes(now, then):
+    """Hosts of a quorum of several, which takes new members one at a time: those first, while the others have a majority.
+
+    All of them: a climb that was cut off left a drawing that does not tell who has no seat yet. For one that has its seat it is only a look.
+    """
+    voters = then.groups["quorum"]
+    return sorted(voters, key=lambda host: host in now.groups["quorum"]) if len(voters) > 1 else []
+
+
+def doors(now, then):
+    """The verb by which the members that are there let new ones in; none where nobody is new."""
+    voters = then.groups["quorum"]
+    here = [host for host in voters if host in now.groups["quorum"]]
+    return [["site", f"LIMIT={','.join(here)}", "TAGS=etcd_clients"]] if here and len(voters) > 1 else []
+
+
+def make(facts, *words, quiet=False):
+    """Run a verb, as an operator types it; whether it worked."""
+    command = ["make", "--no-print-directory", *words, *typed(facts).split()]
+    if not quiet:
+        print(f"\nclimb: {' '.join(word for word in command if not word.startswith('--'))}", flush=True)
+    # make hands what it was told on its command line to those it starts: this verb's own words are not for the others.
+    env = dict(os.environ, MAKEFLAGS="", RUNG="", CHECK="")
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=quiet, check=False).returncode == 0
+
+
+def go(path, drawing, facts, todo, ends):
+    """Type the verbs, and write the drawing before the last of them; whether all of it worked."""
+    for words in todo:
+        if words[0] == "failover" and not make(facts, *words, "CHECK=1", quiet=True):
+            continue  # it is the primary already; where it cannot be, remove-node says why
+        if not make(facts, *words):
+            return False
+    # The line of each host where the drawing has it. The rest needs no verb of its own.
+    write(path, drawing.read_text())
+    return all(make(facts, *words) for words in [["up"], *ends])
+
+
+def climb(path, name, check):
+    """Climb; the exit code. Raises Refused."""
+    facts = facts_of(path)
+    name = name or following(path)
+    drawing = known(drawings(path), name)
+    now, then = read(path), read(drawing)
+    # Between two drawings a climb was cut off, perhaps in the middle of a host that comes: that one is finished first.
+    cut = [] if standing(path) else [["converge"]]
+    todo, ends = [*cut, *steps(now, then)], [*doors(now, then), *(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)), ["converge"]]
+    if check:
+        print("\n".join("make " + " ".join([*words, typed(facts)]) for words in [*todo, *ends]))
+        return 0
+    if not go(path, drawing, facts, todo, ends):
+        print(f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main():
+    """Do what the arguments say; the exit code. Raises Refused."""
+    words = [word for word in sys.argv[1:] if word != "--check"]
+    if len(words) not in (2, 3) or words[0] not in ("begin", "climb"):
+        sys.exit(__doc__)
+    path, name = pathlib.Path(words[1]).resolve(), (words[2:] or [""])[0]
+    if not drawings(path):
+        raise Refused(f"There are no drawings of {path.stem}: no inventories/{path.stem}/*.yml.")
+    if words[0] == "climb":
+        return climb(path, name, "--check" in sys.argv)
+    begin(path, name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(told(main))

@@ -1,0 +1,322 @@
+"""Destroy an environment and bring it back from nothing.
+
+    rebuild.py INVENTORY [--from INVENTORY] [--yes] [--check] [-- OPTION OF ANSIBLE-PLAYBOOK …]
+
+Without --from its data come back from its own backups: its backup host stays, everything else goes. With it everything goes, and what
+comes is another environment's: the release that serves there, its uploads, and its rows as they are archived, scrubbed by site_scrub of
+group_vars/all/site.yml before they leave its backup host.
+
+Where hosts are containers they are removed; real ones have to be bare. Cut off anywhere, it can be typed again to the same end. Exits with 2
+where it refuses, and nothing is touched then; with 1 where it fails or what came up is not as it should be.
+"""
+
+import argparse
+import concurrent.futures
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import yaml
+
+from controller import ansible, lock
+from controller.errors import Refused, told
+from controller.inventory import ROOT, Inventory, facts_of, state_of, typed, vault_of
+
+PLAYBOOK = ROOT / "playbooks/queries/rebuild.yml"
+RELEASES = ROOT / ".state/releases"
+NEVER = "production"  # what visitors wrote there is nowhere else: no verb destroys it
+PARTS = (".tar.gz", ".static.tar.gz", ".json")  # of a release
+
+
+class Failed(Exception):
+    """Which step failed."""
+
+
+class Environment:
+    """An environment, as its inventory and group_vars describe it."""
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path).resolve()
+        self.name, self.state = self.path.stem, state_of(self.path)
+        self.note = self.state / "rebuild.json"  # the hosts of a rebuild that has not ended
+        self.vault = vault_of(self.path)
+        facts = facts_of(self.path)
+        self.containers, self.typed = facts["env_containers"], typed(facts)
+        inventory = Inventory(self.path.read_text())
+        self.hosts, self.groups = list(inventory.lines), inventory.groups
+
+    @property
+    def variables(self):
+        """What this environment's own verbs find in theirs. Each has a vault of its own."""
+        password = self.state / "vault-password"
+        return {"ENV": self.name, **({"ANSIBLE_VAULT_PASSWORD_FILE": str(password)} if password.exists() else {})}
+
+    def ask(self, tag):
+        """What hosts answer to the first task of rebuild.yml with a tag, as {host: result}."""
+        return next(iter(ansible.answers(str(self.path), PLAYBOOK, ["--tags", tag], **self.variables).values()))
+
+    @property
+    def backup(self):
+        """Name of the backup host."""
+        return self.groups["backup"][0]
+
+    @property
+    def tier_backup(self):
+        """The command that reaches the program of the backup host, as a word of a shell."""
+        variables = ansible.hosts(str(self.path), "backup", **self.variables)[self.backup]
+        return shlex.join([*ansible.ssh(variables), "sudo", "/usr/local/sbin/tier-backup"])
+
+
+# ---------------------------------------------------------------- what is refused
+
+def check_environments(env, other):
+    """Raise Refused for what is never rebuilt, or not from there."""
+    if env.name == NEVER and not env.containers:
+        raise Refused(f"{NEVER} is never destroyed. Where all but its backup host is gone, onto bare hosts: make converge {env.typed} "
+                      """VARS='{"backup_bootstrap": ["--type=default"]}'; try it first: """ f"make rebuild {env.typed} REHEARSE=1")
+    if other is not None and env.name == NEVER:
+        raise Refused(f"{NEVER} gets its data from nobody but itself: leave FROM out.")
+    if other is not None and env.name == other.name:
+        raise Refused(f"FROM={other.name} is what would be destroyed. From its own backups: leave FROM out.")
+
+
+def check_vault(env):
+    """Raise Refused where nothing that is in the backups can be read."""
+    if not env.vault.exists():
+        raise Refused(f"The secrets of {env.name} are not here ({os.path.relpath(env.vault, ROOT)}): nothing else opens its backups.")
+
+
+def check_rules(rules):
+    """Raise Refused for rules of site_scrub that cannot be meant."""
+    place = "group_vars/all/site.yml: site_scrub"
+    if not rules:
+        raise Refused(f"{place} is empty: what of the site's rows is personal?")
+    for rule in rules:
+        if not isinstance(rule, dict) or set(rule) not in ({"table"}, {"table", "column", "value"}) or not all(isinstance(word, str) for word in rule.values()):
+            raise Refused(f"{place} has {json.dumps(rule)}: a rule has table, column and value, or a table alone, to empty it.")
+
+
+def check_bare(env, begun, taken):
+    """Raise Refused for real hosts that are not bare, but for those that a rebuild which was cut off has begun.
+
+    begun: hosts it was for; taken: hosts that let the operator in.
+    """
+    wrong = sorted(set(taken) - set(begun))
+    if wrong:
+        raise Refused(f"{', '.join(wrong)} of {env.name} {'are' if len(wrong) > 1 else 'is'} not bare, and nothing here empties a real host. Install Debian 13 "
+                      "anew there, with a key that lets root in, then type the same again.")
+
+
+def release_of(other, said, releases=RELEASES, site="site"):
+    """The release that another environment serves, once all of it is known to be here.
+
+    said: {app host: what it says of it}. Raises Refused, with what to do.
+    """
+    silent = [host for host in other.groups["app"] if said.get(host, {}).get("rc") != 0]
+    if silent:
+        raise Refused(f"{', '.join(silent)} of {other.name} did not tell which release it serves: make status {other.typed}")
+    found = {tuple(said[host]["stdout"].split()[:2]) for host in other.groups["app"]}
+    if len(found) > 1:
+        raise Refused(f"The app hosts of {other.name} serve different releases: make deploy {other.typed}")
+    [(version, manifest)] = found
+    files = [releases / f"{site}-{version}{part}" for part in PARTS]
+    if not all(path.exists() for path in files):
+        raise Refused(f"Release {version} of {other.name} is not in .state/releases of this machine. Copy {site}-{version}.* there from the machine that "
+                      f"deployed it, or deploy from here: make deploy {other.typed}")
+    if hashlib.sha256(files[-1].read_bytes()).hexdigest() != manifest:
+        raise Refused(f"Release {version} in .state/releases is not the one that {other.name} serves: their manifests differ. Copy {site}-{version}.* "
+                      f"from the machine that deployed it, or deploy from here: make deploy {other.typed}")
+    return version
+
+
+def plan_of(env, said):
+    """What the backup host can bring back. Raises Refused where it cannot."""
+    if said.get("unreachable") or "rc" not in said:
+        why = "does not answer over SSH" + (f": docker start {env.name}-{env.backup}" if env.containers else "")
+        raise Refused(f"{env.backup} has the only backups of {env.name}, and {why}.")
+    if said["rc"]:
+        raise Refused(f"{env.backup}: {(said['stderr'].splitlines() or ['it gave no reason'])[-1]}")
+    return json.loads(said["stdout"])
+
+
+# ---------------------------------------------------------------- what is told
+
+def moment(seconds):
+    """A moment as people read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)) if seconds else "an unknown time"
+
+
+def minutes(seconds):
+    """A time as people read it."""
+    return f"{seconds / 60:.1f} min"
+
+
+def named(env, other, goes, plan, bounds):
+    """What is destroyed, what comes, and what is lost, as lines.
+
+    goes: names of containers; plan: of the backup host, None with other; bounds: (archive_timeout in seconds, minutes between two backups of uploads).
+    """
+    lines = [f"Destroyed is, of {env.name}: {', '.join(goes)}." if goes else f"Nothing of {env.name} stands that would be destroyed."]
+    if other is not None:
+        return [*lines, f"With {env.backup} go its backups." if goes else "",
+                f"What comes is {other.name}'s: its release, its rows as they are archived, scrubbed, and its uploads."]
+    return [*lines, f"{env.backup} stays. Databases come back from its backup of {plan['backup']} and all WAL after it, "
+            f"uploads from that of {moment(plan.get('uploads'))}.",
+            f"The last WAL came at {moment(plan.get('archived'))}. Lost is what was written since: at most {bounds[0]} s, and the moment it takes to send it; "
+            f"and uploads of the last {bounds[1]} min." + (f" What answers still: make backup {env.typed} brings it along." if goes else ""),
+            f"Beware: the archive lacks {plan['gap']}, and nothing after it comes back." if plan["gap"] else ""]
+
+
+def scrubbed(rules, rows):
+    """What each rule did, as lines."""
+    return [f"{rule['table']}{'.' + rule['column'] if 'column' in rule else ' emptied'}: {count} rows" for rule, count in zip(rules, rows, strict=True)]
+
+
+def last_change(said):
+    """When the last change was made that came back, as PostgreSQL tells it; nothing where it does not."""
+    found = re.search(r"at log time (\S+ \S+)", said.get("stdout", ""))
+    return found[1] if found else ""
+
+
+# ---------------------------------------------------------------- what is done
+
+def standing(env, kept):
+    """Names of the containers of an environment, but for those of kept hosts. Raises Refused where one of those is gone."""
+    words = ["docker", "ps", "--all", "--filter", f"label=realworld={env.name}", "--format", "{{.Names}}"]
+    done = subprocess.run([*([] if os.geteuid() == 0 else ["sudo"]), *words], capture_output=True, text=True, check=True)
+    names, own = sorted(done.stdout.split()), [f"{env.name}-{host}" for host in kept]
+    if not set(own) <= set(names):
+        raise Refused(f"{kept[0]} of {env.name} is gone, and with it the only backups: there is nothing to bring back. make converge {env.typed} begins anew.")
+    return [name for name in names if name not in own]
+
+
+def converged(env, hosts):
+    """Those hosts that let the operator in: they are not bare."""
+    variables = ansible.hosts(str(env.path), "all")
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        came = pool.map(lambda host: subprocess.run([*ansible.ssh(variables[host]), "true"], capture_output=True, check=False).returncode == 0, hosts)
+        return [host for host, in_ in zip(hosts, came) if in_]
+
+
+def step(what, *words, quiet=False, fails=True):
+    """Do a step, and say how long it took; its exit code. Raises Failed."""
+    begun = time.monotonic()
+    print(f"\nrebuild: {what}", flush=True)
+    done = subprocess.run(words, cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), check=False, text=True,
+                          **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}))
+    if done.returncode and fails:
+        raise Failed(f"{what} failed{': ' + done.stdout[-3000:] if quiet else ''}")
+    print(f"rebuild: {what}: {time.monotonic() - begun:.0f} s", flush=True)
+    return done.returncode
+
+
+def take_over(other, rules):
+    """What the other environment hands over: (variables for the converge, lines about it). Raises Failed."""
+    print(f"\nrebuild: the newest backup of {other.name} is restored on its {other.backup} and scrubbed there", flush=True)
+    said = other.ask("scrub")[other.backup]
+    if said.get("rc") != 0:
+        raise Failed(f"Nothing was destroyed. {other.backup} of {other.name}: "
+                     f"{(said.get('stderr', '').splitlines() or [said.get('msg', 'it gave no reason')])[-1]}")
+    found = json.loads(said["stdout"])
+    return {"backup_taken_from": other.tier_backup}, [f"rows      {other.name}'s backup of {found['backup']} and all WAL after it, scrubbed:",
+                                                       *(f"            {line}" for line in scrubbed(rules, found["rows"])),
+                                                       *([f"beware    the archive lacks {found['gap']}, and nothing after it came"] if found["gap"] else [])]
+
+
+def come_back(env, other, plan, version, rules, options):
+    """Destroy and build; lines about it. Raises Failed."""
+    if other is not None:
+        chosen, lines = take_over(other, rules)
+        chosen["django_version"] = version
+        lines = [f"release   {version}, as {other.name} serves it", *lines]
+    else:
+        chosen, lines = {"backup_bootstrap": [f"--set={plan['label']}", "--type=default"]}, []
+    kept = [] if other is not None else [env.backup]
+    play = ["ansible-playbook", "-i", str(env.path)]
+    env.note.write_text(json.dumps(env.hosts) + "\n", encoding="utf-8")
+    if env.containers:
+        step("destroy", *play, "containers/destroy.yml", "-e", json.dumps({"platform_kept": kept}), quiet=True)
+    step("boot", "make", "--no-print-directory", "up", *env.typed.split())
+    step("converge", *play, *options, "-e", json.dumps(chosen), "playbooks/site.yml")
+    env.note.unlink()
+    if other is None:
+        change = last_change(next(iter(env.ask("came").values())))
+        lines += [f"rows      from the backup of {plan['backup']} and all WAL after it{', to the last change, of ' + change if change else ''}",
+                 f"lost      what was written after the last WAL, of {moment(plan.get('archived'))}, and uploads after {moment(plan.get('uploads'))}"]
+    return lines
+
+
+def rebuild(env, other, given):
+    """Ask, and do it; the exit code. Raises Refused and Failed."""
+    site = yaml.safe_load((ROOT / "group_vars/all/site.yml").read_text())
+    backup = yaml.safe_load((ROOT / "group_vars/all/backup.yml").read_text())
+    rules = site["site_scrub"]
+    check_environments(env, other)
+    plan, version, kept = None, "", []
+    if other is not None:
+        check_rules(rules)
+        version = release_of(other, other.ask("release"), site=site["site_name"])
+    else:
+        check_vault(env)
+        kept = [env.backup]
+    goes = standing(env, kept) if env.containers else []
+    if not env.containers:
+        begun = json.loads(env.note.read_text(encoding="utf-8")) if env.note.exists() else []
+        check_bare(env, begun, converged(env, [host for host in env.hosts if host not in kept]))
+    if other is None:
+        plan = plan_of(env, env.ask("plan")[env.backup])
+    bounds = backup["backup_archive_timeout_s"], backup["backup_media_every_min"]
+    print("\n".join(["", *(f"  {line}" for line in named(env, other, goes, plan, bounds) if line), ""]), flush=True)
+    if given.check:
+        return 0
+    if not given.yes:
+        try:
+            answer = input("  Type yes to do it: ")
+        except EOFError:
+            answer = ""
+        if answer.strip() != "yes":
+            raise Refused("There was no yes. Without a question: the same with YES=1")
+    # Those of hosts that go end with them; nobody can hold one of a host without an operator.
+    _held, busy = lock.take(str(env.path), "make rebuild")
+    if busy:
+        raise Refused(busy)
+    begun = time.monotonic()
+    lines = come_back(env, other, plan, version, rules, given.options)
+    took = time.monotonic() - begun
+    wrong = step("smoke", sys.executable, "-m", "controller.commands.smoke", str(env.path), fails=False)
+    if other is not None:
+        wrong = step("parity", sys.executable, "-m", "controller.commands.parity", "parity", str(env.path), str(other.path), fails=False) or wrong
+    print("\n".join(["", f"  {env.name} {'is back' if not wrong else 'is back, and not as it should be: see above'}, at "
+                     f"{datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}", "",
+                     f"  serves    after {minutes(took)}; looked at after {minutes(time.monotonic() - begun)}", *(f"  {line}" for line in lines), ""]))
+    return 1 if wrong else 0
+
+
+def main():
+    """Rebuild, or say why not."""
+    words, options = sys.argv[1:], []
+    if "--" in words:
+        words, options = words[:words.index("--")], words[words.index("--") + 1:]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], usage=__doc__)
+    parser.add_argument("inventory")
+    parser.add_argument("--from", dest="other", default="")
+    parser.add_argument("--yes", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args(words)
+    given.options = options
+    try:
+        return told(lambda: rebuild(Environment(given.inventory), Environment(given.other) if given.other else None, given))
+    except Failed as reason:
+        print(f"\n{reason}\nMend that and type the same again: it begins anew.", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""Ask a site, by its virtual IP, for what its visitors rely on: pages by what they say, and what they lead to and show themselves with.
+
+    smoke.py INVENTORY [OPTION OF ANSIBLE-PLAYBOOK …]
+    smoke.py -                                         what to ask for comes as JSON, and so does what is wrong: how a deploy asks,
+                                                       and a converge, which asks for the pages of site_smoke only ("pages_only")
+
+site_smoke of group_vars/all/site.yml has the pages to begin with. From there every link of the site's own is followed, static files and uploads are
+fetched, each once, at most site_smoke_most of a kind and LONGEST seconds long. Then site_smoke_sign_in signs in, in a real browser; a deploy leaves
+that out where this machine has none.
+Exits with 1 where something is not as it should be, with 2 where nobody could be asked.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import html.parser
+import http.client
+import json
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+
+from controller import ansible, browser
+from controller.inventory import ROOT
+from controller.report import table
+
+PLAYBOOK = ROOT / "playbooks/queries/smoke.yml"
+PATIENCE = 10.0  # seconds a visitor waits for an answer
+HELD = 20.0      # seconds a balancer may take to have the virtual IP
+LONGEST = 60.0   # seconds after which nothing more is asked for
+AGAIN = 1.0      # seconds after which what was not there is asked for once more: a host may just have died
+AT_ONCE = 4      # requests under way: no load worth the name
+
+# kind: its content type; request: the id that the balancer gave
+Answer = collections.namedtuple("Answer", "status body kind location request", defaults=("text/html", "", ""))
+SHOWN_WITH = {"link": "href", "script": "src", "img": "src", "source": "src", "video": "src", "audio": "src"}
+RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "apple-touch-icon"}  # of a <link> that is fetched
+
+
+class Links(html.parser.HTMLParser):
+    """What a page leads to and shows itself with, in its order: found."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = {name: value or "" for name, value in attrs}
+        relation = set(given.get("rel", "").lower().split())
+        if tag == "a" and "nofollow" not in relation:
+            self.found.append(given.get("href", ""))
+        elif tag in SHOWN_WITH and (tag != "link" or relation & RELATIONS):
+            self.found.append(given.get(SHOWN_WITH[tag], ""))
+            self.found += [one.split()[0] for one in given.get("srcset", "").split(",") if one.strip()]
+
+
+def own(link, page, names):
+    """Path and query of a link that a page of the site has; empty where it leads elsewhere, or to nothing."""
+    try:
+        url = urllib.parse.urlsplit(urllib.parse.urljoin(f"https://{names[0]}{page}", link.strip()))
+    except ValueError:
+        return ""
+    if not link.strip() or link.strip().startswith("#") or url.scheme not in ("http", "https") or url.hostname not in names:
+        return ""
+    return urllib.parse.quote(url.path or "/", safe="/%:@!$&'()*+,;=~") + (f"?{urllib.parse.quote(url.query, safe='/%:@!$&()*+,;=~?[]')}" if url.query else "")
+
+
+def visitor(asked):
+    """fetch(path) as a browser does it, with the site's name: an Answer. Raises OSError and HTTPException."""
+    context, port = browser.trust(asked["authority"]), int(asked["port"])
+
+    def fetch(path):
+        with contextlib.closing(http.client.HTTPSConnection(asked["name"], port, timeout=PATIENCE)) as connection:
+            plain = socket.create_connection((asked["address"], port), timeout=PATIENCE)
+            connection.sock = context.wrap_socket(plain, server_hostname=asked["name"])
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.read(), answer.headers.get_content_type(), answer.headers.get("Location", ""),
+                          answer.headers.get("X-Request-Id", ""))
+    return fetch
+
+
+class Crawl:
+    """What was asked for and what came.
+
+    seen: {path: (kind, its Answer or why there is none, the page that leads there)}; wrong: {path: sentence}; left: paths not asked for.
+    """
+
+    def __init__(self, asked, fetch, pause=time.sleep):
+        self.asked, self.fetch, self.pause = asked, fetch, pause
+        self.begin = {page["path"]: page["says"] for page in asked["pages"]}
+        self.names = asked.get("names") or [asked.get("name", "site")]
+        self.seen, self.wrong, self.left = {}, {}, set()
+        self.until = time.monotonic() + LONGEST
+
+    def kind(self, path):
+        """page, or a name of asked["files"]."""
+        return next((what for what, prefix in self.asked["files"].items() if path.startswith(prefix)), "page")
+
+    def complaint(self, path, answer):
+        """What is wrong with an answer, as a sentence; empty where nothing is."""
+        kind, by, says = self.kind(path), self.seen[path][2], self.begin.get(path)
+        if isinstance(answer, str):
+            why = answer
+        elif kind == "page" and not says and (300 <= answer.status < 400 or answer.status in (401, 403)):
+            return ""
+        else:
+            why = f"{answer.status}, request {answer.request}" if answer.request else answer.status
+            if answer.status == 200 and answer.body:
+                told = not says or re.search(says, answer.body.decode(errors="replace"))
+                return "" if told else f"The page {path} does not say {says}" + (f": {why}" if answer.request else "")
+        return f"The {kind} {path} is not there: {why}" + (f" ({by} links to it)" if by else "")
+
+    def get(self, path):
+        """Ask for one, and again where it is not as it should be. Nothing where the time is over."""
+        answer, tries = "", self.asked.get("tries", 2)
+        for attempt in range(tries):
+            if time.monotonic() > self.until:
+                return answer or None
+            try:
+                answer = self.fetch(path)
+            except (OSError, http.client.HTTPException) as error:
+                answer = repr(error)
+            if not self.complaint(path, answer):
+                break
+            if attempt < tries - 1:
+                self.pause(AGAIN)
+        return answer
+
+    def leads_to(self, path, answer):
+        """Paths of the site's own that an answer leads to."""
+        if not isinstance(answer, Answer) or self.kind(path) != "page" or self.asked.get("pages_only"):
+            return []
+        links = [answer.location] if answer.location else Links(answer.body.decode(errors="replace")).found if answer.kind == "text/html" else []
+        return [one for one in (own(link, path, self.names) for link in links) if one]
+
+    def run(self):
+        """Ask for everything, those that are linked to from nearer the beginning first."""
+        counts = collections.Counter()
+        turn = [(path, "") for path in self.begin]
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as at_once:
+            while turn:
+                paths = []
+                for path, by in turn:
+                    kind = self.kind(path)
+                    if path in self.seen:
+                        continue
+                    if path not in self.begin and counts[kind] >= self.asked.get("most", 40):
+                        self.left.add(path)
+                        continue
+                    counts[kind] += 1
+                    self.seen[path] = (kind, None, by)
+                    paths.append(path)
+                turn = []
+                for path, answer in zip(paths, at_once.map(self.get, paths)):
+                    self.seen[path] = (self.seen[path][0], answer, self.seen[path][2])
+                    if answer is None:
+                        self.left.add(path)
+                        continue
+                    if sentence := self.complaint(path, answer):
+                        self.wrong[path] = sentence
+                    turn += [(one, path) for one in self.leads_to(path, answer)]
+        if "static file" in self.asked["files"] and not self.asked.get("pages_only") and not any(kind == "static file" for kind, _answer, _by in self.seen.values()):
+            self.wrong["static file"] = "No page links to a static file"
+        return self
+
+    def failed(self):
+        """Ids of the requests that the site itself failed at."""
+        answers = [answer for _kind, answer, _by in self.seen.values() if isinstance(answer, Answer)]
+        return [answer.request for answer in answers if answer.status >= 500 and answer.request]
+
+
+def rows(crawl):
+    """Cells of the table: the pages to begin with, the first file of each kind, and a count of all others."""
+    def told(path):
+        _kind, answer, _by = crawl.seen[path]
+        return f"{answer.status}, {len(answer.body)} bytes" if isinstance(answer, Answer) else str(answer or "not asked")
+    found = [("what", "path", "answer"), *(("page", path, told(path)) for path in crawl.begin)]
+    for kind in ["page", *crawl.asked["files"]]:
+        others = [path for path, (is_kind, _a, _b) in crawl.seen.items() if is_kind == kind and path not in crawl.begin]
+        if kind != "page":
+            found.append((kind, others[0], told(others[0])) if others else (kind, crawl.asked["files"][kind], "no page links to one"))
+            others = others[1:]
+        if others:
+            bad = sum(path in crawl.wrong for path in others)
+            found.append((f"{kind}s", f"{len(others)} more", f"{bad} of them not there" if bad else "all there"))
+    if crawl.left:
+        found.append(("links", f"{len(crawl.left)} more", "not asked"))
+    return found
+
+
+# ------------------------------------------------------------------ in a browser
+
+def origin(asked):
+    """The site as a browser names it: a form's sender has to be spelt like that."""
+    return f"https://{asked['name']}{'' if int(asked['port']) == 443 else ':' + str(asked['port'])}"
+
+
+def field(name):
+    """A field of a form, in JavaScript."""
+    return f"document.querySelector({json.dumps(f'[name={json.dumps(name)}]')})"
+
+
+def fill_in(asked, window):
+    """Sign in as a person does; why that did not come to what it should, or nothing."""
+    form = asked["sign_in"]
+    try:
+        window.open(origin(asked) + form["page"])
+        for name, value in (form["fields"] | {form["password"]: form["secret"]}).items():
+            window.value(f"{field(name)}.value = {json.dumps(value)}")
+        window.go(lambda: window.value(f"{field(form['password'])}.form.requestSubmit()"))
+        said = " ".join(window.value("document.body.innerText").split())
+    except (RuntimeError, TimeoutError, ConnectionError) as error:
+        return f"{error!r}".replace(form["secret"], "…")
+    return "" if re.search(form["says"], said) else f"the page says {said[:200]!r}"
+
+
+def make_user(form):
+    """Make the user on the first app host that can; why none could, or nothing."""
+    words, why = shlex.join(["sudo", "/usr/local/bin/manage", *form["user"]]), "no host of the app pool"
+    for door in form["doors"]:
+        done = subprocess.run([*shlex.split(door), words], input=f"{form['secret']}\n", capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return ""
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].replace(form["secret"], "…")
+    return why
+
+
+def sign_in(asked, may_install):
+    """(rows of the table, {"sign in": sentence about what is wrong}, why nobody was asked or nothing)."""
+    form = asked.get("sign_in")
+    if not form:
+        return [], {}, ""
+    try:
+        if may_install:
+            browser.install(lambda what: print(what, flush=True))
+        elif not shutil.which("chromium"):
+            raise FileNotFoundError("there is no Chromium here, and make smoke installs it")
+        site = browser.trusted(asked["name"], asked["address"], int(asked["port"]), asked["authority"])
+        with browser.Browser(*(site._replace(name=name) for name in asked.get("names") or [site.name])) as window:
+            why = fill_in(asked, window)
+            if why:
+                unmade = make_user(form)
+                why = f"{why}, and its user cannot be made: {unmade}" if unmade else fill_in(asked, window)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # of this machine; what goes wrong on the site is in `why`
+        return [("sign in", form["page"], f"not asked: {error}")], {}, f"Nobody tried to sign in: {error}."
+    wrong = {"sign in": f"Nobody can sign in at {form['page']}: {why}"} if why else {}
+    return [("sign in", form["page"], "nobody can" if why else "works, in a browser")], wrong, ""
+
+
+def held(asked):
+    """Await that somebody takes connections at the virtual IP; whether anybody does."""
+    deadline = time.monotonic() + asked.get("held_s", HELD)
+    while True:
+        try:
+            socket.create_connection((asked["address"], asked["port"]), timeout=1).close()
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)  # between two tries with a deadline
+
+
+def main():
+    """Print what came."""
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    by_deploy = sys.argv[1] == "-"
+    if by_deploy:
+        asked = json.load(sys.stdin)
+    else:
+        asked = next((said["msg"] for said in ansible.ask(sys.argv[1], PLAYBOOK, sys.argv[2:]).values() if isinstance(said.get("msg"), dict)), None)
+    if asked is None:
+        print("group_vars do not say what a visitor gets: make converge says why.", file=sys.stderr)
+        return 2
+    if not held(asked):
+        print(f"Nobody answers at {asked['address']}: on a balancer, journalctl -u keepalived", file=sys.stderr)
+        return 2
+    crawl = Crawl(asked, visitor(asked)).run()
+    more, refused, left_out = sign_in(asked, may_install=not by_deploy)
+    found, wrong = rows(crawl) + more, crawl.wrong | refused
+    if by_deploy:
+        print(json.dumps({"wrong": wrong, "left_out": left_out, "failed": crawl.failed()}))
+        return 0
+    sentences = [*wrong.values(), *([left_out] if left_out else [])]
+    print("\n".join(["", *table(found), "", *(f"  {sentence}" for sentence in sentences), *([""] if sentences else [])]))
+    return 1 if sentences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

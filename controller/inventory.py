@@ -1,0 +1,140 @@
+"""An inventory as text: who is in it, where its environment's files are, and the same text with a host more or less."""
+
+import pathlib
+import shutil
+
+import yaml
+
+from controller.errors import Refused
+from plugins.modules import preflight
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+POOLS = ["lb", "app", "media", "cache", "db"]
+JOBS = [*POOLS, "quorum", "monitor", "backup"]
+
+
+def last_line(node):
+    """Number of the last line of a YAML node, from 0, without the comments that follow it."""
+    if isinstance(node, yaml.MappingNode) and not node.flow_style:
+        return max([node.start_mark.line, *(last_line(part) for pair in node.value for part in pair)])
+    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        return max([node.start_mark.line, *map(last_line, node.value)])
+    return node.end_mark.line
+
+
+def sections(node):
+    """Yield (group, node of its hosts) for every group of an inventory that has hosts."""
+    for group, _line, body in preflight.keys(node):
+        for section, _line, content in preflight.keys(body):
+            if section == "hosts" and isinstance(content, yaml.MappingNode):
+                yield group, content
+            elif section == "children":
+                yield from sections(content)
+
+
+class Inventory:
+    """The text of an inventory, and who is in it."""
+
+    def __init__(self, text, name="inventory"):
+        self.text, self.name = text, name
+        tree = yaml.compose(text, preflight.VaultLoader)
+        self.sections = list(sections(tree))
+        self.lines = {}      # host: number of the line that brings it in, from 1
+        self.addresses = {}  # address: host
+        self.groups = {}     # group: its hosts in their order
+        for group, _line, hosts in preflight.inventory_groups(tree):
+            for host, (line, variables) in hosts.items():
+                self.groups.setdefault(group, []).append(host)
+                if host not in self.lines or "ansible_host" in variables:
+                    self.lines[host] = line
+                self.addresses |= {variables[v][1]: host for v in ("ansible_host", "private_address") if v in variables}
+
+    def pools(self, host):
+        """The pools that a host is in."""
+        return [pool for pool in POOLS if host in self.groups.get(pool, [])]
+
+    def jobs(self, host):
+        """All that a host does for the tier."""
+        return [job for job in JOBS if host in self.groups.get(job, [])]
+
+    def address(self, host):
+        """The address of a host, as this machine reaches it."""
+        return next(address for address, name in self.addresses.items() if name == host)
+
+    def place(self, host):
+        """Where a host stands, as file and line."""
+        return f"{self.name}:{self.lines[host]}"
+
+    def with_host(self, pool, host, address):
+        """The text with a host more, after the last one of its pool. Raises Refused where the file is written another way."""
+        hosts = dict(self.sections).get(pool)
+        if hosts is None or hosts.flow_style or not hosts.value:
+            raise Refused(f"{self.name} does not list the hosts of '{pool}' one a line: write them like those of inventories/local.yml.")
+        indent = " " * hosts.value[0][0].start_mark.column
+        lines = self.text.splitlines(keepends=True)
+        place = last_line(hosts)
+        if not lines[place].endswith("\n"):
+            lines[place] += "\n"
+        lines.insert(place + 1, f"{indent}{host}: {{ansible_host: {address}}}\n")
+        return "".join(lines)
+
+    def without_host(self, host, pool=""):
+        """The text without a host, in one pool or in whichever groups it is. Raises Refused where the file is written another way."""
+        gone, stays = set(), []
+        for group, hosts in self.sections:
+            for key, value in hosts.value:
+                if key.value != host:
+                    continue
+                if hosts.flow_style:
+                    raise Refused(f"{self.name} does not list its hosts one a line: take {host} out of it by hand.")
+                if pool in ("", group):
+                    gone |= set(range(key.start_mark.line, last_line(value) + 1))
+                else:
+                    stays.append((key, value))
+        lines = self.text.splitlines(keepends=True)
+        kept = {number: line for number, line in enumerate(lines) if number not in gone}
+        # What the inventory says of the host goes where it is still named.
+        if stays and not any(isinstance(value, yaml.MappingNode) for _key, value in stays):
+            kept[stays[0][0].start_mark.line] = self.moved(lines, sorted(gone), stays[0][0].start_mark.column)
+        return "".join(line for _number, line in sorted(kept.items()))
+
+    @staticmethod
+    def moved(lines, numbers, column):
+        """Lines of a host, as they are where its name begins in another column."""
+        before = len(lines[numbers[0]]) - len(lines[numbers[0]].lstrip())
+        return "".join(" " * column + lines[number].rstrip("\n")[before:] + "\n" for number in numbers)
+
+
+def facts_of(path):
+    """What group_vars say of the environment of an inventory, unrendered."""
+    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
+    rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of controller/commands/rehearse.py
+    return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
+
+
+def vault_of(path):
+    """The file that has the secrets of an inventory's environment."""
+    return path.parent / "group_vars" / path.stem / "vault.yml"
+
+
+def state_of(path):
+    """Where the controller keeps what belongs to an inventory's environment; a rehearsal's inventory lies in it."""
+    above = path.resolve().parents[1]
+    return above if above.parent.name == ".state" else ROOT / ".state" / path.stem
+
+
+def typed(facts):
+    """How a verb is told which environment it is for."""
+    return facts.get("env_typed", f"ENV={facts['env_name']}")
+
+
+def write(path, text):
+    """Replace a file's content at once, if it is another. Returns whether it was."""
+    if path.exists() and path.read_text() == text:
+        return False
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    if path.exists():
+        shutil.copymode(path, new)
+    new.replace(path)
+    return True

@@ -1,0 +1,71 @@
+"""Run a command while no other one changes the same environment.
+
+    python -m controller.lock INVENTORY VERB COMMAND …
+
+Every app host holds a lock for as long as this command lives: an ssh session has it, whose input is a pipe that
+the command inherits. However the command ends, and with it this machine, the lock is gone. Hosts that cannot be
+reached are passed over. Exits with 3 where somebody else has the lock, with 2 where the inventory cannot be read.
+"""
+
+import getpass
+import os
+import select
+import shlex
+import socket
+import subprocess
+import sys
+
+from controller import environment
+from controller import ssh as openssh
+
+PATIENCE = 15  # seconds a host has to answer
+# A file that every host has and nobody else locks. What is held is told by the process that holds it.
+HOLD = r"""
+exec 9</etc/hostname
+if flock --nonblock 9; then echo held; cat; exit; fi
+echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-tier //p' | grep -v -F "$1" | head -n 1)"
+"""
+
+
+def hold(login, who):
+    """A process that asks a host for its lock, on a connection of its own, and keeps it while its input is open."""
+    first, *words = openssh.options(login, None)
+    own = ["-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3", "-o", "LogLevel=ERROR"]  # before others, which do not count then
+    return subprocess.Popen([first, *own, *words, shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def take(inventory, verb):
+    """(the processes that hold the locks while this one has their input, who else has one, as a sentence or nothing)."""
+    who = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
+    try:
+        known = environment.load(inventory)
+    except environment.Unusable as reason:
+        print(reason, file=sys.stderr)
+        sys.exit(2)
+    held = {name: hold(known.hosts[name].login, who) for name in known.groups.get("app", [])}
+    for name, process in held.items():
+        ready, _w, _x = select.select([process.stdout], [], [], PATIENCE)
+        said = process.stdout.readline().decode().strip() if ready else ""
+        if said.startswith("busy:"):
+            return held, (f"{said.removeprefix('busy:').strip() or 'Somebody'} is changing this environment (on {name}). "
+                          "Its lock ends with it: type the same again then.")
+    return held, ""
+
+
+def main():
+    """Take the locks and become the command."""
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    inventory, verb, *command = sys.argv[1:]
+    held, busy = take(inventory, verb)
+    if busy:
+        print(f"Nothing was touched. {busy}", file=sys.stderr)
+        return 3
+    for process in held.values():
+        os.set_inheritable(process.stdin.fileno(), True)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

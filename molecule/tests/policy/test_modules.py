@@ -1,0 +1,116 @@
+"""The documentation of the repository's own modules and plugins: it is valid, and says what their code takes and returns."""
+
+import ast
+import importlib
+import re
+
+import pytest
+import yaml
+from repository import ROOT
+
+MODULES = sorted((ROOT / "plugins/modules").glob("*.py"))
+PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
+BLOCKS = ("DOCUMENTATION", "EXAMPLES", "RETURN")
+RESULT = {"changed", "diff", "msg"}  # what every module may return
+TYPES = {"str", "int", "float", "bool", "list", "dict"}
+
+
+class Specification(Exception):
+    """What a module gives AnsibleModule."""
+
+
+def blocks(path):
+    """{block: its content} of a Python file. A name of a block that is no text is used for something else."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        for name in {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}.intersection(BLOCKS):
+            assert isinstance(node.value, ast.Constant) and isinstance(node.value.value, str), f"{path}: {name} is no text: name it otherwise"
+            found[name] = yaml.safe_load(node.value.value)
+    return found
+
+
+def argument_spec(path, monkeypatch):
+    """The argument_spec that a module gives AnsibleModule."""
+    def record(**given):
+        raise Specification(given)
+
+    module = importlib.import_module(f"plugins.modules.{path.stem}")
+    monkeypatch.setattr(module, "AnsibleModule", record)
+    with pytest.raises(Specification) as given:
+        module.main()
+    return given.value.args[0]["argument_spec"]
+
+
+def comparable(options, below):
+    """{option: what Ansible does with it}, of options as documented or of an argument_spec; below names the options of an option."""
+    return {name: {"type": one.get("type", "str"), "required": one.get("required", False), "default": one.get("default"), "choices": one.get("choices"),
+                   "elements": one.get("elements"), "below": comparable(one.get(below, {}), below)} for name, one in options.items()}
+
+
+def undescribed(options, prefix=""):
+    """Names of the documented options that have no description."""
+    return [name for option, one in options.items() for name in [
+        *([] if one.get("description") else [prefix + option]), *undescribed(one.get("suboptions", {}), f"{prefix}{option}.")]]
+
+
+def returned(path):
+    """({name: keys of its value where they are written there}, whether there is more), of all calls of exit_json in a module."""
+    found, more = {}, False
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "exit_json":
+            for word in node.keywords:
+                more |= word.arg is None
+                if word.arg:
+                    found[word.arg] = {key.value for key in word.value.keys} if isinstance(word.value, ast.Dict) else set()
+    return found, more
+
+
+def texts(path):
+    """The names and texts in the code of a module, its documentation left out, and of what it imports from module_utils."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (used := ROOT / "plugins/module_utils" / f"{node.module.split('.')[-1]}.py").exists():
+            found |= texts(used)
+        for part in ast.walk(node):
+            found |= {part.value} if isinstance(part, ast.Constant) else {part.arg} if isinstance(part, ast.keyword) else set()
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_options_are_documented_as_they_are_taken(path, monkeypatch):
+    about = blocks(path)["DOCUMENTATION"]
+    assert about["module"] == path.stem and about["short_description"]
+    assert about.keys() <= {"module", "short_description", "description", "options", "author", "notes"}
+    assert comparable(about["options"], "suboptions") == comparable(argument_spec(path, monkeypatch), "options")
+    assert undescribed(about["options"]) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_results_are_documented_as_they_are_returned(path):
+    documented = blocks(path).get("RETURN", {})
+    keys, more = returned(path)
+    assert keys.keys() - RESULT == documented.keys() if not more else keys.keys() - RESULT <= documented.keys() != set()
+    assert documented.keys() <= texts(path)
+    for name, one in documented.items():
+        assert one["description"] and one["returned"] and one["type"] in TYPES, name
+        assert keys.get(name, set()) == one.get("contains", {}).keys()
+        assert all(part["description"] and part["type"] in TYPES for part in one.get("contains", {}).values())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_examples_are_tasks_that_give_it_its_options(path):
+    about = blocks(path)
+    for task in about.get("EXAMPLES", []):
+        assert task["name"] and task[path.stem].keys() <= about["DOCUMENTATION"]["options"].keys()
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.stem)
+def test_plugins_have_valid_documentation_or_none(path):
+    about = blocks(path).get("DOCUMENTATION")
+    assert about is None or path in MODULES or about["name"] == path.stem and about["short_description"] and about["description"]
+
+
+def test_the_action_files_takes_what_the_module_files_documents():
+    """Its contents are what the action makes of templates and copies."""
+    [valid] = re.findall(r"_VALID_ARGS = frozenset\((.*)\)", (ROOT / "plugins/action/files.py").read_text())
+    assert ast.literal_eval(valid) | {"contents"} == blocks(ROOT / "plugins/modules/files.py")["DOCUMENTATION"]["options"].keys()

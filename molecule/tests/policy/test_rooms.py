@@ -1,0 +1,77 @@
+"""Each room holds what ARCHITECTURE.md says of it."""
+
+import pathlib
+import re
+
+import pytest
+import yaml
+from repository import ROOT
+
+PLAYBOOKS = ROOT / "playbooks"
+TESTING = {"test", "verify", "drill", "drills", "bench", "static", "lint", "lock"}  # the verbs that may use molecule/
+PRODUCTION = [path for room in ("playbooks", "controller", "containers", "plugins", "roles", "group_vars")
+              for path in sorted((ROOT / room).rglob("*")) if path.suffix in (".yml", ".py", ".sh", ".j2")]
+PLAYS = sorted([*PLAYBOOKS.rglob("*.yml"), *(ROOT / "containers").rglob("*.yml")])
+BESIDE_PLUGINS = ("roles/*/library", "roles/*/module_utils", "roles/*/*_plugins", "playbooks/library",
+                  "playbooks/*_plugins")
+
+
+def rules(makefile: str) -> list[tuple[set[str], str]]:
+    """(targets, recipe) of every rule; what stands outside of rules is the recipe of no target."""
+    found: list[tuple[set[str], str]] = []
+    for line in makefile.splitlines():
+        if rule := re.match(r"([a-z][\w -]*):(?!=)", line):
+            found.append((set(rule[1].split()), line + "\n"))
+        elif line.startswith(("\t", "  ", "ifneq", "ifeq", "ifdef", "else", "endif")) and found:
+            found[-1] = (found[-1][0], found[-1][1] + line + "\n")
+        else:
+            found.append((set(), line + "\n"))
+    return found
+
+
+def referred(path: pathlib.Path) -> set[str]:
+    """Files that a playbook or a file of tasks names relatively to itself; none of those that are computed."""
+    def within(node: object) -> set[str]:
+        if isinstance(node, list):
+            return set().union(*map(within, node))
+        if not isinstance(node, dict):
+            return set()
+        keys = [f"ansible.builtin.{key}" for key in ("import_playbook", "import_tasks", "include_tasks")]
+        files = {node[key] for key in keys if key in node} | set(node.get("vars_files", []))
+        parts = ("tasks", "pre_tasks", "post_tasks", "handlers", "block", "rescue", "always")
+        return files.union(*(within(node.get(part)) for part in parts))
+    return {name for name in within(yaml.safe_load(path.read_text(encoding="utf-8"))) if "{{" not in name}
+
+
+def test_playbooks_are_yaml():
+    files = [path for path in PLAYBOOKS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert files and [path for path in files if path.suffix != ".yml"] == []
+
+
+def test_a_playbook_is_a_verb():
+    """Of the Makefile or a program that it runs. What verbs import is in parts/, what changes nothing in queries/."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    programs = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "controller/commands").glob("*.py"))
+    for path in PLAYBOOKS.glob("*.yml"):
+        assert f"playbooks/{path.name}" in makefile or f'"{path.name}"' in programs, f"{path.name} has no verb"
+    for path in (PLAYBOOKS / "queries").glob("*.yml"):
+        assert f'"playbooks/queries/{path.name}"' in programs, f"nobody asks {path.name}"
+
+
+@pytest.mark.parametrize("path", PLAYS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_playbook_names_is_there(path):
+    """Ansible resolves names from the folder of the file, and looks for most of them only when it needs them."""
+    assert [name for name in referred(path) if not (path.parent / name).is_file()] == []
+
+
+def test_production_uses_nothing_of_molecule():
+    for path in PRODUCTION:
+        code = re.sub(r'(?m)(^|\s)#.*$|^"""(?s:.*?)"""', "", path.read_text(encoding="utf-8"))
+        assert "molecule/" not in code, path
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    users = [targets for targets, recipe in rules(makefile) if "molecule/" in recipe]
+    assert users and all(targets and targets <= TESTING for targets in users), users
+
+
+def test_modules_are_in_plugins():
+    assert [path for pattern in BESIDE_PLUGINS for path in ROOT.glob(pattern)] == []

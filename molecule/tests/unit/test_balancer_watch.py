@@ -1,0 +1,76 @@
+"""What keepalived is told about the balancers: by answers in a row, and by what counts as an answer."""
+
+import argparse
+import http.server
+import socket
+import threading
+import time
+
+import pytest
+from repository import program
+
+PROGRAM = "roles/keepalived/files/balancer-watch"
+watch = program(PROGRAM)
+
+
+@pytest.mark.parametrize(("fall", "rise", "heard", "verdicts"), [
+    (2, 2, "+-+--+-++", "++++----+"),  # the balancer itself: two in a row
+    (1, 3, "+-++-+++", "+------+"),         # the others: silent at once, well after three
+    (2, 2, "-++", "--+"),                    # the first answer decides alone
+])
+def test_a_verdict_changes_by_answers_in_a_row(fall, rise, heard, verdicts):
+    verdict = watch.Verdict(fall=fall, rise=rise)
+    said = ""
+    for one in heard:
+        before = verdict.failing
+        assert verdict.hear(one == "+") == (before is not verdict.failing)
+        said += "-" if verdict.failing else "+"
+    assert said == verdicts
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (204, True), (301, True), (404, True), (500, False), (503, False)])
+def test_any_answer_counts_but_that_of_a_balancer_that_fails(status, well):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert (self.path, self.headers["Host"]) == ("/lb-health", "x.test")
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_words):
+            pass
+    server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    with server:
+        request = b"GET /lb-health HTTP/1.0\r\nHost: x.test\r\n\r\n"
+        assert watch.answers("127.0.0.1", server.server_port, request, time.monotonic() + 5) is well
+
+
+def test_silence_is_no_answer():
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        begun = time.monotonic()
+        assert not watch.answers("127.0.0.1", frozen.getsockname()[1], b"GET / HTTP/1.0\r\n\r\n", begun + 0.2)
+        assert 0.2 <= time.monotonic() - begun < 1
+    assert not watch.answers("127.0.0.1", 1, b"", time.monotonic() + 5)
+
+
+def test_a_process_that_was_kept_waiting_itself_judges_nobody(tmp_path, monkeypatch):
+    """Three looks long: its host is so busy that the answer may have been there."""
+    given = argparse.Namespace(port=1, path="/", host="x.test")
+    one = watch.Watch(tmp_path / "balancer", ["127.0.0.1"], watch.Verdict(fall=2, rise=2, failing=False), given)
+    late = [watch.LATE_S + 0.1]
+
+    def answers(_address, _port, _request, until):
+        clock[0] = until + late[0]
+        return False
+    clock = [1000.0]
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watch, "answers", answers)
+    for _look in range(watch.LATE_MOST + 1):
+        one.look()
+    assert one.verdict.failing is False
+    one.look()
+    assert one.verdict.failing is True
+    one.verdict, one.late, late[0] = watch.Verdict(fall=2, rise=2, failing=False), 0, 0.0
+    one.look()
+    one.look()
+    assert one.verdict.failing is True

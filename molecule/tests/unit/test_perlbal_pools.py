@@ -1,0 +1,88 @@
+"""How the pools of a Perlbal that runs are changed: by what its console, a small server here, is told and says."""
+
+import socketserver
+import threading
+
+import pytest
+
+from plugins.modules import perlbal_pools
+
+WANTED = {"pages": ["192.0.2.1:80", "192.0.2.2:80"], "files": ["192.0.2.3:81"]}
+
+
+class Console(socketserver.StreamRequestHandler):
+    """Perlbal's console, as far as pools go: its server has pools, hosts at work, and how often it tells of them."""
+
+    def handle(self):
+        for line in self.rfile:
+            words = line.decode().split()
+            self.server.heard.append(" ".join(words))
+            self.wfile.write("".join(f"{one}\r\n" for one in self.answer(words)).encode())
+            if self.server.hangs_up:
+                return
+
+    def answer(self, words):
+        if words == ["backends"]:
+            self.server.looks -= 1
+            return [*(f"{node} 3 requests" for node in self.server.busy if self.server.looks >= 0), "."]
+        if words[:2] == ["show", "pool"]:
+            found = self.server.pools.get(words[2])
+            return [f"ERROR: pool '{words[2]}' does not exist"] if found is None else [*(f"{node} 1" for node in found), "."]
+        _pool, pool, verb, node = words
+        (list.append if verb == "add" else list.remove)(self.server.pools[pool], node)
+        return ["OK"]
+
+
+@pytest.fixture(name="perlbal")
+def perlbal_fixture():
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Console) as server:
+        server.daemon_threads = True
+        server.pools, server.busy, server.looks, server.heard, server.hangs_up = {"pages": ["192.0.2.1:80", "192.0.2.9:80"], "files": []}, [], 0, [], False
+        server.port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def changes(perlbal):
+    return [words for words in perlbal.heard if not words.startswith("show") and words != "backends"]
+
+
+def test_pools_are_changed_once_and_never_empty_meanwhile(execute, perlbal):
+    commands = ["pool pages add 192.0.2.2:80", "pool files add 192.0.2.3:81", "pool pages remove 192.0.2.9:80"]
+    for check in (True, False):
+        done = execute(perlbal_pools, check=check, port=perlbal.port, pools=WANTED)
+        assert (done["changed"], done["commands"]) == (True, commands)
+        assert changes(perlbal) == ([] if check else commands)
+    assert perlbal.pools == WANTED
+    done = execute(perlbal_pools, port=perlbal.port, pools=WANTED)
+    assert (done["changed"], done["commands"], changes(perlbal)) == (False, [], commands)
+
+
+@pytest.mark.parametrize(("busy", "looks", "asked"), [(["192.0.2.9:80", "192.0.2.1:80"], 2, 3), (["192.0.2.1:80"], 100, 1), ([], 0, 1)])
+def test_the_last_request_of_a_host_that_left_is_awaited(execute, perlbal, busy, looks, asked):
+    """And of no other; where somebody else removed it, too."""
+    perlbal.pools, perlbal.busy, perlbal.looks = {name: list(nodes) for name, nodes in WANTED.items()}, busy, looks
+    assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=30)["changed"]
+    assert perlbal.heard.count("backends") == asked
+
+
+def test_one_that_goes_on_is_told_when_the_time_is_over(execute, perlbal):
+    perlbal.busy, perlbal.looks = ["192.0.2.9:80"], 1000
+    assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED).get("failed")  # nobody asked to wait
+    done = execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=1)
+    assert done["msg"] == "192.0.2.9:80 still works on requests after 1 s. Nobody sends it new ones; the same can be run again."
+
+
+def test_a_console_that_refuses_or_hangs_up_is_told(execute, perlbal):
+    def said(pools):
+        done = execute(perlbal_pools, port=perlbal.port, pools=pools)
+        assert done["failed"] and done["msg"].endswith(". On this host: systemctl status perlbal")
+        return done["msg"]
+
+    assert "show pool x: ERROR: pool 'x' does not exist" in said({"x": ["192.0.2.1:80"]})
+    perlbal.hangs_up = True
+    assert "Perlbal hung up" in said(WANTED)
+    perlbal.shutdown()
+    perlbal.server_close()
+    assert "Connection refused" in said(WANTED)

@@ -1,0 +1,110 @@
+"""A release on an app host: it has its name only when it is whole and proven, and what is told of it."""
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+
+import pytest
+
+from plugins.modules import release
+
+FILES = {"site/app.py": "print()", "static.json": "{}"}
+
+
+def artifact(root, files=FILES, manifest=None):
+    """(path of an artifact with these files and a link, sha256 of its manifest)."""
+    source = root / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    for name, text in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
+    (source / "bin").symlink_to("site")
+    listed = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()} | {"bin": "-> site"}
+    (source / "manifest.json").write_text(json.dumps({"files": listed} if manifest is None else {"files": manifest(listed)}))
+    with tarfile.open(root / "one.tar.gz", "w:gz") as tar:
+        tar.add(source, ".")
+    return str(root / "one.tar.gz"), hashlib.sha256((source / "manifest.json").read_bytes()).hexdigest()
+
+
+@pytest.fixture(name="call")
+def call_fixture(execute, tmp_path):
+    """call(option=value, …) is what the module returns for release v1 below tmp_path/site."""
+    (tmp_path / "site/releases").mkdir(parents=True)
+    return lambda **options: execute(release, **{"root": str(tmp_path / "site"), "version": "v1", "keep": 2} | options)
+
+
+def test_a_release_gets_its_place_once(call, tmp_path):
+    place = tmp_path / "site/releases/v1"
+    archive, manifest = artifact(tmp_path)
+    given = {"archive": archive, "manifest": manifest, "prove": ["sh", "-c", 'test -f "$RELEASE/site/app.py"']}
+    assert not call()["complete"]
+    assert call(check=True, **given)["changed"] and not place.exists()
+    done = call(**given)
+    assert (done["changed"], done["complete"], done["live"]) == (True, True, False)
+    assert (place / "bin/app.py").read_text() == "print()" and not os.path.exists(archive)
+    assert [path.name for path in place.parent.iterdir()] == ["v1"]
+    assert not call(**given)["changed"] and call(manifest=manifest)["complete"]
+
+
+@pytest.mark.parametrize(("manifest", "wrong"), [
+    (lambda listed: listed | {"static.json": "0"}, "static.json is not what was built"), (lambda listed: listed | {"gone": "0"}, "gone is missing"),
+    (lambda listed: listed | {"bin": "-> /etc"}, "bin is not what was built"), (lambda _listed: {}, "bin is too many; site/app.py is too many")])
+def test_one_that_did_not_arrive_whole_gets_no_name(call, tmp_path, manifest, wrong):
+    archive, _sha256 = artifact(tmp_path, manifest=manifest)
+    done = call(archive=archive)
+    assert done["failed"] and wrong in done["msg"]
+    assert not call()["complete"] and os.path.exists(archive)
+    assert call(archive=artifact(tmp_path)[0])["complete"]  # whatever the other one left
+
+
+def test_one_that_is_not_proven_gets_no_name(call, tmp_path):
+    archive, manifest = artifact(tmp_path)
+    said = call(archive=archive, prove=["sh", "-c", "echo no such table >&2; exit 1"])["msg"]
+    assert said == "sh -c echo no such table >&2; exit 1 found the release wanting: no such table"
+    assert call(archive=archive, manifest="0")["msg"] == "The release that arrived is not the one that was built."
+    assert not call()["complete"]
+    assert call(archive=archive, manifest=manifest)["complete"]
+    assert "is another build of v1 than this controller's" in call(manifest="0")["msg"]
+
+
+def test_what_does_not_fit_or_is_no_archive_is_refused(call, tmp_path, monkeypatch):
+    (tmp_path / "broken.tar.gz").write_text("no archive" + "\0" * 4)
+    assert call(archive=str(tmp_path / "broken.tar.gz"))["msg"].startswith("The release does not unpack: ")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(1 << 30, 1 << 30, 1000))
+    assert "has 0 MB free" in call(archive=artifact(tmp_path)[0])["msg"]
+    assert not call()["complete"]
+
+
+def test_a_bare_host_is_told_to_be_converged_first(execute, tmp_path):
+    given = {"root": str(tmp_path), "version": "v1", "keep": 2}
+    assert execute(release, **given)["msg"].endswith("converge it before you deploy to it.")
+    assert not execute(release, check=True, **given)["complete"]
+
+
+@pytest.mark.parametrize(("version", "keep", "kept", "stale"), [
+    ("v5", 2, ["v5", "v4"], ["v3", "v2", "v1", ".v2.partial"]), ("v5", 3, ["v5", "v4", "v3"], ["v2", "v1", ".v2.partial"]),
+    ("v4", 2, ["v4", "v1"], ["v3", "v2", ".v5.partial", ".v2.partial"]),  # the current one again: the previous one stays
+    ("v2", 1, ["v4", "v2"], ["v3", "v1", ".v5.partial"])])  # never fewer than the two
+def test_which_releases_stay(call, tmp_path, version, keep, kept, stale):
+    releases = tmp_path / "site/releases"
+    for age, name in enumerate([".v2.partial", "v1", "v2", "v3", "v4", ".v5.partial"]):
+        (releases / name).mkdir()
+        os.utime(releases / name, (age, age))
+    (tmp_path / "site/current").symlink_to("releases/v4")
+    (tmp_path / "site/previous").symlink_to("releases/v1")
+    told = call(version=version, keep=keep)
+    assert (told["current"], told["previous"]) == ("v4", "v1")
+    assert told["kept"] == kept and sorted(told["stale"]) == sorted(stale)
+
+
+def test_it_is_live_once_the_site_was_started_anew(call, tmp_path):
+    started = tmp_path / "site/tier/realworld/wsgi.py"
+    started.parent.mkdir(parents=True)
+    started.touch()
+    (tmp_path / "site/current").symlink_to("releases/v1")
+    os.utime(started, (1, 1))
+    assert not call()["live"]
+    os.utime(started)
+    assert call()["live"] and not call(version="v2")["live"]

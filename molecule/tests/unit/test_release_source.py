@@ -1,0 +1,105 @@
+"""Of which files a release is made: those of a directory, in a git working tree and elsewhere."""
+
+import os
+import socket
+import subprocess
+
+import pytest
+
+from plugins.modules import release_source
+
+
+@pytest.fixture(scope="module")
+def source():
+    return release_source
+
+
+def write(directory, files):
+    for name, text in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    return directory
+
+
+def git(directory, *arguments):
+    subprocess.run(["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments], check=True, capture_output=True)
+
+
+def names(source, directory):
+    return set(source.survey(directory, "", "")[1])
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A working tree with something tracked, something new, and what git ignores."""
+    write(tmp_path, {".gitignore": "/.secret\nlogs/\n*.dump\n/copies\n", "a.py": "1", ".env": "tracked", "gone.py": "", "site/logs/kept.py": "", "site/b.py": "2"})
+    git(tmp_path, "init", "-q", "-b", "main")
+    git(tmp_path, "add", "--force", ".")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    write(tmp_path, {".secret/production": "PW=1", "logs/x.log": "", "site/all.dump": "", "site/new.py": "", "site/.env": "", "env/pyvenv.cfg": "", "env/x.py": "",
+                     "copies/one/c.py": "", "copies/one/x.log": ""})
+    (tmp_path / "gone.py").unlink()
+    return tmp_path
+
+
+def test_a_working_tree_is_what_git_does_not_ignore(source, checkout):
+    inside = {"logs/kept.py", "b.py", "new.py"}
+    assert names(source, checkout) == {".gitignore", "a.py", ".env"} | {f"site/{name}" for name in inside}
+    assert names(source, checkout / "site") == inside
+    # Of a directory that is ignored as a whole git says nothing.
+    assert names(source, checkout / "copies/one") == {"c.py"}
+
+
+def test_what_git_ignores_makes_no_other_release(source, checkout):
+    def made():
+        _kind, paths, epoch = source.survey(checkout, "", "")
+        return source.digest(paths), epoch
+    first = made()
+    write(checkout, {"logs/x.log": "another line", "other.dump": ""})
+    assert made() == first
+    write(checkout, {"site/new.py": "3"})
+    assert made()[0] != first[0]
+
+
+def test_a_working_tree_is_whole_with_its_submodules_whoever_owns_it(source, checkout, tmp_path_factory, monkeypatch):
+    other = write(tmp_path_factory.mktemp("other"), {"d.py": "", ".gitignore": "e"})
+    git(other, "init", "-q", "-b", "main")
+    git(other, "add", ".")
+    git(other, "commit", "-q", "-m", "first")
+    git(checkout, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", other, "sub")
+    write(checkout, {"sub/e": "", "sub/f.py": ""})
+    ran = checkout / "ran"
+    git(checkout, "config", "core.fsmonitor", f"touch {ran}")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as a hook of git sets it
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "--recursive", "nobody", checkout], check=True)
+    assert {name for name in names(source, checkout) if name.startswith("sub")} == {"sub/d.py", "sub/.gitignore", "sub/f.py"}
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(("damage", "says"), [
+    (lambda place, monkeypatch: monkeypatch.setenv("PATH", str(place / "nothing")), "is in a git working tree, and there is no git here .*apt-get install git"),
+    (lambda place, monkeypatch: (place / ".git/HEAD").unlink(), "git cannot say what it ignores of .*not a git repository.* Mend .*/.git"),
+], ids=["no git", "no repository"])
+def test_a_working_tree_that_git_cannot_read_is_refused(source, checkout, monkeypatch, damage, says):
+    damage(checkout, monkeypatch)
+    with pytest.raises(ValueError, match=says):
+        source.survey(checkout, "", "")
+
+
+def test_a_directory_without_git_leaves_out_what_it_names(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))  # no git is needed for that
+    write(tmp_path, {".realworldignore": "# ours\n*.sql\n/media/\nsite/big*\n", "a.py": "", "dump.sql": "", "site/dump.sql": "", "media/x": "", "site/media/x": "",
+                     "site/big1": "", ".hidden/big2": "", ".envs/.production": "", "x.log": ""})
+    assert names(source, tmp_path) == {".realworldignore", "a.py", "site/media/x", ".hidden/big2"}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: socket.socket(socket.AF_UNIX).bind(path)], ids=["pipe", "socket"])
+def test_what_is_no_file_is_refused_by_name(source, tmp_path, monkeypatch, make):
+    write(tmp_path, {"site/a.py": ""})
+    monkeypatch.chdir(tmp_path)  # the path of a socket is a short one
+    make("site/door")
+    with pytest.raises(ValueError, match="/site/door is no file, directory or link.*realworldignore"):
+        source.survey(tmp_path, "", "")
+    write(tmp_path, {".realworldignore": "door"})
+    assert names(source, tmp_path) == {".realworldignore", "site/a.py"}

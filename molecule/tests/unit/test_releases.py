@@ -1,0 +1,44 @@
+"""The page of `make releases`."""
+
+import json
+
+from ansible.module_utils import release_log
+
+from controller.commands import releases
+
+
+def said(release, *entries):
+    """What a host answers: what it serves, and its ledger."""
+    return {"stdout": "\n".join([f"releases/{release}", *(json.dumps(e) for e in entries)])}
+
+
+def entry(when, release, result, verb="deploy"):
+    return {"when": f"2026-01-01T00:00:{when:02}Z", "who": "ann@desk", "verb": verb, "release": release, "result": result}
+
+
+def test_every_line_once_in_the_order_of_time():
+    first, second = entry(1, "a", "live"), entry(2, "b", "live", "rollback")
+    text, one = releases.page({"app1": said("b", first, second), "app2": said("b", first, second)})
+    assert one
+    assert [line.split()[2:] for line in text.splitlines() if "ann@desk" in line] == [["deploy", "a", "live"], ["rollback", "b", "live"]]
+
+
+def test_what_was_begun_is_shown_until_it_ended():
+    begun, live = entry(1, "a", "begun"), entry(2, "a", "live")
+    assert "begun" not in releases.page({"app1": said("a", begun, live)})[0]
+    assert "cut off, or under way: make deploy finishes it" in releases.page({"app1": said("a", begun)})[0]
+    assert releases.rows([begun, entry(2, "b", "live")])[1][-1] == "cut off"
+
+
+def test_different_releases_and_silent_hosts_fail():
+    assert not releases.page({"app1": said("a"), "app2": said("b")})[1]
+    text, one = releases.page({"app1": said("a"), "app2": {"unreachable": True}})
+    assert not one and "app2 does not answer" in text
+
+
+def test_a_host_reads_what_it_serves_and_its_log(tmp_path):
+    log = tmp_path / "releases.jsonl"
+    assert release_log.read(tmp_path, log)["stdout"].split() == ["none"]
+    (tmp_path / "current").symlink_to("releases/a")
+    log.write_text(json.dumps(entry(1, "a", "live")) + "\n")
+    assert releases.entries({"app1": release_log.read(tmp_path, log)}) == ([entry(1, "a", "live")], {"app1": "a"})
