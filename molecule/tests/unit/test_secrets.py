@@ -78,3 +78,9 @@ def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier):
     code, said = tier.run("playbooks/parts/preflight.yml", "--start-at-task", "Check the names of the secrets")
     assert code == 2 and "Nothing was touched. The vault of x has monitor_password as munin_password. Rename it: make secrets ENV=x" in said
     assert "patroni_password" not in said
+
+
+def test_nothing_reads_a_secret_by_a_name_of_before():
+    read = {path: path.read_text(encoding="utf-8", errors="replace") for room in ("group_vars", "roles", "playbooks", "containers", "controller", "plugins", "docs")
+            for path in (ROOT / room).rglob("*") if path.is_file() and path.suffix != ".pyc" and path.name != "vault.yml"}
+    assert {path for path, text in read.items() if any(name in text for name in RENAMED.values())} == {ROOT / "playbooks/vars/secrets.yml"}
