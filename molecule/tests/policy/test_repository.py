@@ -92,7 +92,7 @@ def test_every_variable_a_role_reads_is_declared(role):
     """A name in a template or a task that group_vars or defaults set is in the role's specs."""
     settable = {name for path in [*group_files(), *group_files("local")] for name in load(path) or {}}
     # What Ansible itself and the house give every role.
-    settable -= {"host_bare", "ansible_managed", "ansible_user"}
+    settable -= {"dry_run_on_fresh_host", "ansible_managed", "ansible_user"}
     options = {name for entry in specs(role).values() for name in entry}
     text = "\n".join(p.read_text() for d in ("tasks", "templates", "handlers") for p in (role / d).rglob("*") if p.is_file())
     text = re.sub(r"(?m)^\s*#.*$", "", text)
@@ -147,7 +147,7 @@ def test_what_a_role_returns_is_declared(role):
 def test_what_changes_with_the_hosts_is_in_members_yml():
     """Adding and removing a host include that file of every role that knows other hosts."""
     nodes = load(ROOT / "playbooks/vars/nodes.yml")
-    roles = {role for part in ("node_doors", "node_users") for names in nodes[part].values() for role in names}
+    roles = {role for part in ("node_allow_list_roles", "node_client_roles") for names in nodes[part].values() for role in names}
     roles |= set(load(ROOT / "group_vars/lb.yml").get("lb_engines", {}))
     assert {role for role in roles if not (ROOT / "roles" / role / "tasks/members.yml").exists()} == set()
     parts = {path.name for path in (ROOT / "roles").glob("*/tasks/*.yml") if "# What changes" in path.read_text(encoding="utf-8")}
