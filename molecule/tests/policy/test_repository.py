@@ -1,6 +1,7 @@
 """The rules of the house, read off the files: no containers, about a second."""
 
 import os
+import pathlib
 import re
 import subprocess
 
@@ -21,11 +22,11 @@ def group_files(environment=None):
 
 
 def tasks(path):
-    """Every task of a task file, blocks opened."""
+    """Every task of a task file, blocks opened; every play of a playbook, too, and its tasks."""
     def opened(items):
         for task in items or []:
             yield task
-            for part in ("block", "rescue", "always"):
+            for part in ("pre_tasks", "tasks", "block", "rescue", "always"):
                 yield from opened(task.get(part))
     return list(opened(load(path)))
 
@@ -182,13 +183,38 @@ def test_what_is_notified_exists_and_what_exists_is_notified(role):
 VAGUE = re.compile(r"(?<![-\w])(it|its|who|whom|told|said|found|one|place|anew|aside|everybody|nobody)(?![-\w])", re.I)
 
 
-@pytest.mark.parametrize("path", sorted([*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "roles").glob("*/handlers/*.yml")]),
-                         ids=lambda p: str(p.relative_to(ROOT)))
+ROLE_TASKS = sorted(p for folder in ("tasks", "handlers") for p in (ROOT / "roles").glob(f"*/{folder}/*.yml"))
+PLAYBOOKS = sorted(p for room in ("playbooks", "containers") for p in (ROOT / room).rglob("*.yml") if p.parent.name != "vars")
+INCLUDES = ("ansible.builtin.import_playbook", "ansible.builtin.import_tasks", "ansible.builtin.include_tasks")
+
+
+def with_parts(path):
+    """A playbook and all files that it imports and includes."""
+    files, new = set(), {path}
+    while new:
+        files |= new
+        names = [(file, str(task[key])) for file in new for task in tasks(file) for key in INCLUDES if key in task]
+        # A name that a variable is part of stands for every file of that form; a name that is all variable is in no file.
+        patterns = [(file, re.sub(r"{{.*?}}", "*", name)) for file, name in names]
+        new = {part.resolve() for file, name in patterns if name != "*" for part in (file.parent / name).parent.glob(pathlib.Path(name).name)} - files
+    return sorted(files)
+
+
+@pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_names_of_tasks_stand_alone(path):
     """In a log each is read without the tasks around it."""
     names = [task.get("name", "") for task in tasks(path)]
-    assert "" not in names and [name for name in names if VAGUE.search(name)] == []
-    assert sorted(names) == sorted(set(names))
+    assert "" not in names and [name for name in names if VAGUE.search(re.sub(r"{{.*?}}", "", name))] == []
+
+
+@pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_of_tasks_are_unique(path):
+    """In a file of a role, and in a playbook with its parts; and so are those of plays."""
+    files = with_parts(path) if path in PLAYBOOKS else [path]
+    entries = [task for file in files for task in tasks(file) if "ansible.builtin.import_playbook" not in task]
+    for plays in (True, False):
+        names = [task["name"] for task in entries if ("hosts" in task) == plays]
+        assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "roles").glob("*/tasks/*.yml")), ids=lambda p: str(p.relative_to(ROOT)))
