@@ -58,7 +58,7 @@ export VERB := $(strip make $(MAKECMDGOALS) $(foreach name,ENV REHEARSE MITOGEN,
 export VERB_RUN := $(shell date +%s%N)
 endif
 test verify bench drill drills: export VERB :=
-# Of what a verb does by the way, only failures are printed.
+# Of what a verb does by the way, failures and messages about changes are printed.
 QUIET = PROGRESS=quiet
 # The accelerator. MITOGEN=0 is plain Ansible: slower, same result.
 ifeq ($(MITOGEN),1)
@@ -149,7 +149,7 @@ endif
 secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
 	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
 
-secret: ready ## Show one secret of ENV: make secret NAME=munin_password
+secret: ready ## Show one secret of ENV: make secret NAME=monitor_password
 	@ansible-vault view $(VAULT) | python -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["$(NAME)"])'
 
 summary:
@@ -286,10 +286,8 @@ else
 	@pytest -q --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
 endif
 
-lint: ready ## yamllint, ruff and ansible-lint (profile production)
-	@yamllint --strict -c .config/yamllint.yml .
-	@ruff check --quiet
-	@ANSIBLE_INVENTORY_UNPARSED_FAILED=false ansible-lint --offline -q -c .config/ansible-lint.yml
+lint: ready ## yamllint, ruff, shellcheck, perlcritic and ansible-lint (profile production)
+	@controller/lint.sh
 
 static: ready ## The repository's own rules and unit tests: a minute, no containers
 	@pytest -q molecule/tests/policy molecule/tests/unit

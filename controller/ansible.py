@@ -1,4 +1,4 @@
-"""Ask an environment by Ansible's own programs: run ansible-playbook, and read what it returns; hosts and how to log in to them, by ansible-inventory."""
+"""Run ansible-playbook and read the results; read an inventory by ansible-inventory, and how to log in to its hosts."""
 
 import json
 import os

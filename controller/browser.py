@@ -17,6 +17,7 @@ import select
 import shutil
 import socket
 import ssl
+import stat
 import subprocess
 import tempfile
 import time
@@ -31,6 +32,9 @@ PATIENCE = 60.0  # seconds one step may take
 PYTHON = "/usr/bin/python3"  # the user that the browser runs as may not reach a virtualenv
 LAUNCH = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
 HELPER = pathlib.Path("/usr/lib/chromium/chrome-sandbox")  # of Debian's chromium-sandbox
+# In a container it would have none either (docs/deploy.md).
+NO_SANDBOX = ("Chromium has no sandbox on this machine and is not started without one: apt-get install chromium-sandbox, or let unprivileged users make "
+              "namespaces (sysctl kernel.unprivileged_userns_clone=1 on Debian, kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu)")
 USERS = range(61184, 65520)  # those that systemd sets apart for users without a name
 Site = collections.namedtuple("Site", "name address key")
 
@@ -79,7 +83,7 @@ def as_user(who: int | None) -> dict:
 
 def sandboxed() -> bool:
     """Whether Chromium can have its sandbox here: from the kernel, or by the helper that is root for it."""
-    if HELPER.exists():
+    if HELPER.exists() and HELPER.stat().st_uid == 0 and HELPER.stat().st_mode & stat.S_ISUID:
         return True
     asked = subprocess.run(["unshare", "--user", "--map-root-user", "--pid", "--fork", "true"], cwd="/", check=False, capture_output=True, **as_user(user()))
     return asked.returncode == 0
@@ -118,7 +122,7 @@ class Browser:
 
     def __enter__(self):
         if not sandboxed():
-            raise OSError("this kernel gives a browser no sandbox: apt-get install chromium-sandbox")
+            raise OSError(NO_SANDBOX)
         self.user = user()
         self.profile = tempfile.TemporaryDirectory(prefix="chromium-", dir="/tmp", ignore_cleanup_errors=True)
         if self.user is not None:

@@ -283,7 +283,7 @@ def bottleneck(hosts, tiers, machine, visitors, contained):
     if at_pool >= WAITING and not database_full and not saturated:
         name = max(of("app"), key=lambda one: waiting(known[one], "pgpool"))
         return "app", (f"{waiting(known[name], 'pgpool'):.1f} requests waited for a session of pgpool on {name}, and no database was out of processor: "
-                       f"the pool is too small. group_vars/all/pool.yml: pool_children, and db_max_connections")
+                       f"the pool is too small. group_vars/all/pgpool.yml: pool_children, and db_max_connections")
     by_tier = {tier: hardest(of(tier), "used" if contained else "cpu") for tier in TIERS if of(tier)}
     if contained and saturated:
         tier = max(by_tier, key=lambda one: known[by_tier[one]]["used"])

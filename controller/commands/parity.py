@@ -340,6 +340,10 @@ class Repository:
                 yield re.compile(re.escape(dest)), len(dest), f"roles/{role}/{folder}/{source}"
             for directory in task["files"].get("directories", []) if isinstance(together, str) else ():  # computed: which, the task tells
                 yield re.compile(f"{re.escape(directory)}/[^/]+"), len(directory), path
+        service = (task.get("vars") or {}).get("systemd_dropin_service")
+        if service:
+            dest = f"/etc/systemd/system/{service}.service.d/tier.conf"
+            yield re.compile(re.escape(dest)), len(dest), path
         for module, folder in (("template", "templates"), ("copy", "files")):
             given = task.get(f"ansible.builtin.{module}")
             if not isinstance(given, dict):

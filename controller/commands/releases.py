@@ -53,7 +53,8 @@ def main():
     except environment.Unusable as reason:
         print(reason, file=sys.stderr)
         return 2
-    arguments = {name: {"root": tier.hosts[name].values["status_facts"]["site_root"]} for name in tier.groups["app"]}
+    facts = {name: tier.hosts[name].values["status_facts"] for name in tier.groups["app"]}
+    arguments = {name: {"root": known["site_root"], "log": known["release_log"]} for name, known in facts.items()}
     text, one = page(query.ask(tier, query.modules("release_log"), "read", arguments))
     print(text)
     return 0 if one else 1

@@ -238,10 +238,10 @@ def sign_in(asked, may_install):
     if not form:
         return [], {}, ""
     try:
-        if not shutil.which("chromium"):
-            if not may_install:
-                raise FileNotFoundError("there is no Chromium here, and make smoke installs it")
+        if may_install:
             browser.install(lambda what: print(what, flush=True))
+        elif not shutil.which("chromium"):
+            raise FileNotFoundError("there is no Chromium here, and make smoke installs it")
         site = browser.trusted(asked["name"], asked["address"], int(asked["port"]), asked["authority"])
         with browser.Browser(*(site._replace(name=name) for name in asked.get("names") or [site.name])) as window:
             why = fill_in(asked, window)

@@ -10,6 +10,7 @@ import subprocess
 import time
 import uuid
 
+import pytest
 import testinfra.backend.base
 import testinfra.host
 
@@ -133,6 +134,8 @@ class Tier:
         from ansible.parsing.dataloader import DataLoader
         from ansible.vars.hostvars import HostVars
         from ansible.vars.manager import VariableManager
+        if not pathlib.Path(self.inventory).exists():
+            pytest.exit(f"Tests ask an environment that stands, and {self.inventory} is not there. Build it: make converge {' '.join(self.words)}", 2)
         load_plugins()
         loader = DataLoader()
         loader.set_basedir(str(ROOT / "playbooks"))  # the group_vars beside an inventory are meant, not those of the directory this runs in

@@ -5,7 +5,7 @@ there is a line for each stage, and one every half a minute while a stage takes 
 last.log of the environment's state directory; VERBOSE=1 and a dry run print it, too.
 
 From the Makefile: VERB is what was typed, as make writes it; VERB_RUN is the same for all playbooks of one verb, which share a log;
-PROGRESS=quiet, for what a verb does by the way, prints nothing but failures.
+PROGRESS=quiet, for what a verb does by the way, prints nothing but failures and messages about changes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,19 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from controller.progress import duration, ended_line, failed_text, hosts_of, left, read_times, reason, running_line, text_of, typed, write_times
+from controller.progress import (
+    duration,
+    ended_line,
+    failed_text,
+    hosts_of,
+    left,
+    read_times,
+    reason,
+    running_line,
+    text_of,
+    typed,
+    write_times,
+)
 
 DOCUMENTATION = """
     name: progress
@@ -313,7 +325,7 @@ class CallbackModule(Default):
         if result.result.get("changed"):
             self.stage.changed += 1
             # A message to whoever typed the verb.
-            if result.task.action.rpartition(".")[2] == "debug" and "msg" in result.result and not self.quiet and not self._display.screen:
+            if result.task.action.rpartition(".")[2] == "debug" and "msg" in result.result and not self._display.screen:
                 self.show("\n".join(f"    {line}" for line in text_of(result.result["msg"]).splitlines()))
         super().v2_runner_on_ok(result)
 

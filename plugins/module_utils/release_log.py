@@ -3,10 +3,8 @@
 import os
 import pathlib
 
-LOG = pathlib.Path("/var/log/releases.jsonl")
 
-
-def read(root, log=LOG):
+def read(root, log):
     """{stdout: the release that a site's directory serves, or none, and the lines of the log}."""
     try:
         serves = os.readlink(f"{root}/current")

@@ -26,6 +26,7 @@ ansible_facts:
     processor_vcpus: {type: int, description: Processors online.}
     disk_mb: {type: int, description: "The size in MiB of the file system that databases are on, or would be."}
     interfaces: {type: dict, description: "{IPv4 address: interface}."}
+    networks: {type: dict, description: "{interface: its IPv4 addresses, each with the length of its prefix}."}
     ipv6: {type: bool, description: Whether the kernel has IPv6.}
     policy_left: {type: bool, description: Whether a cut-off installation of Ansible's has left its word that no package starts a service.}
     configured_daemons: {type: list, description: "Services whose units a role, or somebody else, has told something."}
@@ -50,10 +51,17 @@ def disk(path):
     return sizes.f_blocks * sizes.f_frsize // 2**20
 
 
+def networks(links):
+    """{interface: its IPv4 addresses, each with the length of its prefix}, of what ip tells of links; of one without an address it tells {}."""
+    found = {link["ifname"]: [f"{address['local']}/{address['prefixlen']}" for address in link.get("addr_info", [])] for link in links if link}
+    return {name: [] for _number, name in socket.if_nameindex()} | found
+
+
 def main():
     """Look at the host."""
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    _rc, links, _err = module.run_command(["ip", "-json", "-4", "address"], check_rc=True)
+    _rc, told, _err = module.run_command(["ip", "-json", "-4", "address"], check_rc=True)
+    links = json.loads(told)
     kept = pathlib.Path("/etc/hostname")
     left = pathlib.Path("/usr/sbin/policy-rc.d")
     policy = left.read_bytes() if left.is_file() else None
@@ -61,7 +69,8 @@ def main():
         "memtotal_mb": steady(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20),
         "processor_vcpus": os.cpu_count(),
         "disk_mb": disk(pathlib.Path("/var/lib/postgresql")),
-        "interfaces": {address["local"]: link["ifname"] for link in json.loads(links) for address in link.get("addr_info", [])},
+        "interfaces": {address["local"]: link["ifname"] for link in links for address in link.get("addr_info", [])},
+        "networks": networks(links),
         "ipv6": os.path.exists("/proc/net/if_inet6"),
         "policy_left": policy == b"#!/bin/sh\nexit 101\n",
         "configured_daemons": [path.name.removesuffix(".service.d") for path in pathlib.Path("/etc/systemd/system").glob("*.service.d")],

@@ -85,7 +85,7 @@ def test_certificates_are_renewed(place, make, unharmed, certificate):
     with unharmed():
         assert make("secrets", "RENEW=1").returncode == 0
         # They are signed for 3650 days.
-        done = make("site", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,munin,rsyslog", f"VARS={json.dumps({'certificate_renew_days': 3651})}")
+        done = make("site", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,monitor_web,rsyslog", f"VARS={json.dumps({'certificate_renew_days': 3651})}")
         assert done.returncode == 0, done.stdout[-3000:]
         assert certificate() != shown
         assert {lb: since(place, lb, "nginx") for lb in before} == before  # reads them anew, which takes no start
@@ -117,10 +117,18 @@ def test_a_certificate_of_another_authority_is_not_replaced(tier, make, tmp_path
 
 
 def test_another_password_than_the_databases_have_is_refused(place, make):
-    kept = [place.on(host, "sha256sum /etc/patroni/config.yml") for host in place.groups["db"]]
-    done = make("site", "LIMIT=db", "TAGS=patroni,postgresql", f"VARS={json.dumps({'db_replication_password': 'another', 'db_site_password': 'another'})}")
-    assert done.returncode != 0 and f"The password of {place.facts['site_name']}, replicator in the vault" in words(done), words(done)
-    assert [place.on(host, "sha256sum /etc/patroni/config.yml") for host in place.groups["db"]] == kept
+    """Also by a run on app hosts alone, whose pgpool would be given it."""
+    def written():
+        return [place.on(host, f"sha256sum {path}") for group, path in (("db", "/etc/patroni/config.yml"), ("app", "/etc/pgpool2/pool_passwd"))
+                for host in place.groups[group]]
+
+    site, kept = place.facts["site_name"], written()
+    for limit, tags, variables, refused in [
+            ("db", "patroni,postgresql", ("db_replication_password", "db_site_password"), f"The password of {site}, replicator in the vault"),
+            ("app", "pgpool", ("db_site_password",), f"The password of {site} in the vault"), ("db", "patroni", ("etcd_root_password",), "not the one that etcd has")]:
+        done = make("site", f"LIMIT={limit}", f"TAGS={tags}", f"VARS={json.dumps(dict.fromkeys(variables, 'another'))}")
+        assert done.returncode != 0 and "Nothing was touched." in words(done) and refused in words(done), words(done)
+    assert written() == kept
 
 
 def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):
@@ -134,6 +142,48 @@ def test_the_only_balancer_that_answers_keeps_the_virtual_ip(place):
     finally:
         place.on(other, "systemctl start nginx")
         place.on(holder, "systemctl reset-failed hand-over@nginx")
+    place.whole()
+
+
+@pytest.fixture(name="second_network")
+def second_network_fixture(place):
+    """The interface of a second network, which every balancer is in for a while."""
+    network = f"realworld-{place.env}-second"
+    # Internal: the way out stays where it was.
+    place.docker("network", "create", "--internal", "--subnet", "198.18.7.0/24", network)
+    try:
+        for lb in place.groups["lb"]:
+            place.docker("network", "connect", network, place.container(lb))
+        shown = json.loads(place.on(place.groups["lb"][0], "ip -json -4 address"))
+        yield next(link["ifname"] for link in shown if link for one in link["addr_info"] if one["local"].startswith("198.18.7."))
+    finally:
+        for lb in place.groups["lb"]:
+            place.docker("network", "disconnect", network, place.container(lb), check=False)
+        place.docker("network", "rm", network, check=False)
+
+
+def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(place, make, second_network):
+    """One whose network it is not in is refused before anything is touched, unless the prefix says that it is in none."""
+    def interfaces():
+        shown = json.loads(place.on(place.holder(), "ip -json -4 address"))
+        return [link["ifname"] for link in shown if link for one in link["addr_info"] if one["local"] == place.facts["lb_vip"]]
+
+    first = interfaces()
+    assert first and second_network not in first
+    configured = [place.on(lb, "sha256sum /etc/keepalived/keepalived.conf") for lb in place.groups["lb"]]
+    wrong = {"keepalived_vip_interface": second_network}
+    refused = make("site", "LIMIT=lb", "TAGS=keepalived", f"VARS={json.dumps(wrong)}")
+    assert refused.returncode != 0 and "Nothing was touched." in words(refused), words(refused)
+    assert f"lb_vip {place.facts['lb_vip']} is in no network of the interface {second_network}" in words(refused), words(refused)
+    assert [place.on(lb, "sha256sum /etc/keepalived/keepalived.conf") for lb in place.groups["lb"]] == configured
+    try:
+        done = make("site", "LIMIT=lb", "TAGS=keepalived", f"VARS={json.dumps(wrong | {'keepalived_vip_prefix': '32'})}")
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert interfaces() == [second_network]
+    finally:
+        done = make("site", "LIMIT=lb", "TAGS=keepalived")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert interfaces() == first
     place.whole()
 
 

@@ -87,7 +87,7 @@ def web(tier):
     monitor = tier.hosts("monitor")[0]
     port = tier.value("monitor_port")
     return {"url": f"https://{tier.address(monitor)}:{port}/munin/", "http": f"http://{tier.address(monitor)}/munin/",
-            "auth": ("munin", tier.value("munin_password", host=monitor))}
+            "auth": ("munin", tier.value("monitor_password", host=monitor))}
 
 
 @pytest.fixture(scope="module")

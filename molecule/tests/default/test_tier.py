@@ -144,8 +144,8 @@ def test_nothing_is_written_to_an_app_host_outside_declared_paths(signed_in, tie
 def test_no_secret_is_in_a_process_list_or_in_a_log(tier, on):
     """Each secret of the environment, looked for on every host."""
     secrets = tier.value("query('ansible.builtin.vars', 'db_superuser_password', 'db_replication_password', 'db_rewind_password',"
-                         " 'db_site_password', 'db_monitor_password', 'patroni_password', 'pgpool_pcp_password',"
-                         " 'munin_password', 'site_secret_key')", tier.hosts("lb")[0])
+                         " 'db_site_password', 'db_monitor_password', 'etcd_root_password', 'pgpool_pcp_password',"
+                         " 'monitor_password', 'site_secret_key')", tier.hosts("lb")[0])
     for name in tier.hosts("all"):
         host = on(name)
         said = host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --output cat; cat /var/log/*.log /var/log/syslog "

@@ -64,7 +64,7 @@ def test_the_box_has_its_name_and_keeps_it(box, tier):
 def test_debians_own_daemons_were_taken_over(box, tier):
     """etcd's cluster is this tier's, its data of before are kept aside, and there is one PostgreSQL: Patroni's."""
     address = tier.address("box1")
-    members = box.run("box1", "env", f"ETCDCTL_PASSWORD={tier.value('patroni_password', 'box1')}", "etcdctl", f"--endpoints=https://{address}:2379",
+    members = box.run("box1", "env", f"ETCDCTL_PASSWORD={tier.value('etcd_root_password', 'box1')}", "etcdctl", f"--endpoints=https://{address}:2379",
                       "--user=root", "--cacert=/etc/etcd-tls/ca.pem", "--cert=/etc/etcd-tls/certificate.pem", "--key=/etc/etcd-tls/key.pem", "member", "list")
     assert f", box1, https://{address}:2380, " in members and len(members.splitlines()) == 1, members
     assert box.on("box1", "ls /var/lib/etcd/not-ours-*").split() == ["snap", "wal"]

@@ -70,7 +70,7 @@ def await_lines_fixture(place, tier, monitor):
 def web_fixture(tier, monitor, visitor):
     """web("/requests/") asks the monitor for a page, with its password."""
     root = f"https://{tier.address(monitor)}:{tier.value('monitor_port')}"
-    password = tier.value("munin_password", host=monitor)
+    password = tier.value("monitor_password", host=monitor)
 
     def web(path, auth=("munin", password)):
         return visitor.get(root + path, auth=auth, timeout=10)
@@ -368,7 +368,7 @@ def secrets_of(tier):
 def test_no_secret_is_in_any_log_of_any_host(place, tier):
     """Journals with all their fields, files, rotated ones too, and what waits to be sent; a word that is there proves the search."""
     secrets = secrets_of(tier)
-    assert {"db_site_password", "log_ca_key", "munin_password", "site_secret_key", "tls_key"} <= set(secrets)
+    assert {"db_site_password", "log_ca_key", "monitor_password", "site_secret_key", "tls_key"} <= set(secrets)
     canary = uuid.uuid4().hex
     words = "\n".join([canary, *(word for some in secrets.values() for word in some)])
     search = ("umask 077; cat > /run/tier-words; { journalctl --output export --no-pager; find /var/log /var/spool/rsyslog -type f "

@@ -234,7 +234,7 @@ def web(tier):
     monitor = tier.hosts("monitor")[0]
     port = tier.value("monitor_port")
     place = tier.address(monitor) + ("" if port == 443 else f":{port}")  # as a browser spells it
-    return f"https://{place}", ("munin", tier.value("munin_password", host=monitor))
+    return f"https://{place}", ("munin", tier.value("monitor_password", host=monitor))
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(place, make,
 
 
 def test_no_secret_is_in_what_was_told(tier):
-    secrets = [tier.value(name, "app[0]") for name in ("site_secret_key", "db_site_password", "munin_password", "tls_key")]
+    secrets = [tier.value(name, "app[0]") for name in ("site_secret_key", "db_site_password", "monitor_password", "tls_key")]
     # The page wraps each line; the first and last one of a key are in every key.
     lines = [line for secret in secrets for line in secret.splitlines() if line and not line.startswith("-----")]
     assert len(lines) > len(secrets)

@@ -106,7 +106,8 @@ def test_what_debian_starts_and_a_role_configures_is_stopped_until_then():
     lists = [values for path in group_files() for values in [load(path) or {}]]
     listed = {name for values in lists for key in values if key.endswith("_daemons") for name in values[key] if isinstance(values[key], list)}
     listed |= {"keepalived"} | {name for values in lists for engine in values.get("lb_engines", {}).values() for name in engine["daemons"]}
-    told = {name for path in (ROOT / "roles").glob("*/tasks/*.yml") for name in re.findall(r"/etc/systemd/system/([\w-]+)[.]service[.]d", path.read_text())}
+    pattern = re.compile(r"(?:/etc/systemd/system/(?=[\w-]+[.]service[.]d)|systemd_dropin_service: )([\w-]+)")
+    told = {name for path in (ROOT / "roles").glob("*/tasks/*.yml") for name in pattern.findall(path.read_text())}
     assert listed == told - {"ssh", "rsyslog", "munin-node", "fcgiwrap"}
 
 
@@ -153,6 +154,20 @@ def test_what_changes_with_the_hosts_is_in_members_yml():
     assert {role for role in roles if not (ROOT / "roles" / role / "tasks/members.yml").exists()} == set()
     parts = {path.name for path in (ROOT / "roles").glob("*/tasks/*.yml") if "# What changes" in path.read_text(encoding="utf-8")}
     assert parts == {"members.yml"}
+
+
+def test_roles_give_drop_ins_what_is_declared():
+    """Every variable is an option of its type, the required are there, and something is notified of a change."""
+    options = specs(ROOT / "roles/systemd_dropin")["main"]
+    types = {"str": str, "bool": bool, "dict": dict}
+    imports = [(path, task) for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")) for task in tasks(path)
+               if task.get("ansible.builtin.import_role", {}).get("name") == "systemd_dropin"]
+    assert len(imports) > 10
+    for path, task in imports:
+        given = task["vars"]
+        assert {name for name, spec in options.items() if spec.get("required")} <= set(given) <= set(options), path
+        assert all(isinstance(value, types[options[name]["type"]]) for name, value in given.items()), path
+        assert task["notify"], path
 
 
 # Formats in which a comment would be an entry.
@@ -225,6 +240,18 @@ def test_templates_have_a_mode(path):
                 assert "mode" in task[module], f"{path}: {task.get('name')}"
         if {"templates", "copies"} & set(task.get("files", {})):
             assert "mode" in task["files"], f"{path}: {task.get('name')}"
+
+
+def test_a_host_that_may_be_away_ends_no_run():
+    """A task that is run_once, or fatal for all, ends the run whatever ignore_unreachable says: Ansible's linear strategy looks at the result alone."""
+    for path in [*(ROOT / "playbooks").rglob("*.yml"), *(ROOT / "roles").glob("*/tasks/*.yml")]:
+        content = load(path)  # of variables, a mapping
+        for play in content if isinstance(content, list) else []:
+            everything = [task for part in ("pre_tasks", "tasks", "post_tasks") for task in play.get(part) or []] if "hosts" in play else [play]
+            for task in everything:
+                if task.get("ignore_unreachable"):
+                    fatal = task.get("any_errors_fatal", play.get("any_errors_fatal", "roles" in path.parts))
+                    assert not task.get("run_once") and not fatal, f"{path}: {task['name']}"
 
 
 def test_every_verb_is_explained():

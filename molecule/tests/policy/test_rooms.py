@@ -9,8 +9,11 @@ from repository import ROOT
 
 PLAYBOOKS = ROOT / "playbooks"
 TESTING = {"test", "verify", "drill", "drills", "bench", "static", "lint", "lock"}  # the verbs that may use molecule/
-PRODUCTION = [path for room in ("playbooks", "controller", "containers", "plugins", "roles", "group_vars") for path in sorted((ROOT / room).rglob("*"))
-              if path.is_file() and path.suffix in (".yml", ".py", ".sh", ".j2")]
+PRODUCTION = [path for room in ("playbooks", "controller", "containers", "plugins", "roles", "group_vars")
+              for path in sorted((ROOT / room).rglob("*")) if path.suffix in (".yml", ".py", ".sh", ".j2")]
+PLAYS = sorted([*PLAYBOOKS.rglob("*.yml"), *(ROOT / "containers").rglob("*.yml")])
+BESIDE_PLUGINS = ("roles/*/library", "roles/*/module_utils", "roles/*/*_plugins", "playbooks/library",
+                  "playbooks/*_plugins")
 
 
 def rules(makefile: str) -> list[tuple[set[str], str]]:
@@ -33,27 +36,29 @@ def referred(path: pathlib.Path) -> set[str]:
             return set().union(*map(within, node))
         if not isinstance(node, dict):
             return set()
-        files = {name for key in ("import_playbook", "import_tasks", "include_tasks") for name in [node.get(f"ansible.builtin.{key}")] if name}
-        files |= set(node.get("vars_files", []))
-        return files.union(*(within(node.get(part)) for part in ("tasks", "pre_tasks", "post_tasks", "handlers", "block", "rescue", "always")))
+        keys = [f"ansible.builtin.{key}" for key in ("import_playbook", "import_tasks", "include_tasks")]
+        files = {node[key] for key in keys if key in node} | set(node.get("vars_files", []))
+        parts = ("tasks", "pre_tasks", "post_tasks", "handlers", "block", "rescue", "always")
+        return files.union(*(within(node.get(part)) for part in parts))
     return {name for name in within(yaml.safe_load(path.read_text(encoding="utf-8"))) if "{{" not in name}
 
 
 def test_playbooks_are_yaml():
-    assert [path for path in PLAYBOOKS.rglob("*") if path.is_file() and path.suffix != ".yml" and "__pycache__" not in path.parts] == []
+    files = [path for path in PLAYBOOKS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert files and [path for path in files if path.suffix != ".yml"] == []
 
 
 def test_a_playbook_is_a_verb():
-    """Of the Makefile, or of a program that the Makefile runs. What verbs import is in parts/, what changes nothing in queries/."""
+    """Of the Makefile or a program that it runs. What verbs import is in parts/, what changes nothing in queries/."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     programs = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "controller/commands").glob("*.py"))
     for path in PLAYBOOKS.glob("*.yml"):
-        assert f"playbooks/{path.name}" in makefile or f'"{path.name}"' in programs, f"{path.name} has no verb in the Makefile"
+        assert f"playbooks/{path.name}" in makefile or f'"{path.name}"' in programs, f"{path.name} has no verb"
     for path in (PLAYBOOKS / "queries").glob("*.yml"):
         assert f'"playbooks/queries/{path.name}"' in programs, f"nobody asks {path.name}"
 
 
-@pytest.mark.parametrize("path", sorted([*PLAYBOOKS.rglob("*.yml"), *(ROOT / "containers").rglob("*.yml")]), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", PLAYS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_playbook_names_is_there(path):
     """Ansible resolves names from the folder of the file, and looks for most of them only when it needs them."""
     assert [name for name in referred(path) if not (path.parent / name).is_file()] == []
@@ -63,9 +68,10 @@ def test_production_uses_nothing_of_molecule():
     for path in PRODUCTION:
         code = re.sub(r'(?m)(^|\s)#.*$|^"""(?s:.*?)"""', "", path.read_text(encoding="utf-8"))
         assert "molecule/" not in code, path
-    users = [targets for targets, recipe in rules((ROOT / "Makefile").read_text(encoding="utf-8")) if "molecule/" in recipe]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    users = [targets for targets, recipe in rules(makefile) if "molecule/" in recipe]
     assert users and all(targets and targets <= TESTING for targets in users), users
 
 
 def test_modules_are_in_plugins():
-    assert [path for pattern in ("roles/*/library", "roles/*/module_utils", "roles/*/*_plugins", "playbooks/*_plugins", "playbooks/library") for path in ROOT.glob(pattern)] == []
+    assert [path for pattern in BESIDE_PLUGINS for path in ROOT.glob(pattern)] == []

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from repository import program
+from build_output import reason
 
 PROJECT = """
 class ImproperlyConfigured(Exception):
@@ -42,11 +42,6 @@ ERROR: Failed to build 'file:///tmp/abacus' when getting requirements to build w
 """
 
 
-@pytest.fixture(scope="module")
-def build():
-    return program("roles/django/files/build/build.py")
-
-
 def said(program):
     """What Python says of a program that fails."""
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
@@ -65,8 +60,8 @@ def said(program):
     ("SystemExit('CommandError: no')", "import traceback\ntry: {}['x']\nexcept KeyError: traceback.print_exc()\n", "KeyError: 'x'; CommandError: no"),
     ("missing", "exec('x = (')", "SyntaxError: '(' was never closed"),
 ], ids=["during", "cause", "bare", "lines", "ignored", "raised again", "logged", "syntax"])
-def test_a_failed_command_is_told_by_its_last_exception(build, what, before, tells):
-    assert build.telling(said(PROJECT % (what, before))) == tells
+def test_a_failed_command_is_told_by_its_last_exception(what, before, tells):
+    assert reason(said(PROJECT % (what, before))) == tells
 
 
 @pytest.mark.parametrize(("output", "tells"), [
@@ -77,5 +72,5 @@ def test_a_failed_command_is_told_by_its_last_exception(build, what, before, tel
     ("one\ntwo\n\nthree\nfour\n", "two; three; four"),
     ("", "it did not say why"),
 ])
-def test_a_failed_command_is_told_by_its_errors(build, output, tells):
-    assert build.telling(output) == tells
+def test_a_failed_command_is_told_by_its_errors(output, tells):
+    assert reason(output) == tells

@@ -14,6 +14,12 @@ def test_the_disk_is_that_of_the_nearest_directory_there_is(tmp_path):
     assert host_facts.disk(tmp_path / "none/at/all") == host_facts.disk(tmp_path) == shutil.disk_usage(tmp_path).total // 2**20
 
 
+def test_an_interface_without_an_address_is_there_too(monkeypatch):
+    monkeypatch.setattr(host_facts.socket, "if_nameindex", lambda: [(1, "eth0"), (2, "eth1")])
+    links = [{"ifname": "eth0", "addr_info": [{"local": "192.0.2.7", "prefixlen": 24}, {"local": "192.0.2.9", "prefixlen": 32}]}, {}]
+    assert host_facts.networks(links) == {"eth0": ["192.0.2.7/24", "192.0.2.9/32"], "eth1": []}
+
+
 @pytest.mark.parametrize(("memory_gib", "disk_gb"), [(1, 10), (16, 40), (64, 100), (256, 2000)])
 def test_wal_that_waits_fits_on_the_disk(memory_gib, disk_gb):
     """For the backup host, for a standby that is away, and between two checkpoints: together less than half of it."""

@@ -6,13 +6,15 @@ import subprocess
 import pytest
 from repository import ROOT
 from repository import load as load_yaml
+from tier import load_plugins
 
+from controller import errors
 from controller.commands import load, smoke
 
 SITE = load_yaml(ROOT / "group_vars/all/site.yml")
 TIERS = {"lb": ["lb1"], "app": ["app1", "app2"], "media": ["media1"], "cache": ["cache1"], "db": ["db1"]}
 DOORS = {"443": "lb", "8000": "apache", "8080": "files", "5432": "db", "127.0.0.1:5432": "pgpool", "11211": "cache"}
-TOLD = {"env_name": "x", "containers": True, "load": SITE["site_load"], "tiers": TIERS, "smoke": {"name": "x.test", "address": "192.0.2.9", "port": 443}}
+TOLD = {"env_name": "x", "containers": True, "load": SITE["site_demo_load"], "tiers": TIERS, "smoke": {"name": "x.test", "address": "192.0.2.9", "port": 443}}
 
 
 def crawl():
@@ -25,14 +27,14 @@ def crawl():
 
 @pytest.mark.parametrize(("users", "seconds", "said"), [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")])
 def test_what_is_no_number_is_refused(users, seconds, said):
-    with pytest.raises(load.nodes.Refused, match=f"{said} is no number"):
+    with pytest.raises(errors.Refused, match=f"{said} is no number"):
         load.bounds(users, seconds)
     assert load.bounds("5", "10") == (5, 10)
 
 
 def test_production_is_refused_and_then_spared():
     real = {"env_name": "production", "containers": False}
-    with pytest.raises(load.nodes.Refused, match="ANYWAY=1"):
+    with pytest.raises(errors.Refused, match="ANYWAY=1"):
         load.spared(real, anyway=False)
     assert load.spared(real, anyway=True)
     assert not load.spared(real | {"containers": True}, anyway=False)  # its rehearsal
@@ -43,12 +45,23 @@ def test_production_is_refused_and_then_spared():
 def test_visitors_are_told_what_there_is():
     found = load.plan(TOLD, crawl(), "csrftoken=a; sessionid=b", production=False)
     assert (found["pages"], found["statics"], found["uploads"]) == (["/"], ["/static/a.css"], ["/media/b.png"])
-    assert found["mix"] == SITE["site_load"]["mix"] and found["sign_in_page"] == "/accounts/login/"
+    assert found["mix"] == SITE["site_demo_load"]["mix"] and found["sign_in_page"] == "/accounts/login/"
     assert found["origin"] == "https://x.test" and load.smoke.origin({"name": "x.test", "port": 8443}) == "https://x.test:8443"
     with pytest.raises(load.Failed, match="site_load.mix has dance"):
         load.plan(TOLD | {"load": {"mix": {"dance": 1}}}, crawl(), "", False)
     with pytest.raises(load.Failed, match="nothing of site_load.mix"):
         load.plan(TOLD | {"load": {"mix": {"session": 1}}}, crawl(), "", False)
+
+
+@pytest.mark.parametrize(("settings", "mix"), [("newsbudget.settings", SITE["site_demo_load"]["mix"]), ("shop.settings", {"page": 65, "static": 25, "media": 10})])
+def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings, mix):
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.template import Templar, trust_as_template
+    load_plugins()
+    templar = Templar(loader=DataLoader(), variables=SITE | {"site_settings": settings})
+    told, sign_in = (templar.template(trust_as_template(SITE[name])) for name in ("site_load", "site_smoke_sign_in"))
+    assert told["mix"] == mix and bool(sign_in) == ("sign_in" in told) == (settings == "newsbudget.settings")
+    assert load.plan(TOLD | {"load": told}, crawl(), "", production=False)["mix"].keys() == {"page", "static", "media"}
 
 
 def test_every_kind_is_something_a_visitor_can_do():

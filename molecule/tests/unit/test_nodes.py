@@ -5,7 +5,7 @@ import json
 import pytest
 from repository import ROOT
 
-from controller.commands import node
+from controller.commands import node as nodes
 from controller.errors import Refused, told
 from controller.inventory import POOLS, Inventory
 from inventories import ODD
@@ -50,18 +50,18 @@ def test_hosts_that_are_not_one_a_line_are_left_to_their_author():
 
 
 def test_the_next_address_is_the_next_of_the_pool():
-    assert node.next_address(inventory(), "app", CONTAINERS) == "172.30.10.23"
+    assert nodes.next_address(inventory(), "app", CONTAINERS) == "172.30.10.23"
     text = LOCAL
     for number in range(3, 14):
-        text = inventory(text).with_host("app", f"app{number}", node.next_address(inventory(text), "app", CONTAINERS))
+        text = inventory(text).with_host("app", f"app{number}", nodes.next_address(inventory(text), "app", CONTAINERS))
     addresses = [inventory(text).address(host) for host in inventory(text).groups["app"]]
     assert addresses[:9] == [f"172.30.10.{20 + n}" for n in range(1, 10)]
     assert addresses[9:] == [f"172.30.10.{128 + n}" for n in range(1, 5)]
 
 
 def test_what_was_cut_off_may_go_on():
-    assert node.check_add(inventory(), "app", "app2", "", CONTAINERS) == "172.30.10.22"
-    assert node.check_add(inventory(), "app", "app2", "172.30.10.22", CONTAINERS) == "172.30.10.22"
+    assert nodes.check_add(inventory(), "app", "app2", "", CONTAINERS) == "172.30.10.22"
+    assert nodes.check_add(inventory(), "app", "app2", "172.30.10.22", CONTAINERS) == "172.30.10.22"
 
 
 @pytest.mark.parametrize(("pool", "node", "address", "facts", "reason"), [
@@ -81,7 +81,7 @@ def test_what_was_cut_off_may_go_on():
     ("app", "app3", "", REAL, "ADDRESS= is missing: nobody but you knows the address of a real host"),
 ])
 def test_who_may_not_come(pool, node, address, facts, reason):
-    refused(reason, node.check_add, inventory(), pool, node, address, facts)
+    refused(reason, nodes.check_add, inventory(), pool, node, address, facts)
 
 
 @pytest.mark.parametrize(("node", "reason"), [
@@ -92,19 +92,19 @@ def test_who_may_not_come(pool, node, address, facts, reason):
     ("monitor1", "monitor1 is one of the 3"),
 ])
 def test_who_may_not_go(node, reason):
-    refused(reason, node.check_remove, inventory(), node, CONTAINERS)
+    refused(reason, nodes.check_remove, inventory(), node, CONTAINERS)
 
 
 def test_the_last_of_a_pool_stays():
     text = inventory().without_host("media2")
-    refused("media1 is the last of 'media'", node.check_remove, inventory(text), "media1", CONTAINERS)
+    refused("media1 is the last of 'media'", nodes.check_remove, inventory(text), "media1", CONTAINERS)
 
 
 def test_whoever_refuses_changes_nothing(tmp_path):
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     with pytest.raises(Refused):
-        node.run(["add", str(copy), "app", "app3", "172.30.10.51"])
+        nodes.run(["add", str(copy), "app", "app3", "172.30.10.51"])
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
 
 
@@ -120,13 +120,13 @@ def test_only_the_line_is_written(tmp_path, capsys):
     copy.write_text(LOCAL)
     copy.chmod(0o640)
     for _ in range(2):
-        assert node.run(["write", "add", str(copy), "app", "app3", "172.30.10.23"]) == 0
+        assert nodes.run(["write", "add", str(copy), "app", "app3", "172.30.10.23"]) == 0
     said = capsys.readouterr()
     assert [json.loads(line) for line in said.out.splitlines()] == [{"changed": True}, {"changed": False}] and said.err == ""
     assert inventory(copy.read_text()).groups["app"] == ["app1", "app2", "app3"]
     assert copy.stat().st_mode & 0o777 == 0o640
     for _ in range(2):
-        assert node.run(["write", "remove", str(copy), "app3"]) == 0
+        assert nodes.run(["write", "remove", str(copy), "app3"]) == 0
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
 
 
@@ -174,14 +174,14 @@ def test_what_is_said_of_a_host_goes_where_it_is_still_named():
 
 def test_the_pool_that_a_host_leaves_is_told():
     there = inventory(SEVERAL)
-    assert node.check_remove(there, "box1", CONTAINERS, "db") == "db"
-    refused("box1 is not in 'media'", node.check_remove, there, "box1", CONTAINERS, "media")
-    refused("box1 is the last of 'cache'", node.check_remove, there, "box1", CONTAINERS, "cache")
+    assert nodes.check_remove(there, "box1", CONTAINERS, "db") == "db"
+    refused("box1 is not in 'media'", nodes.check_remove, there, "box1", CONTAINERS, "media")
+    refused("box1 is the last of 'cache'", nodes.check_remove, there, "box1", CONTAINERS, "cache")
     no_vote = inventory(SEVERAL.partition("        quorum:")[0])
-    refused("box1 is in several pools (app, cache, db). Say which one it leaves", node.check_remove, no_vote, "box1", CONTAINERS)
+    refused("box1 is in several pools (app, cache, db). Say which one it leaves", nodes.check_remove, no_vote, "box1", CONTAINERS)
 
 
 def test_whoever_votes_may_leave_its_pool_where_that_is_named():
-    assert node.check_remove(inventory(), "cache1", CONTAINERS, "cache") == "cache"
+    assert nodes.check_remove(inventory(), "cache1", CONTAINERS, "cache") == "cache"
     less = inventory(inventory().without_host("cache1", "cache"))
     assert less.groups["cache"] == ["cache2"] and less.jobs("cache1") == ["quorum"] and less.address("cache1") == "172.30.10.41"

@@ -224,6 +224,7 @@ def test_hosts_of_a_pool_are_told_once():
     ("file", "/etc/memcached.conf", "set by roles/memcached/templates/memcached.conf.j2; cache_memory_mb ("),
     ("file", "/etc/logrotate.d/rsyslog", "set by roles/rsyslog/templates/logrotate.j2"),
     ("file", "/usr/local/sbin/pgpool-follow", "set by roles/pgpool/files/pgpool-follow"),
+    ("file", "/etc/systemd/system/memcached.service.d/tier.conf", "set by roles/memcached/tasks/main.yml"),
     ("file", "/etc/newsbudget/site.json", "set by roles/django/templates/site.json.j2"),
     ("file", "/etc/nobody", "nothing in this repository writes it"),
     ("package", "lighttpd-mod-webdav", "set by group_vars/media.yml:"),

@@ -152,7 +152,7 @@ def test_a_run_prints_stages_and_keeps_the_whole_log(run, tmp_path):
     assert (tmp_path / ".state/x/last.log").stat().st_mode & 0o777 == 0o600
     assert [name for name, _seconds in json.loads((tmp_path / ".state/x/times.json").read_text())["site.yml"]] == ["First", "Roll", "Last"]
     # What a verb does by the way, in the same log.
-    assert run(PROGRESS="quiet", VERB_RUN="1") == (0, "")
+    assert run(PROGRESS="quiet", VERB_RUN="1") == (0, "    Hello to whoever typed it\n")
     assert (tmp_path / ".state/x/last.log").read_text().startswith(log)
 
 

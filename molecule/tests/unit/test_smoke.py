@@ -122,6 +122,22 @@ def test_a_machine_without_a_browser_is_not_taken_for_a_site_that_is_not_well(mo
     assert rows[0][2].startswith("not asked") and wrong == {} and left_out.startswith("Nobody tried to sign in")
 
 
+@pytest.mark.parametrize("helper", [None, 0o755], ids=["no helper", "a helper that is not root for it"])
+def test_a_browser_without_a_sandbox_is_not_started(monkeypatch, tmp_path, helper):
+    """And the run says what to install or to set."""
+    monkeypatch.setattr(smoke.browser, "HELPER", tmp_path / "chrome-sandbox")
+    if helper:
+        smoke.browser.HELPER.touch(helper)
+    monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
+    monkeypatch.setattr(smoke.shutil, "which", lambda _name: "/usr/bin/chromium")
+    monkeypatch.setattr(smoke.browser.subprocess, "Popen", lambda *_words, **_options: pytest.fail("Chromium was started"))
+    # unshare's answer where unprivileged users may make no namespaces.
+    monkeypatch.setattr(smoke.browser.subprocess, "run", lambda words, **_options: subprocess.CompletedProcess(words, 1))
+    rows, wrong, left_out = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM}, may_install=False)
+    assert rows[0][2].startswith("not asked") and wrong == {}
+    assert "chromium-sandbox" in left_out and "kernel.unprivileged_userns_clone=1" in left_out
+
+
 @pytest.mark.parametrize(("link", "path"), [
     ("/a/b?x=1#there", "/a/b?x=1"), ("c", "/p/c"), ("../", "/"), ("https://x.test/a", "/a"), ("http://www.x.test:8443", "/"), ("//x.test/a", "/a"),
     ("?page=2", "/p/?page=2"), ("/ä b", "/%C3%A4%20b"), ("https://elsewhere.test/a", ""), ("mailto:me@x.test", ""), ("javascript:void(0)", ""), ("#top", ""),

@@ -64,6 +64,33 @@ def test_a_host_is_not_judged_by_a_machine_that_is_busy(fake, tmp_path, monkeypa
     assert query.silence(said).startswith("was not asked in time: this machine is busy")
 
 
+@pytest.mark.parametrize(("python_s", "state", "calls"), [(0.01, ssh.State.UNREACHABLE, 1), (0.5, ssh.State.ANSWERED, 2)], ids=["idle", "slow"])
+def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(fake, monkeypatch, python_s, state, calls):
+    """Where it has other work, the login that a host has two seconds for takes longer than that, and says nothing of the host."""
+    monkeypatch.setattr(ssh, "CONNECT_S", 0.3)
+    monkeypatch.setattr(ssh, "start_python", lambda _within: python_s)
+    fake("app1.1", "sleep 0.4; echo 'Connection timed out during banner exchange' >&2; exit 255")
+    fake("app1", "echo reached; echo '{}'")
+    assert run(4.0, app1="")["app1"].state is state
+    asked = (fake.path / "calls").read_text().splitlines()
+    assert ["ConnectTimeout=3" in words for words in asked] == [False, True][:calls]
+
+
+@pytest.mark.parametrize("why", ["Permission denied (publickey).", "Host key verification failed."])
+def test_a_host_that_refuses_is_asked_once(fake, monkeypatch, why):
+    monkeypatch.setattr(ssh, "start_python", lambda _within: 0.2)
+    fake("app1", f"echo '{why}' >&2; exit 255")
+    assert run(4.0, app1="")["app1"] == ssh.Reply(ssh.State.UNREACHABLE, reason=why)
+    assert len((fake.path / "calls").read_text().splitlines()) == 1
+
+
+def test_a_machine_that_becomes_busy_while_it_asks_is_noticed(fake, monkeypatch):
+    times = iter([0.01, 5.0])
+    monkeypatch.setattr(ssh, "start_python", lambda _within: next(times))
+    fake("app1", "exec sleep 60")
+    assert run(0.5, app1="")["app1"].state is ssh.State.NOT_ASKED
+
+
 def test_ssh_is_called_as_ansible_calls_it():
     words = ssh.options(LOGIN, None)
     assert words[0] == "ssh" and words[-1] == "192.0.2.1"

@@ -1,0 +1,18 @@
+"""Networks that interfaces are in."""
+
+import ipaddress
+
+
+def networks_with(addresses: list[str], address: str) -> list[str]:
+    """Of an interface's IPv4 addresses, each with the length of its prefix (192.0.2.7/24), those in whose network another address is."""
+    interfaces = [ipaddress.ip_interface(one) for one in addresses]
+    wanted = ipaddress.ip_address(address)
+    return [str(one) for one in interfaces if wanted in one.network and one.ip != wanted]
+
+
+class FilterModule:
+    """What templates may call."""
+
+    def filters(self):
+        """{name: function}"""
+        return {"networks_with": networks_with}
