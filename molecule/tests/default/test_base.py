@@ -45,7 +45,7 @@ def test_nothing_has_failed(host):
 
 def test_an_unknown_host_key_stops_a_run_and_says_what_to_type(tier, tmp_path):
     run = subprocess.run(
-        ["ansible-playbook", "-i", tier.inventory, "playbooks/parts/reach.yml", "-e",
+        ["ansible-playbook", "-i", tier.inventory, "playbooks/parts/connect.yml", "-e",
          f"ansible_ssh_common_args='-o ControlPath=none -o StrictHostKeyChecking=yes -o UserKnownHostsFile={tmp_path / 'known_hosts'}'"],
         cwd=ROOT, env=tier.env, capture_output=True, text=True, check=False)
     assert run.returncode == 2

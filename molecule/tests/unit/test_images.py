@@ -38,7 +38,7 @@ def outdated(known, packages=("curl",)):
                 for host, groups in HOSTS.items()}
     told = variables_of(ROOT / "containers/vars/bake.yml") | {
         "hostvars": hostvars, "groups": {"all": list(HOSTS)}, "playbook_dir": str(ROOT / "containers"), "__bake_known": {"images": [NODE, *known]},
-        "bake_asked": list(HOSTS)}
+        "bake_requested": list(HOSTS)}
     return templated("{{ bake_outdated }}", told), templated("{{ bake_recipes }}", told)
 
 

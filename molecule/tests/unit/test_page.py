@@ -276,7 +276,7 @@ def test_the_configuration_is_what_the_program_reads(tmp_path):
     from ansible.template import Templar, trust_as_template
     load_plugins()
     facts = {name: 1 for name in CONFIG["facts"] if name.endswith("_port")}
-    told = {"ansible_managed": "m", "env_name": "x", "env_typed": "ENV=x", "monitor_tiers": CONFIG["tiers"], "lb_vip": "192.0.2.9", **facts,
+    told = {"ansible_managed": "m", "env_name": "x", "make_args": "ENV=x", "monitor_tiers": CONFIG["tiers"], "lb_vip": "192.0.2.9", **facts,
             "status_page_health_path": "/h", "site_hosts": ["x.test"], "site_smoke": [{"path": "/", "says": 'a="\\d'}], "status_page_links": CONFIG["links"],
             "status_page_releases": 8, "status_page_every_s": 15, "status_page_blind_s": 60, "release_log": "/x"}
     text = (ROOT / "roles/status_page/templates/status-page.json.j2").read_text()

@@ -25,7 +25,7 @@ class Tier:
         self.lib = VaultLib([("default", VaultSecret(PASSWORD.encode()))])
         self.file.parent.mkdir(parents=True)
         (root / "password").write_text(PASSWORD)
-        hosts = {"state_dir": str(root), "site_hosts": ["x.test"], "env_name": "x", "env_typed": "ENV=x", "ansible_connection": "local"}
+        hosts = {"state_dir": str(root), "site_hosts": ["x.test"], "env_name": "x", "make_args": "ENV=x", "ansible_connection": "local"}
         (root / "inventories/x.yml").write_text(json.dumps({"all": {"vars": hosts, "children": {"lb": {"hosts": {"lb1": {}}}, "x": {"hosts": {"lb1": {}}}}}}))
 
     def fill(self, secrets: dict) -> bytes:
