@@ -43,9 +43,7 @@ def story_list(request, per_page=25, template_name="budget/story_list.html"):
 
 
 @login_required
-def story_add(
-    request, form_class=StoryForm, template_name="budget/story_form.html", post_save_redirect=None
-):
+def story_add(request, form_class=StoryForm, template_name="budget/story_form.html", post_save_redirect=None):
     form = form_class(request.POST or None, request.FILES or None)
     if form.is_valid():
         form.instance.author = request.user

@@ -49,15 +49,16 @@ class ProjectTests(TestCase):
 
 class StaticFilesTests(SimpleTestCase):
     def test_pages_name_static_files_by_their_content(self):
-        with tempfile.TemporaryDirectory() as collected, self.settings(
-            STATIC_ROOT=collected,
-            STORAGES={
-                "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
-                "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
-            },
+        with (
+            tempfile.TemporaryDirectory() as collected,
+            self.settings(
+                STATIC_ROOT=collected,
+                STORAGES={
+                    "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+                    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
+                },
+            ),
         ):
             call_command("collectstatic", interactive=False, verbosity=0)
-            self.assertRegex(
-                self.client.get("/about/").content.decode(), r"/static/newsbudget/site\.[0-9a-f]{12}\.css"
-            )
+            self.assertRegex(self.client.get("/about/").content.decode(), r"/static/newsbudget/site\.[0-9a-f]{12}\.css")
             self.assertTrue((Path(collected) / "staticfiles.json").exists())

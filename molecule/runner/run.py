@@ -23,8 +23,8 @@ import summary
 import usage
 
 STATE = steps.ROOT / ".state"
-LEDGER = STATE / "tests.jsonl"   # a line a test, written by molecule/tests/conftest.py
-OUTPUT = STATE / "tests"         # a file a step
+LEDGER = STATE / "tests.jsonl"  # a line a test, written by molecule/tests/conftest.py
+OUTPUT = STATE / "tests"  # a file a step
 MEASURED = STATE / "steps.json"  # {step: [seconds, processors]} of the last run
 
 
@@ -74,7 +74,7 @@ def perform(chosen, order, processors, everything):
 def conclude(names, broken):
     """Print which tests were slow, failed and never ran, and the count; the exit code."""
     seen, counts, failures, took = outcomes()
-    print(f"longest tests: {', '.join(f'{name} {seconds:.0f} s' for seconds, name in took[:summary.LONGEST])}")
+    print(f"longest tests: {', '.join(f'{name} {seconds:.0f} s' for seconds, name in took[: summary.LONGEST])}")
     for failure in failures:
         print(f"failed: {failure}")
     never = [] if broken else sorted(steps.existing(names) - seen)
@@ -93,7 +93,9 @@ def main():
     parser = argparse.ArgumentParser(description="Run the steps of molecule/steps.yml, or some of them.")
     parser.add_argument("steps", nargs="*", metavar="STEP")
     parser.add_argument("--plan", action="store_true", help="print when each would begin, and run nothing")
-    parser.add_argument("--learn", action="store_true", help="replace the hints of molecule/steps.yml by what the last run measured")
+    parser.add_argument(
+        "--learn", action="store_true", help="replace the hints of molecule/steps.yml by what the last run measured"
+    )
     asked = parser.parse_args()
     processors = float(len(os.sched_getaffinity(0)))
     if asked.learn:

@@ -10,8 +10,12 @@ import subprocess
 import threading
 
 # Where a container's counter is: an engine whose groups this machine sees, one by systemd, and one in a mount namespace of its own (containers' engine.sh).
-COUNTERS = ("/sys/fs/cgroup/docker/*/cpu.stat", "/sys/fs/cgroup/system.slice/docker-*.scope/cpu.stat", "/sys/fs/cgroup/unified/docker/*/cpu.stat",
-            "/proc/{engine}/root/sys/fs/cgroup/docker/*/cpu.stat")
+COUNTERS = (
+    "/sys/fs/cgroup/docker/*/cpu.stat",
+    "/sys/fs/cgroup/system.slice/docker-*.scope/cpu.stat",
+    "/sys/fs/cgroup/unified/docker/*/cpu.stat",
+    "/proc/{engine}/root/sys/fs/cgroup/docker/*/cpu.stat",
+)
 ENGINE = pathlib.Path("/run/realworld-engine/pid")
 EVERY = 3.0  # seconds between two looks: what a container used since the last one before it was removed is not seen
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
@@ -77,7 +81,11 @@ class Meter:
 
     def __init__(self, read=counters, ask=owners):
         self.read, self.ask = read, ask
-        self.seen, self.owner, self.used = dict(read()), {}, {}  # {id: seconds}, {id: environment}, {environment: seconds}
+        self.seen, self.owner, self.used = (
+            dict(read()),
+            {},
+            {},
+        )  # {id: seconds}, {id: environment}, {environment: seconds}
         self.known = bool(self.seen)
         self.lock, self.over = threading.Lock(), threading.Event()
 
@@ -91,7 +99,11 @@ class Meter:
             for identity, seconds in now.items():
                 tier = self.owner[identity]
                 # One that was started again counts from nothing.
-                self.used[tier] = self.used.get(tier, 0.0) + seconds - (before if (before := self.seen.get(identity, 0.0)) <= seconds else 0.0)
+                self.used[tier] = (
+                    self.used.get(tier, 0.0)
+                    + seconds
+                    - (before if (before := self.seen.get(identity, 0.0)) <= seconds else 0.0)
+                )
             self.seen = now
 
     def moment(self) -> Moment:
@@ -103,6 +115,7 @@ class Meter:
         def watch():
             while not self.over.wait(EVERY):
                 self.look()
+
         self.thread = threading.Thread(target=watch, daemon=True)
         self.thread.start()
         return self

@@ -11,15 +11,15 @@ class Alarm:
     """A fault that a check has to tell."""
 
     check: str
-    where: object              # where(place) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
-    tells: str                 # the contact
-    fault: object = None       # fault(place, host) breaks each of them …
-    mend: object = None        # … and mend(place, host) mends it; None: another fault of the wave does
-    at: object = None          # hosts that are broken, where they are others than those that alarm
-    silent: object = None      # silent(place) is [(host, check)] that fail with it, and alarm nobody
-    may: tuple = ()            # checks that may alarm besides, of whichever host, since they have a cause of their own in it
-    after: tuple = ()          # checks that may alarm while it is mended: well a moment later than what silenced them
-    deaf: bool = False         # whether nobody can be told before it is mended
+    where: object  # where(place) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
+    tells: str  # the contact
+    fault: object = None  # fault(place, host) breaks each of them …
+    mend: object = None  # … and mend(place, host) mends it; None: another fault of the wave does
+    at: object = None  # hosts that are broken, where they are others than those that alarm
+    silent: object = None  # silent(place) is [(host, check)] that fail with it, and alarm nobody
+    may: tuple = ()  # checks that may alarm besides, of whichever host, since they have a cause of their own in it
+    after: tuple = ()  # checks that may alarm while it is mended: well a moment later than what silenced them
+    deaf: bool = False  # whether nobody can be told before it is mended
 
 
 def shell(command):
@@ -73,8 +73,12 @@ BACKUP = "/etc/tier-backup.json"
 def asked(plugin, setting):
     """(fault, mend): a plugin of munin-node's that runs with another setting. No restart: munin-node is away for seconds then."""
     link = f"/etc/munin/plugins/{plugin}"
-    return (shell(f"""real=$(readlink {link}); rm {link}; printf '#!/bin/sh\\nexport {setting}\\nexec %s "$@"\\n' "$real" > {link}; chmod 755 {link}"""),
-            shell(f"""real=$(sed -n 's/^exec \\([^ ]*\\) .*/\\1/p' {link}); ln -sf "$real" {link}"""))
+    return (
+        shell(
+            f"""real=$(readlink {link}); rm {link}; printf '#!/bin/sh\\nexport {setting}\\nexec %s "$@"\\n' "$real" > {link}; chmod 755 {link}"""
+        ),
+        shell(f"""real=$(sed -n 's/^exec \\([^ ]*\\) .*/\\1/p' {link}); ln -sf "$real" {link}"""),
+    )
 
 
 def units(*names):
@@ -88,13 +92,23 @@ ENDS = r"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=10ms\nRestartSt
 
 def hopeless(place, host):
     """A service that ends whenever it is started, until systemd has tried as often as it may: only faster than it would."""
-    place.on(host, f"mkdir {HOPELESS} && printf '{ENDS}' > {HOPELESS}/zz-alarm.conf && systemctl daemon-reload && systemctl restart pgbackrest")
-    place.wait(lambda: place.on(host, "systemctl show -P ActiveState pgbackrest") == "failed", f"end of all tries on {host}", 60)
+    place.on(
+        host,
+        f"mkdir {HOPELESS} && printf '{ENDS}' > {HOPELESS}/zz-alarm.conf && systemctl daemon-reload && systemctl restart pgbackrest",
+    )
+    place.wait(
+        lambda: place.on(host, "systemctl show -P ActiveState pgbackrest") == "failed",
+        f"end of all tries on {host}",
+        60,
+    )
 
 
 def hopeful(place, host):
     """The service as it was."""
-    place.on(host, f"rm -r {HOPELESS} && systemctl daemon-reload && systemctl reset-failed pgbackrest && systemctl start pgbackrest")
+    place.on(
+        host,
+        f"rm -r {HOPELESS} && systemctl daemon-reload && systemctl reset-failed pgbackrest && systemctl start pgbackrest",
+    )
 
 
 def cut(place, host, others, verb="add"):
@@ -115,7 +129,10 @@ def engine(verb):
 def detach(place, host):
     """Let pgpool pass over a standby, with nobody to put that right."""
     node = place.groups["db"].index(place.standby())
-    place.on(host, f"systemctl stop pgpool-follow && PCPPASSFILE=/etc/pgpool2/pcppass pcp_detach_node -h 127.0.0.1 -U follow -w -n {node}")
+    place.on(
+        host,
+        f"systemctl stop pgpool-follow && PCPPASSFILE=/etc/pgpool2/pcppass pcp_detach_node -h 127.0.0.1 -U follow -w -n {node}",
+    )
 
 
 def leader(place):
@@ -126,12 +143,19 @@ def leader(place):
 
 def gateway(place):
     """Everybody whom the monitor reaches, and how it reaches them."""
-    return [place.gateway, place.facts["lb_vip"], *(host for host in place.groups["all"] if host not in place.groups["monitor"])]
+    return [
+        place.gateway,
+        place.facts["lb_vip"],
+        *(host for host in place.groups["all"] if host not in place.groups["monitor"]),
+    ]
 
 
 def fast(place, host):
     """A clock that is an hour ahead, for the plugin that asks it."""
-    place.on(host, "printf '#!/bin/sh\\nexec /usr/bin/date --date \"1 hour\" \"$@\"\\n' > /usr/local/bin/date; chmod 755 /usr/local/bin/date")
+    place.on(
+        host,
+        'printf \'#!/bin/sh\\nexec /usr/bin/date --date "1 hour" "$@"\\n\' > /usr/local/bin/date; chmod 755 /usr/local/bin/date',
+    )
     asked("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](place, host)
 
 
@@ -175,8 +199,12 @@ def short(path, unit="{engine}", key=""):
 
     {engine} is the balancers'.
     """
+
     def act(command):
-        return lambda place, host: place.on(host, command.format(path=path, unit=unit, key=key or path).format(engine=place.engine))
+        return lambda place, host: place.on(
+            host, command.format(path=path, unit=unit, key=key or path).format(engine=place.engine)
+        )
+
     return act(SHORT), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
 
 
@@ -188,7 +216,14 @@ do curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{por
 def unread(place, host):
     """A page that fails, which no check looks at, and a visitor who wants it."""
     place.sql("alter table ledger_bank rename to ledger_bank_away")
-    place.on(host, VISITOR.format(name=place.tier.value("site_hosts", host)[0], port=place.tier.value("lb_https_port", host), vip=place.facts["lb_vip"]))
+    place.on(
+        host,
+        VISITOR.format(
+            name=place.tier.value("site_hosts", host)[0],
+            port=place.tier.value("lb_https_port", host),
+            vip=place.facts["lb_vip"],
+        ),
+    )
 
 
 def read(place, host):
@@ -202,14 +237,35 @@ systemctl start tier-backup@look"""
 
 WAVES = {
     "of single hosts": [
-        Alarm("host", last("media"), "oncall", lambda place, host: place.kill(host), lambda place, host: place.start(host),
-              # A host that starts answers pings before its services answer.
-              after=("files", "munin", "memory"),
-              silent=lambda place: on(last("media")(place), "files", "munin", "memory") + on(holder(place), f"pools {last('media')(place)[0]} files")),
+        Alarm(
+            "host",
+            last("media"),
+            "oncall",
+            lambda place, host: place.kill(host),
+            lambda place, host: place.start(host),
+            # A host that starts answers pings before its services answer.
+            after=("files", "munin", "memory"),
+            silent=lambda place: (
+                on(last("media")(place), "files", "munin", "memory")
+                + on(holder(place), f"pools {last('media')(place)[0]} files")
+            ),
+        ),
         Alarm("balancer", standing_by, "oncall", engine("stop"), engine("start")),
-        Alarm("munin", standing_by, "ops", *units("munin-node"), silent=lambda place: on(standing_by(place), "pools", "memory", "units")),
+        Alarm(
+            "munin",
+            standing_by,
+            "ops",
+            *units("munin-node"),
+            silent=lambda place: on(standing_by(place), "pools", "memory", "units"),
+        ),
         Alarm("health", last("app"), "oncall", *units("apache2")),
-        Alarm("cache", last("cache"), "oncall", *units("memcached"), silent=lambda place: on(last("cache")(place), "hit_rate")),
+        Alarm(
+            "cache",
+            last("cache"),
+            "oncall",
+            *units("memcached"),
+            silent=lambda place: on(last("cache")(place), "hit_rate"),
+        ),
         Alarm("hit_rate", first("cache"), "ops", shell(MISSES), shell(HITS)),
         Alarm("etcd", last("quorum"), "ops", *units("etcd")),
         Alarm("disks", first("cache"), "oncall", *asked("df", "critical=-1")),
@@ -217,23 +273,59 @@ WAVES = {
         Alarm("load", first("app"), "ops", *asked("load", "load_critical=-1")),
         Alarm("units", last("db"), "ops", hopeless, hopeful, may=("backups",)),
         Alarm("reboot", first("db"), "ops", shell("touch /run/reboot-required"), shell("rm /run/reboot-required")),
-        Alarm("replication", tier, "oncall", lambda place, host: cut(place, host, [leader(place)]),
-              lambda place, host: uncut(place, host, [place.cut_from]), at=standby),
+        Alarm(
+            "replication",
+            tier,
+            "oncall",
+            lambda place, host: cut(place, host, [leader(place)]),
+            lambda place, host: uncut(place, host, [place.cut_from]),
+            at=standby,
+        ),
         # Only what the plugin asks for the time: a container has its machine's clock.
         Alarm("clock", last("app"), "ops", fast, right),
-        Alarm("backups", last("backup"), "ops", shell(LATE), shell(f"mv {BACKUP}.kept {BACKUP} && systemctl start tier-backup@look")),
+        Alarm(
+            "backups",
+            last("backup"),
+            "ops",
+            shell(LATE),
+            shell(f"mv {BACKUP}.kept {BACKUP} && systemctl start tier-backup@look"),
+        ),
         Alarm("restore_drill", last("backup"), "ops"),
         # A backup of the uploads that was due meanwhile has failed.
-        Alarm("archive_uploads", last("backup"), "ops", shell("systemctl stop restic-rest-server"), uploads_again, may=("units",)),
+        Alarm(
+            "archive_uploads",
+            last("backup"),
+            "ops",
+            shell("systemctl stop restic-rest-server"),
+            uploads_again,
+            may=("units",),
+        ),
         # By its socket it would come back with the next line.
-        Alarm("logs", last("monitor"), "ops", shell("systemctl stop syslog.socket rsyslog"), shell("systemctl start syslog.socket rsyslog")),
-        Alarm("graphs", last("monitor"), "ops",
-              shell("systemctl stop munin-cron.timer munin-cron.service && touch --date '2 hours ago' /var/lib/munin/datafile"),
-              shell("touch /var/lib/munin/datafile && systemctl start munin-cron.timer")),
+        Alarm(
+            "logs",
+            last("monitor"),
+            "ops",
+            shell("systemctl stop syslog.socket rsyslog"),
+            shell("systemctl start syslog.socket rsyslog"),
+        ),
+        Alarm(
+            "graphs",
+            last("monitor"),
+            "ops",
+            shell(
+                "systemctl stop munin-cron.timer munin-cron.service && touch --date '2 hours ago' /var/lib/munin/datafile"
+            ),
+            shell("touch /var/lib/munin/datafile && systemctl start munin-cron.timer"),
+        ),
     ],
     "between hosts": [
-        Alarm("pools", standing_by, "oncall", lambda place, host: cut(place, host, place.groups["app"][-1:]),
-              lambda place, host: uncut(place, host, place.groups["app"][-1:])),
+        Alarm(
+            "pools",
+            standing_by,
+            "oncall",
+            lambda place, host: cut(place, host, place.groups["app"][-1:]),
+            lambda place, host: uncut(place, host, place.groups["app"][-1:]),
+        ),
         Alarm("certificate", tier, "ops", *short("/etc/{engine}/site.pem"), at=holder),
         Alarm("answers", holder, "oncall", unread, read),
         Alarm("pgpool", first("app"), "oncall", detach, shell("systemctl start pgpool-follow")),
@@ -246,19 +338,48 @@ WAVES = {
         # The primary stays what it is as long as it reaches all the others.
         Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
         Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
-        Alarm("web_certificate", last("monitor"), "ops", *short("/etc/munin-tls/certificate.pem", "nginx", "/etc/munin-tls/key.pem")),
+        Alarm(
+            "web_certificate",
+            last("monitor"),
+            "ops",
+            *short("/etc/munin-tls/certificate.pem", "nginx", "/etc/munin-tls/key.pem"),
+        ),
         Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
         Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
-        Alarm("files", last("media"), "oncall", *units("lighttpd"), silent=lambda place: on(place.groups["lb"], f"pools {last('media')(place)[0]} files")),
+        Alarm(
+            "files",
+            last("media"),
+            "oncall",
+            *units("lighttpd"),
+            silent=lambda place: on(place.groups["lb"], f"pools {last('media')(place)[0]} files"),
+        ),
     ],
     "of all databases": [
-        Alarm("primary", tier, "oncall", *units("patroni"), at=every("db"), may=("page",), after=("replication",),
-              silent=lambda place: on(place.groups["app"], "health") + on(["tier"], "replication")),
+        Alarm(
+            "primary",
+            tier,
+            "oncall",
+            *units("patroni"),
+            at=every("db"),
+            may=("page",),
+            after=("replication",),
+            silent=lambda place: on(place.groups["app"], "health") + on(["tier"], "replication"),
+        ),
         Alarm("patroni", every("db"), "oncall"),
     ],
     "of the monitor": [
-        Alarm("tier", tier, "oncall", lambda place, host: cut(place, host, gateway(place)), lambda place, host: uncut(place, host, gateway(place)),
-              at=last("monitor"), deaf=True,
-              silent=lambda place: on([host for host in place.groups["all"] if host not in place.groups["monitor"]], "host") + on(["tier"], "page")),
+        Alarm(
+            "tier",
+            tier,
+            "oncall",
+            lambda place, host: cut(place, host, gateway(place)),
+            lambda place, host: uncut(place, host, gateway(place)),
+            at=last("monitor"),
+            deaf=True,
+            silent=lambda place: (
+                on([host for host in place.groups["all"] if host not in place.groups["monitor"]], "host")
+                + on(["tier"], "page")
+            ),
+        ),
     ],
 }

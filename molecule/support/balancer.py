@@ -31,7 +31,8 @@ def described(tier):
         " console_port=lb_console_port, health=lb_health_path, limit=site_upload_limit_mb * 2**20, urls=[site_static_url, site_media_url],"
         " media_root=media_root, balancers=lb_hosts, pools=dict(app=dict(hosts=app_hosts, port=app_port),"
         " media=dict(hosts=media_hosts, port=media_port)))",
-        tier.hosts("lb")[0])
+        tier.hosts("lb")[0],
+    )
 
 
 class Balancer:
@@ -50,8 +51,11 @@ class Balancer:
     def ask(self, path, method="GET", body=None, headers=None, scheme="https"):
         """The response, read; `.text` is its body. An iterable body is sent in chunks."""
         connection = http.client.HTTPConnection(self.name, timeout=30)
-        connection.sock = self.tls() if scheme == "https" else socket.create_connection(
-            (self.address, self.ports["http"]), timeout=30)
+        connection.sock = (
+            self.tls()
+            if scheme == "https"
+            else socket.create_connection((self.address, self.ports["http"]), timeout=30)
+        )
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -106,15 +110,20 @@ class Bench(Balancer):
     def run(self):
         """Start the engine and await it."""
         health = f"127.0.0.1:{self.ports['http']}{self.site['health']}"
-        self.host.check_output(f"systemd-run --quiet --collect --unit={self.unit} {self.COMMAND}"
-                               f" && timeout 10 sh -c 'until curl -fso /dev/null {health}; do sleep .1; done'")
+        self.host.check_output(
+            f"systemd-run --quiet --collect --unit={self.unit} {self.COMMAND}"
+            f" && timeout 10 sh -c 'until curl -fso /dev/null {health}; do sleep .1; done'"
+        )
 
     def resume(self, stand_ins):
         """Start stand-ins and await them."""
-        self.host.check_output(" && ".join(
-            f"systemd-run --quiet --collect --unit={unit} python3 {ROOM}/stand_in.py {address} {port} {ROOM}"
-            f" && timeout 10 sh -c 'until curl -so /dev/null {address}:{port}; do sleep .1; done'"
-            for unit, address, port in stand_ins))
+        self.host.check_output(
+            " && ".join(
+                f"systemd-run --quiet --collect --unit={unit} python3 {ROOM}/stand_in.py {address} {port} {ROOM}"
+                f" && timeout 10 sh -c 'until curl -so /dev/null {address}:{port}; do sleep .1; done'"
+                for unit, address, port in stand_ins
+            )
+        )
 
     def pause(self, stand_ins):
         """Stop stand-ins."""
@@ -133,15 +142,21 @@ class NginxBench(Bench):
     """A second nginx."""
 
     FILES, COMMAND = ("nginx.conf",), f"nginx -c {ROOM}/nginx.conf -g 'daemon off;'"
-    LIVELIER = [(r"(proxy_(?:read|next_upstream)_timeout) (\d+)s", lambda m: f"{m[1]} {int(m[2]) * 1000 // 6}ms"),
-                (r"fail_timeout=\d+s", "fail_timeout=1s"), ("/run/nginx.pid", f"{ROOM}/nginx.pid")]
+    LIVELIER = [
+        (r"(proxy_(?:read|next_upstream)_timeout) (\d+)s", lambda m: f"{m[1]} {int(m[2]) * 1000 // 6}ms"),
+        (r"fail_timeout=\d+s", "fail_timeout=1s"),
+        ("/run/nginx.pid", f"{ROOM}/nginx.pid"),
+    ]
 
 
 class PerlbalBench(Bench):
     """A second Perlbal."""
 
     FILES, COMMAND = ("perlbal.conf", "pools.conf", "site.pem"), f"perlbal --config={ROOM}/perlbal.conf"
-    LIVELIER = [(r"(TIER answer_s +=) (\d+)", lambda m: f"{m[1]} {int(m[2]) / 6:.3f}"), (r"(TIER rest_s +=) \d+", r"\1 1")]
+    LIVELIER = [
+        (r"(TIER answer_s +=) (\d+)", lambda m: f"{m[1]} {int(m[2]) / 6:.3f}"),
+        (r"(TIER rest_s +=) \d+", r"\1 1"),
+    ]
 
 
 BENCHES = {"nginx": NginxBench, "perlbal": PerlbalBench}

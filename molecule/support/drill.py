@@ -35,21 +35,28 @@ import zlib
 
 from tier import ROOT, Tier, first, inside, wait
 
-SETTLED = 2.0     # seconds of undisturbed service after the last repair: a second fault in its wake would show
+SETTLED = 2.0  # seconds of undisturbed service after the last repair: a second fault in its wake would show
 RECOVERY = 120.0  # seconds after which a drill gives up
-CONNECT = 1.1     # seconds a visitor waits for a connection: until TCP has asked once more; a browser waits longer
-PATIENCE = 40.0   # seconds a visitor waits for an answer: longer than a balancer does
-ANSWER = 5.0      # seconds a host has to answer a question about itself
-PAUSE = 0.1       # seconds between two requests of one visitor …
+CONNECT = 1.1  # seconds a visitor waits for a connection: until TCP has asked once more; a browser waits longer
+PATIENCE = 40.0  # seconds a visitor waits for an answer: longer than a balancer does
+ANSWER = 5.0  # seconds a host has to answer a question about itself
+PAUSE = 0.1  # seconds between two requests of one visitor …
 UPLOAD_PAUSE = 0.5  # … who uploads
 CAUGHT_UP = 60.0  # seconds a media host has to fetch what it missed
 
+
 def picture():
     """A picture of one pixel, as PNG."""
+
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(b"\0\xff\0\0")) + chunk(b"IEND", b""))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0\xff\0\0"))
+        + chunk(b"IEND", b"")
+    )
 
 
 WRITER = """
@@ -116,8 +123,21 @@ class Place:
         self.tier = Tier(inventory)
         env = self.tier.name
         if not self.tier.value("hostvars[groups['all'][0]].env_containers"):
-            sys.exit(f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' works there.")
-        names = ("app_port", "db_port", "etcd_metrics_port", "lb_vip", "media_port", "media_root", "patroni_port", "pool_port", "site_name", "site_root")
+            sys.exit(
+                f"ENV={env} has real hosts: drills kill and freeze containers of this machine. 'make failover' works there."
+            )
+        names = (
+            "app_port",
+            "db_port",
+            "etcd_metrics_port",
+            "lb_vip",
+            "media_port",
+            "media_root",
+            "patroni_port",
+            "pool_port",
+            "site_name",
+            "site_root",
+        )
         self.facts = self.tier.value("dict(" + ", ".join(f"{n}={n}" for n in names) + ")", self.tier.hosts("app")[0])
         self.engine = self.tier.value("lb_engine", self.tier.hosts("lb")[0])
         self.env, self.frozen = env, set()
@@ -148,7 +168,9 @@ class Place:
         """What a host's Patroni answers, as (status, JSON); (None, None) if it does not."""
         with contextlib.suppress(OSError, ValueError):
             try:
-                with urllib.request.urlopen(f"http://{self.address[host]}:{self.facts['patroni_port']}/{path}", timeout=1) as answer:
+                with urllib.request.urlopen(
+                    f"http://{self.address[host]}:{self.facts['patroni_port']}/{path}", timeout=1
+                ) as answer:
                     return answer.status, json.load(answer)
             except urllib.error.HTTPError as answer:
                 return answer.code, json.load(answer)
@@ -160,8 +182,25 @@ class Place:
 
     def holders(self):
         """Balancers that have the virtual IP and are not frozen."""
-        return [host for host in self.groups["lb"] if host not in self.frozen and (pid := self.pid(host))
-                and run("nsenter", "-t", str(pid), "-n", "ip", "-oneline", "address", "show", "to", self.facts["lb_vip"], check=False)]
+        return [
+            host
+            for host in self.groups["lb"]
+            if host not in self.frozen
+            and (pid := self.pid(host))
+            and run(
+                "nsenter",
+                "-t",
+                str(pid),
+                "-n",
+                "ip",
+                "-oneline",
+                "address",
+                "show",
+                "to",
+                self.facts["lb_vip"],
+                check=False,
+            )
+        ]
 
     def primary(self):
         """The primary."""
@@ -173,7 +212,9 @@ class Place:
 
     def holder(self):
         """The balancer with the virtual IP."""
-        return self.wait(lambda: (self.holders() or [None])[0] if len(self.holders()) == 1 else None, "one holder of the virtual IP")
+        return self.wait(
+            lambda: (self.holders() or [None])[0] if len(self.holders()) == 1 else None, "one holder of the virtual IP"
+        )
 
     def wait(self, condition, what, seconds=RECOVERY):
         """What a condition comes to, once it is true."""
@@ -182,8 +223,22 @@ class Place:
     def sql(self, statements, superuser=False):
         """Run SQL in the site's database on the primary, as its owner or as a superuser."""
         name = self.facts["site_name"]
-        return self.run(self.primary(), "psql", "-qAt", "-v", "ON_ERROR_STOP=1", "-p", str(self.facts["db_port"]), "-d", name,
-                        "-U", "postgres" if superuser else name, "-c", statements, user="postgres")
+        return self.run(
+            self.primary(),
+            "psql",
+            "-qAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-p",
+            str(self.facts["db_port"]),
+            "-d",
+            name,
+            "-U",
+            "postgres" if superuser else name,
+            "-c",
+            statements,
+            user="postgres",
+        )
 
     def remember(self):
         """Put a hundred keys into the caches; what they begin with."""
@@ -194,7 +249,9 @@ class Place:
     def recall(self, name, without):
         """Which part of those keys an app host still finds."""
         app = next(host for host in self.groups["app"] if host not in without)
-        return int(self.cached(app, f"print(sum(cache.get('{name}.%d' % n) == n for n in range(100)))").split()[-1]) / 100
+        return (
+            int(self.cached(app, f"print(sum(cache.get('{name}.%d' % n) == n for n in range(100)))").split()[-1]) / 100
+        )
 
     def cached(self, app, code):
         """Run code on an app host, with the site's cache."""
@@ -206,14 +263,19 @@ class Place:
 
     def logged(self, known_as):
         """What app hosts and balancers logged of a request, as {host: lines}."""
-        found = {host: self.on(host, f"cat /var/log/*/access.log /var/log/*/access.log.1 | grep {known_as}", check=False)
-                 for host in (*self.groups["app"], *self.groups["lb"])}
+        found = {
+            host: self.on(host, f"cat /var/log/*/access.log /var/log/*/access.log.1 | grep {known_as}", check=False)
+            for host in (*self.groups["app"], *self.groups["lb"])
+        }
         return {host: lines for host, lines in found.items() if lines}
 
     def upload(self, name):
         """Put a picture on every media host, as the site does."""
-        self.manage(self.groups["app"][0], "from django.core.files.base import ContentFile; from django.core.files.storage import default_storage; "
-                    f"default_storage.save('{name}', ContentFile(bytes.fromhex('{picture().hex()}')))")
+        self.manage(
+            self.groups["app"][0],
+            "from django.core.files.base import ContentFile; from django.core.files.storage import default_storage; "
+            f"default_storage.save('{name}', ContentFile(bytes.fromhex('{picture().hex()}')))",
+        )
 
     def open(self, host, port):
         """Whether a port of a host takes connections."""
@@ -227,7 +289,12 @@ class Place:
             return f"primaries: {self.primaries()}"
         status, cluster = self.ask(self.primaries()[0], "cluster")
         members = cluster["members"] if status == 200 else []
-        wrong = [m["name"] for m in members if m["state"] not in ("running", "streaming") or m["role"] not in ("leader", "sync_standby", "quorum_standby")]
+        wrong = [
+            m["name"]
+            for m in members
+            if m["state"] not in ("running", "streaming")
+            or m["role"] not in ("leader", "sync_standby", "quorum_standby")
+        ]
         if len(members) != len(self.groups["db"]) or wrong:
             return f"databases: {[(m['name'], m['role'], m['state']) for m in members]}"
         if len(self.holders()) != 1:
@@ -238,14 +305,20 @@ class Place:
     def ailment(self, host):
         """What is wrong with one host, as a sentence; empty where nothing is."""
         if host in self.groups["app"]:
-            if not self.on(host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['app_port']}/-/health", check=False):
+            if not self.on(
+                host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['app_port']}/-/health", check=False
+            ):
                 return f"{host} does not serve"
-            nodes = self.on(host, "PCPPASSFILE=/etc/pgpool2/pcppass pcp_node_info -h 127.0.0.1 -U follow -w -a", check=False)
+            nodes = self.on(
+                host, "PCPPASSFILE=/etc/pgpool2/pcppass pcp_node_info -h 127.0.0.1 -U follow -w -a", check=False
+            )
             if not nodes or any(line.split()[2] not in ("1", "2") for line in nodes.splitlines()):
                 return f"pgpool of {host}: {nodes}"
         if host in self.groups["media"] and not self.open(host, "media_port"):
             return f"{host} does not serve files"
-        if host in self.groups["quorum"] and not self.on(host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['etcd_metrics_port']}/health", check=False):
+        if host in self.groups["quorum"] and not self.on(
+            host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['etcd_metrics_port']}/health", check=False
+        ):
             return f"etcd of {host} is down"
         state = self.on(host, "systemctl is-system-running", check=False)
         if state != "running":
@@ -278,8 +351,18 @@ class Place:
     def freezer(self, host, state):
         """Freeze (1) or thaw (0) a container's processes. Not by `docker pause`: it waits for ever for a `docker exec` that began before it."""
         pid = self.pid(host)
-        [group] = re.findall(r"^0::(.*?)(?:/init\.scope)?$", pathlib.Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"), re.M)
-        run("nsenter", "-t", run("pidof", "-s", "dockerd"), "-m", "sh", "-c", f"echo {state} > /sys/fs/cgroup{group}/cgroup.freeze")
+        [group] = re.findall(
+            r"^0::(.*?)(?:/init\.scope)?$", pathlib.Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"), re.M
+        )
+        run(
+            "nsenter",
+            "-t",
+            run("pidof", "-s", "dockerd"),
+            "-m",
+            "sh",
+            "-c",
+            f"echo {state} > /sys/fs/cgroup{group}/cgroup.freeze",
+        )
 
     def freeze(self, host):
         """Stop every process of a host; its kernel still takes connections."""
@@ -342,7 +425,9 @@ class Visitor(threading.Thread):
         try:
             connection.connect()
             connection.sock.settimeout(PATIENCE)
-            connection.request(method, path, body, {"Cookie": self.cookies, "Referer": f"https://{vip}/", **(headers or {})})
+            connection.request(
+                method, path, body, {"Cookie": self.cookies, "Referer": f"https://{vip}/", **(headers or {})}
+            )
             answer = connection.getresponse()
             return answer.status, answer.headers, answer.read()
         finally:
@@ -366,13 +451,23 @@ class Visitor(threading.Thread):
 
     def post(self, path, fields, headers=None):
         """Send a form."""
-        return self.fetch("POST", path, urllib.parse.urlencode(fields), {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})})
+        return self.fetch(
+            "POST",
+            path,
+            urllib.parse.urlencode(fields),
+            {"Content-Type": "application/x-www-form-urlencoded", **(headers or {})},
+        )
 
     def upload(self, path, fields, content, headers):
         """Send a form with a picture."""
         edge = secrets.token_hex(8)
-        parts = [f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode() for name, value in fields.items()]
-        parts.append(f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="drill.png"\r\nContent-Type: image/png\r\n\r\n'.encode())
+        parts = [
+            f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+            for name, value in fields.items()
+        ]
+        parts.append(
+            f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="drill.png"\r\nContent-Type: image/png\r\n\r\n'.encode()
+        )
         body = b"".join(parts) + content + f"\r\n--{edge}--\r\n".encode()
         return self.fetch("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={edge}", **headers})
 
@@ -384,11 +479,18 @@ class Visitor(threading.Thread):
             text, headers = f"drill {self.stamp} {known_as}", {"X-Request-Id": known_as}
             today, token = datetime.date.today().isoformat(), http.cookies.SimpleCookie(self.cookies)["csrftoken"].value
             if self.kind == "upload":
-                status, headers, _body = self.upload("/budget/stories/add/", {
-                    "title": text, "date": today, "status": 2, "text": "-", "csrfmiddlewaretoken": token}, picture(), headers)
+                status, headers, _body = self.upload(
+                    "/budget/stories/add/",
+                    {"title": text, "date": today, "status": 2, "text": "-", "csrfmiddlewaretoken": token},
+                    picture(),
+                    headers,
+                )
             else:
-                status, headers, _body = self.post("/ledger/entries/add/", {
-                    "date": today, "text": text, "amount": "1.00", "csrfmiddlewaretoken": token}, headers)
+                status, headers, _body = self.post(
+                    "/ledger/entries/add/",
+                    {"date": today, "text": text, "amount": "1.00", "csrfmiddlewaretoken": token},
+                    headers,
+                )
             if status != 302 or "login" in headers["Location"]:
                 raise ValueError(f"{status} {headers['Location']}")
             accepted.append(text)
@@ -422,10 +524,24 @@ class Writer(threading.Thread):
 
     def run(self):
         facts = self.place.facts
-        command = ["docker", "exec", "-i", "-u", facts["site_name"], self.place.container(self.app), f"{facts['site_root']}/current/venv/bin/python",
-                   "-", f"/etc/{facts['site_name']}/site.json", self.verb, self.app, str(self.pace)]
+        command = [
+            "docker",
+            "exec",
+            "-i",
+            "-u",
+            facts["site_name"],
+            self.place.container(self.app),
+            f"{facts['site_root']}/current/venv/bin/python",
+            "-",
+            f"/etc/{facts['site_name']}/site.json",
+            self.verb,
+            self.app,
+            str(self.pace),
+        ]
         while not self.over.wait(0.2):
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as self.process:
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            ) as self.process:
                 with contextlib.suppress(BrokenPipeError):
                     self.process.stdin.write(WRITER)
                     self.process.stdin.close()
@@ -463,7 +579,10 @@ class Load:
         status, headers, _body = first.fetch("GET", "/ledger/entries/add/")
         first.keep(headers)
         kinds = ["page", "page", "session", "static", "change", "change", "upload"]
-        self.visitors = [Visitor(place, kind, first.cookies if kind in ("session", *CHANGES) else "", pace, connect) for kind in kinds]
+        self.visitors = [
+            Visitor(place, kind, first.cookies if kind in ("session", *CHANGES) else "", pace, connect)
+            for kind in kinds
+        ]
         self.writers = [Writer(place, app, verb, pace) for app in place.groups["app"] for verb in ("write", "read")]
 
     def __enter__(self):
@@ -481,8 +600,13 @@ class Load:
             one.join()
         if not error:
             uploads = self.uploads()
-            self.place.await_nothing(lambda: ", ".join(f"{host} lacks {absent}" for host, absent in files_missing(self.place, uploads).items() if absent),
-                                     "complete media host", CAUGHT_UP)
+            self.place.await_nothing(
+                lambda: ", ".join(
+                    f"{host} lacks {absent}" for host, absent in files_missing(self.place, uploads).items() if absent
+                ),
+                "complete media host",
+                CAUGHT_UP,
+            )
         self.clean()
 
     def uploads(self, stamps=""):
@@ -492,11 +616,15 @@ class Load:
     def clean(self):
         """Remove what visitors and writers left."""
         files = self.uploads()
-        self.place.sql("delete from ledger_entry where text like 'drill %'; delete from budget_story where title like 'drill %'; "
-                       "drop table if exists drill")
+        self.place.sql(
+            "delete from ledger_entry where text like 'drill %'; delete from budget_story where title like 'drill %'; "
+            "drop table if exists drill"
+        )
         if files:
-            self.place.manage(self.place.groups["app"][0],
-                              f"from django.core.files.storage import default_storage; [default_storage.delete(n) for n in {files}]")
+            self.place.manage(
+                self.place.groups["app"][0],
+                f"from django.core.files.storage import default_storage; [default_storage.delete(n) for n in {files}]",
+            )
 
     def mark(self):
         """Begin to count changes anew; what is still on its way belongs to before."""
@@ -509,7 +637,9 @@ class Load:
 
     def commits(self, since, verb="write"):
         """Acknowledged commits (or reads) begun after a moment, in the order of the answers."""
-        return sorted((c for w in self.writers if w.verb == verb for c in w.seen if c.begun > since), key=lambda c: c.ended)
+        return sorted(
+            (c for w in self.writers if w.verb == verb for c in w.seen if c.begun > since), key=lambda c: c.ended
+        )
 
     def unkept(self, commits):
         """(sentences about what was acknowledged since mark() and is not there, about entries that are there twice)."""
@@ -517,15 +647,28 @@ class Load:
         accepted = {text for v in self.visitors for text in v.accepted}
         found = collections.Counter(map(int, place.sql("select id from drill").split()))
         stamps = "|".join(v.stamp for v in self.visitors)
-        entries = dict(line.split("|") for line in place.sql(
-            f"select text, string_agg(concat_ws(' ', id, xmin, ctid), ', ') from ("
-            f"select id, xmin, ctid, text from ledger_entry where text ~ 'drill ({stamps}) ' union all "
-            f"select id, xmin, ctid, title from budget_story where title ~ 'drill ({stamps}) ') as entry group by text").splitlines())
+        entries = dict(
+            line.split("|")
+            for line in place.sql(
+                f"select text, string_agg(concat_ws(' ', id, xmin, ctid), ', ') from ("
+                f"select id, xmin, ctid, text from ledger_entry where text ~ 'drill ({stamps}) ' union all "
+                f"select id, xmin, ctid, title from budget_story where title ~ 'drill ({stamps}) ') as entry group by text"
+            ).splitlines()
+        )
         missing = files_missing(place, self.uploads(stamps))
-        lost = [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found),
-                *(accepted - set(entries)), *set.intersection(*missing.values())]
-        return lost, [*(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}, {found[c.row]} times" for c in commits if found[c.row] > 1),
-                      *(f"{text} as {rows}: {place.logged(text.split()[-1])}" for text, rows in entries.items() if ", " in rows)]
+        lost = [
+            *(f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}" for c in commits if c.row not in found),
+            *(accepted - set(entries)),
+            *set.intersection(*missing.values()),
+        ]
+        return lost, [
+            *(
+                f"row {c.row} of {c.app} on {c.server} at {c.ended:.3f}, {found[c.row]} times"
+                for c in commits
+                if found[c.row] > 1
+            ),
+            *(f"{text} as {rows}: {place.logged(text.split()[-1])}" for text, rows in entries.items() if ", " in rows),
+        ]
 
     def unserved(self, since, without=(), held=()):
         """Who, since a moment, has not been answered at least twice, the last two times well; empty where all have.
@@ -537,9 +680,19 @@ class Load:
             if one.kind in held:
                 continue
             kinds.setdefault(one.kind, []).extend((r.ended, r.failure) for r in one.seen[-2:] if r.begun > since)
-        waiting = [kind for kind, seen in kinds.items() if len(seen) < 2 or any(failure for _ended, failure in sorted(seen)[-2:])]
-        return ", ".join(waiting + [f"{w.verb} by {w.app}" for w in self.writers
-                                    if w.app not in without and sum(c.begun > since for c in w.seen[-20:]) < 3])
+        waiting = [
+            kind
+            for kind, seen in kinds.items()
+            if len(seen) < 2 or any(failure for _ended, failure in sorted(seen)[-2:])
+        ]
+        return ", ".join(
+            waiting
+            + [
+                f"{w.verb} by {w.app}"
+                for w in self.writers
+                if w.app not in without and sum(c.begun > since for c in w.seen[-20:]) < 3
+            ]
+        )
 
     def await_service(self, *whom, **but):
         """Await that everybody is served again, as unserved() takes it."""
@@ -550,9 +703,11 @@ class Load:
 
         A balancer that has been frozen may keep a visitor waiting for PATIENCE, until long after it is well: that failure is its own, not the next drill's.
         """
+
         def waiting():
             asked = [(one.kind, one.waits) for one in self.visitors]
             return ", ".join(kind for kind, since in asked if since and since < before)
+
         self.place.await_nothing(waiting, "answers")
 
 
@@ -576,11 +731,11 @@ def longest(moments, start, end):
 class Drill:
     """A fault, its repair, and what may come of it at most."""
 
-    fault: object          # fault(place) breaks something; returns the hosts that are away because of it
-    repair: object         # repair(place, hosts) brings them back
-    limits: dict           # {column: maximum}, in seconds or as a count
-    hold: float = 1.0      # seconds of service without the broken part
-    held: tuple = ()       # kinds of requests that the broken part may hold until it is repaired
+    fault: object  # fault(place) breaks something; returns the hosts that are away because of it
+    repair: object  # repair(place, hosts) brings them back
+    limits: dict  # {column: maximum}, in seconds or as a count
+    hold: float = 1.0  # seconds of service without the broken part
+    held: tuple = ()  # kinds of requests that the broken part may hold until it is repaired
 
 
 @contextlib.contextmanager
@@ -653,7 +808,9 @@ def measure(place, drill, load):
         "moved again": int((place.holder(), place.primary()) != moved),
         "primary": place.primary(),
         "holder": place.holder(),
-        "failures": twice + sorted({f"{r.kind}: {r.failure}"[:140] for r in failures}) + [f"lost: {one}" for one in lost[:20]],
+        "failures": twice
+        + sorted({f"{r.kind}: {r.failure}"[:140] for r in failures})
+        + [f"lost: {one}" for one in lost[:20]],
     }
     return row
 
@@ -663,23 +820,31 @@ ALWAYS = {"lost": 0, "twice": 0, "signed out": 0, "two primaries": 0, "two holde
 
 def excess(row, drill):
     """Sentences about what exceeds its limit."""
-    return [f"{column}: {row[column]:.2f}, at most {most}" for column, most in (ALWAYS | drill.limits).items() if row[column] > most]
+    return [
+        f"{column}: {row[column]:.2f}, at most {most}"
+        for column, most in (ALWAYS | drill.limits).items()
+        if row[column] > most
+    ]
 
 
 def on_host(choose, act):
     """A fault of one host: choose(place) names it, act(place, host) breaks it."""
+
     def fault(place):
         host = choose(place)
         act(place, host)
         return [host]
+
     return fault
 
 
 def each(act):
     """A repair of every host that is away."""
+
     def repair(place, hosts):
         for host in hosts:
             act(place, host)
+
     return repair
 
 
@@ -700,17 +865,24 @@ def last(group):
 
 def etcd_leader(place):
     """The host whose etcd leads the others."""
+
     def leads():
         for host in place.groups["quorum"]:
-            metrics = place.on(host, f"curl -s -m 1 http://{place.address[host]}:{place.facts['etcd_metrics_port']}/metrics", check=False)
+            metrics = place.on(
+                host,
+                f"curl -s -m 1 http://{place.address[host]}:{place.facts['etcd_metrics_port']}/metrics",
+                check=False,
+            )
             if "\netcd_server_is_leader 1\n" in (metrics or ""):
                 return host
         return None
+
     return place.wait(leads, "leader of etcd")
 
 
 def stalled(act):
     """An act on the primary once the standby's receiver has not heard of it for a while."""
+
     def both(place, host):
         for standby in place.groups["db"]:
             if standby != host:
@@ -719,6 +891,7 @@ def stalled(act):
         for standby in place.groups["db"]:
             if standby != host:
                 place.on(standby, "pkill -KILL -f '[p]ostgres.*walreceiver'", check=False)
+
     return both
 
 
@@ -752,7 +925,9 @@ def databases_stopped(place):
         for host in place.groups["db"]:
             place.on(host, f"systemctl {verb} patroni")
         if verb == "stop":
-            time.sleep(10)  # the fault itself: visitors go on meanwhile, so that children of every pgpool look for a database and find none
+            time.sleep(
+                10
+            )  # the fault itself: visitors go on meanwhile, so that children of every pgpool look for a database and find none
     return []
 
 
@@ -778,14 +953,26 @@ DRILLS = {
     "balancer_stopped": Drill(on_host(Place.holder, engine("stop")), each(engine("start")), BALANCER),
     "balancer_killed": Drill(on_host(Place.holder, KILL), START, BALANCER),
     "balancer_frozen": Drill(on_host(Place.holder, FREEZE), THAW, BALANCER),
-    "app_stopped": Drill(on_host(last("app"), service("stop", "apache2")), each(service("start", "apache2")), NO_FAILURE),
-    "apache_killed": Drill(on_host(last("app"), service("kill --signal=KILL", "apache2")), nothing, {"failed": IN_FLIGHT}),
+    "app_stopped": Drill(
+        on_host(last("app"), service("stop", "apache2")), each(service("start", "apache2")), NO_FAILURE
+    ),
+    "apache_killed": Drill(
+        on_host(last("app"), service("kill --signal=KILL", "apache2")), nothing, {"failed": IN_FLIGHT}
+    ),
     "app_killed": Drill(on_host(last("app"), KILL), START, {"failed": IN_FLIGHT}),
     "app_frozen": Drill(on_host(last("app"), FREEZE), THAW, {"failed": 0, "slowest page": 4}, hold=12, held=CHANGES),
-    "media_stopped": Drill(on_host(last("media"), service("stop", "lighttpd")), each(service("start", "lighttpd")), NO_FAILURE),
+    "media_stopped": Drill(
+        on_host(last("media"), service("stop", "lighttpd")), each(service("start", "lighttpd")), NO_FAILURE
+    ),
     "media_killed": Drill(on_host(last("media"), KILL), START, NO_FAILURE),
-    "media_frozen": Drill(on_host(last("media"), FREEZE), THAW, NO_FAILURE | {"slowest change": 8}),  # once 5 s, not for each question
-    "cache_stopped": Drill(on_host(last("cache"), service("stop", "memcached")), each(service("start", "memcached")), NO_FAILURE | {"cache lost": 0.7}),
+    "media_frozen": Drill(
+        on_host(last("media"), FREEZE), THAW, NO_FAILURE | {"slowest change": 8}
+    ),  # once 5 s, not for each question
+    "cache_stopped": Drill(
+        on_host(last("cache"), service("stop", "memcached")),
+        each(service("start", "memcached")),
+        NO_FAILURE | {"cache lost": 0.7},
+    ),
     "cache_killed": Drill(on_host(last("cache"), KILL), START, NO_FAILURE | {"cache lost": 0.7}),
     "cache_frozen": Drill(on_host(last("cache"), FREEZE), THAW, NO_FAILURE | {"cache lost": 0.7}),
     "switchover": Drill(switchover, nothing, {"failed": 0, "writes paused": 5}),
@@ -797,18 +984,34 @@ DRILLS = {
     # A change that was just reading from it hangs with it, and is ended; pages are asked for again.
     "standby_killed": Drill(on_host(Place.standby, KILL), START, STANDBY),
     "standby_frozen": Drill(on_host(Place.standby, FREEZE), THAW, STANDBY),
-    "quorum_member_stopped": Drill(on_host(last("quorum"), service("stop", "etcd")), each(service("start", "etcd")), NO_FAILURE),
+    "quorum_member_stopped": Drill(
+        on_host(last("quorum"), service("stop", "etcd")), each(service("start", "etcd")), NO_FAILURE
+    ),
     # On its return it may end every lock by mistake (etcd issue 15247): the primary has to take its own again.
     "quorum_leader_frozen": Drill(on_host(etcd_leader, FREEZE), THAW, NO_FAILURE, hold=25),
     "monitor_killed": Drill(on_host(last("monitor"), KILL), START, NO_FAILURE),
-    "pgpool_killed": Drill(on_host(last("app"), service("kill --signal=KILL", "pgpool2")), nothing, {"failed": IN_FLIGHT, "recovered": 3}),
+    "pgpool_killed": Drill(
+        on_host(last("app"), service("kill --signal=KILL", "pgpool2")), nothing, {"failed": IN_FLIGHT, "recovered": 3}
+    ),
     "databases_down": Drill(both_databases, nothing, {"recovered": 60, "failed again": 0}),
     "databases_stopped": Drill(databases_stopped, nothing, {"recovered": 60, "failed again": 0}),
     "power_cut": Drill(power_cut, nothing, {"recovered": 90, "failed again": 0}),
 }
 
-COLUMNS = ["requests", "failed", "gap", "slowest page", "slowest change", "commits", "lost", "writes paused", "reads paused", "recovered",
-           "primary", "holder"]
+COLUMNS = [
+    "requests",
+    "failed",
+    "gap",
+    "slowest page",
+    "slowest change",
+    "commits",
+    "lost",
+    "writes paused",
+    "reads paused",
+    "recovered",
+    "primary",
+    "holder",
+]
 
 
 def line(cells):
@@ -824,7 +1027,10 @@ def cells(name, row):
 def main():
     """Run the drills named on the command line, or all; 1 where a limit was exceeded."""
     if os.geteuid():
-        os.execvp("sudo", ["sudo", "--preserve-env=INVENTORY,ANSIBLE_VAULT_PASSWORD_FILE,SEED,PATH", sys.executable, *sys.argv])
+        os.execvp(
+            "sudo",
+            ["sudo", "--preserve-env=INVENTORY,ANSIBLE_VAULT_PASSWORD_FILE,SEED,PATH", sys.executable, *sys.argv],
+        )
     place = Place(os.environ.get("INVENTORY", "inventories/local.yml"))
     names = sys.argv[1:] or list(DRILLS)
     for name in names:

@@ -15,8 +15,10 @@ OVERFLOWS = """(() => {
 
 def await_told(visitor, page, place, condition, what):
     """Await that status.json, which is written with the page, is as it should be: condition(its content)."""
+
     def told():
         return visitor.get(f"{page.url}status.json", auth=page.auth, timeout=10).json()
+
     place.wait(lambda: condition(told()), what, 60)
 
 

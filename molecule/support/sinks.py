@@ -23,7 +23,7 @@ class Told:
     host: str
     service: str
     state: str
-    text: str     # all of it
+    text: str  # all of it
     at: float
 
     @property
@@ -84,7 +84,14 @@ class Sinks:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if not sink.closed:
                     said = json.loads(body)
-                    sink.told.append(Told("webhook", *(said[key] for key in ("contact", "type", "host", "service", "state")), body.decode(), time.time()))
+                    sink.told.append(
+                        Told(
+                            "webhook",
+                            *(said[key] for key in ("contact", "type", "host", "service", "state")),
+                            body.decode(),
+                            time.time(),
+                        )
+                    )
                 self.send_response(503 if sink.closed else 200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -108,8 +115,18 @@ class Sinks:
         said = SUBJECT.fullmatch(message["Subject"])
         assert said, message["Subject"]
         for receiver in receivers:
-            self.told.append(Told("email", receiver.partition("@")[0], said["type"], said["host"], said["service"] or "", said["state"],
-                                  message.get_content(), time.time()))
+            self.told.append(
+                Told(
+                    "email",
+                    receiver.partition("@")[0],
+                    said["type"],
+                    said["host"],
+                    said["service"] or "",
+                    said["state"],
+                    message.get_content(),
+                    time.time(),
+                )
+            )
 
     def close(self):
         """Be gone."""

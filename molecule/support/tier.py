@@ -21,11 +21,16 @@ os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")  # not Molecule's own; 
 def load_plugins():
     """Let Ansible find filters and lookups; once in a process."""
     from ansible.plugins.loader import init_plugin_loader
+
     init_plugin_loader()
 
 
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
-WORLD = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "container=docker"]  # what a command on a host finds in its environment
+WORLD = [
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME=/root",
+    "container=docker",
+]  # what a command on a host finds in its environment
 RUNNING = {}  # {container: (its first process, when that started)}
 
 
@@ -39,7 +44,12 @@ def first(container):
     """The first process of a container, as this machine numbers it; 0 while it is off."""
     pid, since = RUNNING.get(container, (0, None))
     if not pid or since is None or started(pid) != since:  # None: it had ended before its start could be read
-        said = subprocess.run([*AS_ROOT, "docker", "inspect", "--format", "{{.State.Pid}}", container], capture_output=True, text=True, check=False)
+        said = subprocess.run(
+            [*AS_ROOT, "docker", "inspect", "--format", "{{.State.Pid}}", container],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         pid = int(said.stdout.strip() or 0)  # nothing but a line end, where there is no such container
         RUNNING[container] = pid, started(pid)
     return pid
@@ -48,7 +58,19 @@ def first(container):
 def inside(container, *command, user="root"):
     """The command that runs another one in a container: `docker exec` in 3 ms instead of 60, and as much less work for this machine."""
     other = [] if user == "root" else ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
-    return [*AS_ROOT, "nsenter", "--target", str(first(container)), "--all", "--wd", "/usr/bin/env", "-i", *WORLD, *other, *command]
+    return [
+        *AS_ROOT,
+        "nsenter",
+        "--target",
+        str(first(container)),
+        "--all",
+        "--wd",
+        "/usr/bin/env",
+        "-i",
+        *WORLD,
+        *other,
+        *command,
+    ]
 
 
 def wait(condition, what, seconds):
@@ -81,7 +103,9 @@ class Inside(testinfra.backend.base.BaseBackend):
     def run(self, command, *args, **_kwargs):
         """The result of a command of the shell, its arguments quoted."""
         words = self.get_command(command, *args)
-        done = subprocess.run(inside(self.container, "sh", "-c", words), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(
+            inside(self.container, "sh", "-c", words), stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
         return self.result(done.returncode, self.encode(words), done.stdout, done.stderr)
 
 
@@ -98,21 +122,37 @@ class Tier:
         rehearsed = directory.parent.name == ".state"
         self.state = directory if rehearsed else ROOT / ".state" / self.name
         self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
-        self.env = dict(os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")  # Molecule's own colours would be in what is read
+        self.env = dict(
+            os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false"
+        )  # Molecule's own colours would be in what is read
 
     def make(self, *words):
         """Run a verb of the Makefile on it, as an operator does; the finished process, with its output."""
         laid_over = [f"VARS={word}" for word in self.options[1:]]
-        return subprocess.run(["make", "--no-print-directory", *laid_over, *words, *self.words],
-                              cwd=ROOT, env=dict(self.env, MAKEFLAGS=""), capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["make", "--no-print-directory", *laid_over, *words, *self.words],
+            cwd=ROOT,
+            env=dict(self.env, MAKEFLAGS=""),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def cut_off(self, *words, when):
         """Run a verb and kill it, with all that it started, as soon as a condition holds. Fails where it ends before; raises TimeoutError after 5 minutes."""
         said, mark = self.state / "cut-off.log", uuid.uuid4().hex
         laid_over = [f"VARS={word}" for word in self.options[1:]]
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with said.open("w") as log, subprocess.Popen(["make", *laid_over, *words, *self.words], cwd=ROOT, stdout=log, stderr=log,
-                                                     env=dict(self.env, MAKEFLAGS="", CUT_OFF=mark)) as process:
+        with (
+            said.open("w") as log,
+            subprocess.Popen(
+                ["make", *laid_over, *words, *self.words],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env=dict(self.env, MAKEFLAGS="", CUT_OFF=mark),
+            ) as process,
+        ):
             try:
                 wait(lambda: when() or process.poll() is not None, "moment to cut it off", 300)
                 missed = process.poll() is not None
@@ -133,15 +173,20 @@ class Tier:
         from ansible.parsing.dataloader import DataLoader
         from ansible.vars.hostvars import HostVars
         from ansible.vars.manager import VariableManager
+
         load_plugins()
         loader = DataLoader()
-        loader.set_basedir(str(ROOT / "playbooks"))  # the group_vars beside an inventory are meant, not those of the directory this runs in
+        loader.set_basedir(
+            str(ROOT / "playbooks")
+        )  # the group_vars beside an inventory are meant, not those of the directory this runs in
         # None at all will do where nothing has been built yet: groups and names are no secrets. Ansible insists on what the environment names.
         if not os.path.isfile(constants.DEFAULT_VAULT_PASSWORD_FILE or ""):
             constants.DEFAULT_VAULT_PASSWORD_FILE = None
         own = self.state / "vault-password"
         passwords = [str(own)] if own.exists() else []
-        loader.set_vault_secrets(CLI.setup_vault_secrets(loader, [], passwords, auto_prompt=False, initialize_context=False))
+        loader.set_vault_secrets(
+            CLI.setup_vault_secrets(loader, [], passwords, auto_prompt=False, initialize_context=False)
+        )
         context.CLIARGS = {"extra_vars": self.options[1:]}
         hosts = InventoryManager(loader=loader, sources=[self.inventory])
         variables = VariableManager(loader=loader, inventory=hosts)
@@ -155,9 +200,12 @@ class Tier:
         Raises ansible.errors.AnsibleError where Ansible cannot evaluate it.
         """
         from ansible.template import Templar, trust_as_template
+
         loader, hosts, variables = self.variables
         seen = variables.get_vars(host=hosts.get_hosts(host)[0])
-        found = Templar(loader=loader, variables=seen).template(trust_as_template("{{ {'value': " + expression + "} | to_json }}"))
+        found = Templar(loader=loader, variables=seen).template(
+            trust_as_template("{{ {'value': " + expression + "} | to_json }}")
+        )
         return json.loads(found)["value"]
 
     @functools.cache

@@ -43,7 +43,11 @@ def pytest_runtest_setup(item):
         few = [pool for pool, count in mark.kwargs.items() if len(groups[pool]) < count]
         hosts = [host for pool in mark.args for host in groups[pool]]
         if few or len(set(hosts)) < len(hosts):
-            pytest.skip(f"this tier has fewer hosts in {', '.join(few)}" if few else f"a host is in several of {', '.join(mark.args)}")
+            pytest.skip(
+                f"this tier has fewer hosts in {', '.join(few)}"
+                if few
+                else f"a host is in several of {', '.join(mark.args)}"
+            )
 
 
 @pytest.fixture(name="on", scope="session")
@@ -76,7 +80,7 @@ def site_fixture(tier):
 @pytest.fixture(name="lb")
 def lb_fixture(host, tier, site):
     """The balancer under test."""
-    address, = [lb["address"] for lb in site["balancers"] if lb["name"] == host.backend.host]
+    (address,) = [lb["address"] for lb in site["balancers"] if lb["name"] == host.backend.host]
     return balancer.Balancer(tier, site, address)
 
 
@@ -101,6 +105,7 @@ def make(tier):
 @pytest.fixture(name="unharmed")
 def unharmed_fixture(place):
     """with unharmed() as load: whatever happens to the tier, no visitor notices, and nothing acknowledged is lost."""
+
     @contextlib.contextmanager
     def unharmed(**pace):
         place.whole()
@@ -114,6 +119,7 @@ def unharmed_fixture(place):
             assert load.unkept(commits) == ([], [])
             print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
         place.whole()
+
     return unharmed
 
 
@@ -126,6 +132,17 @@ def pytest_runtest_makereport(item):
         crash = getattr(report.longrepr, "reprcrash", None)
         why = f"{item.name}: {crash.message if crash else report.longrepr}"[:600] if report.failed else ""
         with open(ledger, "a", encoding="utf-8") as lines:
-            print(json.dumps([os.environ.get("TEST_STEP"), f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome, why, item.name, report.duration]),
-                  file=lines)
+            print(
+                json.dumps(
+                    [
+                        os.environ.get("TEST_STEP"),
+                        f"{item.path.relative_to(ROOT)}::{item.originalname}",
+                        report.outcome,
+                        why,
+                        item.name,
+                        report.duration,
+                    ]
+                ),
+                file=lines,
+            )
     return report

@@ -21,8 +21,16 @@ def backups(place, tier):
 
     def await_state(condition, what, seconds=180):
         return place.wait(lambda: condition(looked()), what, seconds)
-    return types.SimpleNamespace(host=host, on=lambda command, check=True: place.on(host, command, check=check), state=state, await_state=await_state,
-                                 stanza=tier.value("backup_stanza"), repository="/var/lib/pgbackrest", path=path)
+
+    return types.SimpleNamespace(
+        host=host,
+        on=lambda command, check=True: place.on(host, command, check=check),
+        state=state,
+        await_state=await_state,
+        stanza=tier.value("backup_stanza"),
+        repository="/var/lib/pgbackrest",
+        path=path,
+    )
 
 
 @pytest.fixture(autouse=True)

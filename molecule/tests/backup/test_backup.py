@@ -43,16 +43,20 @@ def segment_fixture(place):
 def test_repositories_are_encrypted(backups):
     found = backups.on(f"pgbackrest --stanza={backups.stanza} info --output=json")
     assert json.loads(found)[0]["cipher"] == "aes-256-cbc"
-    assert backups.on("cd / && echo another > /tmp/key && restic --no-cache --no-lock -r /var/lib/media-backup --password-file /tmp/key snapshots 2>&1; "
-                      "rm /tmp/key").endswith("wrong password or no key found")
+    assert backups.on(
+        "cd / && echo another > /tmp/key && restic --no-cache --no-lock -r /var/lib/media-backup --password-file /tmp/key snapshots 2>&1; "
+        "rm /tmp/key"
+    ).endswith("wrong password or no key found")
 
 
 def test_staleness_is_seen_everywhere(make, backups):
     old = backups.state()["incr"]["at"]
     limits = "/etc/tier-backup.json"
-    backups.on(f"cp -p {limits} {limits}.kept && sed -i 's/\"incr\": [0-9]*/\"incr\": 0/' {limits}")
+    backups.on(f'cp -p {limits} {limits}.kept && sed -i \'s/"incr": [0-9]*/"incr": 0/\' {limits}')
     try:
-        backups.await_state(lambda state: any("the last backup is" in one for one in state["wrong"]), "complaint about its age")
+        backups.await_state(
+            lambda state: any("the last backup is" in one for one in state["wrong"]), "complaint about its age"
+        )
         done = make("status")
         assert done.returncode != 0 and f"{backups.host}: the last backup is" in done.stdout
         graph = backups.on(f"state={backups.path} /usr/local/lib/munin/backup")
@@ -63,7 +67,10 @@ def test_staleness_is_seen_everywhere(make, backups):
     assert backups.state()["incr"]["at"] == old
 
 
-@pytest.mark.parametrize(("moment", "reason"), [("2001-01-01 00:00", "is before it"), ("2999-01-01 00:00", "has not come yet"), ("soon", "invalid moment")])
+@pytest.mark.parametrize(
+    ("moment", "reason"),
+    [("2001-01-01 00:00", "is before it"), ("2999-01-01 00:00", "has not come yet"), ("soon", "invalid moment")],
+)
 def test_refuses_a_moment_that_no_backup_leads_to(make, place, moment, reason):
     before = place.sql("select timeline_id from pg_control_checkpoint()", superuser=True)
     done = make("restore", f"TO={moment}", "YES=1")
@@ -72,15 +79,27 @@ def test_refuses_a_moment_that_no_backup_leads_to(make, place, moment, reason):
 
 
 def test_wal_arrives_before_it_is_full(place, backups, segment):
-    place.wait(lambda: segment in backups.on(f"runuser -u postgres -- pgbackrest --stanza={backups.stanza} repo-ls --recurse "
-                                             f"archive/{backups.stanza}"), f"{segment} on the backup host", 90)
+    place.wait(
+        lambda: (
+            segment
+            in backups.on(
+                f"runuser -u postgres -- pgbackrest --stanza={backups.stanza} repo-ls --recurse "
+                f"archive/{backups.stanza}"
+            )
+        ),
+        f"{segment} on the backup host",
+        90,
+    )
 
 
 def test_an_archive_that_is_down_is_seen(place, backups):
     backups.on("systemctl stop pgbackrest")
     try:
         for _ in range(6):
-            place.sql("insert into public.backup_test(said) values ('nobody takes it'); select pg_switch_wal()", superuser=True)
+            place.sql(
+                "insert into public.backup_test(said) values ('nobody takes it'); select pg_switch_wal()",
+                superuser=True,
+            )
         backups.await_state(lambda state: any("WAL" in one for one in state.get("wrong", [])), "complaint about WAL")
     finally:
         backups.on("systemctl start pgbackrest")
@@ -109,13 +128,21 @@ TRAPPED = "ls /var/lib/postgresql | grep ^trapped; true"
 @pytest.fixture(name="traps")
 def traps_fixture(place):
     """The site's role has left in its database what a superuser might run. What a superuser who is caught leaves: a list of files."""
+
     def clear():
-        place.sql(f"alter database {place.facts['site_name']} reset search_path; drop view if exists public.pg_available_extension_versions; "
-                  "drop function if exists public.trap_version(), public.trap_row(), public.concat_ws(text, text, text), "
-                  "public.hashtextextended(text, integer), public.trap(text) cascade")
+        place.sql(
+            f"alter database {place.facts['site_name']} reset search_path; drop view if exists public.pg_available_extension_versions; "
+            "drop function if exists public.trap_version(), public.trap_row(), public.concat_ws(text, text, text), "
+            "public.hashtextextended(text, integer), public.trap(text) cascade"
+        )
+
     clear()
     place.sql(TRAPS.format(place.facts["site_name"]))
-    yield lambda: [f"{host}: {name}" for host in place.groups["db"] + place.groups["backup"] for name in place.on(host, TRAPPED).split()]
+    yield lambda: [
+        f"{host}: {name}"
+        for host in place.groups["db"] + place.groups["backup"]
+        for name in place.on(host, TRAPPED).split()
+    ]
     clear()
 
 
@@ -154,13 +181,25 @@ def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, place,
     media = place.groups["media"][-1]
     secrets = [tier.value(name, host=media) for name in ("backup_media_passphrase", "backup_media_password")]
     canary = uuid.uuid4().hex
-    search = ["sh", "-c", f"PROBE={canary} grep --only-matching --no-filename --no-messages --binary-files=text --recursive --devices=skip --fixed-strings "
-                          "--file=- /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /run /srv /tmp /usr/local /var"]
-    place.on(media, f"systemctl stop {unit}; systemctl start --no-block {unit}; timeout 30 sh -c 'until pkill -STOP -x restic; do :; done'")
+    search = [
+        "sh",
+        "-c",
+        f"PROBE={canary} grep --only-matching --no-filename --no-messages --binary-files=text --recursive --devices=skip --fixed-strings "
+        "--file=- /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /run /srv /tmp /usr/local /var",
+    ]
+    place.on(
+        media,
+        f"systemctl stop {unit}; systemctl start --no-block {unit}; timeout 30 sh -c 'until pkill -STOP -x restic; do :; done'",
+    )
     try:
         user = place.on(media, "ps -o user:20= -C restic").strip()
-        found = subprocess.run(inside(place.container(media), *search, user="www-data"), input="\n".join([canary, *secrets]), capture_output=True, text=True,
-                               check=False).stdout.split()
+        found = subprocess.run(
+            inside(place.container(media), *search, user="www-data"),
+            input="\n".join([canary, *secrets]),
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.split()
     finally:
         place.on(media, f"pkill -CONT -x restic; systemctl start {unit}")
     assert set(found) == {canary} and user == "media-backup"
@@ -172,10 +211,16 @@ def test_uploads_come_back_to_whom_they_belonged(tier, place):
     look = f"cd {root} && find backup-test -printf '%p %u:%g %m\\n' | sort"
     place.on(media, "systemctl stop media-sync.timer media-sync")
     try:
-        place.on(media, f"cd {root} && runuser -u www-data -- sh -c 'umask 022; mkdir -p backup-test/a; echo 1 > backup-test/a/open; umask 077; "
-                        "echo 2 > backup-test/a/closed'")
+        place.on(
+            media,
+            f"cd {root} && runuser -u www-data -- sh -c 'umask 022; mkdir -p backup-test/a; echo 1 > backup-test/a/open; umask 077; "
+            "echo 2 > backup-test/a/closed'",
+        )
         before = place.on(media, look)
-        place.on(media, f"systemctl start media-backup && rm -r {root}/backup-test && systemctl start media-restore@$(( $(date +%s) + 1 ))")
+        place.on(
+            media,
+            f"systemctl start media-backup && rm -r {root}/backup-test && systemctl start media-restore@$(( $(date +%s) + 1 ))",
+        )
         assert place.on(media, look) == before and "closed www-data:www-data 600" in before
     finally:
         place.on(media, f"rm -rf {root}/backup-test; systemctl start media-sync.timer")
@@ -183,12 +228,19 @@ def test_uploads_come_back_to_whom_they_belonged(tier, place):
 
 def test_an_upload_from_the_future_is_told(place, backups):
     media = place.groups["media"][0]
-    place.on(media, "export RESTIC_REPOSITORY_FILE=/etc/media-backup/repository RESTIC_PASSWORD_FILE=/etc/media-backup/passphrase "
-                    "RESTIC_CACERT=/etc/backup-tls/ca.pem; mkdir -p /tmp/later; restic --no-cache backup --tag media --time '2099-01-01 00:00:00' --host later /tmp/later")
+    place.on(
+        media,
+        "export RESTIC_REPOSITORY_FILE=/etc/media-backup/repository RESTIC_PASSWORD_FILE=/etc/media-backup/passphrase "
+        "RESTIC_CACERT=/etc/backup-tls/ca.pem; mkdir -p /tmp/later; restic --no-cache backup --tag media --time '2099-01-01 00:00:00' --host later /tmp/later",
+    )
     try:
-        backups.await_state(lambda state: any("dated in the future" in one for one in state["wrong"]), "complaint about its date")
+        backups.await_state(
+            lambda state: any("dated in the future" in one for one in state["wrong"]), "complaint about its date"
+        )
     finally:
-        backups.on(f"""{RESTIC} forget $({RESTIC} snapshots --host later --json | grep -o '"short_id":"[0-9a-f]*"' | cut -d '"' -f 4)""")
+        backups.on(
+            f"""{RESTIC} forget $({RESTIC} snapshots --host later --json | grep -o '"short_id":"[0-9a-f]*"' | cut -d '"' -f 4)"""
+        )
     backups.await_state(lambda state: state["wrong"] == [], "look that finds all well")
 
 
@@ -203,20 +255,29 @@ def test_drill(make, backups):
 
 
 # On a copy of the repository, which repeats the drill before. The whole one shows that the copying harms nothing.
-@pytest.mark.parametrize(("damage", "reason"), [
-    ("", ""),
-    (f"find {COPY}/backup -type f -path '*F/bundle/*' -exec truncate -s -4096 {{}} +", "the backup does not restore, a file of it is damaged"),
-    (f"rm {COPY}/archive/*/*/*/$SEGMENT-*", "recovery ended before configured recovery target was reached"),
-    ("echo another > /root/key; KEY='--key /root/key'", "the backup does not restore"),
-], ids=["whole", "truncated", "without-a-segment", "wrong-key"])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("", ""),
+        (
+            f"find {COPY}/backup -type f -path '*F/bundle/*' -exec truncate -s -4096 {{}} +",
+            "the backup does not restore, a file of it is damaged",
+        ),
+        (f"rm {COPY}/archive/*/*/*/$SEGMENT-*", "recovery ended before configured recovery target was reached"),
+        ("echo another > /root/key; KEY='--key /root/key'", "the backup does not restore"),
+    ],
+    ids=["whole", "truncated", "without-a-segment", "wrong-key"],
+)
 def test_a_drill_fails_clearly(backups, damage, reason):
     segment = backups.state()["drill"]["segment"]
     try:
-        said = backups.on(f"rm -rf {COPY}; cp -a {backups.repository} {COPY}; SEGMENT={segment}; KEY=; {damage}\n"
-                          f"/usr/local/sbin/tier-backup drill --repository {COPY} $KEY --state /tmp/state.json; cat /tmp/state.json")
+        said = backups.on(
+            f"rm -rf {COPY}; cp -a {backups.repository} {COPY}; SEGMENT={segment}; KEY=; {damage}\n"
+            f"/usr/local/sbin/tier-backup drill --repository {COPY} $KEY --state /tmp/state.json; cat /tmp/state.json"
+        )
     finally:
         backups.on(f"rm -rf {COPY} /root/key /tmp/state.json")
-    result = json.loads(said[said.index("{"):])["drill"]["result"]
+    result = json.loads(said[said.index("{") :])["drill"]["result"]
     assert result == "ok" if not reason else reason in result, result
     assert backups.state()["drill"]["result"] == "ok"
 
@@ -240,7 +301,9 @@ def test_goes_back_to_a_moment_and_forth_again(place, make, visitor, tier):
 
     def expect(there, gone):
         place.whole()
-        assert set(place.sql(f"select said from backup_test where said in ('{first}', '{second}', '{third}')").split()) == set(there)
+        assert set(
+            place.sql(f"select said from backup_test where said in ('{first}', '{second}', '{third}')").split()
+        ) == set(there)
         assert visitor.get(f"{tier.url}/", timeout=10).status_code == 200
         for media in place.groups["media"]:
             assert all(place.on(media, f"ls {root}/{name}.png") for name in there)

@@ -45,7 +45,10 @@ TEMPLATES = {
     "shop/templates/shop/page.html": "{% load static %}{% static 'shop/shop.css' %} {% static 'shop/none.png' %}",
     "shop/templates/shop/other.html": "{% load static %}{% comment %}{% static 'a' %}{% endcomment %}{% verbatim %}{% static 'b' %}{% endverbatim %}{% static c %}",
 }
-WITH_TEMPLATES = PROJECT["shop/settings.py"] + "TEMPLATES = [{'BACKEND': 'django.template.backends.django.DjangoTemplates', 'APP_DIRS': True}]\n"
+WITH_TEMPLATES = (
+    PROJECT["shop/settings.py"]
+    + "TEMPLATES = [{'BACKEND': 'django.template.backends.django.DjangoTemplates', 'APP_DIRS': True}]\n"
+)
 PATIENT = """
 STORAGES = {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage", "OPTIONS": {"manifest_strict": False}}}
 """
@@ -53,8 +56,8 @@ STORAGES = {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.Manif
 # A dependency that nobody has built for this Python: C, and only a source archive of it; and a template that names a file it has not.
 SOURCE_ONLY = {
     "setup.py": "from setuptools import Extension, setup\n"
-                "setup(name='abacus', version='1.0', ext_modules=[Extension('abacus', ['abacus.c'])], packages=['beads'],\n"
-                "      package_data={'beads': ['templates/*']})\n",
+    "setup(name='abacus', version='1.0', ext_modules=[Extension('abacus', ['abacus.c'])], packages=['beads'],\n"
+    "      package_data={'beads': ['templates/*']})\n",
     "beads/__init__.py": "",
     "beads/templates/beads.html": "{% load static %}{% static 'beads.png' %}",
     "abacus.c": """
@@ -82,16 +85,20 @@ def hashed_requirements():
 
 
 def hashed(directory):
-    project = PROJECT | TEMPLATES | {"shop/settings.py": WITH_TEMPLATES + PATIENT, "requirements.txt": hashed_requirements()}
+    project = (
+        PROJECT | TEMPLATES | {"shop/settings.py": WITH_TEMPLATES + PATIENT, "requirements.txt": hashed_requirements()}
+    )
     return {"site_source": str(write(directory, project))}
 
 
 def unhashed(directory):
     """A requirement without hashes, and one that exists only as a source archive."""
-    project = PROJECT | {"shop/settings.py": WITH_TEMPLATES + "INSTALLED_APPS.append('beads')\n",
-                         "shop/needed.py": "import abacus\nassert abacus.two() == 2\n",
-                         "requirements/base.txt": "Django~=5.2.0\n",
-                         "requirements/site.txt": "-r base.txt\n./vendor/abacus-1.0.tar.gz\n"}
+    project = PROJECT | {
+        "shop/settings.py": WITH_TEMPLATES + "INSTALLED_APPS.append('beads')\n",
+        "shop/needed.py": "import abacus\nassert abacus.two() == 2\n",
+        "requirements/base.txt": "Django~=5.2.0\n",
+        "requirements/site.txt": "-r base.txt\n./vendor/abacus-1.0.tar.gz\n",
+    }
     write(directory, project)
     (directory / "vendor").mkdir()
     with tarfile.open(directory / "vendor/abacus-1.0.tar.gz", "w:gz") as tar:
@@ -105,7 +112,10 @@ def unhashed(directory):
 def git(directory, *arguments):
     return subprocess.run(
         ["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments],
-        check=True, capture_output=True, text=True).stdout.strip()
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -134,8 +144,10 @@ def repository(directory):
 def wheel(directory):
     """A wheel that names its own requirements, as `python -m build` makes them."""
     directory.mkdir()
-    info = {"shop-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\nRequires-Dist: Django~=5.2.0\n",
-            "shop-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    info = {
+        "shop-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\nRequires-Dist: Django~=5.2.0\n",
+        "shop-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
     record = "shop-1.0.dist-info/RECORD"
     with zipfile.ZipFile(directory / "shop-1.0-py3-none-any.whl", "w") as archive:
         lines = [f"{record},,"]
@@ -164,13 +176,26 @@ def beside(artifact, suffix):
 @pytest.fixture(scope="module")
 def build(releases):
     """Run the build on a description of a site."""
+
     def run(site, *options):
-        described = {"site_name": "shop", "site_settings": "shop.settings", "site_wsgi": "shop.wsgi", "site_ref": "",
-                     "site_requirements": "requirements.txt", "site_secrets": {"SHOP_KEY": "never in an artifact"},
-                     "state_dir": str(releases / "state"), "django_artifacts": str(releases)} | site
+        described = {
+            "site_name": "shop",
+            "site_settings": "shop.settings",
+            "site_wsgi": "shop.wsgi",
+            "site_ref": "",
+            "site_requirements": "requirements.txt",
+            "site_secrets": {"SHOP_KEY": "never in an artifact"},
+            "state_dir": str(releases / "state"),
+            "django_artifacts": str(releases),
+        } | site
         return subprocess.run(
             ["ansible-playbook", "-i", INVENTORY, "playbooks/parts/build.yml", "-e", json.dumps(described), *options],
-            cwd=ROOT, capture_output=True, text=True, check=False)
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     return run
 
 
@@ -189,16 +214,40 @@ def on_a_bare_host(artifact, version, command):
     """What a command in a release says in a container like a new host, without network."""
     place = f"/srv/shop/releases/{version}"
     return subprocess.run(
-        [*DOCKER, "run", "--rm", "--network", "none", "--volume", f"{artifact}:/artifact:ro", "--volume", f"{ROOT}/roles/django/files:/tier:ro", "--env", "SHOP_KEY=x",
-         "--env", f"PYTHONPATH={place}/src", "--env", "DJANGO_SETTINGS_MODULE=shop.settings", "realworld/node:13",
-         "sh", "-ec", f"mkdir -p {place}; tar -xzf /artifact -C {place}; cd {place}; {command}"],
-        capture_output=True, text=True, check=False)
+        [
+            *DOCKER,
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--volume",
+            f"{artifact}:/artifact:ro",
+            "--volume",
+            f"{ROOT}/roles/django/files:/tier:ro",
+            "--env",
+            "SHOP_KEY=x",
+            "--env",
+            f"PYTHONPATH={place}/src",
+            "--env",
+            "DJANGO_SETTINGS_MODULE=shop.settings",
+            "realworld/node:13",
+            "sh",
+            "-ec",
+            f"mkdir -p {place}; tar -xzf /artifact -C {place}; cd {place}; {command}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_release_runs_on_a_bare_host(release):
     _site, artifact, manifest = release
-    done = on_a_bare_host(artifact, manifest["version"],
-                          'venv/bin/python -m django check; venv/bin/python -c "import psycopg, pymemcache, shop.wsgi; print(psycopg.pq.__impl__)"')
+    done = on_a_bare_host(
+        artifact,
+        manifest["version"],
+        'venv/bin/python -m django check; venv/bin/python -c "import psycopg, pymemcache, shop.wsgi; print(psycopg.pq.__impl__)"',
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "binary"
 
@@ -207,14 +256,23 @@ def test_manifest_lists_every_file_and_wheel(release):
     _site, artifact, manifest = release
     with tarfile.open(artifact) as tar:
         members = tar.getmembers()
-        found = {m.name.removeprefix("./"): hashlib.sha256(tar.extractfile(m).read()).hexdigest() if m.isfile() else f"-> {m.linkname}"
-                 for m in members if not m.isdir()}
+        found = {
+            m.name.removeprefix("./"): hashlib.sha256(tar.extractfile(m).read()).hexdigest()
+            if m.isfile()
+            else f"-> {m.linkname}"
+            for m in members
+            if not m.isdir()
+        }
     del found["manifest.json"]
     assert found == manifest["files"]
     assert {(m.uid, m.gid, m.mtime) for m in members} == {(0, 0, members[0].mtime)}
     assert not [m.name for m in members if m.mode & 0o022]
-    assert {"django", "asgiref", "sqlparse", "psycopg", "psycopg-binary", "pymemcache"} <= {w["name"] for w in manifest["wheels"]}
-    assert not {"pip", "setuptools"} & {name.split("/")[4] for name in found if name.startswith("venv/lib/python3.13/site-packages/")}
+    assert {"django", "asgiref", "sqlparse", "psycopg", "psycopg-binary", "pymemcache"} <= {
+        w["name"] for w in manifest["wheels"]
+    }
+    assert not {"pip", "setuptools"} & {
+        name.split("/")[4] for name in found if name.startswith("venv/lib/python3.13/site-packages/")
+    }
 
 
 def test_static_files_have_hashed_names_and_compressed_variants(release):
@@ -222,8 +280,12 @@ def test_static_files_have_hashed_names_and_compressed_variants(release):
     [css] = [name for name in manifest["files"] if re.fullmatch(r"static/shop/shop\.[0-9a-f]{12}\.css", name)]
     assert css + ".gz" in manifest["files"] and css + ".br" in manifest["files"]
     with tarfile.open(beside(artifact, ".static.tar.gz")) as tar:
-        assert {f"static/{m.name.removeprefix('./')}" for m in tar if m.isfile()} == {n for n in manifest["files"] if n.startswith("static/")}
-        assert re.search(rb"url\(\"dot\.[0-9a-f]{12}\.svg\"\)", tar.extractfile("./" + css.removeprefix("static/")).read())
+        assert {f"static/{m.name.removeprefix('./')}" for m in tar if m.isfile()} == {
+            n for n in manifest["files"] if n.startswith("static/")
+        }
+        assert re.search(
+            rb"url\(\"dot\.[0-9a-f]{12}\.svg\"\)", tar.extractfile("./" + css.removeprefix("static/")).read()
+        )
 
 
 def test_no_secret_gets_into_a_release(release):
@@ -256,12 +318,22 @@ def test_same_source_makes_the_same_bytes(release, build):
     assert artifact.read_bytes() == first
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"requirements.txt": "Django==0.0\n"}, r"could not get what requirements\.txt names: ERROR: .*Django==0\.0"),
-    ({"requirements.txt": "sqlparse\n"}, r"requirements\.txt does not bring Django"),
-    ({"shop/static/shop/shop.css": "p { background: url(lost.png) }"}, r"could not collect the static files: .*shop/lost\.png"),
-    ({"shop/settings.py": WITH_TEMPLATES}, r"static files are not there, .* src/shop/templates/shop/page\.html names shop/none\.png\. Where .*manifest_strict: False"),
-], ids=["requirements", "no Django", "static", "template"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"requirements.txt": "Django==0.0\n"}, r"could not get what requirements\.txt names: ERROR: .*Django==0\.0"),
+        ({"requirements.txt": "sqlparse\n"}, r"requirements\.txt does not bring Django"),
+        (
+            {"shop/static/shop/shop.css": "p { background: url(lost.png) }"},
+            r"could not collect the static files: .*shop/lost\.png",
+        ),
+        (
+            {"shop/settings.py": WITH_TEMPLATES},
+            r"static files are not there, .* src/shop/templates/shop/page\.html names shop/none\.png\. Where .*manifest_strict: False",
+        ),
+    ],
+    ids=["requirements", "no Django", "static", "template"],
+)
 def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, change, says):
     site = hashed(tmp_path / "site")
     write(tmp_path / "site", change)
@@ -276,22 +348,41 @@ def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, cha
 @pytest.mark.parametrize("release", [unhashed], indirect=True, ids=["unhashed"])
 def test_a_template_of_another_package_that_names_no_file_is_told(release):
     log = beside(release[1], ".log").read_text()
-    assert re.findall("(?m)^Warning: .*$", log) == ["Warning: venv/lib/python3.13/site-packages/beads/templates/beads.html names the static file beads.png, "
-                                                    "which is not there: a page that uses it fails"]
+    assert re.findall("(?m)^Warning: .*$", log) == [
+        "Warning: venv/lib/python3.13/site-packages/beads/templates/beads.html names the static file beads.png, "
+        "which is not there: a page that uses it fails"
+    ]
 
 
 @pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
 def test_a_page_may_name_no_file_where_the_project_allows_it(release, tmp_path):
     """With the tier's settings on a host; other names are hashed all the same."""
     _site, artifact, manifest = release
-    described = {"settings": "shop.settings", "environment": {}, "secrets": {"SHOP_KEY": "x"}, "node": "app1", "address": "192.0.2.1", "hosts": ["x.test"],
-                 "origins": [], "secret_key": "x", "database": {"name": "x", "password": "x", "port": 1}, "caches": [], "media": {"hosts": [], "url": "/media/"},
-                 "static": {"url": "/static/", "storage": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"}}
+    described = {
+        "settings": "shop.settings",
+        "environment": {},
+        "secrets": {"SHOP_KEY": "x"},
+        "node": "app1",
+        "address": "192.0.2.1",
+        "hosts": ["x.test"],
+        "origins": [],
+        "secret_key": "x",
+        "database": {"name": "x", "password": "x", "port": 1},
+        "caches": [],
+        "media": {"hosts": [], "url": "/media/"},
+        "static": {"url": "/static/", "storage": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
+    }
     place = f"/srv/shop/releases/{manifest['version']}"
     program = "import django; django.setup(); from django.template.loader import render_to_string; print(render_to_string('shop/page.html'))"
-    done = on_a_bare_host(artifact, manifest["version"], f"echo {shlex.quote(json.dumps(described))} > /site.json; REALWORLD_SITE=/site.json REALWORLD_RELEASE={place} "
-                          f"PYTHONPATH=/tier:{place}/src DJANGO_SETTINGS_MODULE=realworld.settings venv/bin/python -c {shlex.quote(program)}")
-    assert re.fullmatch(r"/static/shop/shop\.[0-9a-f]{12}\.css /static/shop/none\.png", done.stdout.strip()), done.stdout + done.stderr
+    done = on_a_bare_host(
+        artifact,
+        manifest["version"],
+        f"echo {shlex.quote(json.dumps(described))} > /site.json; REALWORLD_SITE=/site.json REALWORLD_RELEASE={place} "
+        f"PYTHONPATH=/tier:{place}/src DJANGO_SETTINGS_MODULE=realworld.settings venv/bin/python -c {shlex.quote(program)}",
+    )
+    assert re.fullmatch(r"/static/shop/shop\.[0-9a-f]{12}\.css /static/shop/none\.png", done.stdout.strip()), (
+        done.stdout + done.stderr
+    )
 
 
 def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path):
@@ -303,6 +394,7 @@ def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path
 
 # ------------------------------------------------------------------ what makes a version, without a build
 
+
 @pytest.fixture(scope="module")
 def source():
     return release_source
@@ -313,22 +405,37 @@ def test_what_changes_a_version(source, tmp_path):
 
     def digest():
         return source.digest(source.survey(tmp_path, "", "")[1])
+
     first = digest()
     os.utime(tmp_path / "a.py", (1, 1))
-    write(tmp_path, {"__pycache__/a.pyc": "", ".hg/x": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""})
+    write(
+        tmp_path,
+        {"__pycache__/a.pyc": "", ".hg/x": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""},
+    )
     assert digest() == first
     seen = {first}
-    for change in (lambda: (tmp_path / "a.py").write_text("3"), lambda: (tmp_path / "a.py").chmod(0o755),
-                   lambda: (tmp_path / "a.py").rename(tmp_path / "d.py"), lambda: (tmp_path / "e").symlink_to("b")):
+    for change in (
+        lambda: (tmp_path / "a.py").write_text("3"),
+        lambda: (tmp_path / "a.py").chmod(0o755),
+        lambda: (tmp_path / "a.py").rename(tmp_path / "d.py"),
+        lambda: (tmp_path / "e").symlink_to("b"),
+    ):
         change()
         assert digest() not in seen
         seen.add(digest())
 
 
-@pytest.mark.parametrize(("name", "requirements", "says"), [
-    ("missing", "", "There is no directory .*/missing: site_source"),
-    ("shop-1.0-py3-none-any.whl", "requirements.txt", "There is no .*/requirements.txt; a wheel .* site_requirements: ''"),
-])
+@pytest.mark.parametrize(
+    ("name", "requirements", "says"),
+    [
+        ("missing", "", "There is no directory .*/missing: site_source"),
+        (
+            "shop-1.0-py3-none-any.whl",
+            "requirements.txt",
+            "There is no .*/requirements.txt; a wheel .* site_requirements: ''",
+        ),
+    ],
+)
 def test_wrong_source_is_named(source, tmp_path, name, requirements, says):
     if name.endswith(".whl"):
         (tmp_path / name).touch()

@@ -31,19 +31,25 @@ def changed(done):
 @pytest.fixture(name="certificate")
 def certificate_fixture(tier):
     """certificate() is the one that visitors are shown, as DER."""
+
     def certificate():
         trust = ssl.create_default_context(cafile=tier.authority)
         name = tier.value("site_hosts", "lb[0]")[0]
-        with socket.create_connection((tier.value("lb_vip", "lb[0]"), tier.value("lb_https_port")), timeout=10) as raw, \
-                trust.wrap_socket(raw, server_hostname=name) as tls:
+        with (
+            socket.create_connection((tier.value("lb_vip", "lb[0]"), tier.value("lb_https_port")), timeout=10) as raw,
+            trust.wrap_socket(raw, server_hostname=name) as tls,
+        ):
             return tls.getpeercert(binary_form=True)
+
     return certificate
 
 
 def started(place):
     """When everything was started that reads its settings then only: {host: moments}."""
     units = {"app": ("apache2", "pgpool2"), "lb": ("nginx",)}
-    return {host: [since(place, host, unit) for unit in units[group]] for group in units for host in place.groups[group]}
+    return {
+        host: [since(place, host, unit) for unit in units[group]] for group in units for host in place.groups[group]
+    }
 
 
 def test_one_more_thread_for_apache_and_pgpool_and_one_less(place, make, unharmed, tier):
@@ -85,7 +91,12 @@ def test_certificates_are_renewed(place, make, unharmed, certificate):
     with unharmed():
         assert make("secrets", "RENEW=1").returncode == 0
         # They are signed for 3650 days.
-        done = make("site", "LIMIT=lb,monitor", "TAGS=nginx,keepalived,monitor_web,rsyslog", f"VARS={json.dumps({'certificate_renew_days': 3651})}")
+        done = make(
+            "site",
+            "LIMIT=lb,monitor",
+            "TAGS=nginx,keepalived,monitor_web,rsyslog",
+            f"VARS={json.dumps({'certificate_renew_days': 3651})}",
+        )
         assert done.returncode == 0, done.stdout[-3000:]
         assert certificate() != shown
         assert {lb: since(place, lb, "nginx") for lb in before} == before  # reads them anew, which takes no start
@@ -93,19 +104,49 @@ def test_certificates_are_renewed(place, make, unharmed, certificate):
     assert place.on(monitor, "ls /etc/nginx/munin.pem", check=False) is None
     for host, old in own.items():
         assert place.on(host, "cat /etc/log-tls/certificate.pem") != old
-        assert place.on(host, "openssl verify -CAfile /etc/log-tls/ca.pem /etc/log-tls/certificate.pem").endswith(": OK")
-        assert place.on(host, "openssl x509 -in /etc/log-tls/certificate.pem -noout -pubkey") == place.on(host, "openssl pkey -in /etc/log-tls/key.pem -pubout")
+        assert place.on(host, "openssl verify -CAfile /etc/log-tls/ca.pem /etc/log-tls/certificate.pem").endswith(
+            ": OK"
+        )
+        assert place.on(host, "openssl x509 -in /etc/log-tls/certificate.pem -noout -pubkey") == place.on(
+            host, "openssl pkey -in /etc/log-tls/key.pem -pubout"
+        )
     line = secrets.token_hex(8)
     place.on(lb, f"logger {line}")
-    place.wait(lambda: place.on(monitor, f"grep -c {line} /var/log/tier/{lb}.log", check=False), "line by the new certificates", 60)
+    place.wait(
+        lambda: place.on(monitor, f"grep -c {line} /var/log/tier/{lb}.log", check=False),
+        "line by the new certificates",
+        60,
+    )
 
 
 def test_a_certificate_of_another_authority_is_not_replaced(tier, make, tmp_path):
     vault = vault_of(pathlib.Path(tier.inventory).resolve())
     before, bought = vault.read_bytes(), [tmp_path / "key", tmp_path / "certificate"]
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=Public", "-days", "9",
-                    "-keyout", bought[0], "-out", bought[1]], check=True, capture_output=True)
-    values = tier.variables[0].load_from_file(str(vault)) | dict(zip(("tls_key", "tls_certificate"), (path.read_text() for path in bought)))
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=Public",
+            "-days",
+            "9",
+            "-keyout",
+            bought[0],
+            "-out",
+            bought[1],
+        ],
+        check=True,
+        capture_output=True,
+    )
+    values = tier.variables[0].load_from_file(str(vault)) | dict(
+        zip(("tls_key", "tls_certificate"), (path.read_text() for path in bought))
+    )
     try:
         vault.write_bytes(VaultLib(tier.variables[0]._vault.secrets).encrypt(json.dumps(values)))
         theirs = vault.read_bytes()
@@ -118,14 +159,25 @@ def test_a_certificate_of_another_authority_is_not_replaced(tier, make, tmp_path
 
 def test_another_password_than_the_databases_have_is_refused(place, make):
     """Also by a run on app hosts alone, whose pgpool would be given it."""
+
     def written():
-        return [place.on(host, f"sha256sum {path}") for group, path in (("db", "/etc/patroni/config.yml"), ("app", "/etc/pgpool2/pool_passwd"))
-                for host in place.groups[group]]
+        return [
+            place.on(host, f"sha256sum {path}")
+            for group, path in (("db", "/etc/patroni/config.yml"), ("app", "/etc/pgpool2/pool_passwd"))
+            for host in place.groups[group]
+        ]
 
     site, kept = place.facts["site_name"], written()
     for limit, tags, variables, refused in [
-            ("db", "patroni,postgresql", ("db_replication_password", "db_site_password"), f"The password of {site}, replicator in the vault"),
-            ("app", "pgpool", ("db_site_password",), f"The password of {site} in the vault"), ("db", "patroni", ("patroni_password",), "not the one that etcd has")]:
+        (
+            "db",
+            "patroni,postgresql",
+            ("db_replication_password", "db_site_password"),
+            f"The password of {site}, replicator in the vault",
+        ),
+        ("app", "pgpool", ("db_site_password",), f"The password of {site} in the vault"),
+        ("db", "patroni", ("patroni_password",), "not the one that etcd has"),
+    ]:
         done = make("site", f"LIMIT={limit}", f"TAGS={tags}", f"VARS={json.dumps(dict.fromkeys(variables, 'another'))}")
         assert done.returncode != 0 and "Nothing was touched." in words(done) and refused in words(done), words(done)
     assert written() == kept
@@ -155,7 +207,13 @@ def second_network_fixture(place):
         for lb in place.groups["lb"]:
             place.docker("network", "connect", network, place.container(lb))
         shown = json.loads(place.on(place.groups["lb"][0], "ip -json -4 address"))
-        yield next(link["ifname"] for link in shown if link for one in link["addr_info"] if one["local"].startswith("198.18.7."))
+        yield next(
+            link["ifname"]
+            for link in shown
+            if link
+            for one in link["addr_info"]
+            if one["local"].startswith("198.18.7.")
+        )
     finally:
         for lb in place.groups["lb"]:
             place.docker("network", "disconnect", network, place.container(lb), check=False)
@@ -164,9 +222,16 @@ def second_network_fixture(place):
 
 def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(place, make, second_network):
     """One whose network it is not in is refused before anything is touched, unless the prefix says that it is in none."""
+
     def interfaces():
         shown = json.loads(place.on(place.holder(), "ip -json -4 address"))
-        return [link["ifname"] for link in shown if link for one in link["addr_info"] if one["local"] == place.facts["lb_vip"]]
+        return [
+            link["ifname"]
+            for link in shown
+            if link
+            for one in link["addr_info"]
+            if one["local"] == place.facts["lb_vip"]
+        ]
 
     first = interfaces()
     assert first and second_network not in first
@@ -174,10 +239,14 @@ def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(place, make,
     wrong = {"keepalived_vip_interface": second_network}
     refused = make("site", "LIMIT=lb", "TAGS=keepalived", f"VARS={json.dumps(wrong)}")
     assert refused.returncode != 0 and "Nothing was touched." in words(refused), words(refused)
-    assert f"lb_vip {place.facts['lb_vip']} is in no network of the interface {second_network}" in words(refused), words(refused)
+    assert f"lb_vip {place.facts['lb_vip']} is in no network of the interface {second_network}" in words(refused), (
+        words(refused)
+    )
     assert [place.on(lb, "sha256sum /etc/keepalived/keepalived.conf") for lb in place.groups["lb"]] == configured
     try:
-        done = make("site", "LIMIT=lb", "TAGS=keepalived", f"VARS={json.dumps(wrong | {'keepalived_vip_prefix': '32'})}")
+        done = make(
+            "site", "LIMIT=lb", "TAGS=keepalived", f"VARS={json.dumps(wrong | {'keepalived_vip_prefix': '32'})}"
+        )
         assert done.returncode == 0, done.stdout[-3000:]
         assert interfaces() == [second_network]
     finally:
@@ -202,12 +271,15 @@ def test_every_host_is_rebooted(place, make, unharmed):
 
 def test_a_package_is_upgraded_and_its_host_rebooted(place, make, unharmed):
     host = place.groups["cache"][-1]
-    place.on(host, "mkdir -p /var/tmp/repo/tier-probe/DEBIAN && cd /var/tmp/repo && "
-                   "printf 'Package: tier-probe\\nVersion: 1\\nArchitecture: all\\nMaintainer: test <root@localhost>\\nDescription: probe\\n'"
-                   " > tier-probe/DEBIAN/control && dpkg-deb --build tier-probe one.deb && dpkg --install one.deb && "
-                   "sed -i 's/^Version: 1/Version: 2/' tier-probe/DEBIAN/control && dpkg-deb --build tier-probe two.deb && "
-                   "{ cat tier-probe/DEBIAN/control; printf 'Filename: ./two.deb\\nSize: %s\\nSHA256: %s\\n' $(stat -c %s two.deb) $(sha256sum two.deb | cut -d' ' -f1); } > Packages && "
-                   "echo 'deb [trusted=yes] file:/var/tmp/repo ./' > /etc/apt/sources.list.d/tier-probe.list")
+    place.on(
+        host,
+        "mkdir -p /var/tmp/repo/tier-probe/DEBIAN && cd /var/tmp/repo && "
+        "printf 'Package: tier-probe\\nVersion: 1\\nArchitecture: all\\nMaintainer: test <root@localhost>\\nDescription: probe\\n'"
+        " > tier-probe/DEBIAN/control && dpkg-deb --build tier-probe one.deb && dpkg --install one.deb && "
+        "sed -i 's/^Version: 1/Version: 2/' tier-probe/DEBIAN/control && dpkg-deb --build tier-probe two.deb && "
+        "{ cat tier-probe/DEBIAN/control; printf 'Filename: ./two.deb\\nSize: %s\\nSHA256: %s\\n' $(stat -c %s two.deb) $(sha256sum two.deb | cut -d' ' -f1); } > Packages && "
+        "echo 'deb [trusted=yes] file:/var/tmp/repo ./' > /etc/apt/sources.list.d/tier-probe.list",
+    )
     before = booted(place, host)
     try:
         with unharmed():
@@ -216,4 +288,7 @@ def test_a_package_is_upgraded_and_its_host_rebooted(place, make, unharmed):
         assert place.on(host, "dpkg-query -W -f '${Version}' tier-probe") == "2"
         assert booted(place, host) != before
     finally:
-        place.on(host, "dpkg --purge tier-probe; rm -rf /var/tmp/repo /etc/apt/sources.list.d/tier-probe.list; apt-get update -q")
+        place.on(
+            host,
+            "dpkg --purge tier-probe; rm -rf /var/tmp/repo /etc/apt/sources.list.d/tier-probe.list; apt-get update -q",
+        )

@@ -17,8 +17,23 @@ HEALTH = "/-/health"
 @pytest.fixture(scope="session")
 def told(tier):
     """What the inventory says of the app tier, asked once."""
-    names = ("all_hosts", "app_port", "app_process_mb", "app_status_port", "app_threads", "cache_hosts", "groups",
-             "host_share", "media_hosts", "media_port", "media_root", "site_media_url", "site_name", "site_root", "site_upload_limit_mb")
+    names = (
+        "all_hosts",
+        "app_port",
+        "app_process_mb",
+        "app_status_port",
+        "app_threads",
+        "cache_hosts",
+        "groups",
+        "host_share",
+        "media_hosts",
+        "media_port",
+        "media_root",
+        "site_media_url",
+        "site_name",
+        "site_root",
+        "site_upload_limit_mb",
+    )
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("app")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
 
@@ -51,7 +66,9 @@ def ask(host, told, address):
     base = f"http://{address}:{told.app_port}"
 
     def ask(path, *curl, of=host):
-        said = of.run("curl --silent --max-time 5 --write-out '\\n%%{http_code}'" + " %s" * (len(curl) + 1), *curl, base + path)
+        said = of.run(
+            "curl --silent --max-time 5 --write-out '\\n%%{http_code}'" + " %s" * (len(curl) + 1), *curl, base + path
+        )
         body, _, status = said.stdout.rpartition("\n")
         return int(status), body
 
@@ -97,7 +114,9 @@ def test_the_node_proves_that_it_can_serve(host, ask, name, told):
     status, body = ask(HEALTH)
     release = host.check_output("basename $(readlink %s/current)", told.site_root)
     assert (status, json.loads(body)) == (
-        200, {"node": name, "release": release, "django": "ok", "database": "ok", "cache": "ok"})
+        200,
+        {"node": name, "release": release, "django": "ok", "database": "ok", "cache": "ok"},
+    )
 
 
 def test_the_node_says_no_in_time_when_the_database_hangs(host, ask):
@@ -145,8 +164,14 @@ def test_pages_are_for_balancers(ask, told, balancer, neighbour):
 @pytest.mark.parametrize("balanced", [True, False])
 def test_only_a_balancer_is_believed_who_the_visitor_is(host, ask, name, address, balancer, balanced):
     marker = uuid.uuid4().hex
-    status, _ = ask("/", "--header", "X-Forwarded-For: 203.0.113.7", "--header", f"X-Request-Id: {marker}",
-                    of=balancer if balanced else host)
+    status, _ = ask(
+        "/",
+        "--header",
+        "X-Forwarded-For: 203.0.113.7",
+        "--header",
+        f"X-Request-Id: {marker}",
+        of=balancer if balanced else host,
+    )
     assert status == 200
     line = host.check_output("grep --no-filename %s /var/log/apache2/access.log", marker)
     assert line.split()[0] == ("203.0.113.7" if balanced else address)
@@ -187,11 +212,15 @@ def test_an_upload_is_on_every_media_host_and_readable_from_every_app_host(host,
             assert balancer.check_output("curl --silent --fail %s", url) == "a picture"
         assert manage(neighbour, start + "print(storage.open(name).read())") == ["b'a picture'"]
         # A second of the same name gets another one, and the first stays what it was.
-        second, first = manage(neighbour, start + """
+        second, first = manage(
+            neighbour,
+            start
+            + """
 second = storage.save(name, ContentFile(b'another'))
 print(second, storage.open(name).read(), sep="\\n")
 storage.delete(second)
-""")
+""",
+        )
         assert second != uploaded
         assert first == "b'a picture'"
     finally:
@@ -204,22 +233,33 @@ storage.delete(second)
 @pytest.mark.needs(media=2)
 def test_an_upload_succeeds_while_one_media_host_is_away(host, told):
     with cut_off(host, told.media_hosts[0]["address"]):
-        assert manage(host, STORAGE % uuid.uuid4().hex + """
+        assert (
+            manage(
+                host,
+                STORAGE % uuid.uuid4().hex
+                + """
 storage.save(name, ContentFile(b"x"))
 print(storage.open(name).read())
 storage.delete(name)
-""")[-1] == "b'x'"
+""",
+            )[-1]
+            == "b'x'"
+        )
 
 
 def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host, told):
     found = host.check_output(
         "nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- runuser -u %s -- "
-        "find / -path /proc -prune -o -path /sys -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true", told.site_name)
+        "find / -path /proc -prune -o -path /sys -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true",
+        told.site_name,
+    )
     assert set(found.split()) == {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"}
     for directory in ("/tmp", "/var/tmp"):
         path = f"{directory}/{uuid.uuid4().hex}"
         host.check_output("touch %s", path)
-        seen = host.run("nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- test -e %s", path)
+        seen = host.run(
+            "nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- test -e %s", path
+        )
         host.check_output("rm %s", path)
         assert seen.rc == 1, f"{directory} is the host's own"
 
@@ -236,7 +276,11 @@ def test_the_site_runs_in_as_many_processes_as_this_host_can_carry_and_as_its_ow
 
 
 def test_apaches_own_processes_never_load_the_site(host, told, address):
-    host.check_output("for _ in $(seq 40); do curl --silent --fail --output /dev/null http://%s:%s/; done", address, str(told.app_port))
+    host.check_output(
+        "for _ in $(seq 40); do curl --silent --fail --output /dev/null http://%s:%s/; done",
+        address,
+        str(told.app_port),
+    )
     processes = host.check_output("ps -o pid=,rss= --ppid $(systemctl show --property MainPID --value apache2)")
     memory = {pid: int(rss) for pid, rss in map(str.split, processes.splitlines())}
     site = {pid: memory.pop(pid) for pid in daemons(host, told)}
@@ -261,18 +305,29 @@ def test_a_killed_process_of_the_site_is_replaced(host, ask, told):
 def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host, told):
     # The secrets stay on the host, and out of the command lines that look for them.
     described = f"/etc/{told.site_name}/site.json"
-    secrets = f"python3 -c 'import json; s = json.load(open(\"{described}\")); " \
-              "print(s[\"secret_key\"], s[\"database\"][\"password\"], *s[\"secrets\"].values(), sep=\"\\n\")'"
+    secrets = (
+        f'python3 -c \'import json; s = json.load(open("{described}")); '
+        'print(s["secret_key"], s["database"]["password"], *s["secrets"].values(), sep="\\n")\''
+    )
     assert int(host.check_output(secrets + " | grep --count .")) >= 2
     find = "grep --files-with-matches --no-messages --fixed-strings --file=- "
     assert host.check_output(secrets + " | " + find + "--text /proc/[0-9]*/cmdline || true") == ""
-    assert host.check_output(secrets + " | runuser -u nobody -- " + find + "--recursive --binary-files=without-match "
-                             f"--exclude-dir=venv /etc {told.site_root} /run /usr/local /var/log /var/lib || true") == ""
+    assert (
+        host.check_output(
+            secrets + " | runuser -u nobody -- " + find + "--recursive --binary-files=without-match "
+            f"--exclude-dir=venv /etc {told.site_root} /run /usr/local /var/log /var/lib || true"
+        )
+        == ""
+    )
     assert host.run("runuser -u %s -- test -w %s", told.site_name, described).rc == 1
 
 
 def test_a_request_is_logged_with_the_balancers_id(host, ask):
     marker = uuid.uuid4().hex
     assert ask(f"/none-{marker}", "--header", f"X-Request-Id: {marker}")[0] == 404
-    assert eventually(lambda: f"[{marker}]" in host.check_output(
-        "journalctl --identifier apache2 --since -1min --output cat --no-pager"), 5)
+    assert eventually(
+        lambda: (
+            f"[{marker}]" in host.check_output("journalctl --identifier apache2 --since -1min --output cat --no-pager")
+        ),
+        5,
+    )

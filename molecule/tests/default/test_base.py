@@ -16,9 +16,28 @@ def ssh(tier, host, user, *options):
     """Try to log in to a host as a user; return the finished process."""
     key = tier.key
     return subprocess.run(
-        ["ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-         "-o", "ControlMaster=no", "-o", "ControlPath=none", *options, f"{user}@{tier.address(host)}", "true"],
-        capture_output=True, text=True, check=False)
+        [
+            "ssh",
+            "-i",
+            key,
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "ControlMaster=no",
+            "-o",
+            "ControlPath=none",
+            *options,
+            f"{user}@{tier.address(host)}",
+            "true",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def name_of(host):
@@ -34,23 +53,43 @@ def test_unattended_upgrades_restart_nothing_of_the_tier(host, tier):
     """What Debian's own upgrades pass over, where they are installed: the packages of the host's groups; not those of every host."""
     told = host.check_output("apt-config dump --no-empty --format '%v%n' Unattended-Upgrade::Package-Blacklist").split()
     every, own = (set(tier.value(f"{part}_packages", name_of(host))) for part in ("base", "host"))
-    assert own - every and {package for package in own if any(re.match(pattern, package) for pattern in told)} == own - every
+    assert (
+        own - every
+        and {package for package in own if any(re.match(pattern, package) for pattern in told)} == own - every
+    )
 
 
 def test_nothing_has_failed(host):
     failed = host.check_output("systemctl --failed --no-legend --plain")
-    assert not failed, host.check_output("journalctl --no-pager -n 30 -o cat" + "".join(f" -u {line.split()[0]}" for line in failed.splitlines()))
+    assert not failed, host.check_output(
+        "journalctl --no-pager -n 30 -o cat" + "".join(f" -u {line.split()[0]}" for line in failed.splitlines())
+    )
     assert host.run("systemctl is-system-running").stdout.strip() == "running"
 
 
 def test_an_unknown_host_key_stops_a_run_and_says_what_to_type(tier, tmp_path):
     run = subprocess.run(
-        ["ansible-playbook", "-i", tier.inventory, "playbooks/parts/reach.yml", "-e",
-         f"ansible_ssh_common_args='-o ControlPath=none -o StrictHostKeyChecking=yes -o UserKnownHostsFile={tmp_path / 'known_hosts'}'"],
-        cwd=ROOT, env=tier.env, capture_output=True, text=True, check=False)
+        [
+            "ansible-playbook",
+            "-i",
+            tier.inventory,
+            "playbooks/parts/reach.yml",
+            "-e",
+            f"ansible_ssh_common_args='-o ControlPath=none -o StrictHostKeyChecking=yes -o UserKnownHostsFile={tmp_path / 'known_hosts'}'",
+        ],
+        cwd=ROOT,
+        env=tier.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 2
     said = " ".join(run.stdout.split())
-    assert [name for name in tier.hosts("all") if f"ssh-keyscan -p 22 {tier.address(name)} >> ~/.ssh/known_hosts" not in said] == []
+    assert [
+        name
+        for name in tier.hosts("all")
+        if f"ssh-keyscan -p 22 {tier.address(name)} >> ~/.ssh/known_hosts" not in said
+    ] == []
 
 
 def test_an_agent_with_other_keys_locks_nobody_out(tier, tmp_path):
@@ -58,8 +97,14 @@ def test_an_agent_with_other_keys_locks_nobody_out(tier, tmp_path):
     for number in range(4):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / str(number)], check=True)
     words = f"ssh-add -q {' '.join(str(tmp_path / str(number)) for number in range(4))} && ansible all -i {tier.inventory} -m ansible.builtin.raw -a true"
-    done = subprocess.run(["ssh-agent", "sh", "-c", words], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=tier.env | {"ANSIBLE_SSH_ARGS": "-o ControlPath=none", "ANSIBLE_STRATEGY": "linear"})
+    done = subprocess.run(
+        ["ssh-agent", "sh", "-c", words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=tier.env | {"ANSIBLE_SSH_ARGS": "-o ControlPath=none", "ANSIBLE_STRATEGY": "linear"},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -71,7 +116,10 @@ def test_root_cannot_log_in(host, tier):
 
 def test_no_process_looks_into_another_one_of_its_user(host):
     """Where the kernel is this host's own, and has Yama."""
-    assert "-kernel.yama.ptrace_scope = 1" in host.check_output("/usr/lib/systemd/systemd-sysctl --cat-config").splitlines()
+    assert (
+        "-kernel.yama.ptrace_scope = 1"
+        in host.check_output("/usr/lib/systemd/systemd-sysctl --cat-config").splitlines()
+    )
     scope = "/proc/sys/kernel/yama/ptrace_scope"
     assert host.run("test -w %s", scope).rc or host.file(scope).content_string.strip() == "1"
 
@@ -105,5 +153,5 @@ def test_logs_are_bounded(host):
 
 def test_the_size_of_logs_is_looked_at_every_hour(host):
     left = host.check_output("systemctl list-timers logrotate.timer --output json")
-    timer, = json.loads(left)
+    (timer,) = json.loads(left)
     assert 0 < timer["next"] / 1_000_000 - int(host.check_output("date +%s")) <= 3600 + 300

@@ -32,8 +32,12 @@ def told(tier):
 @pytest.fixture
 def ask(told, on):
     """Ask a cache host's memcached from another host."""
+
     def ask(by, cache, *commands):
-        return on(by).run("python3 -c %s %s %s" + " %s" * len(commands), ASK, told.addresses[cache], str(told.cache_port), *commands)
+        return on(by).run(
+            "python3 -c %s %s %s" + " %s" * len(commands), ASK, told.addresses[cache], str(told.cache_port), *commands
+        )
+
     return ask
 
 
@@ -50,17 +54,27 @@ def test_what_one_app_host_stores_another_reads(ask, told):
 @pytest.mark.apart("app", "lb", "media", "db", "monitor", "cache")
 def test_nobody_but_app_hosts_comes_in(ask, told):
     cache, *_ = told.groups["cache"]
-    strangers = [told.groups[group][-1] for group in ("lb", "media", "db", "monitor", "cache") if told.groups[group][-1] != cache]
+    strangers = [
+        told.groups[group][-1] for group in ("lb", "media", "db", "monitor", "cache") if told.groups[group][-1] != cache
+    ]
     with concurrent.futures.ThreadPoolExecutor(len(strangers)) as pool:
-        heard = [(stranger, said) for stranger, said in zip(strangers, pool.map(lambda stranger: ask(stranger, cache, "version"), strangers))
-                 if not said.rc or "timed out" not in said.stderr]
+        heard = [
+            (stranger, said)
+            for stranger, said in zip(strangers, pool.map(lambda stranger: ask(stranger, cache, "version"), strangers))
+            if not said.rc or "timed out" not in said.stderr
+        ]
     assert heard == []
 
 
 def test_it_listens_on_the_private_address_alone(told, on):
     for cache in told.groups["cache"]:
-        listening = {line.split()[4] for line in on(cache).check_output("ss --no-header --listening --numeric --tcp --udp").splitlines()}
-        assert {a for a in listening if a.endswith(f":{told.cache_port}")} == {f"{told.addresses[cache]}:{told.cache_port}"}
+        listening = {
+            line.split()[4]
+            for line in on(cache).check_output("ss --no-header --listening --numeric --tcp --udp").splitlines()
+        }
+        assert {a for a in listening if a.endswith(f":{told.cache_port}")} == {
+            f"{told.addresses[cache]}:{told.cache_port}"
+        }
         pids = on(cache).check_output("systemctl show --property MainPID --value memcached")
         sockets = on(cache).check_output("ss --no-header --listening --numeric --tcp --udp --processes").splitlines()
         assert sum(f"pid={pids}," in line for line in sockets) <= 1
@@ -97,7 +111,9 @@ def test_losing_one_node_loses_its_share_of_the_keys(told, on):
         kept = found(last, store=False)
     finally:
         on(nodes[-1]).check_output("systemctl start memcached")
-    assert abs((1000 - kept) / 1000 - 1 / len(nodes)) < 0.1, f"{1000 - kept} of 1000 keys were lost with one of {len(nodes)} nodes"
+    assert abs((1000 - kept) / 1000 - 1 / len(nodes)) < 0.1, (
+        f"{1000 - kept} of 1000 keys were lost with one of {len(nodes)} nodes"
+    )
 
 
 def test_it_comes_back_after_a_crash(ask, told, on):

@@ -82,8 +82,10 @@ def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(balancers, v
             finally:
                 first.check_output("systemctl start %s", service)
             # Well again, it takes nothing back: not at once, nor in the time of many signs of life.
-            first.check_output("timeout 10 sh -c 'until journalctl -qu keepalived -n 3 -o cat | grep -q \"BACKUP STATE\";"
-                               " do sleep .1; done'")
+            first.check_output(
+                'timeout 10 sh -c \'until journalctl -qu keepalived -n 3 -o cat | grep -q "BACKUP STATE";'
+                " do sleep .1; done'"
+            )
             seen, deadline = len(good), time.monotonic() + 2 * GAP
             while len(good) < seen + 60 and time.monotonic() < deadline:
                 assert holders(balancers, vip) == [second]

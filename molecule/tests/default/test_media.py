@@ -18,9 +18,19 @@ import requests
 STYLE = b"body { color: darkslategray }\n" * 100
 HASHED = "site.0123456789ab.css"
 STATIC = {
-    HASHED: STYLE, HASHED + ".gz": gzip.compress(STYLE, mtime=0), HASHED + ".br": b"brotli",
-    "plain.css": STYLE, ".hidden": b"secret",
-    "font.woff2": b"f", "icon.svg": b"<svg/>", "a.webp": b"w", "a.avif": b"a", "a.mjs": b"m", "a.json": b"{}", "a.map": b"{}", "a": b"?",
+    HASHED: STYLE,
+    HASHED + ".gz": gzip.compress(STYLE, mtime=0),
+    HASHED + ".br": b"brotli",
+    "plain.css": STYLE,
+    ".hidden": b"secret",
+    "font.woff2": b"f",
+    "icon.svg": b"<svg/>",
+    "a.webp": b"w",
+    "a.avif": b"a",
+    "a.mjs": b"m",
+    "a.json": b"{}",
+    "a.map": b"{}",
+    "a": b"?",
 }
 RELEASED = 1767323045  # when that release was made
 PICTURE = bytes(range(256)) * 40
@@ -29,8 +39,18 @@ PICTURE = bytes(range(256)) * 40
 @pytest.fixture(scope="module")
 def told(tier):
     """What the inventory says of the media tier, asked once."""
-    names = ("all_hosts", "groups", "media_port", "media_root", "media_status_port", "media_upload_port",
-             "site_media_url", "site_static_url", "site_upload_limit_mb", "static_root")
+    names = (
+        "all_hosts",
+        "groups",
+        "media_port",
+        "media_root",
+        "media_status_port",
+        "media_upload_port",
+        "site_media_url",
+        "site_static_url",
+        "site_upload_limit_mb",
+        "static_root",
+    )
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("media")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
 
@@ -47,7 +67,9 @@ def static(told, media):
     place = f"{told.static_root}/tests-tmp"
     files = {name: base64.b64encode(content).decode() for name, content in STATIC.items()}
     for host in media.values():
-        python(host, f"""
+        python(
+            host,
+            f"""
             import base64, os, shutil
             shutil.rmtree({place!r}, ignore_errors=True)  # of a run that was cut off
             os.mkdir({place!r})
@@ -55,7 +77,8 @@ def static(told, media):
                 open(f"{place}/{{name}}", "wb").write(base64.b64decode(content))
                 os.utime(f"{place}/{{name}}", ({RELEASED}, {RELEASED}))
             os.symlink("/etc/passwd", "{place}/link.txt")
-        """)
+        """,
+        )
     yield told.site_static_url + "tests-tmp/"
     for host in media.values():
         host.check_output("rm -r %s", place)
@@ -64,10 +87,17 @@ def static(told, media):
 @pytest.fixture(scope="module")
 def send(told, on):
     """Send uploads, from an app host or another one: their statuses. Each is (host, method, path, content)."""
+
     def send(*requests_, by=None, headers=None):
-        asked = [(told.addresses[host], method, path, base64.b64encode(content).decode()) for host, method, path, *rest in requests_
-                 for content in (rest or [b""])]
-        return json.loads(python(on(by or told.groups["app"][0]), f"""
+        asked = [
+            (told.addresses[host], method, path, base64.b64encode(content).decode())
+            for host, method, path, *rest in requests_
+            for content in (rest or [b""])
+        ]
+        return json.loads(
+            python(
+                on(by or told.groups["app"][0]),
+                f"""
             import base64, http.client, json
             statuses = []
             for address, method, path, content in {asked!r}:
@@ -76,7 +106,10 @@ def send(told, on):
                 connection.request(method, path, body, {headers or {}!r})
                 statuses.append(connection.getresponse().status)
             print(json.dumps(statuses))
-        """))
+        """,
+            )
+        )
+
     return send
 
 
@@ -89,12 +122,15 @@ def uploads(told, media, send):
     yield path
     for host in media.values():
         # Also the notes of what the tests deleted.
-        host.check_output("cd %s && rm -rf %s && { grep -lrF %s .sync/deleted | xargs -r rm; }", told.media_root, directory, directory)
+        host.check_output(
+            "cd %s && rm -rf %s && { grep -lrF %s .sync/deleted | xargs -r rm; }", told.media_root, directory, directory
+        )
 
 
 @pytest.fixture
 def ask(told):
     """Ask a media host as a balancer does: a response, not decoded."""
+
     def ask(name, path, method="GET", body=None, **headers):
         connection = http.client.HTTPConnection(told.addresses[name], told.media_port, timeout=10)
         with contextlib.closing(connection):
@@ -102,6 +138,7 @@ def ask(told):
             connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
             response = connection.getresponse()
             return types.SimpleNamespace(status=response.status, headers=response.headers, body=response.read())
+
     return ask
 
 
@@ -139,18 +176,25 @@ def test_ranges(ask, media, static):
         assert ask(name, static + HASHED, Range=f"bytes={len(STYLE)}-").status == 416
 
 
-@pytest.mark.parametrize(("accept", "coding", "suffix"), [
-    ("gzip, deflate, br", "br", ".br"),
-    ("gzip", "gzip", ".gz"),
-    ("br;q=0, GZIP ;q=0.5", "gzip", ".gz"),
-    ("br;q=0.0,gzip;q=0", None, ""),
-    ("brotli, xgzip", None, ""),
-    ("identity", None, ""),
-])
+@pytest.mark.parametrize(
+    ("accept", "coding", "suffix"),
+    [
+        ("gzip, deflate, br", "br", ".br"),
+        ("gzip", "gzip", ".gz"),
+        ("br;q=0, GZIP ;q=0.5", "gzip", ".gz"),
+        ("br;q=0.0,gzip;q=0", None, ""),
+        ("brotli, xgzip", None, ""),
+        ("identity", None, ""),
+    ],
+)
 def test_the_variant_compressed_at_build_time(ask, media, static, accept, coding, suffix):
     for name in media:
         answer = ask(name, static + HASHED, Accept_Encoding=accept)
-        assert (answer.status, answer.headers["Content-Encoding"], answer.body) == (200, coding, STATIC[HASHED + suffix])
+        assert (answer.status, answer.headers["Content-Encoding"], answer.body) == (
+            200,
+            coding,
+            STATIC[HASHED + suffix],
+        )
         assert answer.headers["Content-Type"].startswith("text/css")
         assert answer.headers["Vary"] == "Accept-Encoding"
         assert "immutable" in answer.headers["Cache-Control"]
@@ -174,29 +218,51 @@ def test_only_a_hashed_name_is_kept_for_good(ask, media, static):
     assert expiry("missing.0123456789ab.css") is None
 
 
-@pytest.mark.parametrize(("name", "content_type"), [
-    ("plain.css", "text/css; charset=utf-8"),
-    ("font.woff2", "font/woff2"),
-    ("icon.svg", "image/svg+xml"),
-    ("a.webp", "image/webp"),
-    ("a.avif", "image/avif"),
-    ("a.mjs", "text/javascript; charset=utf-8"),
-    ("a.json", "application/json"),
-    ("a.map", "application/json"),
-    ("a", "application/octet-stream"),
-])
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [
+        ("plain.css", "text/css; charset=utf-8"),
+        ("font.woff2", "font/woff2"),
+        ("icon.svg", "image/svg+xml"),
+        ("a.webp", "image/webp"),
+        ("a.avif", "image/avif"),
+        ("a.mjs", "text/javascript; charset=utf-8"),
+        ("a.json", "application/json"),
+        ("a.map", "application/json"),
+        ("a", "application/octet-stream"),
+    ],
+)
 def test_types_are_told_and_not_guessed(ask, media, static, name, content_type):
     headers = ask(next(iter(media)), static + name, method="HEAD").headers
     assert (headers["Content-Type"], headers["X-Content-Type-Options"]) == (content_type, "nosniff")
 
 
-@pytest.mark.parametrize("path", [
-    "{static}", "{static}..", "/", "/static", "/etc/passwd", "/server-status", "/media-sync", "{media}", "{media}.sync/index",
-    "{static}.hidden", "{static}link.txt", "{static}plain.css/more", "{static}../../../../etc/passwd",
-    "{static}%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "{static}..%2f..%2f..%2f..%2fetc%2fpasswd",
-    "{static}%2e%2e%5c%2e%2e%5c", "{static}%252e%252e/plain.css", "{static}plain.css%00.png", "{static}%ff",
-    "{media}../static/tests-tmp/.hidden", "{media}%2e%2e/static/tests-tmp/link.txt",
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{static}",
+        "{static}..",
+        "/",
+        "/static",
+        "/etc/passwd",
+        "/server-status",
+        "/media-sync",
+        "{media}",
+        "{media}.sync/index",
+        "{static}.hidden",
+        "{static}link.txt",
+        "{static}plain.css/more",
+        "{static}../../../../etc/passwd",
+        "{static}%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "{static}..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "{static}%2e%2e%5c%2e%2e%5c",
+        "{static}%252e%252e/plain.css",
+        "{static}plain.css%00.png",
+        "{static}%ff",
+        "{media}../static/tests-tmp/.hidden",
+        "{media}%2e%2e/static/tests-tmp/link.txt",
+    ],
+)
 def test_nothing_else_is_served(ask, told, media, static, path):
     for name in media:
         answer = ask(name, path.format(static=static, media=told.site_media_url))
@@ -224,7 +290,10 @@ def test_an_upload_is_served_by_every_host(ask, media, send, uploads):
     settle(media)
 
     def validators():
-        return {(answer.headers["ETag"], answer.headers["Last-Modified"]) for answer in (ask(name, picture) for name in media)}
+        return {
+            (answer.headers["ETag"], answer.headers["Last-Modified"])
+            for answer in (ask(name, picture) for name in media)
+        }
 
     # It reached them one after the other, and yet:
     assert len(validators()) == 1, validators()
@@ -263,8 +332,17 @@ def test_what_an_app_host_cannot_do(ask, media, send, uploads):
     host = next(iter(media))
     assert send((host, "PUT", uploads + "kept", b"x")) == [201]
     refused = [
-        ("PUT", ".hidden"), ("PUT", "half~"), ("PUT", "../.sync/index"), ("PUT", "%2e%2e/x"), ("PUT", "../../static/x"),
-        ("DELETE", ""), ("DELETE", "none/"), ("DELETE", ".."), ("MOVE", "kept"), ("COPY", "kept"), ("POST", "kept"),
+        ("PUT", ".hidden"),
+        ("PUT", "half~"),
+        ("PUT", "../.sync/index"),
+        ("PUT", "%2e%2e/x"),
+        ("PUT", "../../static/x"),
+        ("DELETE", ""),
+        ("DELETE", "none/"),
+        ("DELETE", ".."),
+        ("MOVE", "kept"),
+        ("COPY", "kept"),
+        ("POST", "kept"),
     ]
     got = send(*((host, method, uploads + name, b"y") for method, name in refused[:3] + refused[4:]))
     assert set(got) == {403}, got
@@ -277,7 +355,9 @@ def test_uploads_have_a_limit(ask, told, media, on, uploads):
     host = next(iter(media))
     limit = told.site_upload_limit_mb * 1024 * 1024
     for size, status, found in ((limit + 1, 413, 404), (limit, 201, 200)):
-        assert python(on(told.groups["app"][0]), f"""
+        assert python(
+            on(told.groups["app"][0]),
+            f"""
             import http.client
             connection = http.client.HTTPConnection({told.addresses[host]!r}, {told.media_upload_port}, timeout=10)
             try:
@@ -285,20 +365,24 @@ def test_uploads_have_a_limit(ask, told, media, on, uploads):
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it answered before it had read all
             print(connection.getresponse().status)
-        """) == str(status)
+        """,
+        ) == str(status)
         assert ask(host, uploads + "large", method="HEAD").status == found
 
 
 def test_half_an_upload_is_never_served(ask, told, media, on, send, uploads):
     host = next(iter(media))
     send((host, "PUT", uploads + "half-replaced.jpg", PICTURE))
-    python(on(told.groups["app"][0]), f"""
+    python(
+        on(told.groups["app"][0]),
+        f"""
         import socket
         for name in ("half-new.jpg", "half-replaced.jpg"):
             connection = socket.create_connection(({told.addresses[host]!r}, {told.media_upload_port}))
             connection.sendall(f"PUT {uploads}{{name}} HTTP/1.1\\r\\nHost: media\\r\\nContent-Length: 9000000\\r\\n\\r\\n".encode() + bytes(3000000))
             connection.close()
-    """)
+    """,
+    )
     assert ask(host, uploads + "half-new.jpg").status == 404
     assert ask(host, uploads + "half-replaced.jpg").body == PICTURE
     directory = told.media_root + "/" + uploads.removeprefix(told.site_media_url)
@@ -324,8 +408,12 @@ def test_a_host_that_was_away_catches_up(ask, media, send, static, uploads):
 
     assert eventually(lambda: answers(ask, away, static))
     # By itself, because its lighttpd came back.
-    assert eventually(lambda: [ask(away, uploads + file).status for file in ("missed.jpg", "deleted.jpg")] == [200, 404])
-    assert eventually(lambda: ask(away, uploads + "missed.jpg").body == ask(away, uploads + "replaced.jpg").body == PICTURE)
+    assert eventually(
+        lambda: [ask(away, uploads + file).status for file in ("missed.jpg", "deleted.jpg")] == [200, 404]
+    )
+    assert eventually(
+        lambda: ask(away, uploads + "missed.jpg").body == ask(away, uploads + "replaced.jpg").body == PICTURE
+    )
     # What it still had when it came back does not come back with it.
     settle(media)
     assert [ask(name, uploads + "deleted.jpg").status for name in media] == [404] * len(media)
@@ -352,27 +440,38 @@ def test_the_access_log_knows_visitor_and_request(ask, told, media, on, static):
     host, balancer = next(iter(media)), told.groups["lb"][0]
     mark = uuid.uuid4().hex
     ask(host, static + "plain.css?by=stranger", X_Forwarded_For="203.0.113.9", X_Request_Id=mark + '"1')
-    python(on(balancer), f"""
+    python(
+        on(balancer),
+        f"""
         import urllib.request
         urllib.request.urlopen(urllib.request.Request(
             "http://{told.addresses[host]}:{told.media_port}{static}plain.css?by=balancer",
             headers={{"X-Forwarded-For": "203.0.113.9", "X-Request-Id": "{mark}2"}})).read()
-    """)
+    """,
+    )
     # lighttpd writes the log out every few seconds, and when it is told to.
     media[host].check_output("systemctl kill --signal=HUP lighttpd")
     found = eventually(lambda: media[host].run("grep %s /var/log/lighttpd/access.log", mark).stdout.splitlines())
     stranger, visitor = (json.loads(line) for line in found)
     assert stranger["request_id"] == mark + '"1' and stranger["client"] != "203.0.113.9"
     assert (visitor["request_id"], visitor["client"]) == (mark + "2", "203.0.113.9")
-    assert (visitor["method"], visitor["url"], visitor["status"], visitor["bytes"]) == ("GET", static + "plain.css", 200, len(STYLE))
+    assert (visitor["method"], visitor["url"], visitor["status"], visitor["bytes"]) == (
+        "GET",
+        static + "plain.css",
+        200,
+        len(STYLE),
+    )
 
 
 def test_its_own_host_alone_can_ask_how_it_is(told, media):
     for name, host in media.items():
-        said = python(host, f"""
+        said = python(
+            host,
+            f"""
             import urllib.request
             print(urllib.request.urlopen("http://127.0.0.1:{told.media_status_port}/server-status?auto").read().decode())
-        """)
+        """,
+        )
         assert "Total Accesses:" in said
         with pytest.raises(requests.ConnectionError):
             requests.get(f"http://{told.addresses[name]}:{told.media_status_port}/server-status", timeout=5)
@@ -382,7 +481,9 @@ def test_a_restart_cuts_off_nobody(ask, told, media, static):
     name, host = list(media.items())[-1]
     size = 40_000_000
     host.check_output("truncate -s %s %s", str(size), f"{told.static_root}/tests-tmp/large.bin")
-    with requests.get(f"http://{told.addresses[name]}:{told.media_port}{static}large.bin", stream=True, timeout=10) as download:
+    with requests.get(
+        f"http://{told.addresses[name]}:{told.media_port}{static}large.bin", stream=True, timeout=10
+    ) as download:
         got = len(next(download.iter_content(65536)))
         host.check_output("systemctl restart --no-block lighttpd")
         # It has stopped to take new connections, and goes on with this one.

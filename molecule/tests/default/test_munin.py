@@ -65,8 +65,7 @@ def run_python(host, script, *arguments):
 @pytest.fixture(scope="module")
 def addresses(tier):
     """{host: (address, port)} of every node."""
-    return {node["name"]: (node["address"], tier.value("munin_node_port"))
-            for node in tier.value("all_hosts")}
+    return {node["name"]: (node["address"], tier.value("munin_node_port")) for node in tier.value("all_hosts")}
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +85,11 @@ def web(tier):
     """The pages' address and login."""
     monitor = tier.hosts("monitor")[0]
     port = tier.value("monitor_port")
-    return {"url": f"https://{tier.address(monitor)}:{port}/munin/", "http": f"http://{tier.address(monitor)}/munin/",
-            "auth": ("munin", tier.value("monitor_password", host=monitor))}
+    return {
+        "url": f"https://{tier.address(monitor)}:{port}/munin/",
+        "http": f"http://{tier.address(monitor)}/munin/",
+        "auth": ("munin", tier.value("monitor_password", host=monitor)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +103,9 @@ def run_once(host):
 
 
 def test_every_host_runs_exactly_the_declared_plugins(answers, declared):
-    running = {name: {plugin for plugin in plugins if not plugin.startswith("if_")}
-               for name, plugins in answers.items()}
+    running = {
+        name: {plugin for plugin in plugins if not plugin.startswith("if_")} for name, plugins in answers.items()
+    }
     assert running == declared
 
 
@@ -111,8 +114,12 @@ def test_every_host_shows_its_network_interfaces(answers):
 
 
 def test_every_plugin_of_every_host_answers_with_values(answers):
-    silent = [f"{name}: {plugin}" for name, plugins in answers.items() for plugin, values in plugins.items()
-              if not any(value != "U" for value in values)]
+    silent = [
+        f"{name}: {plugin}"
+        for name, plugins in answers.items()
+        for plugin, values in plugins.items()
+        if not any(value != "U" for value in values)
+    ]
     assert silent == []
 
 
@@ -126,7 +133,9 @@ def test_nobody_but_the_monitor_is_answered(host, tier, addresses):
                 pass
 
     def answered(node):
-        asked = "; ".join(f"timeout 5 bash -c 'head -1 </dev/tcp/{address}/{port}'" for address, port in addresses.values())
+        asked = "; ".join(
+            f"timeout 5 bash -c 'head -1 </dev/tcp/{address}/{port}'" for address, port in addresses.values()
+        )
         return [line.split()[-1] for line in node.run(asked).stdout.splitlines() if "munin node" in line]
 
     assert "".join(from_here()) == ""
@@ -137,10 +146,17 @@ def test_nobody_but_the_monitor_is_answered(host, tier, addresses):
 
 def test_the_master_records_every_plugin_of_every_host(host, declared, run_once):
     last = run_python(host, LAST)
-    fresh = {path.rsplit("/", 1)[1] for path, (when, value) in last.items()
-             if when >= run_once and value.lower() not in ("u", "nan", "-nan")}
-    missing = [f"{name}: {plugin}" for name, plugins in declared.items() for plugin in plugins
-               if not any(rrd.startswith(f"{name}-{plugin}") for rrd in fresh)]
+    fresh = {
+        path.rsplit("/", 1)[1]
+        for path, (when, value) in last.items()
+        if when >= run_once and value.lower() not in ("u", "nan", "-nan")
+    }
+    missing = [
+        f"{name}: {plugin}"
+        for name, plugins in declared.items()
+        for plugin in plugins
+        if not any(rrd.startswith(f"{name}-{plugin}") for rrd in fresh)
+    ]
     assert missing == []
 
 
@@ -162,8 +178,12 @@ def test_pages_ask_for_the_password(visitor, web):
 def test_pages_list_every_host_in_its_tier(visitor, web, tier, run_once):
     page = visitor.get(web["url"], auth=web["auth"])
     assert page.status_code == 200
-    missing = [f"{group}/{node['name']}" for group, nodes in tier.value("munin_tiers").items() for node in nodes
-               if f'href="{group}/{node["name"]}/index.html"' not in page.text]
+    missing = [
+        f"{group}/{node['name']}"
+        for group, nodes in tier.value("munin_tiers").items()
+        for node in nodes
+        if f'href="{group}/{node["name"]}/index.html"' not in page.text
+    ]
     assert missing == []
     listed = [node["name"] for nodes in tier.value("munin_tiers").values() for node in nodes]
     assert sorted(listed) == sorted(tier.hosts("all"))
@@ -180,7 +200,12 @@ def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
 
 
 def test_no_run_draws_what_nobody_looks_at(host, run_once):
-    assert host.check_output("find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%s", str(run_once)) == ""
+    assert (
+        host.check_output(
+            "find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%s", str(run_once)
+        )
+        == ""
+    )
 
 
 @pytest.mark.needs(monitor=1)
@@ -200,15 +225,45 @@ def test_one_page_is_for_a_report(visitor, web, tier, run_once):
 def test_the_key_that_visitors_trust_is_on_balancers_alone(tier, place):
     """The monitor has its own. On a balancer the same search finds it."""
     key = place.on(tier.hosts("lb")[0], f"cat /etc/{place.engine}/site.pem").split("-----")[2].split()[0]
-    search = ["grep", "--recursive", "--files-with-matches", "--devices=skip", "--binary-files=text", "--no-messages", "--fixed-strings", "--file=-",
-              "/etc", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/usr/local", "/var"]
+    search = [
+        "grep",
+        "--recursive",
+        "--files-with-matches",
+        "--devices=skip",
+        "--binary-files=text",
+        "--no-messages",
+        "--fixed-strings",
+        "--file=-",
+        "/etc",
+        "/home",
+        "/opt",
+        "/root",
+        "/run",
+        "/srv",
+        "/tmp",
+        "/usr/local",
+        "/var",
+    ]
 
     def found(name):
-        return subprocess.run(inside(place.container(name), *search), input=key, capture_output=True, text=True, check=False).stdout.splitlines()
+        return subprocess.run(
+            inside(place.container(name), *search), input=key, capture_output=True, text=True, check=False
+        ).stdout.splitlines()
+
     assert {name for name in tier.hosts("all") if found(name)} == set(tier.hosts("lb"))
-    shown = [ssl.get_server_certificate(where) for where in [(tier.address(tier.hosts("monitor")[0]), tier.value("monitor_port")),
-                                                             (tier.value("lb_vip", "lb[0]"), tier.value("lb_https_port"))]]
-    keys = {subprocess.run(["openssl", "x509", "-noout", "-pubkey"], input=one, capture_output=True, text=True, check=True).stdout for one in shown}
+    shown = [
+        ssl.get_server_certificate(where)
+        for where in [
+            (tier.address(tier.hosts("monitor")[0]), tier.value("monitor_port")),
+            (tier.value("lb_vip", "lb[0]"), tier.value("lb_https_port")),
+        ]
+    ]
+    keys = {
+        subprocess.run(
+            ["openssl", "x509", "-noout", "-pubkey"], input=one, capture_output=True, text=True, check=True
+        ).stdout
+        for one in shown
+    }
     assert len(keys) == 2
 
 

@@ -16,6 +16,8 @@ def test_visitors_may_speak_http_2(lb):
 
 
 def test_only_this_machine_sees_the_counters(host, lb, site):
-    assert host.check_output(f"curl -fsS http://127.0.0.1:{site['status_port']}/nginx_status").startswith("Active connections")
+    assert host.check_output(f"curl -fsS http://127.0.0.1:{site['status_port']}/nginx_status").startswith(
+        "Active connections"
+    )
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((lb.address, site["status_port"]), timeout=5)

@@ -19,7 +19,8 @@ def facts(tier):
         "dict(db=db_hosts, app=app_hosts, site=site_name, pool_port=pool_port, db_port=db_port,"
         " patroni_port=patroni_port, user=ansible_user | default(operator_name), args=ansible_ssh_common_args | default(''),"
         " reach=dict(groups['app'] | zip(groups['app'] | map('extract', hostvars, 'ansible_host'))))",
-        tier.hosts("app")[0]) | {"key": tier.key}
+        tier.hosts("app")[0],
+    ) | {"key": tier.key}
 
 
 def psql(facts, options="", user=None):
@@ -32,8 +33,10 @@ def psql(facts, options="", user=None):
 @pytest.fixture
 def sql(host, facts):
     """Runs a statement as the site through this host's pgpool; the answer as text."""
+
     def run(statement):
         return host.check_output(psql(facts) + " -c %s", statement)
+
     return run
 
 
@@ -47,8 +50,12 @@ def table(sql):
 
 def primary(host, facts):
     """Address of the database that holds the lock."""
-    return next(database["address"] for database in facts["db"] if host.run(
-        "curl -fs -o /dev/null http://%s:%s/primary", database["address"], str(facts["patroni_port"])).rc == 0)
+    return next(
+        database["address"]
+        for database in facts["db"]
+        if host.run("curl -fs -o /dev/null http://%s:%s/primary", database["address"], str(facts["patroni_port"])).rc
+        == 0
+    )
 
 
 def test_the_site_writes_and_reads(sql, table):
@@ -75,8 +82,13 @@ def test_reads_that_tell_their_request_are_balanced_too(host, facts):
 
 def test_a_transaction_reads_what_it_wrote(sql, table):
     for _ in range(10):
-        assert sql(f"begin; delete from {table}; insert into {table} (said) values ('mine'); "
-                   f"select count(*) from {table}; commit") == "1"
+        assert (
+            sql(
+                f"begin; delete from {table}; insert into {table} (said) values ('mine'); "
+                f"select count(*) from {table}; commit"
+            )
+            == "1"
+        )
 
 
 def test_wrong_passwords_and_other_users_are_refused(host, facts):
@@ -108,7 +120,11 @@ def test_one_session_too_many_waits_instead_of_failing(host, facts, sql):
 
 def test_all_pools_together_fit_the_databases(host, facts, sql):
     children = int(sql("pgpool show num_init_children"))
-    room = int(sql("select setting::int - current_setting('superuser_reserved_connections')::int from pg_settings where name = 'max_connections'"))
+    room = int(
+        sql(
+            "select setting::int - current_setting('superuser_reserved_connections')::int from pg_settings where name = 'max_connections'"
+        )
+    )
     assert children * len(facts["app"]) <= room
 
 
@@ -137,11 +153,22 @@ class Session:
     """psql on a host, kept open: one statement at a time, as the site."""
 
     def __init__(self, name, facts):
-        ssh = ["ssh", "-o", "BatchMode=yes", "-i", facts["key"], *shlex.split(facts["args"]),
-               f"{facts['user']}@{facts['reach'][name]}"]
+        ssh = [
+            "ssh",
+            "-o",
+            "BatchMode=yes",
+            "-i",
+            facts["key"],
+            *shlex.split(facts["args"]),
+            f"{facts['user']}@{facts['reach'][name]}",
+        ]
         self.process = subprocess.Popen(
             [*ssh, "sudo sh -c " + shlex.quote(psql(facts))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
 
     def ask(self, statement):
         """The first column of the first row of the answer."""

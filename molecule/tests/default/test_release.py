@@ -29,7 +29,17 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def told(tier):
     """What the inventory says of the site, asked once."""
-    names = ("all_hosts", "app_port", "groups", "site_name", "site_releases_kept", "site_root", "site_static_url", "state_dir", "static_root")
+    names = (
+        "all_hosts",
+        "app_port",
+        "groups",
+        "site_name",
+        "site_releases_kept",
+        "site_root",
+        "site_static_url",
+        "state_dir",
+        "static_root",
+    )
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("app")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
 
@@ -48,7 +58,9 @@ def manifest(host, release):
 def test_every_app_host_serves_the_release_that_was_built(host, told, release, manifest):
     version = manifest["version"]
     assert release == f"{told.site_root}/releases/{version}"
-    built = hashlib.sha256(pathlib.Path(told.state_dir, "../releases", f"{told.site_name}-{version}.json").read_bytes()).hexdigest()
+    built = hashlib.sha256(
+        pathlib.Path(told.state_dir, "../releases", f"{told.site_name}-{version}.json").read_bytes()
+    ).hexdigest()
     assert host.file(f"{release}/manifest.json").sha256sum == built
     address = told.addresses[host.backend.host]
     health = json.loads(host.check_output(f"curl -sf http://{address}:{told.app_port}/-/health"))
@@ -64,14 +76,18 @@ def test_every_file_is_what_was_built(host, release, manifest):
 
 def test_virtualenv_works_and_is_the_releases_own(host, release, manifest):
     wanted = {wheel["name"]: wheel["version"] for wheel in manifest["wheels"]}
-    says = host.check_output(f"{release}/venv/bin/python -Bc 'import django, psycopg, sys; "
-                             "print(django.__version__, psycopg.__version__, psycopg.pq.__impl__, sys.prefix)'")
+    says = host.check_output(
+        f"{release}/venv/bin/python -Bc 'import django, psycopg, sys; "
+        "print(django.__version__, psycopg.__version__, psycopg.pq.__impl__, sys.prefix)'"
+    )
     assert says.split() == [wanted["django"], wanted["psycopg"], "binary", f"{release}/venv"]
 
 
 def test_site_cannot_change_its_code(host, told, release):
     for path in ("src", "venv/bin", "static", "manifest.json", "src/manage.py"):
-        tried = host.run(f"runuser -u {told.site_name} -- sh -c 'test -r {release}/{path} && ! test -w {release}/{path}'")
+        tried = host.run(
+            f"runuser -u {told.site_name} -- sh -c 'test -r {release}/{path} && ! test -w {release}/{path}'"
+        )
         assert tried.rc == 0, path
     assert host.check_output(f"find {release} \\( -user {told.site_name} -o ! -type l -perm /022 \\) -print") == ""
 
@@ -88,15 +104,23 @@ def test_release_commands_have_run(host):
 
 
 def test_dry_run_of_a_deploy_finds_nothing_to_do(tier):
-    done = subprocess.run(["ansible-playbook", "-i", tier.inventory, "playbooks/deploy.yml", "--check"],
-                          cwd=ROOT, capture_output=True, text=True, check=False, env=tier.env)
+    done = subprocess.run(
+        ["ansible-playbook", "-i", tier.inventory, "playbooks/deploy.yml", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=tier.env,
+    )
     assert done.returncode == 0, done.stdout
     changes = re.findall(r"changed=(\d+)", done.stdout)
     assert changes and set(changes) == {"0"}, done.stdout
 
 
 def test_media_hosts_have_every_static_file_before_anybody_asks(told, on, manifest):
-    static = {name.removeprefix("static/"): digest for name, digest in manifest["files"].items() if name.startswith("static/")}
+    static = {
+        name.removeprefix("static/"): digest for name, digest in manifest["files"].items() if name.startswith("static/")
+    }
     assert [n for n in static if re.search(r"\.[0-9a-f]{12}\.css$", n)], "no hashed names"
     for name in told.groups["media"]:
         found = json.loads(on(name).run("python3 -c %s %s", SURVEY, told.static_root).stdout)

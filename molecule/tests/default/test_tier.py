@@ -17,11 +17,17 @@ EDITOR = "tier-test"
 
 def png():
     """A small picture: the bytes of a PNG."""
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
     rows = b"".join(b"\0" + b"".join(bytes((x * 8, y * 8, 128)) for x in range(32)) for y in range(32))
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture(name="served_by", scope="module")
@@ -34,12 +40,18 @@ def served_by_fixture(tier, on):
         wanted = {answer.headers["X-Request-Id"] for answer in answers}
         deadline = time.monotonic() + 5
         while True:
-            lines = [json.loads(line) for lb in balancers
-                     for line in lb.run("tail --lines 400 /var/log/nginx/access.log").stdout.splitlines()]
-            found = {line["request_id"]: line["upstream"].split(", ")[-1] for line in lines if line["request_id"] in wanted}
+            lines = [
+                json.loads(line)
+                for lb in balancers
+                for line in lb.run("tail --lines 400 /var/log/nginx/access.log").stdout.splitlines()
+            ]
+            found = {
+                line["request_id"]: line["upstream"].split(", ")[-1] for line in lines if line["request_id"] in wanted
+            }
             if set(found) == wanted:
                 return {addresses[upstream] for upstream in found.values()}
             assert time.monotonic() < deadline, f"not in any balancer's log: {wanted - set(found)}"
+
     return served_by
 
 
@@ -57,15 +69,20 @@ def post(visitor, url, **form):
     """Fill in the form of a page as a browser does; return the answer to the POST, redirects followed."""
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', visitor.get(url, timeout=10).text)[1]
     answer = visitor.post(url, **{**form, "data": {**form["data"], "csrfmiddlewaretoken": token}}, timeout=10)
-    assert answer.status_code == 200 and answer.history, f"{url}: {answer.status_code}, no redirect: {answer.text[:300]}"
+    assert answer.status_code == 200 and answer.history, (
+        f"{url}: {answer.status_code}, no redirect: {answer.text[:300]}"
+    )
     return answer
 
 
 def picture_of(visitor, tier):
     """Post a story with a picture; return the picture's path."""
-    story = post(visitor, f"{tier.url}/budget/stories/add/",
-                 data={"title": "A picture for the tier", "date": "2026-01-02", "status": "1", "text": "words"},
-                 files={"picture": ("tier.png", io.BytesIO(png()), "image/png")})
+    story = post(
+        visitor,
+        f"{tier.url}/budget/stories/add/",
+        data={"title": "A picture for the tier", "date": "2026-01-02", "status": "1", "text": "words"},
+        files={"picture": ("tier.png", io.BytesIO(png()), "image/png")},
+    )
     return re.search(r'class="picture"[^>]*src="([^"]+)"|src="([^"]+)"[^>]*class="picture"', story.text).group(1, 2)
 
 
@@ -136,26 +153,46 @@ def test_nothing_is_written_to_an_app_host_outside_declared_paths(signed_in, tie
     for name, host in hosts.items():
         changed = host.check_output(
             "find / -xdev -newer /run/tier-test-mark -type f -not -path '/proc/*' -not -path '/sys/*' "
-            "-not -path '/var/log/*' -not -path '/var/spool/rsyslog/*' -not -path '/var/lib/systemd/*' -not -path '/var/lib/munin-node/*' -printf '%%p\n'")
+            "-not -path '/var/log/*' -not -path '/var/spool/rsyslog/*' -not -path '/var/lib/systemd/*' -not -path '/var/lib/munin-node/*' -printf '%%p\n'"
+        )
         host.check_output("rm /run/tier-test-mark")
         assert changed == "", f"{name} wrote {changed}"
 
 
 def test_no_secret_is_in_a_process_list_or_in_a_log(tier, on):
     """Each secret of the environment, looked for on every host."""
-    secrets = tier.value("query('ansible.builtin.vars', 'db_superuser_password', 'db_replication_password', 'db_rewind_password',"
-                         " 'db_site_password', 'db_monitor_password', 'etcd_root_password', 'pgpool_pcp_password',"
-                         " 'monitor_password', 'site_secret_key')", tier.hosts("lb")[0])
+    secrets = tier.value(
+        "query('ansible.builtin.vars', 'db_superuser_password', 'db_replication_password', 'db_rewind_password',"
+        " 'db_site_password', 'db_monitor_password', 'etcd_root_password', 'pgpool_pcp_password',"
+        " 'monitor_password', 'site_secret_key')",
+        tier.hosts("lb")[0],
+    )
     for name in tier.hosts("all"):
         host = on(name)
-        said = host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --output cat; cat /var/log/*.log /var/log/syslog "
-                                 "/var/log/*/*.log 2>/dev/null; true")
+        said = host.check_output(
+            "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; journalctl --output cat; cat /var/log/*.log /var/log/syslog "
+            "/var/log/*/*.log 2>/dev/null; true"
+        )
         for secret in secrets:
             assert secret not in said, f"{name} tells a secret"
 
 
 def test_a_run_can_be_kept_to_some_roles(tier):
-    run = subprocess.run(["ansible-playbook", "-i", tier.inventory, "playbooks/site.yml", "--tags", "nginx,pgpool,munin_node", "--check"],
-                         cwd=pathlib.Path(__file__).resolve().parents[3], env=tier.env, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [
+            "ansible-playbook",
+            "-i",
+            tier.inventory,
+            "playbooks/site.yml",
+            "--tags",
+            "nginx,pgpool,munin_node",
+            "--check",
+        ],
+        cwd=pathlib.Path(__file__).resolve().parents[3],
+        env=tier.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stdout[-2000:]
     assert not re.search(r"changed=[1-9]", run.stdout)

@@ -12,6 +12,7 @@ from controller import browser
 @pytest.fixture
 def variant(tmp_path):
     """variant(edit) is the directory of a copy of the demo that edit(directory) changes; never the same release twice."""
+
     def make_variant(edit=None):
         source = tmp_path / f"source{len(list(tmp_path.iterdir()))}"
         shutil.copytree(ROOT / "demo", source, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite3", "media"))
@@ -20,6 +21,7 @@ def variant(tmp_path):
         if edit:
             edit(source)
         return source
+
     return make_variant
 
 
@@ -33,4 +35,6 @@ def chromium(request):
 def deploy(make):
     """deploy(source, …) deploys that directory. Visitors' answers are judged by less than usual: a deploy asks for all of it twice."""
     few = {"site_smoke_most": 10, "site_smoke_sign_in": {}}
-    return lambda source, *words, **values: make("deploy", f"VARS={json.dumps(few | {'site_source': str(source), **values})}", *words)
+    return lambda source, *words, **values: make(
+        "deploy", f"VARS={json.dumps(few | {'site_source': str(source), **values})}", *words
+    )

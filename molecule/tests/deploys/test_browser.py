@@ -32,8 +32,30 @@ class Page(http.server.BaseHTTPRequestHandler):
 def certificate(directory):
     """(path of a key with its certificate, which no authority has signed; that key as Chromium is told of it)."""
     key, shown = directory / "key.pem", directory / "certificate.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={NAME}", "-addext",
-                    f"subjectAltName=DNS:{NAME}", "-days", "9", "-keyout", key, "-out", shown], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            f"/CN={NAME}",
+            "-addext",
+            f"subjectAltName=DNS:{NAME}",
+            "-days",
+            "9",
+            "-keyout",
+            key,
+            "-out",
+            shown,
+        ],
+        check=True,
+        capture_output=True,
+    )
     text = shown.read_bytes()
     key.write_bytes(key.read_bytes() + text)
     return key, browser.spki(x509.load_pem_x509_certificate(text))
@@ -56,7 +78,11 @@ def family(process):
     """[/proc/PID] of a process and of all that it has started."""
     mine = [process]
     for one in mine:
-        mine += [int(child) for task in pathlib.Path(f"/proc/{one}/task").iterdir() for child in (task / "children").read_text().split()]
+        mine += [
+            int(child)
+            for task in pathlib.Path(f"/proc/{one}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
     return [pathlib.Path("/proc", str(one)) for one in mine]
 
 
@@ -83,5 +109,8 @@ def test_it_refuses_another_key(site, tmp_path):
     one, port = site
     (tmp_path / "another").mkdir()
     _path, another = certificate(tmp_path / "another")
-    with browser.Browser(one._replace(key=another)) as window, pytest.raises(RuntimeError, match="ERR_CERT_AUTHORITY_INVALID"):
+    with (
+        browser.Browser(one._replace(key=another)) as window,
+        pytest.raises(RuntimeError, match="ERR_CERT_AUTHORITY_INVALID"),
+    ):
         window.open(f"https://{NAME}:{port}/")

@@ -33,7 +33,14 @@ def refused(place, make, node, *reason):
 
 
 def test_refuses_a_host_that_is_no_database(place, make):
-    refused(place, make, place.groups["app"][0], "Nothing was touched.", "is no database host", "Candidates: " + place.standby())
+    refused(
+        place,
+        make,
+        place.groups["app"][0],
+        "Nothing was touched.",
+        "is no database host",
+        "Candidates: " + place.standby(),
+    )
 
 
 def test_refuses_the_primary(place, make):
@@ -44,8 +51,15 @@ def test_refuses_a_standby_that_is_behind(place, make):
     standby = place.standby()
     place.stall(standby)
     try:
-        place.wait(lambda: not any(m["name"] == standby and m["role"] == "sync_standby" for m in place.ask(place.primary(), "cluster")[1]["members"]),
-                   "primary that goes on without its standby")
+        place.wait(
+            lambda: (
+                not any(
+                    m["name"] == standby and m["role"] == "sync_standby"
+                    for m in place.ask(place.primary(), "cluster")[1]["members"]
+                )
+            ),
+            "primary that goes on without its standby",
+        )
         refused(place, make, standby, "Nothing was touched.", f"{standby} is not ready")
     finally:
         place.on(standby, "pkill -KILL -f '[p]ostgres.*walreceiver'")
@@ -53,7 +67,10 @@ def test_refuses_a_standby_that_is_behind(place, make):
 
 def test_gives_up_on_requests_that_do_not_end(place, make):
     app = place.groups["app"][0]
-    place.on(app, f"systemd-run --quiet --unit=slow-request flock --shared {place.facts['site_root']}/tier/realworld sleep 60")
+    place.on(
+        app,
+        f"systemd-run --quiet --unit=slow-request flock --shared {place.facts['site_root']}/tier/realworld sleep 60",
+    )
     try:
         refused(place, make, place.standby(), "did not take over as planned", "safe to try again")
     finally:
@@ -115,7 +132,10 @@ def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(place, make):
         def lost():
             place.sql("select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True)
             place.sql("checkpoint", superuser=True)
-            return place.sql("select slot_name from pg_replication_slots where invalidation_reason = 'wal_removed'", superuser=True)
+            return place.sql(
+                "select slot_name from pg_replication_slots where invalidation_reason = 'wal_removed'", superuser=True
+            )
+
         place.wait(lost, "slot that is lost")
     finally:
         for setting in ("max_slot_wal_keep_size", "wal_keep_size"):
@@ -123,7 +143,14 @@ def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(place, make):
         place.sql("select pg_reload_conf()", superuser=True)
         place.on(standby, "systemctl start patroni")
     said = []
-    place.await_nothing(lambda: "" if (said.append(make("status").stdout) or f"{standby} cannot catch up: {primary}" in said[-1]) else said[-1], "such a standby")
+    place.await_nothing(
+        lambda: (
+            ""
+            if (said.append(make("status").stdout) or f"{standby} cannot catch up: {primary}" in said[-1])
+            else said[-1]
+        ),
+        "such a standby",
+    )
     command = re.search(rf"{standby} cannot catch up.* On it: (patronictl .*)", said[-1])[1]
     place.on(standby, command)
     place.whole()

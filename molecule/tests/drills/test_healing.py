@@ -4,9 +4,24 @@ import pytest
 
 EVERYWHERE = ["ssh", "rsyslog", "munin-node", "systemd-journald"]
 SERVICES = [
-    ("lb", "nginx"), ("lb", "keepalived"), ("lb", "balancer-watch"), ("lb", "backend-watch"), ("app", "apache2"), ("app", "pgpool2"),
-    ("app", "pgpool-follow"), ("media", "lighttpd"), ("cache", "memcached"), ("db", "patroni"), ("quorum", "etcd"), ("monitor", "nginx"), ("monitor", "nagios4"), ("monitor", "status-page"),
-    ("db", "pgbackrest"), ("backup", "pgbackrest"), ("backup", "restic-rest-server"), *(("monitor", unit) for unit in EVERYWHERE),
+    ("lb", "nginx"),
+    ("lb", "keepalived"),
+    ("lb", "balancer-watch"),
+    ("lb", "backend-watch"),
+    ("app", "apache2"),
+    ("app", "pgpool2"),
+    ("app", "pgpool-follow"),
+    ("media", "lighttpd"),
+    ("cache", "memcached"),
+    ("db", "patroni"),
+    ("quorum", "etcd"),
+    ("monitor", "nginx"),
+    ("monitor", "nagios4"),
+    ("monitor", "status-page"),
+    ("db", "pgbackrest"),
+    ("backup", "pgbackrest"),
+    ("backup", "restic-rest-server"),
+    *(("monitor", unit) for unit in EVERYWHERE),
 ]
 
 
@@ -32,6 +47,7 @@ def test_comes_back(place, group, unit):
     def back():
         now = show(place, host, unit)
         return now["ActiveState"] == "active" and now["MainPID"] not in ("0", before["MainPID"])
+
     place.wait(back, f"{unit} on {host}", 30)
 
 
@@ -42,5 +58,8 @@ def test_has_a_limit_and_a_back_off(place, group, unit):
     if unit == "ssh":  # a host nobody can log in to helps nobody: it is tried for ever
         return
     assert told["StartLimitIntervalUSec"] != "0" and int(told["StartLimitBurst"]) <= 60
-    if unit not in ("pgpool2", "systemd-journald"):  # pgpool-follow has pgpool's back-off; without a journal the rest is blind
+    if unit not in (
+        "pgpool2",
+        "systemd-journald",
+    ):  # pgpool-follow has pgpool's back-off; without a journal the rest is blind
         assert told["RestartSteps"] == "5" and told["RestartMaxDelayUSec"] == "10s"

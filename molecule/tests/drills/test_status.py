@@ -31,5 +31,7 @@ def test_names_a_host_that_is_off(place, make, mended):
         place.start(media)
     assert done.returncode != 0
     assert f"{media} does not answer over SSH" in done.stdout
-    assert all(f"{lb}: gets no answer from {media} of its files" in done.stdout for lb in place.groups["lb"]), done.stdout
+    assert all(f"{lb}: gets no answer from {media} of its files" in done.stdout for lb in place.groups["lb"]), (
+        done.stdout
+    )
     assert "SILENT" in done.stdout

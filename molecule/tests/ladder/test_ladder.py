@@ -32,7 +32,13 @@ def box(tier, make):
     without an error. Its packages came by half before the first run, and Debian has started what they bring."""
     make("down")  # what a run that was cut off has left
     host = tier.host("box1")
-    for words in (("up", "RUNG=1-one-box", "IMAGE=bare"), "rm -r /var/lib/apt/lists/*", ("converge", "CHECK=1"), CUT_OFF, ("converge",)):
+    for words in (
+        ("up", "RUNG=1-one-box", "IMAGE=bare"),
+        "rm -r /var/lib/apt/lists/*",
+        ("converge", "CHECK=1"),
+        CUT_OFF,
+        ("converge",),
+    ):
         if isinstance(words, str):
             host.check_output(words)
             continue
@@ -58,19 +64,35 @@ def test_the_box_has_its_name_and_keeps_it(box, tier):
     assert box.on("box1", "hostname; cat /etc/hostname").split() == ["box1", "box1"]
     assert box.on("box1", "getent hosts $(hostname)").split() == [tier.address("box1"), "box1"]
     # What cloud-init writes /etc/hosts from, where its settings tell it to.
-    assert box.on("box1", "cmp /etc/hosts /etc/cloud/templates/hosts.debian.tmpl && cat /etc/cloud/cloud.cfg.d/*").endswith("manage_etc_hosts: false")
+    assert box.on(
+        "box1", "cmp /etc/hosts /etc/cloud/templates/hosts.debian.tmpl && cat /etc/cloud/cloud.cfg.d/*"
+    ).endswith("manage_etc_hosts: false")
 
 
 def test_debians_own_daemons_were_taken_over(box, tier):
     """etcd's cluster is this tier's, its data of before are kept aside, and there is one PostgreSQL: Patroni's."""
     address = tier.address("box1")
-    members = box.run("box1", "env", f"ETCDCTL_PASSWORD={tier.value('etcd_root_password', 'box1')}", "etcdctl", f"--endpoints=https://{address}:2379",
-                      "--user=root", "--cacert=/etc/etcd-tls/ca.pem", "--cert=/etc/etcd-tls/certificate.pem", "--key=/etc/etcd-tls/key.pem", "member", "list")
+    members = box.run(
+        "box1",
+        "env",
+        f"ETCDCTL_PASSWORD={tier.value('etcd_root_password', 'box1')}",
+        "etcdctl",
+        f"--endpoints=https://{address}:2379",
+        "--user=root",
+        "--cacert=/etc/etcd-tls/ca.pem",
+        "--cert=/etc/etcd-tls/certificate.pem",
+        "--key=/etc/etcd-tls/key.pem",
+        "member",
+        "list",
+    )
     assert f", box1, https://{address}:2380, " in members and len(members.splitlines()) == 1, members
     assert box.on("box1", "ls /var/lib/etcd/not-ours-*").split() == ["snap", "wal"]
     assert box.run("box1", "pgrep", "--count", "--full", "^/usr/lib/postgresql/17/bin/postgres -D") == "1"
     assert box.on("box1", "systemctl is-active postgresql@17-main; true") == "inactive"
-    assert box.on("box1", "ls /usr/sbin/policy-rc.d /var/lib/dpkg/updates/* 2>&1 | grep -v 'cannot access'; dpkg --audit") == ""
+    assert (
+        box.on("box1", "ls /usr/sbin/policy-rc.d /var/lib/dpkg/updates/* 2>&1 | grep -v 'cannot access'; dpkg --audit")
+        == ""
+    )
 
 
 def test_the_database_gets_a_host_of_its_own(box, tier, make):
@@ -107,4 +129,7 @@ def test_the_box_is_no_database_any_more(box, tier, make):
     done = make("status")
     assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
     done = make("site")
-    assert done.returncode == 0 and "changed=0" in done.stdout.partition("PLAY RECAP")[2].split("box1", 1)[1].splitlines()[0], done.stdout[-2000:]
+    assert (
+        done.returncode == 0
+        and "changed=0" in done.stdout.partition("PLAY RECAP")[2].split("box1", 1)[1].splitlines()[0]
+    ), done.stdout[-2000:]

@@ -41,8 +41,15 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         status = 503 if first and fault == "busy" else 200
-        said = json.dumps({"method": self.command, "path": self.path, "headers": dict(self.headers.items()),
-                           "size": len(body), "sha": hashlib.sha256(body).hexdigest()}).encode()
+        said = json.dumps(
+            {
+                "method": self.command,
+                "path": self.path,
+                "headers": dict(self.headers.items()),
+                "size": len(body),
+                "sha": hashlib.sha256(body).hexdigest(),
+            }
+        ).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(said)))
         self.send_header("X-Served-By", "here/r1")

@@ -17,8 +17,18 @@ POSTS = 8  # at once, so that every app host gets some
 
 def pools(tier, *drained):
     """Put the pools into force without some hosts: the process, still at it."""
-    command = ["ansible-playbook", "-i", tier.inventory, *tier.options, "-e", json.dumps({"lb_drained": drained}), PLAYBOOK]
-    return subprocess.Popen(command, cwd=ROOT, env=tier.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        "ansible-playbook",
+        "-i",
+        tier.inventory,
+        *tier.options,
+        "-e",
+        json.dumps({"lb_drained": drained}),
+        PLAYBOOK,
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=tier.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def done(process):

@@ -34,6 +34,7 @@ def bench_fixture(tier, site):
 
 # ------------------------------------------------------------------ the real tier
 
+
 def test_visitors_get_pages_by_the_virtual_ip(tier, site):
     answer = Balancer(tier, site, site["vip"]).ask("/")
     assert answer.status == 200
@@ -61,7 +62,7 @@ def test_files_come_from_every_media_host(host, lb, log, site):
         token = uuid.uuid4().hex
         # Each host is asked for a file that the one before it does not have.
         assert lb.ask(f"{url}no-such-file?{token}").status == 404
-        line, = await_true(lambda: logged(host, token, log))
+        (line,) = await_true(lambda: logged(host, token, log))
         assert set(line["upstream"].split(", ")) == expected
 
 
@@ -86,8 +87,11 @@ def test_healthy_hosts_never_look_failed_under_load(lb):
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_tls_is_modern(lb):
-    for version, expected in [(ssl.TLSVersion.TLSv1_1, None), (ssl.TLSVersion.TLSv1_2, "TLSv1.2"),
-                              (ssl.TLSVersion.TLSv1_3, "TLSv1.3")]:
+    for version, expected in [
+        (ssl.TLSVersion.TLSv1_1, None),
+        (ssl.TLSVersion.TLSv1_2, "TLSv1.2"),
+        (ssl.TLSVersion.TLSv1_3, "TLSv1.3"),
+    ]:
         context = ssl.create_default_context(cafile=lb.authority)
         context.set_ciphers("ALL:@SECLEVEL=0")
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
@@ -130,9 +134,18 @@ def test_logging_goes_on_after_a_rotation(host, lb, log, site):
 
 # ------------------------------------------------------------------ the bench
 
+
 def test_hosts_learn_the_truth_about_a_visitor(bench):
-    lies = {"X-Forwarded-For": "6.6.6.6", "X-Real-IP": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X-Forwarded-Proto": "http",
-            "X-Forwarded-Host": "evil.example", "X-Request-Id": "lie", "Proxy": "evil.example", "X_Forwarded_Proto": "http"}
+    lies = {
+        "X-Forwarded-For": "6.6.6.6",
+        "X-Real-IP": "6.6.6.6",
+        "Forwarded": "for=6.6.6.6",
+        "X-Forwarded-Proto": "http",
+        "X-Forwarded-Host": "evil.example",
+        "X-Request-Id": "lie",
+        "Proxy": "evil.example",
+        "X_Forwarded_Proto": "http",
+    }
     answer = bench.ask("/truth", headers=lies)
     with socket.create_connection((bench.address, bench.ports["https"])) as probe:
         own = probe.getsockname()[0]
@@ -142,15 +155,28 @@ def test_hosts_learn_the_truth_about_a_visitor(bench):
     assert told["X-Forwarded-Proto"] == "https"
     assert told["X-Request-Id"] == answer.getheader("X-Request-Id") != "lie"
     assert not {"X-Forwarded-Host", "Forwarded", "Proxy", "X_Forwarded_Proto"} & set(told)
-    line, = await_true(lambda: logged(bench.host, told["X-Request-Id"], bench.log))
-    assert (line["client"], line["status"], line["served_by"], line["upstream_status"]) == (own, "200", "here/r1", "200")
+    (line,) = await_true(lambda: logged(bench.host, told["X-Request-Id"], bench.log))
+    assert (line["client"], line["status"], line["served_by"], line["upstream_status"]) == (
+        own,
+        "200",
+        "here/r1",
+        "200",
+    )
     assert float(line["upstream_time"]) >= 0 and float(line["request_time"]) >= 0
     assert "X-Served-By" not in answer.headers
 
 
-@pytest.mark.parametrize(("claimed", "kept"), [
-    ("0123456789abcdef0123456789abcdef", True), ("01234567-89ab-cdef-0123-456789abcdef", True), ("0123456789ABCDEF0123456789ABCDEF", False),
-    ("0123456789abcdef0123456789abcdef*/", False), ("f" * 31, False), ("f" * 33, False)])
+@pytest.mark.parametrize(
+    ("claimed", "kept"),
+    [
+        ("0123456789abcdef0123456789abcdef", True),
+        ("01234567-89ab-cdef-0123-456789abcdef", True),
+        ("0123456789ABCDEF0123456789ABCDEF", False),
+        ("0123456789abcdef0123456789abcdef*/", False),
+        ("f" * 31, False),
+        ("f" * 33, False),
+    ],
+)
 def test_a_visitors_own_id_is_kept_if_it_is_one(bench, claimed, kept):
     answer = bench.ask("/truth", headers={"X-Request-Id": claimed})
     told = json.loads(answer.text)["headers"]["X-Request-Id"]
@@ -210,7 +236,7 @@ def test_with_every_app_host_down_visitors_are_told_and_files_served(bench, site
 def test_uploads_arrive_whole_up_to_the_limit(bench, site):
     limit = site["limit"]
     body = bytes(range(256)) * (limit // 256)
-    halves = iter([body[:limit // 2], body[limit // 2:]])
+    halves = iter([body[: limit // 2], body[limit // 2 :]])
     for sent in (body, halves):
         told = json.loads(bench.ask("/upload", "POST", sent).text)
         assert (told["size"], told["sha"]) == (limit, hashlib.sha256(body).hexdigest())
@@ -220,7 +246,10 @@ def test_uploads_arrive_whole_up_to_the_limit(bench, site):
 
 def test_larger_uploads_are_refused(bench, site):
     token, size = uuid.uuid4().hex, site["limit"] + 1
-    for framing, body in [(f"Content-Length: {size}", b""), ("Transfer-Encoding: chunked", b"%x\r\n" % size + bytes(size))]:
+    for framing, body in [
+        (f"Content-Length: {size}", b""),
+        ("Transfer-Encoding: chunked", b"%x\r\n" % size + bytes(size)),
+    ]:
         with bench.tls() as connection:
             connection.sendall(f"POST /{token} HTTP/1.1\r\nHost: {bench.name}\r\n{framing}\r\n\r\n".encode() + body)
             assert connection.recv(100).split()[1] == b"413"

@@ -30,7 +30,11 @@ def test_requests_and_failures_are_counted_for_each_host(tier, on, site, make):
         assert {lb.ask(f"{site['urls'][0]}no-such-file").status for _ in range(ASKED)} <= {404, 502}
     finally:
         on(broken["name"]).check_output("systemctl start lighttpd")
-    await_true(lambda: on(broken["name"]).run(f"curl -so /dev/null {broken['address']}:{site['pools']['media']['port']}").rc == 0)
+    await_true(
+        lambda: (
+            on(broken["name"]).run(f"curl -so /dev/null {broken['address']}:{site['pools']['media']['port']}").rc == 0
+        )
+    )
     after = seen(make, balancer["name"])
     assert sum(after[app][0] - before[app][0] for app in apps) >= ASKED
     assert after[broken["name"]][1] > before[broken["name"]][1]

@@ -12,14 +12,24 @@ def test_a_few_visitors_are_measured(make, place, tier):
     place.whole()
     done = make("load", "USERS=6", "SECONDS=10")
     assert done.returncode == 0, words(done)[-3000:]
-    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if re.match(r"  (page|static|media|session|change|all) +\d", line)}
+    rows = {
+        line.split()[0]: line.split()
+        for line in done.stdout.splitlines()
+        if re.match(r"  (page|static|media|session|change|all) +\d", line)
+    }
     assert {"page", "static", "all"} <= set(rows) and int(rows["all"][1]) > 30 and rows["all"][2] == "0", words(done)
     assert "bottleneck" in done.stdout
     for host in (host for tier_name in ("lb", "app", "media", "cache", "db") for host in place.groups[tier_name]):
         assert re.search(rf" {host} +\d+% ", done.stdout), f"{host} did not tell"
-    tiers = {line.split("  ")[1]: line for line in done.stdout.splitlines() if re.match(r"  (balancers|app hosts|media hosts) +requests +\d", line)}
+    tiers = {
+        line.split("  ")[1]: line
+        for line in done.stdout.splitlines()
+        if re.match(r"  (balancers|app hosts|media hosts) +requests +\d", line)
+    }
     assert set(tiers) == {"balancers", "app hosts", "media hosts"}
-    assert re.search(r"  cache +lookups, \d+% found +\d", done.stdout) and re.search(r"  databases +transactions +\d+ +\d+ ", done.stdout), words(done)
+    assert re.search(r"  cache +lookups, \d+% found +\d", done.stdout) and re.search(
+        r"  databases +transactions +\d+ +\d+ ", done.stdout
+    ), words(done)
     report = (tier.state / "load.html").read_text()
     assert "What visitors got" in report and all(host in report for host in place.groups["app"])
     assert not (tier.state / "load/plan.json").exists()

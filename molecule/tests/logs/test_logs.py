@@ -32,7 +32,9 @@ SERVICES = {
 }
 OFFER = b"relp_version=0\nrelp_software=test\ncommands=syslog"
 AWAY = 300  # lines that each host writes while the monitor is off: more than are under way to it at any time
-SLOW_S = 2.5  # seconds a statement is held up: more than PostgreSQL lets pass unlogged, less than a balancer has patience
+SLOW_S = (
+    2.5  # seconds a statement is held up: more than PostgreSQL lets pass unlogged, less than a balancer has patience
+)
 
 
 @pytest.fixture(name="monitor", scope="module")
@@ -48,7 +50,10 @@ def kept_fixture(place, tier, monitor):
 
     def kept(words, *hosts):
         files = [f"{directory}/{host}.log{end}" for host in hosts or place.groups["all"] for end in (".1", "")]
-        return place.run(monitor, "sh", "-c", 'words=$1; shift; grep -hsF -e "$words" "$@"; true', "sh", words, *files).splitlines()
+        return place.run(
+            monitor, "sh", "-c", 'words=$1; shift; grep -hsF -e "$words" "$@"; true', "sh", words, *files
+        ).splitlines()
+
     return kept
 
 
@@ -60,9 +65,14 @@ def await_lines_fixture(place, tier, monitor):
 
     def await_lines(wanted, seconds=30):
         def missing():
-            left = {host: place.run(monitor, "sh", "-c", search, "sh", f"{directory}/{host}.log", *words) for host, words in wanted.items()}
+            left = {
+                host: place.run(monitor, "sh", "-c", search, "sh", f"{directory}/{host}.log", *words)
+                for host, words in wanted.items()
+            }
             return "; ".join(f"{host}: {words}" for host, words in left.items() if words)
+
         place.await_nothing(missing, "lines", seconds)
+
     return await_lines
 
 
@@ -74,6 +84,7 @@ def web_fixture(tier, monitor, visitor):
 
     def web(path, auth=("munin", password)):
         return visitor.get(root + path, auth=auth, timeout=10)
+
     return web
 
 
@@ -98,12 +109,15 @@ def plain(message):
 
 # ------------------------------------------------------------------ everything arrives
 
+
 def test_lines_of_every_service_arrive(place, await_lines):
     services = {**SERVICES, "lb": [*SERVICES["lb"], place.engine]}
     wanted = {}
     for host in place.groups["all"]:
         units = [unit for group, some in services.items() if host in place.groups[group] for unit in some]
-        newest = place.on(host, f"for unit in {' '.join(units)}; do journalctl --quiet --unit $unit --lines 1 --output json; done").splitlines()
+        newest = place.on(
+            host, f"for unit in {' '.join(units)}; do journalctl --quiet --unit $unit --lines 1 --output json; done"
+        ).splitlines()
         assert len(newest) == len(units), f"not each of {', '.join(units)} of {host} has said anything: {newest}"
         wanted[host] = [plain(json.loads(line)["MESSAGE"]) for line in newest]
     await_lines(wanted)
@@ -117,8 +131,13 @@ def test_requests_arrive_from_every_host_that_had_a_part_in_them(place, kept, ti
     for answer, group, name in ((page, "app", "apache2-access"), (file, "media", "lighttpd-access")):
         known_as = answer.headers["X-Request-Id"]
         for hosts, begins in ((place.groups["lb"], f"{place.engine}-access"), (place.groups[group], name)):
-            place.wait(lambda known_as=known_as, hosts=hosts, begins=begins: [line for line in kept(known_as, *hosts) if line.split()[2] == f"{begins}:"],
-                       f"{begins} with {known_as}", 90)
+            place.wait(
+                lambda known_as=known_as, hosts=hosts, begins=begins: [
+                    line for line in kept(known_as, *hosts) if line.split()[2] == f"{begins}:"
+                ],
+                f"{begins} with {known_as}",
+                90,
+            )
 
 
 def test_statements_of_the_database_arrive(place, kept):
@@ -133,19 +152,32 @@ def test_who_came_in_is_told_of_every_host(place, kept, tier):
     begun = time.time()
     for host in place.groups["all"]:
         options = shlex.split(tier.value("ansible_ssh_common_args", host))
-        subprocess.run(["ssh", "-i", tier.key, *options, f"{tier.value('ansible_user', host)}@{tier.address(host)}", "sudo true"],
-                       stdin=subprocess.DEVNULL, capture_output=True, check=True)
+        subprocess.run(
+            ["ssh", "-i", tier.key, *options, f"{tier.value('ansible_user', host)}@{tier.address(host)}", "sudo true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+        )
 
     def missing():
-        return ", ".join(f"{words} on {host}" for host in place.groups["all"] for words in ("Accepted publickey for ", "session opened for user root")
-                         if not any(told(line) >= begun - 1 for line in kept(words, host)))
+        return ", ".join(
+            f"{words} on {host}"
+            for host in place.groups["all"]
+            for words in ("Accepted publickey for ", "session opened for user root")
+            if not any(told(line) >= begun - 1 for line in kept(words, host))
+        )
+
     place.await_nothing(missing, "line", 30)
 
 
 def test_the_ledger_of_releases_arrives(place, kept):
     for host in place.groups["app"]:
         written = place.on(host, "tail --lines 1 /var/log/releases.jsonl")
-        place.wait(lambda host=host, written=written: [line for line in kept(written, host) if " releases" in line], f"{written} of {host}", 20)
+        place.wait(
+            lambda host=host, written=written: [line for line in kept(written, host) if " releases" in line],
+            f"{written} of {host}",
+            20,
+        )
 
 
 def test_what_is_written_while_the_monitor_is_away_arrives(place, kept, tier, visitor, monitor):
@@ -162,13 +194,17 @@ def test_what_is_written_while_the_monitor_is_away_arrives(place, kept, tier, vi
 
     def missing():
         left = {host: sent - {line.rpartition("-")[2] for line in kept(f"away-{token}-", host)} for host in others}
-        return "; ".join(f"{len(numbers)} of {host}, {min(numbers, key=int)} first" for host, numbers in left.items() if numbers)
+        return "; ".join(
+            f"{len(numbers)} of {host}, {min(numbers, key=int)} first" for host, numbers in left.items() if numbers
+        )
+
     place.await_nothing(missing, "lines", 180)
 
     def unfollowed():
         lines = kept(token, *place.groups["lb"]) + kept(token, *place.groups["app"])
         ids = {answer.headers["X-Request-Id"] for answer in answers}
         return ", ".join(one for one in ids if len({line.split()[2] for line in lines if one in line}) < 2)
+
     place.await_nothing(unfollowed, "balancer's and Apache's line", 60)
     place.whole()
     print(f"{len(others) * AWAY} lines and {len(answers)} requests, none lost")
@@ -176,13 +212,19 @@ def test_what_is_written_while_the_monitor_is_away_arrives(place, kept, tier, vi
 
 # ------------------------------------------------------------------ a request is followed
 
+
 # What the disk has of rsyslog's place in the journal after a power cut: nothing, or that of an entry which the journal lost.
-@pytest.mark.parametrize("damage", ["truncate --size 0", "sed -i 's/;i=[0-9a-f]*;/;i=ffffffff;/; s/;x=.*/;x=1/'"], ids=["empty", "lost"])
+@pytest.mark.parametrize(
+    "damage", ["truncate --size 0", "sed -i 's/;i=[0-9a-f]*;/;i=ffffffff;/; s/;x=.*/;x=1/'"], ids=["empty", "lost"]
+)
 def test_a_power_cut_sends_no_line_twice_and_loses_none(place, kept, damage):
     host, (before, meanwhile) = place.groups["app"][-1], (uuid.uuid4().hex for _ in range(2))
     place.on(host, f"logger {before}")
     place.wait(lambda: kept(before, host), "line before the power cut", 30)
-    place.on(host, f"systemctl stop rsyslog && {damage} /var/spool/rsyslog/imjournal.state; logger {meanwhile}; systemctl start rsyslog")
+    place.on(
+        host,
+        f"systemctl stop rsyslog && {damage} /var/spool/rsyslog/imjournal.state; logger {meanwhile}; systemctl start rsyslog",
+    )
     place.wait(lambda: kept(meanwhile, host), "line after the power cut", 30)
     assert [len(kept(words, host)) for words in (before, meanwhile)] == [1, 1]
 
@@ -190,9 +232,18 @@ def test_a_power_cut_sends_no_line_twice_and_loses_none(place, kept, damage):
 def test_a_request_is_followed_from_the_balancer_to_the_database(place, kept, make, tier, visitor):
     known_as = uuid.uuid4().hex
     # Two requests of one story: a page that waits for the database to take its session, and one that is not there.
-    hold = threading.Thread(target=place.sql, args=(f"begin; lock table django_session in exclusive mode; select pg_sleep({SLOW_S}); commit",))
+    hold = threading.Thread(
+        target=place.sql,
+        args=(f"begin; lock table django_session in exclusive mode; select pg_sleep({SLOW_S}); commit",),
+    )
     hold.start()
-    place.wait(lambda: place.sql("select 1 from pg_locks where relation = 'django_session'::regclass and mode = 'ExclusiveLock' and granted"), "lock", 10)
+    place.wait(
+        lambda: place.sql(
+            "select 1 from pg_locks where relation = 'django_session'::regclass and mode = 'ExclusiveLock' and granted"
+        ),
+        "lock",
+        10,
+    )
     page = visitor.get(f"{tier.url}/visits/?format=json", headers={"X-Request-Id": known_as}, timeout=20)
     hold.join()
     none = visitor.get(f"{tier.url}/none-{known_as}", headers={"X-Request-Id": known_as}, timeout=20)
@@ -208,7 +259,12 @@ def test_a_request_is_followed_from_the_balancer_to_the_database(place, kept, ma
 
     def missing(lines):
         return ", ".join(name for name, pattern in wanted.items() if not re.search(pattern, lines, re.MULTILINE))
-    place.await_nothing(lambda: missing("\n".join(kept(known_as, *place.groups["lb"], *place.groups["app"], *place.groups["db"]))), "line of the request", 60)
+
+    place.await_nothing(
+        lambda: missing("\n".join(kept(known_as, *place.groups["lb"], *place.groups["app"], *place.groups["db"]))),
+        "line of the request",
+        60,
+    )
     done = make("logs", f"REQUEST={known_as}")
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and missing(done.stdout) == ""
@@ -237,6 +293,7 @@ def test_what_cannot_be_asked_is_refused(make):
 
 # ------------------------------------------------------------------ nobody else gets in
 
+
 def answered(address, port, context=None):
     """Whether the monitor takes up RELP with whoever asks like this."""
     try:
@@ -256,15 +313,49 @@ def openssl(*words):
 @pytest.fixture(name="certified")
 def certified_fixture(tmp_path):
     """certified("app1", authority's certificate and key) is what a client of that name has: its certificate and key."""
+
     def certified(name, certificate, key):
-        paths = {part: tmp_path / f"{name}.{part}" for part in ("key", "request", "certificate", "authority", "authority-key")}
+        paths = {
+            part: tmp_path / f"{name}.{part}"
+            for part in ("key", "request", "certificate", "authority", "authority-key")
+        }
         paths["authority"].write_text(certificate)
         paths["authority-key"].write_text(key)
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(paths["key"]), "-subj", f"/CN={name}",
-                "-addext", f"subjectAltName=DNS:{name}", "-out", str(paths["request"]))
-        openssl("x509", "-req", "-in", str(paths["request"]), "-CA", str(paths["authority"]), "-CAkey", str(paths["authority-key"]), "-CAcreateserial",
-                "-copy_extensions", "copy", "-days", "1", "-out", str(paths["certificate"]))
+        openssl(
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            str(paths["key"]),
+            "-subj",
+            f"/CN={name}",
+            "-addext",
+            f"subjectAltName=DNS:{name}",
+            "-out",
+            str(paths["request"]),
+        )
+        openssl(
+            "x509",
+            "-req",
+            "-in",
+            str(paths["request"]),
+            "-CA",
+            str(paths["authority"]),
+            "-CAkey",
+            str(paths["authority-key"]),
+            "-CAcreateserial",
+            "-copy_extensions",
+            "copy",
+            "-days",
+            "1",
+            "-out",
+            str(paths["certificate"]),
+        )
         return paths["certificate"], paths["key"]
+
     return certified
 
 
@@ -279,6 +370,7 @@ def test_only_hosts_of_the_tier_are_let_in(place, tier, monitor, certified):
         if certificate:
             made.load_cert_chain(*certificate)
         return made
+
     host = place.groups["app"][0]
     assert answered(address, port, context(*certified(host, *own)))
     assert not answered(address, port)
@@ -300,6 +392,7 @@ def test_hosts_tell_nobody_else_their_lines(place, tier, monitor):
 
 # ------------------------------------------------------------------ nothing grows without end
 
+
 def test_what_is_kept_is_bounded(place, tier, monitor):
     directory, days, size = tier.value("[log_dir, log_days, log_max]")
     probe = f"{directory}/tier-probe.log"
@@ -307,11 +400,17 @@ def test_what_is_kept_is_bounded(place, tier, monitor):
     def rotated(*options):
         place.on(monitor, f"logrotate --state /run/tier-probe.state {' '.join(options)} /etc/logrotate.d/rsyslog")
         return set(place.on(monitor, f"ls {directory} | grep tier-probe").split())
+
     try:
         # As many files as there may be, and one more.
-        place.on(monitor, f"echo newest > {probe}; echo second > {probe}.1; for n in $(seq 2 {days}); do echo old | gzip > {probe}.$n.gz; done")
+        place.on(
+            monitor,
+            f"echo newest > {probe}; echo second > {probe}.1; for n in $(seq 2 {days}); do echo old | gzip > {probe}.$n.gz; done",
+        )
         found = rotated("--force")
-        assert len(found) == days and f"tier-probe.log.{days}.gz" in found and f"tier-probe.log.{days + 1}.gz" not in found
+        assert (
+            len(found) == days and f"tier-probe.log.{days}.gz" in found and f"tier-probe.log.{days + 1}.gz" not in found
+        )
         assert place.on(monitor, f"cat {probe}.1") == "newest"
         # One that is too large before its day is over.
         place.on(monitor, f"rm {directory}/tier-probe*; echo x > {probe}")
@@ -319,7 +418,10 @@ def test_what_is_kept_is_bounded(place, tier, monitor):
         place.on(monitor, f"truncate --size {size} {probe}; echo x >> {probe}")
         assert rotated() == {"tier-probe.log.1"}
         # One that nobody rotates any more.
-        place.on(monitor, f"touch --date '{days + 1} days ago' {probe}.1; echo x > {probe}; systemd-tmpfiles --clean --prefix {directory}")
+        place.on(
+            monitor,
+            f"touch --date '{days + 1} days ago' {probe}.1; echo x > {probe}; systemd-tmpfiles --clean --prefix {directory}",
+        )
         assert place.on(monitor, f"ls {directory} | grep tier-probe") == "tier-probe.log"
     finally:
         place.on(monitor, f"rm -f {directory}/tier-probe* /run/tier-probe.state")
@@ -329,12 +431,18 @@ def test_what_a_host_writes_itself_is_bounded(place, tier):
     """Some rotation knows every file that the tier's services write."""
     files = tier.value("dict(groups['all'] | zip(groups['all'] | map('extract', hostvars, 'log_files')))")
     for host in place.groups["all"]:
-        written = place.on(host, f"ls {' '.join(one['path'] for one in files[host])} /var/log/syslog /var/log/auth.log 2>/dev/null || true").split()
-        considered = place.on(host, "logrotate --debug /etc/logrotate.conf 2>&1 | sed -n 's/^considering log //p'").split()
+        written = place.on(
+            host,
+            f"ls {' '.join(one['path'] for one in files[host])} /var/log/syslog /var/log/auth.log 2>/dev/null || true",
+        ).split()
+        considered = place.on(
+            host, "logrotate --debug /etc/logrotate.conf 2>&1 | sed -n 's/^considering log //p'"
+        ).split()
         assert written and set(written) <= set(considered), f"{host}: {set(written) - set(considered)}"
 
 
 # ------------------------------------------------------------------ what visitors asked for
+
 
 def test_the_page_of_requests_is_there_and_asks_for_the_password(place, kept, tier, visitor, web, monitor):
     answer = visitor.get(f"{tier.url}/about/?secret={uuid.uuid4().hex}", timeout=10)
@@ -350,18 +458,29 @@ def test_the_page_of_requests_is_there_and_asks_for_the_password(place, kept, ti
 
 
 def test_the_page_is_made_anew_by_itself(place, monitor):
-    timer, = json.loads(place.on(monitor, "systemctl list-timers goaccess.timer --output json"))
+    (timer,) = json.loads(place.on(monitor, "systemctl list-timers goaccess.timer --output json"))
     assert 0 < timer["next"] / 1_000_000 - time.time() <= 300
 
 
 # ------------------------------------------------------------------ and no secret
 
+
 def secrets_of(tier):
     """{name: words by which one would know it}, of everything in the environment's vault that is not for everybody."""
     vault = tier.variables[0].load_from_file(str(vault_of(pathlib.Path(tier.inventory).resolve())))
-    single = {name: value for name, value in vault.items() if isinstance(value, str) and not name.endswith("_certificate")}
-    nested = {f"{name}.{key}": value for name, values in vault.items() if isinstance(values, dict) for key, value in values.items()}
-    found = {name: [line for line in str(value).splitlines() if len(line) >= 8 and "-----" not in line] for name, value in (single | nested).items()}
+    single = {
+        name: value for name, value in vault.items() if isinstance(value, str) and not name.endswith("_certificate")
+    }
+    nested = {
+        f"{name}.{key}": value
+        for name, values in vault.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+    found = {
+        name: [line for line in str(value).splitlines() if len(line) >= 8 and "-----" not in line]
+        for name, value in (single | nested).items()
+    }
     return {name: words for name, words in found.items() if words}
 
 
@@ -371,14 +490,19 @@ def test_no_secret_is_in_any_log_of_any_host(place, tier):
     assert {"db_site_password", "log_ca_key", "monitor_password", "site_secret_key", "tls_key"} <= set(secrets)
     canary = uuid.uuid4().hex
     words = "\n".join([canary, *(word for some in secrets.values() for word in some)])
-    search = ("umask 077; cat > /run/tier-words; { journalctl --output export --no-pager; find /var/log /var/spool/rsyslog -type f "
-              "-not -path '/var/log/journal/*' -exec zcat --force {} +; } 2>/dev/null | grep --text --only-matching --fixed-strings "
-              "--file /run/tier-words | sort --unique; rm /run/tier-words")
+    search = (
+        "umask 077; cat > /run/tier-words; { journalctl --output export --no-pager; find /var/log /var/spool/rsyslog -type f "
+        "-not -path '/var/log/journal/*' -exec zcat --force {} +; } 2>/dev/null | grep --text --only-matching --fixed-strings "
+        "--file /run/tier-words | sort --unique; rm /run/tier-words"
+    )
 
     def telling(host):
         place.on(host, f"logger --tag tier-probe {canary}; journalctl --sync")
-        found = subprocess.run(inside(place.container(host), "sh", "-c", search), input=words, capture_output=True, text=True, check=True).stdout.splitlines()
+        found = subprocess.run(
+            inside(place.container(host), "sh", "-c", search), input=words, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
         assert canary in found, f"the search on {host} finds nothing"
         return [f"{host} tells {name}" for name, some in secrets.items() if set(some) & set(found)]
+
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
         assert [told for some in threads.map(telling, place.groups["all"]) for told in some] == []

@@ -17,8 +17,8 @@ from controller import browser
 
 COMMANDS = "/var/lib/nagios4/rw/nagios.cmd"
 SPOOL = "/var/lib/nagios-notify"
-AGAIN = 6.0    # seconds after which what is awaited is looked at again
-BUDGET = 200   # seconds that a wave's alarms may take, and as many its recoveries
+AGAIN = 6.0  # seconds after which what is awaited is looked at again
+BUDGET = 200  # seconds that a wave's alarms may take, and as many its recoveries
 
 
 class Nagios:
@@ -41,13 +41,23 @@ class Nagios:
     def look(self, *pairs):
         """Have it look at (host, service) now; ("db1", "") is the host itself."""
         now = int(time.time())
-        self.order(*(f"SCHEDULE_FORCED_SVC_CHECK;{host};{service};{now}" if service else f"SCHEDULE_FORCED_HOST_CHECK;{host};{now}"
-                     for host, service in pairs))
+        self.order(
+            *(
+                f"SCHEDULE_FORCED_SVC_CHECK;{host};{service};{now}"
+                if service
+                else f"SCHEDULE_FORCED_HOST_CHECK;{host};{now}"
+                for host, service in pairs
+            )
+        )
 
     def status(self):
         """{(host, service): what Nagios knows of it}, as of a few seconds ago; the service of a host itself is ""."""
         found = {}
-        for kind, body in re.findall(r"(?m)^(host|service)status \{\n(.*?)^\t\}", self.on("cat /var/lib/nagios4/status.dat", check=False) or "", re.S):
+        for kind, body in re.findall(
+            r"(?m)^(host|service)status \{\n(.*?)^\t\}",
+            self.on("cat /var/lib/nagios4/status.dat", check=False) or "",
+            re.S,
+        ):
             said = dict(line.strip().split("=", 1) for line in body.splitlines() if "=" in line)
             found[said["host_name"], said["service_description"] if kind == "service" else ""] = said
         return found
@@ -55,8 +65,10 @@ class Nagios:
     @functools.cached_property
     def known(self):
         """Every (host, service) that is declared."""
-        declared = re.findall(r"(?m)^define service \{\n\s+use +watched\n\s+host_name +(\S+)\n\s+service_description +(.+)$",
-                              self.on("cat /etc/nagios4/tier.cfg"))
+        declared = re.findall(
+            r"(?m)^define service \{\n\s+use +watched\n\s+host_name +(\S+)\n\s+service_description +(.+)$",
+            self.on("cat /etc/nagios4/tier.cfg"),
+        )
         return [(host, service) for hosts, service in declared for host in hosts.split(",")]
 
     def services(self, host, check):
@@ -80,19 +92,29 @@ class Nagios:
     def untold(self, wanted, since):
         """{(host, service): alarm} of alarms (contact, type, host, check) that nobody has heard since a moment."""
         heard = {(one.contact, one.type, one.host, one.check) for one in list(self.sinks.told) if one.at >= since}
-        return {pair: f"{kind} to {contact}" for contact, kind, host, check in wanted - heard for pair in self.services(host, check)}
+        return {
+            pair: f"{kind} to {contact}"
+            for contact, kind, host, check in wanted - heard
+            for pair in self.services(host, check)
+        }
 
     def unsure(self, pairs):
         """{(host, service): what it knows} of those whose failure it does not know, or is not sure of."""
         status = self.status()
-        return {pair: said.get("plugin_output") for pair in pairs
-                if (said := status.get(pair, {})).get("current_state", "0") == "0" or said["state_type"] != "1"}
+        return {
+            pair: said.get("plugin_output")
+            for pair in pairs
+            if (said := status.get(pair, {})).get("current_state", "0") == "0" or said["state_type"] != "1"
+        }
 
     def ailing(self):
         """{(host, service): complaint} of all that it has not found well, or has not looked at."""
         status = self.status()
-        return {pair: status.get(pair, {}).get("plugin_output") for pair in {*self.known, *status}
-                if status.get(pair, {}).get("current_state") != "0" or status[pair]["has_been_checked"] == "0"}
+        return {
+            pair: status.get(pair, {}).get("plugin_output")
+            for pair in {*self.known, *status}
+            if status.get(pair, {}).get("current_state") != "0" or status[pair]["has_been_checked"] == "0"
+        }
 
     def well(self):
         """Await that it finds nothing wrong."""
@@ -118,7 +140,9 @@ class Wave:
         self.silent = self.services(pair for alarm in self.alarms if alarm.silent for pair in alarm.silent(place))
         self.loud = self.services((host, check) for _contact, _type, host, check in self.problems)
         self.deaf = any(alarm.deaf for alarm in self.alarms)
-        self.faults = [(alarm, host) for alarm in self.alarms if alarm.fault for host in (alarm.at or alarm.where)(place)]
+        self.faults = [
+            (alarm, host) for alarm in self.alarms if alarm.fault for host in (alarm.at or alarm.where)(place)
+        ]
         self.done, self.begun, self.mended = [], time.time(), None
 
     def told(self, kind):
@@ -131,9 +155,11 @@ class Wave:
 
     def inject(self):
         """Break it all, and have Nagios look."""
+
         def break_it(alarm, host):
             alarm.fault(self.place, host)
             self.done.append((alarm, host))
+
         at_once(break_it, self.faults)
         self.nagios.look(*self.loud)
 
@@ -155,18 +181,29 @@ class Wave:
         since = self.mended = time.time()
         self.mend()
         if self.deaf:
-            self.nagios.on("systemctl start nagios-heartbeat.service")  # delivers what was kept, as its timer does every minute
+            self.nagios.on(
+                "systemctl start nagios-heartbeat.service"
+            )  # delivers what was kept, as its timer does every minute
             self.nagios.look_until_none(lambda: self.nagios.untold(self.problems, self.begun), "alarm that was kept")
-        self.nagios.look_until_none(lambda: self.nagios.ailing() | self.nagios.untold(self.recoveries, since), "recovery")
+        self.nagios.look_until_none(
+            lambda: self.nagios.ailing() | self.nagios.untold(self.recoveries, since), "recovery"
+        )
 
     def strangers(self, told):
         """Alarms among those told that its faults should not have caused."""
         may, after = ({check for alarm in self.alarms for check in getattr(alarm, kind)} for kind in ("may", "after"))
         known = {(host, check) for _contact, _type, host, check in self.problems}
         contacts = {(contact, host, check) for contact, _type, host, check in self.problems}
-        return sorted({f"{one.contact} {one.type} {one.service or 'host'} on {one.host}: {one.text[:300]}" for one in told
-                       if one.check not in may and not (one.check in after and one.at >= self.mended) and not (one.contact == "lead" and (one.host, one.check) in known)
-                       and (one.contact, one.host, one.check) not in contacts})
+        return sorted(
+            {
+                f"{one.contact} {one.type} {one.service or 'host'} on {one.host}: {one.text[:300]}"
+                for one in told
+                if one.check not in may
+                and not (one.check in after and one.at >= self.mended)
+                and not (one.contact == "lead" and (one.host, one.check) in known)
+                and (one.contact, one.host, one.check) not in contacts
+            }
+        )
 
     def judge(self, contacts):
         """The right contacts were told the right thing, by every way they have, and nobody else was told anything."""
@@ -174,7 +211,12 @@ class Wave:
         assert self.strangers(told) == []
         for contact, kind, host, check in self.problems | self.recoveries:
             mine = [one for one in told if (one.contact, one.type, one.host, one.check) == (contact, kind, host, check)]
-            assert {one.way for one in mine} >= {way for way in ("email", "webhook") if contacts[contact].get(way)}, (contact, kind, host, check)
+            assert {one.way for one in mine} >= {way for way in ("email", "webhook") if contacts[contact].get(way)}, (
+                contact,
+                kind,
+                host,
+                check,
+            )
             for one in mine:
                 text = json.loads(one.text)["runbook"] if one.way == "webhook" else " ".join(one.text.split())
                 assert f"docs/monitoring.md, {check}: {self.nagios.runbook[check]}" in text, one.text
@@ -187,7 +229,10 @@ def sinks(tier):
     monitor = tier.hosts("monitor")[0]
     if not tier.value("monitor_relay", monitor):
         pytest.skip(f"{tier.name} tells nobody: there is no monitor_relay")
-    addresses = [urllib.parse.urlsplit(tier.value(name, monitor)) for name in ("monitor_relay", "monitor_webhook", "monitor_heartbeat")]
+    addresses = [
+        urllib.parse.urlsplit(tier.value(name, monitor))
+        for name in ("monitor_relay", "monitor_webhook", "monitor_heartbeat")
+    ]
     mail, web, beat = [(address.hostname, address.port) for address in addresses]
     assert web == beat
     with contextlib.closing(Sinks(mail, web)) as found:
@@ -212,6 +257,7 @@ def nagios(place, tier, sinks):
 @pytest.fixture
 def raised(nagios, tier):
     """with raised("between hosts") as wave: its faults are there; afterwards they are mended, and those were told who should be."""
+
     @contextlib.contextmanager
     def raised(name):
         nagios.well()
@@ -225,6 +271,7 @@ def raised(nagios, tier):
         wave.await_recoveries()
         wave.judge(tier.value("nagios_contacts", nagios.host))
         nagios.place.whole()
+
     return raised
 
 
@@ -249,8 +296,10 @@ def chromium(request, tier):
     browser.install(request.config.get_terminal_writer().line)
     monitor = tier.address(tier.hosts("monitor")[0])
     vip, name = tier.value("lb_vip", "lb[0]"), urllib.parse.urlsplit(tier.url).hostname
-    with browser.Browser(browser.trusted(monitor, monitor, int(tier.value("monitor_port")), tier.authority),
-                         browser.trusted(name, vip, int(tier.value("lb_https_port", "lb[0]")), tier.authority)) as one:
+    with browser.Browser(
+        browser.trusted(monitor, monitor, int(tier.value("monitor_port")), tier.authority),
+        browser.trusted(name, vip, int(tier.value("lb_https_port", "lb[0]")), tier.authority),
+    ) as one:
         yield one
 
 

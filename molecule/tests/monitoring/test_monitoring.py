@@ -36,8 +36,12 @@ def test_all_is_well(nagios):
 
 def numbers(nagios, since, host, check, contact):
     """Which mails about a problem a contact got."""
-    return [one for one in list(nagios.sinks.told)
-            if (one.way, one.contact, one.type, one.host, one.check) == ("email", contact, "PROBLEM", host, check) and one.at >= since]
+    return [
+        one
+        for one in list(nagios.sinks.told)
+        if (one.way, one.contact, one.type, one.host, one.check) == ("email", contact, "PROBLEM", host, check)
+        and one.at >= since
+    ]
 
 
 def acknowledge(visitor, web, host, check):
@@ -46,9 +50,23 @@ def acknowledge(visitor, web, host, check):
     form = visitor.get(f"{url}/cgi-bin/nagios4/cmd.cgi?cmd_typ=34&host={host}&service={check}", auth=login, timeout=10)
     assert form.status_code == 200
     hidden = dict(re.findall(r"(?i)name='(nagFormId)' value='(\w+)'", form.text))
-    done = visitor.post(f"{url}/cgi-bin/nagios4/cmd.cgi", auth=login, timeout=10, headers={"Referer": form.url},
-                        data={"cmd_typ": "34", "cmd_mod": "2", "host": host, "service": check, "sticky_ack": "on", "send_notification": "on",
-                              "com_data": "on it, don't wait $(exit 1)", "btnSubmit": "Commit", **hidden})
+    done = visitor.post(
+        f"{url}/cgi-bin/nagios4/cmd.cgi",
+        auth=login,
+        timeout=10,
+        headers={"Referer": form.url},
+        data={
+            "cmd_typ": "34",
+            "cmd_mod": "2",
+            "host": host,
+            "service": check,
+            "sticky_ack": "on",
+            "send_notification": "on",
+            "com_data": "on it, don't wait $(exit 1)",
+            "btnSubmit": "Commit",
+            **hidden,
+        },
+    )
     assert done.status_code == 200 and "successfully submitted" in done.text, done.text[-1500:]
 
 
@@ -61,21 +79,41 @@ def test_alarms_of_single_hosts(nagios, place, tier, raised, visitor, web, page,
     with raised(SINGLE) as wave:
         off, cache, app = place.groups["media"][-1], place.groups["cache"][-1], place.groups["app"][-1]
         wrong = {off: "does not answer at all", cache: "its memcached does not answer", app: "the site does not answer"}
-        seen.await_told(visitor, page, place, lambda told: all(any(one["host"] == name and one["why"].startswith(why) for one in told["wrong"])
-                                                               for name, why in wrong.items()), "red page")
+        seen.await_told(
+            visitor,
+            page,
+            place,
+            lambda told: all(
+                any(one["host"] == name and one["why"].startswith(why) for one in told["wrong"])
+                for name, why in wrong.items()
+            ),
+            "red page",
+        )
         assert time.time() - wave.begun < 60
         wave.await_alarms()
 
         def unrepeated():
             left = {} if len(numbers(nagios, wave.begun, host, check, "ops")) >= 2 else {(host, check): "not repeated"}
-            return left if numbers(nagios, wave.begun, *escalated, step["tells"]) else left | {escalated: "not escalated"}
+            return (
+                left if numbers(nagios, wave.begun, *escalated, step["tells"]) else left | {escalated: "not escalated"}
+            )
+
         nagios.look_until_none(unrepeated, "repetition")
         third = numbers(nagios, wave.begun, *escalated, step["tells"])[0].at
-        assert len([one for one in numbers(nagios, wave.begun, *escalated, step["from"]) if one.at < third - 5]) == step["after"] - 1
+        assert (
+            len([one for one in numbers(nagios, wave.begun, *escalated, step["from"]) if one.at < third - 5])
+            == step["after"] - 1
+        )
 
         acknowledge(visitor, web, host, check)
-        place.wait(lambda: any(one.type == "ACKNOWLEDGEMENT" and one.host == host and "on it" in one.text for one in list(nagios.sinks.told)),
-                   "acknowledgement", 60)
+        place.wait(
+            lambda: any(
+                one.type == "ACKNOWLEDGEMENT" and one.host == host and "on it" in one.text
+                for one in list(nagios.sinks.told)
+            ),
+            "acknowledgement",
+            60,
+        )
         acknowledged = time.time()
         seen.is_red(window, page, wrong, off)
         # Twice it would have been repeated.
@@ -118,6 +156,7 @@ def test_alarms_of_a_monitor_that_is_cut_off(nagios, raised):
 
 def test_no_heartbeat_without_nagios(nagios, visitor, web):
     """Neither while it is frozen nor while it is off."""
+
     def alive():
         """What an outside service is told, without a password."""
         return visitor.get(f"{web[0]}/heartbeat", timeout=10).status_code
@@ -128,6 +167,7 @@ def test_no_heartbeat_without_nagios(nagios, visitor, web):
             assert time.monotonic() < deadline, f"heartbeat: {not wanted}"
             time.sleep(2)  # between two looks with a deadline
         assert alive() == (200 if wanted else 503)
+
     await_beat(True)
     for fault, mend in (("kill --signal=STOP", "kill --signal=CONT"), ("stop", "start")):
         nagios.on(f"systemctl {fault} nagios4")
@@ -151,7 +191,11 @@ def test_what_changes_all_the_time_is_told_once(nagios):
     nagios.order("ENABLE_FLAP_DETECTION")
 
     def heard(kind):
-        return [one for one in list(nagios.sinks.told) if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun]
+        return [
+            one
+            for one in list(nagios.sinks.told)
+            if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun
+        ]
 
     def found(age, times):
         nagios.on(f"touch --date '{age} minutes ago' /var/lib/munin/datafile")
@@ -165,6 +209,7 @@ def test_what_changes_all_the_time_is_told_once(nagios):
             assert time.monotonic() < deadline, f"no {kind}"
             for one in rounds:
                 found(*one)
+
     until("FLAPPINGSTART", (120, 3), (0, 1))  # as many as it takes to be sure, and one that is well
     flaps = heard("FLAPPINGSTART")[0].at
     until("FLAPPINGSTOP", (0, 3))
@@ -175,7 +220,11 @@ def test_what_changes_all_the_time_is_told_once(nagios):
 
 def test_pages_ask_for_the_password(visitor, web):
     url, login = web
-    for path in ("/cgi-bin/nagios4/status.cgi?host=all", "/cgi-bin/nagios4/cmd.cgi", "/nagios4/images/logofullsize.png"):
+    for path in (
+        "/cgi-bin/nagios4/status.cgi?host=all",
+        "/cgi-bin/nagios4/cmd.cgi",
+        "/nagios4/images/logofullsize.png",
+    ):
         assert visitor.get(url + path, timeout=10).status_code == 401
         assert visitor.get(url + path, auth=("munin", "wrong"), timeout=10).status_code == 401
     assert visitor.get(f"{url}/nagios4/", auth=login, timeout=10).status_code == 200
@@ -201,4 +250,6 @@ def test_no_secret_is_shown(nagios, tier):
     """Who may send to the webhook is nobody's business on the host."""
     for path in ("/etc/nagios4/notify.json", "/etc/msmtprc", "/etc/nagios4/heartbeat.env"):
         assert nagios.on(f"stat -c %a {path}")[-1] == "0"
-    assert tier.value("monitor_webhook", nagios.host) not in nagios.on("cat /etc/nagios4/tier.cfg /var/lib/nagios4/objects.cache")
+    assert tier.value("monitor_webhook", nagios.host) not in nagios.on(
+        "cat /etc/nagios4/tier.cfg /var/lib/nagios4/objects.cache"
+    )

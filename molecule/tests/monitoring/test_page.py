@@ -19,7 +19,11 @@ def test_nobody_sees_it_without_the_password(visitor, page, path):
 
 def test_it_is_new_and_nobody_keeps_it(visitor, page, tier):
     answer = visitor.get(page.url, auth=page.auth, timeout=10)
-    assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-store" and answer.headers["Content-Type"].startswith("text/html")
+    assert (
+        answer.status_code == 200
+        and answer.headers["Cache-Control"] == "no-store"
+        and answer.headers["Content-Type"].startswith("text/html")
+    )
     told = visitor.get(page.url + "status.json", auth=page.auth, timeout=10).json()
     assert abs(time.time() - told["at"]) < 60 and set(told["hosts"]) == set(tier.hosts("all"))
 
@@ -33,12 +37,17 @@ def test_it_renders_and_asks_nobody_else(window, page, tier, place):
     def well():
         shown = seen.html(window)
         return seen.verdict(shown)[:2] == ("All is well", "good") and re.search(AGE, shown) and shown
+
     shown = place.wait(well, "well tier, and a script that runs", 60)
     for name in tier.hosts("all"):
         assert f'id="{name}"' in shown and f">{name}</text>" in shown
     assert f"holds {place.facts['lb_vip']}" in shown
     assert re.search(rf'<article id="{place.primary()}" class="ok"><h3>{place.primary()} <small>primary</small>', shown)
-    asked = place.wait(lambda: window.value("performance.getEntriesByType('resource').map(one => one.name)"), "question of the script", 10)
+    asked = place.wait(
+        lambda: window.value("performance.getEntriesByType('resource').map(one => one.name)"),
+        "question of the script",
+        10,
+    )
     assert set(asked) == {page.url}, asked
     assert window.value("document.querySelectorAll('[src], link[rel=stylesheet]').length") == 0
     path = tier.state / "page.png"
@@ -53,15 +62,20 @@ def test_its_links_lead_somewhere(visitor, page, place):
     shown = visitor.get(page.url, auth=page.auth, timeout=10).text
     links = dict(re.findall(r'<a href="/([^"]+)">([^<]+)</a>', re.search("<nav>(.*?)</nav>", shown, re.S)[1]))
     assert sorted(links.values()) == ["Logs", "Munin", "Nagios"]
-    assert {path: visitor.get(page.url + path, auth=page.auth, timeout=10).status_code for path in links} == dict.fromkeys(links, 200)
+    assert {
+        path: visitor.get(page.url + path, auth=page.auth, timeout=10).status_code for path in links
+    } == dict.fromkeys(links, 200)
 
 
 def test_it_is_blind_when_it_is_old(page, place, window):
     """An open page notices by itself; so does one that is opened now."""
     monitor = place.groups["monitor"][0]
     window.open(page.url)
-    place.on(monitor, "systemctl stop status-page && "
-                      "sed -i 's/data-at=\"[0-9]*\"/data-at=\"1000000000\"/' /var/lib/status-page/index.html")
+    place.on(
+        monitor,
+        "systemctl stop status-page && "
+        'sed -i \'s/data-at="[0-9]*"/data-at="1000000000"/\' /var/lib/status-page/index.html',
+    )
     try:
         place.wait(lambda: window.value("document.title").startswith("Blind: "), "blind page", 30)
         window.open(page.url)
@@ -83,7 +97,13 @@ def test_nothing_overflows(window, page, tier, width):
     pictures = "[...document.querySelectorAll('svg')].filter(one => one.getBoundingClientRect().width > 0)"
     assert window.value(f"{pictures}.map(one => one.getAttribute('class'))") == [shown]
     # The smallest letters of the picture, as large as they are on this screen.
-    assert window.value("Math.min(...[...document.querySelectorAll('svg.%s .sub')].map(one => one.getBoundingClientRect().height))" % shown) >= 10
+    assert (
+        window.value(
+            "Math.min(...[...document.querySelectorAll('svg.%s .sub')].map(one => one.getBoundingClientRect().height))"
+            % shown
+        )
+        >= 10
+    )
 
 
 def test_a_visitor_signs_in(tier, place, chromium):
@@ -92,15 +112,25 @@ def test_a_visitor_signs_in(tier, place, chromium):
     place.on(place.groups["app"][0], f"echo {password} | /usr/local/bin/manage create_editor --username browser")
     try:
         chromium.open(f"{tier.url}/accounts/login/?next=/accounts/")
-        chromium.value(f"document.querySelector('[name=username]').value = 'browser'; document.querySelector('[name=password]').value = '{password}'")
+        chromium.value(
+            f"document.querySelector('[name=username]').value = 'browser'; document.querySelector('[name=password]').value = '{password}'"
+        )
         chromium.go(lambda: chromium.value("document.querySelector('main form button').click()"))
-        assert chromium.value("location.pathname") == "/accounts/" and "Sign out" in chromium.value("document.body.textContent")
+        assert chromium.value("location.pathname") == "/accounts/" and "Sign out" in chromium.value(
+            "document.body.textContent"
+        )
         chromium.open(f"{tier.url}/budget/stories/")
         assert chromium.value("location.pathname") == "/budget/stories/", "still signed in, on whichever host"
-        assert chromium.value("getComputedStyle(document.body).fontFamily") and chromium.value("document.styleSheets.length") >= 1
+        assert (
+            chromium.value("getComputedStyle(document.body).fontFamily")
+            and chromium.value("document.styleSheets.length") >= 1
+        )
         chromium.open(f"{tier.url}/accounts/")
         chromium.go(lambda: chromium.value("document.querySelector('main form button').click()"))
         chromium.open(f"{tier.url}/accounts/")
         assert chromium.value("location.pathname") == "/accounts/login/"
     finally:
-        place.manage(place.groups["app"][0], "from django.contrib.auth import get_user_model; get_user_model().objects.filter(username='browser').delete()")
+        place.manage(
+            place.groups["app"][0],
+            "from django.contrib.auth import get_user_model; get_user_model().objects.filter(username='browser').delete()",
+        )

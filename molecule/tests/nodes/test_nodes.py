@@ -11,17 +11,37 @@ import pytest
 
 # Where the hosts of each group know a host of a pool.
 KNOWN = {
-    "app": {"lb": {"/etc/nginx/nginx.conf"}, "db": {"/etc/patroni/config.yml"}, "media": {"/etc/lighttpd/lighttpd.conf"},
-            "cache": {"/etc/systemd/system/memcached.service.d/access.conf"}},
-    "media": {"lb": {"/etc/nginx/nginx.conf"}, "app": {"/etc/SITE/site.json"},
-              "media": {"/etc/lighttpd/lighttpd.conf", "/etc/systemd/system/media-sync.service"}},
+    "app": {
+        "lb": {"/etc/nginx/nginx.conf"},
+        "db": {"/etc/patroni/config.yml"},
+        "media": {"/etc/lighttpd/lighttpd.conf"},
+        "cache": {"/etc/systemd/system/memcached.service.d/access.conf"},
+    },
+    "media": {
+        "lb": {"/etc/nginx/nginx.conf"},
+        "app": {"/etc/SITE/site.json"},
+        "media": {"/etc/lighttpd/lighttpd.conf", "/etc/systemd/system/media-sync.service"},
+    },
     "cache": {"app": {"/etc/SITE/site.json"}},
-    "db": {"app": {"/etc/pgpool2/pgpool.conf", "/etc/pgpool2/follow.json"}, "db": {"/etc/patroni/config.yml"},
-           "backup": {"/etc/pgbackrest.conf"}, "quorum": {"/etc/systemd/system/etcd.service.d/access.conf"}},
-    "lb": {"lb": {"/etc/keepalived/keepalived.conf", "/etc/systemd/system/balancer-watch.service", "/usr/local/sbin/hand-over"},
-           "app": {"/etc/apache2/apache2.conf"}, "media": {"/etc/lighttpd/lighttpd.conf"}},
+    "db": {
+        "app": {"/etc/pgpool2/pgpool.conf", "/etc/pgpool2/follow.json"},
+        "db": {"/etc/patroni/config.yml"},
+        "backup": {"/etc/pgbackrest.conf"},
+        "quorum": {"/etc/systemd/system/etcd.service.d/access.conf"},
+    },
+    "lb": {
+        "lb": {
+            "/etc/keepalived/keepalived.conf",
+            "/etc/systemd/system/balancer-watch.service",
+            "/usr/local/sbin/hand-over",
+        },
+        "app": {"/etc/apache2/apache2.conf"},
+        "media": {"/etc/lighttpd/lighttpd.conf"},
+    },
 }
-EVERYWHERE = {"monitor": {"/etc/munin/munin.conf", "/etc/nagios4/tier.cfg", "/etc/rsyslog.conf", "/etc/status-page.json"}}
+EVERYWHERE = {
+    "monitor": {"/etc/munin/munin.conf", "/etc/nagios4/tier.cfg", "/etc/rsyslog.conf", "/etc/status-page.json"}
+}
 
 
 def words(done):
@@ -63,8 +83,13 @@ class Standing:
     def known(self, node, address):
         """{host: files that have the name or the address of another one}, for all hosts but that one."""
         pattern = rf"\b{node}\b|\b{address}\b".replace(".", r"\\?\.")
-        found = {host: set(self.place.on(host, f"grep -rlsE '{pattern}' /etc /usr/local /srv/*/tier /run/systemd || true").split())
-                 for host in self.place.groups["all"] if host != node}
+        found = {
+            host: set(
+                self.place.on(host, f"grep -rlsE '{pattern}' /etc /usr/local /srv/*/tier /run/systemd || true").split()
+            )
+            for host in self.place.groups["all"]
+            if host != node
+        }
         return {host: files for host, files in found.items() if files}
 
     def expected(self, pool, node):
@@ -73,7 +98,9 @@ class Standing:
         for group, files in (KNOWN[pool] | EVERYWHERE).items():
             for host in self.place.groups[group]:
                 if host != node:
-                    found.setdefault(host, set()).update(path.replace("SITE", self.place.facts["site_name"]) for path in files)
+                    found.setdefault(host, set()).update(
+                        path.replace("SITE", self.place.facts["site_name"]) for path in files
+                    )
         return found
 
 
@@ -108,18 +135,28 @@ def unharmed(standing, load):
 def test_an_app_host(standing, tier, visitor, unharmed):
     """The first try is cut off while packages are installed, the second one finishes it; so it is when it goes."""
     node, root = "app3", tier.value("site_root", "app[0]")
-    tier.cut_off("add-node", "POOL=app", f"NODE={node}", "IMAGE=bare", when=lambda: standing.place.on(
-        node, "test -e /var/lib/dpkg/info/apache2-bin.list && echo yes", check=False))
+    tier.cut_off(
+        "add-node",
+        "POOL=app",
+        f"NODE={node}",
+        "IMAGE=bare",
+        when=lambda: standing.place.on(node, "test -e /var/lib/dpkg/info/apache2-bin.list && echo yes", check=False),
+    )
     assert node in standing.inventory.read_text()
     standing.add("app", node)
     place = standing.place
     address = place.address[node]
     assert place.on(node, f"readlink {root}/current") == place.on(place.groups["app"][0], f"readlink {root}/current")
-    place.wait(lambda: visitor.get(f"{tier.url}/about/?format=json", timeout=10).json()["node"] == node, f"page by {node}")
+    place.wait(
+        lambda: visitor.get(f"{tier.url}/about/?format=json", timeout=10).json()["node"] == node, f"page by {node}"
+    )
     assert standing.known(node, address) == standing.expected("app", node)
     # A balancer has forgotten it, and the databases have not.
-    tier.cut_off("remove-node", f"NODE={node}",
-                 when=lambda: f"{address}:" not in place.on(place.groups["lb"][0], "cat /etc/nginx/nginx.conf"))
+    tier.cut_off(
+        "remove-node",
+        f"NODE={node}",
+        when=lambda: f"{address}:" not in place.on(place.groups["lb"][0], "cat /etc/nginx/nginx.conf"),
+    )
     standing.remove(node)
     assert standing.known(node, address) == {}
 
@@ -130,11 +167,18 @@ def test_a_media_host(standing, unharmed):
     standing.add("media", node)
     place = standing.place
     address, media = place.address[node], place.facts["media_root"]
-    place.wait(lambda: place.on(node, "grep -c '\"url\":\"/static/' /var/log/lighttpd/access.log", check=False), f"static file from {node}")
-    place.wait(lambda: place.on(node, "grep -c '\"method\":\"PUT\"' /var/log/lighttpd/access.log", check=False), f"upload to {node}")
+    place.wait(
+        lambda: place.on(node, 'grep -c \'"url":"/static/\' /var/log/lighttpd/access.log', check=False),
+        f"static file from {node}",
+    )
+    place.wait(
+        lambda: place.on(node, 'grep -c \'"method":"PUT"\' /var/log/lighttpd/access.log', check=False),
+        f"upload to {node}",
+    )
 
     def files(host):
         return set(place.on(host, f"cd {media} && find . -type f -not -path './.*'").split())
+
     earlier = files(place.groups["media"][0])
     assert earlier
     # What was uploaded while it was on its way into the pool, it fetches.
@@ -156,6 +200,7 @@ def test_a_cache_host(standing, unharmed):
         # A look at an app host's health puts an item into one of the ring.
         place.on(app, f"curl -sf -m 3 http://{place.address[app]}:{place.facts['app_port']}/-/health")
         return int(re.search(r"STAT total_items (\d+)", place.on(app, f'python3 -c "{ask}"'))[1])
+
     app = place.groups["app"][0]
     before = stored()
     place.wait(lambda: stored() > before, f"item in {node}")
@@ -173,7 +218,10 @@ def test_a_database(standing, unharmed):
 
     def sql(host, query):
         return place.run(host, "psql", "-qAt", "-c", query, user="postgres")
-    place.wait(lambda: int(sql(node, f"select count(*) from pg_stat_activity where usename = '{site}'")), f"session on {node}")
+
+    place.wait(
+        lambda: int(sql(node, f"select count(*) from pg_stat_activity where usename = '{site}'")), f"session on {node}"
+    )
     assert standing.known(node, address) == standing.expected("db", node)
     standing.remove(node)
     place = standing.place
@@ -190,7 +238,10 @@ def test_a_balancer(standing, tier, unharmed):
     place = standing.place
     address, name = place.address[node], tier.value("site_hosts", "lb[0]")[0]
     trust = ssl.create_default_context(cafile=tier.authority)
-    with socket.create_connection((address, 443), timeout=10) as raw, trust.wrap_socket(raw, server_hostname=name) as tls:
+    with (
+        socket.create_connection((address, 443), timeout=10) as raw,
+        trust.wrap_socket(raw, server_hostname=name) as tls,
+    ):
         tls.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
         assert tls.recv(12) == b"HTTP/1.1 200"
     assert standing.known(node, address) == standing.expected("lb", node)
@@ -209,21 +260,33 @@ def test_a_balancer(standing, tier, unharmed):
     standing.remove(node)
     assert standing.known(node, address) == {}
     for host in others:  # keepalived starts again what has died, and the virtual IP has moved meanwhile
-        assert not place.on(host, f"journalctl --unit keepalived --since @{begun:.0f} --output cat | grep 'due to signal'", check=False), host
+        assert not place.on(
+            host, f"journalctl --unit keepalived --since @{begun:.0f} --output cat | grep 'due to signal'", check=False
+        ), host
 
 
 REFUSED = [
     (["add-node", "POOL=app", "NODE=app3", "VARS=app_threads=60"], "more than db_max_connections"),
     (["add-node", "POOL=media", "NODE=app1"], "app1 is in 'app' already"),
-    (["remove-node", "NODE={primary}"], "{primary} is the primary. Make another one that first: make failover {env} NODE={standby}"),
+    (
+        ["remove-node", "NODE={primary}"],
+        "{primary} is the primary. Make another one that first: make failover {env} NODE={standby}",
+    ),
     (["remove-node", "NODE={quorum}"], "{quorum} is one of the 3 that agree on which database is primary"),
 ]
 
 
-@pytest.mark.parametrize(("verb", "reason"), REFUSED, ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("verb", "reason"), REFUSED, ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else ""
+)
 def test_is_refused(standing, verb, reason):
     place = standing.place
-    facts = {"env": " ".join(place.tier.words), "primary": place.primary(), "standby": place.standby(), "quorum": place.groups["quorum"][0]}
+    facts = {
+        "env": " ".join(place.tier.words),
+        "primary": place.primary(),
+        "standby": place.standby(),
+        "quorum": place.groups["quorum"][0],
+    }
     done = standing.make(*(word.format(**facts) for word in verb))
     assert done.returncode != 0
     assert "Nothing was touched." in words(done) and reason.format(**facts) in words(done), words(done)[-2000:]

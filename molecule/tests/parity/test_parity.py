@@ -6,12 +6,16 @@ import drill
 import pytest
 
 # A digest of what a look must leave alone: files, packages, users, units, kernel settings that do not count.
-STATE = ("{ find /etc /usr/local /srv/*/tier -xdev -type f -exec stat -c '%n %Y %a %U' {} + | sort; dpkg-query -W; cat /etc/passwd; "
-         "systemctl list-unit-files --no-legend; cat /proc/sys/net/core/somaxconn; } | sha256sum")
+STATE = (
+    "{ find /etc /usr/local /srv/*/tier -xdev -type f -exec stat -c '%n %Y %a %U' {} + | sort; dpkg-query -W; cat /etc/passwd; "
+    "systemctl list-unit-files --no-legend; cat /proc/sys/net/core/somaxconn; } | sha256sum"
+)
 
-PACKAGE = ("mkdir -p /var/tmp/parity/tier-probe/DEBIAN && cd /var/tmp/parity && "
-           "printf 'Package: tier-probe\\nVersion: %s\\nArchitecture: all\\nMaintainer: test <root@localhost>\\nDescription: probe\\n' {version}"
-           " > tier-probe/DEBIAN/control && dpkg-deb --build tier-probe one.deb && dpkg --install one.deb")
+PACKAGE = (
+    "mkdir -p /var/tmp/parity/tier-probe/DEBIAN && cd /var/tmp/parity && "
+    "printf 'Package: tier-probe\\nVersion: %s\\nArchitecture: all\\nMaintainer: test <root@localhost>\\nDescription: probe\\n' {version}"
+    " > tier-probe/DEBIAN/control && dpkg-deb --build tier-probe one.deb && dpkg --install one.deb"
+)
 INDEX = "budget_stor_status_722bec_idx"
 
 
@@ -27,11 +31,23 @@ def faults_fixture(place):
     lb, app, media, cache = (place.groups[pool][-1] for pool in ("lb", "app", "media", "cache"))
     standby = place.standby()
     return {
-        lb: [("sed -i 's/^}$/# by hand\\n}/' /etc/logrotate.d/nginx", "true", "/etc/logrotate.d/nginx")],  # a converge mends it
+        lb: [
+            ("sed -i 's/^}$/# by hand\\n}/' /etc/logrotate.d/nginx", "true", "/etc/logrotate.d/nginx")
+        ],  # a converge mends it
         media: [(PACKAGE.format(version="2"), "dpkg --purge tier-probe; rm -rf /var/tmp/parity", "package tier-probe")],
-        app: [("useradd --uid 1777 --create-home --shell /bin/bash mallory", "userdel --remove mallory", "user mallory")],
-        cache: [("systemd-run --unit probe-port python3 -m http.server 4444", "systemctl stop probe-port", "port tcp 0.0.0.0:4444")],
-        standby: [("echo '* * * * * root true' > /etc/cron.d/probe", "rm -f /etc/cron.d/probe", "file /etc/cron.d/probe")],
+        app: [
+            ("useradd --uid 1777 --create-home --shell /bin/bash mallory", "userdel --remove mallory", "user mallory")
+        ],
+        cache: [
+            (
+                "systemd-run --unit probe-port python3 -m http.server 4444",
+                "systemctl stop probe-port",
+                "port tcp 0.0.0.0:4444",
+            )
+        ],
+        standby: [
+            ("echo '* * * * * root true' > /etc/cron.d/probe", "rm -f /etc/cron.d/probe", "file /etc/cron.d/probe")
+        ],
     }
 
 
@@ -42,6 +58,7 @@ def kernel_fixture(place):
 
     def write(value):
         drill.run("nsenter", "-t", str(place.pid(host)), "-n", "sysctl", "-qw", f"net.core.somaxconn={value}")
+
     before = place.on(host, "cat /proc/sys/net/core/somaxconn")
     write(1234)
     yield host
@@ -91,7 +108,9 @@ def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(place, make,
 
 
 def test_no_secret_is_in_what_was_told(tier):
-    secrets = [tier.value(name, "app[0]") for name in ("site_secret_key", "db_site_password", "monitor_password", "tls_key")]
+    secrets = [
+        tier.value(name, "app[0]") for name in ("site_secret_key", "db_site_password", "monitor_password", "tls_key")
+    ]
     # The page wraps each line; the first and last one of a key are in every key.
     lines = [line for secret in secrets for line in secret.splitlines() if line and not line.startswith("-----")]
     assert len(lines) > len(secrets)

@@ -13,16 +13,27 @@ testinfra_hosts = ["ansible://lb"]
 
 # What nobody sends by mistake.
 NONSENSE = [
-    b"\r\n\r\n", b"GET /\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/1.1\r\n\r\n", b"BREW / HTTP/1.1\r\nHost: \r\n\r\n",
-    b"GET https://elsewhere.example/ HTTP/1.1\r\nHost: NAME\r\n\r\n", b"OPTIONS * HTTP/1.1\r\nHost: NAME\r\n\r\n",
-    b"GET /../.. HTTP/1.1\r\nHost: NAME\r\n\r\n", b"GET /%00 HTTP/1.1\r\nHost: NAME\r\n\r\n", b"GET /%zz% HTTP/1.1\r\nHost: NAME\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: NAME\r\nX: a\rb\r\n\r\n", b"GET / HTTP/1.1\r\nHost: NAME\r\nHost: NAME\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: -1\r\n\r\n", b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 1, 2\r\n\r\nab",
+    b"\r\n\r\n",
+    b"GET /\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"BREW / HTTP/1.1\r\nHost: \r\n\r\n",
+    b"GET https://elsewhere.example/ HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"GET /../.. HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"GET /%00 HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"GET /%zz% HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: NAME\r\nX: a\rb\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: NAME\r\nHost: NAME\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: -1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 1, 2\r\n\r\nab",
     b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 99999999999999999999\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: cow\r\n\r\n", b"POST / HTTP/1.0\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\nnot a number\r\n", b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"FFFFFFFFFFFFFFFFFFFF\r\nab", b"GET / HTTP/1.1\r\nHost: NAME\r\n\r\nGET / HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: cow\r\n\r\n",
+    b"POST / HTTP/1.0\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\nnot a number\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFFFF\r\nab",
+    b"GET / HTTP/1.1\r\nHost: NAME\r\n\r\nGET / HTTP/1.1\r\nHost: NAME\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: NAME\r\n" + b"X: y\r\n" * 30000,
 ]
 
@@ -41,9 +52,13 @@ def bench_fixture(tier, site):
 @pytest.fixture(name="say")
 def say_fixture(host, site):
     """say("nodes") is what the console answers, as an operator types it."""
+
     def say(*words):
         typed = "\\n".join([*words, "quit"])
-        return host.check_output(f"printf '{typed}\\n' | curl -sS -m 5 telnet://127.0.0.1:{site['console_port']} | tr -d '\\r'")
+        return host.check_output(
+            f"printf '{typed}\\n' | curl -sS -m 5 telnet://127.0.0.1:{site['console_port']} | tr -d '\\r'"
+        )
+
     return say
 
 
@@ -78,12 +93,19 @@ def test_pools_change_live_on_the_console(host, lb, log, site, say, make):
         assert upstreams(lb, host, log) == nodes - {leaver}
         said = make("status")
         assert said.returncode != 0
-        assert f"{host.backend.host}: its pools were changed on the console, and are as before at its next start: make converge" in said.stdout
+        assert (
+            f"{host.backend.host}: its pools were changed on the console, and are as before at its next start: make converge"
+            in said.stdout
+        )
     finally:
         assert say(f"pool pages add {leaver}") == "OK"
     assert upstreams(lb, host, log) == nodes
     assert pid(host) == before
-    counted = {(line.split()[0], line.split()[1]): line.split()[2] for line in say("nodes").splitlines() if len(line.split()) >= 3}
+    counted = {
+        (line.split()[0], line.split()[1]): line.split()[2]
+        for line in say("nodes").splitlines()
+        if len(line.split()) >= 3
+    }
     for node in nodes:
         assert int(counted[node, "requests"]) > 0 and int(counted[node, "connects"]) >= int(counted[node, "requests"])
 
@@ -92,7 +114,11 @@ def test_nonsense_breaks_nothing(bench):
     before = pid(bench.host, bench.unit)
     for raw in NONSENSE:
         for scheme in ("http", "https"):
-            with (bench.tls() if scheme == "https" else socket.create_connection((bench.address, bench.ports["http"]), timeout=5)) as connection:
+            with (
+                bench.tls()
+                if scheme == "https"
+                else socket.create_connection((bench.address, bench.ports["http"]), timeout=5)
+            ) as connection:
                 connection.settimeout(1)
                 try:
                     connection.sendall(raw.replace(b"NAME", bench.name.encode()))
@@ -115,15 +141,24 @@ def test_what_never_becomes_a_chunk_is_not_kept(bench):
 
 def test_who_hangs_up_or_says_nothing_costs_nothing(bench):
     """No connection is left over, nor is any looked at in vain."""
-    for begun in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 900000\r\n\r\nabc" % bench.name.encode()):
+    for begun in (
+        b"",
+        b"GET / HT",
+        b"POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 900000\r\n\r\nabc" % bench.name.encode(),
+    ):
         for _ in range(5):
             connection = bench.tls()
             connection.sendall(begun)
             connection.close()
 
     def spent():
-        return sum(map(int, bench.host.check_output(f"cut -d' ' -f14,15 /proc/{pid(bench.host, bench.unit)}/stat").split()))
-    await_true(lambda: bench.host.run(f"ss -Htn state established src {bench.address}:{bench.ports['https']}").stdout == "")
+        return sum(
+            map(int, bench.host.check_output(f"cut -d' ' -f14,15 /proc/{pid(bench.host, bench.unit)}/stat").split())
+        )
+
+    await_true(
+        lambda: bench.host.run(f"ss -Htn state established src {bench.address}:{bench.ports['https']}").stdout == ""
+    )
     before = spent()
     with pytest.raises(TimeoutError), bench.tls() as silent:
         silent.settimeout(3)
@@ -136,12 +171,14 @@ def test_a_new_certificate_and_a_new_log_need_no_restart(bench):
     def shown():
         with bench.tls(context) as connection:
             return connection.getpeercert(binary_form=True)
+
     context = bench.trust.__class__(bench.trust.protocol)
     context.check_hostname, context.verify_mode = False, 0
     before, process = shown(), pid(bench.host, bench.unit)
     bench.host.check_output(
         f"cd /run/test-lb && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key -out crt -subj /CN=new 2>/dev/null"
-        f" && cat key crt > site.pem && mv access.log access.log.1 && systemctl kill --signal=HUP {bench.unit}")
+        f" && cat key crt > site.pem && mv access.log access.log.1 && systemctl kill --signal=HUP {bench.unit}"
+    )
     await_true(lambda: shown() != before)
     assert bench.host.file(bench.log).exists
     # One that cannot be read changes nothing.

@@ -53,15 +53,21 @@ def test_total_loss(place, make, visitor, tier):
     others = [place.container(host) for host in place.groups["all"] if host != kept]
     place.docker("rm", "--force", *others)
     done = make("rebuild", "YES=1")
-    print(done.stdout[done.stdout.rfind("is back"):])
+    print(done.stdout[done.stdout.rfind("is back") :])
     assert done.returncode == 0, words(done)[-3000:]
 
     place.whole()
     rows = place.sql(f"select said from rebuild_test where said like '{stamp} %'").splitlines()
     assert {f"{stamp} in the backup", f"{stamp} in the archive"} <= set(rows)
-    print(f"lost: {acknowledged - rows.count(f'{stamp} at the end')} of {acknowledged} rows of the last 5 s, which no WAL segment had brought away")
+    print(
+        f"lost: {acknowledged - rows.count(f'{stamp} at the end')} of {acknowledged} rows of the last 5 s, which no WAL segment had brought away"
+    )
     answer = visitor.get(f"{tier.url}/media/{picture}", timeout=10)
     assert answer.status_code == 200 and answer.content == drill.picture()
     for media in place.groups["media"]:
-        place.wait(lambda media=media: place.on(media, f"ls {place.facts['media_root']}/{picture}", check=False), f"{picture} on {media}", drill.CAUGHT_UP)
+        place.wait(
+            lambda media=media: place.on(media, f"ls {place.facts['media_root']}/{picture}", check=False),
+            f"{picture} on {media}",
+            drill.CAUGHT_UP,
+        )
     assert "lost" in done.stdout and "to the last change, of" in done.stdout

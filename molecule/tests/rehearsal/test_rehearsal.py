@@ -29,7 +29,15 @@ def words(done):
 
 def everything(place):
     """All rows of the site's database, as text."""
-    dump = place.run(place.primary(), "pg_dump", "--data-only", "-p", str(place.facts["db_port"]), place.facts["site_name"], user="postgres")
+    dump = place.run(
+        place.primary(),
+        "pg_dump",
+        "--data-only",
+        "-p",
+        str(place.facts["db_port"]),
+        place.facts["site_name"],
+        user="postgres",
+    )
     return "\n".join(line for line in dump.splitlines() if "restrict " not in line)  # pg_dump's own, another each time
 
 
@@ -58,12 +66,18 @@ def test_staging_becomes_like_production(production, tier, make):
     assert done.returncode == 0, words(done)[-3000:]
     before = everything(production)
     assert before.count(MAIL) == 3 and NAME in before
-    users, sessions = int(production.sql("select count(*) from auth_user")), production.sql("select session_key from django_session").split()
+    users, sessions = (
+        int(production.sql("select count(*) from auth_user")),
+        production.sql("select session_key from django_session").split(),
+    )
     assert users >= 3 and len(sessions) >= 3
     done = make("rebuild", "FROM=production", "YES=1")
     assert done.returncode == 0, words(done)[-4000:]
     assert "0 differences" in done.stdout
-    assert f"auth_user.email: {users} rows" in done.stdout and f"django_session emptied: {len(sessions)} rows" in done.stdout, done.stdout[-3000:]
+    assert (
+        f"auth_user.email: {users} rows" in done.stdout
+        and f"django_session emptied: {len(sessions)} rows" in done.stdout
+    ), done.stdout[-3000:]
 
     place = drill.Place(tier.inventory)
     place.whole()
@@ -73,14 +87,22 @@ def test_staging_becomes_like_production(production, tier, make):
     assert [key for key in sessions if key in rows] == []
     assert place.sql(STORIES) == production.sql(STORIES)
     for media in place.groups["media"]:
-        place.wait(lambda media=media: place.on(media, f"ls {place.facts['media_root']}/{PICTURE}", check=False), f"{PICTURE} on {media}", drill.CAUGHT_UP)
+        place.wait(
+            lambda media=media: place.on(media, f"ls {place.facts['media_root']}/{PICTURE}", check=False),
+            f"{PICTURE} on {media}",
+            drill.CAUGHT_UP,
+        )
     assert everything(production) == before
 
 
 def test_nobody_signs_in_there_with_what_production_knows(production, place):
     """The same password opens production and not staging."""
+
     def opens(where):
         visitor = drill.Visitor(where, "session")
-        status, headers, _body = visitor.form("/accounts/login/", {"username": f"{NAME}0", "password": "a password of hers 0"})
+        status, headers, _body = visitor.form(
+            "/accounts/login/", {"username": f"{NAME}0", "password": "a password of hers 0"}
+        )
         return status == 302 and "login" not in headers["Location"]
+
     assert opens(production) and not opens(place)

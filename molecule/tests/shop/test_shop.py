@@ -55,28 +55,42 @@ def test_its_sessions_are_good_on_every_app_host(tier, visitor):
 
 
 def test_an_upload_is_served_by_every_media_host(tier, visitor):
-    answer = visitor.post(f"{tier.url}/photo", data={"item": "A jar of honey"}, files={"photo": ("jar.txt", b"golden")}, timeout=10)
+    answer = visitor.post(
+        f"{tier.url}/photo", data={"item": "A jar of honey"}, files={"photo": ("jar.txt", b"golden")}, timeout=10
+    )
     assert answer.status_code == 200, answer.text
     path = answer.json()["url"]
     assert path.startswith("/photos/items/")
     assert visitor.get(tier.url + path, timeout=10).content == b"golden"
     for name in tier.hosts("media"):
-        assert visitor.get(f"http://{tier.address(name)}:{tier.value('media_port')}{path}", timeout=10).content == b"golden", name
+        assert (
+            visitor.get(f"http://{tier.address(name)}:{tier.value('media_port')}{path}", timeout=10).content
+            == b"golden"
+        ), name
 
 
 def test_every_app_host_proves_its_health(tier, on):
     for name in tier.hosts("app"):
-        on(name).check_output("curl --fail --silent --show-error http://%s:%s/-/health", tier.address(name), str(tier.value("app_port")))
+        on(name).check_output(
+            "curl --fail --silent --show-error http://%s:%s/-/health", tier.address(name), str(tier.value("app_port"))
+        )
 
 
 def test_a_converge_fails_where_a_page_of_site_smoke_fails(make):
     """And says why: the page, its answer, the request and what the site said of it. Nothing changes."""
     described = yaml.safe_load(open(os.environ["TIER_VARS"].removeprefix("@"), encoding="utf-8"))
-    described["site_smoke"] = [{"path": "/", "says": "The corner shop"}, {"path": "/photo", "says": ""}]  # that one wants a form
+    described["site_smoke"] = [
+        {"path": "/", "says": "The corner shop"},
+        {"path": "/photo", "says": ""},
+    ]  # that one wants a form
     done = make("site", RUNG, "TAGS=deploy", f"VARS={json.dumps(described)}")
     assert done.returncode != 0
     [request] = re.findall(r"The page /photo is not there: 500, request ([0-9a-f]+)", done.stdout)
     assert "The page / " not in done.stdout
-    assert re.search(rf"app\d, request {request}:\s+Traceback \(most recent call last\):\s+File .*shop/views\.py.*MultiValueDictKeyError: 'item'", done.stdout, re.S)
+    assert re.search(
+        rf"app\d, request {request}:\s+Traceback \(most recent call last\):\s+File .*shop/views\.py.*MultiValueDictKeyError: 'item'",
+        done.stdout,
+        re.S,
+    )
     assert "make logs ENV=ladder REQUEST=" in done.stdout
     assert not re.search(r"changed=[1-9]", done.stdout)

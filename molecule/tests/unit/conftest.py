@@ -19,10 +19,12 @@ sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".pytest_cac
 @pytest.fixture
 def execute(capsys):
     """execute(module, check=False, option=value, …): what an Ansible module that was loaded returns, executed on this machine."""
+
     def run(module, check=False, **options):
         with patch_module_args(options | {"_ansible_check_mode": check}), pytest.raises(SystemExit):
             module.main()
         return json.loads(capsys.readouterr().out)
+
     return run
 
 
@@ -31,7 +33,11 @@ def program_fixture(monkeypatch, tmp_path):
     """tier-backup as a module, without the driver that only the backup host has; its paths below tmp_path."""
     for name in ("psycopg2", "psycopg2.errors", "psycopg2.sql"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["psycopg2"].errors, sys.modules["psycopg2"].sql, sys.modules["psycopg2"].Error = sys.modules["psycopg2.errors"], sys.modules["psycopg2.sql"], Exception
+    sys.modules["psycopg2"].errors, sys.modules["psycopg2"].sql, sys.modules["psycopg2"].Error = (
+        sys.modules["psycopg2.errors"],
+        sys.modules["psycopg2.sql"],
+        Exception,
+    )
     module = load_program("roles/pgbackrest/files/tier-backup")
     for part in ("keys", "snapshots"):
         (tmp_path / "media" / part).mkdir(parents=True)

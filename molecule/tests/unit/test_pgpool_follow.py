@@ -22,6 +22,7 @@ def program_fixture(monkeypatch, tmp_path):
         if next(looks, None) is None:
             raise Over
         clock[0] += seconds
+
     monkeypatch.setattr(module.time, "sleep", sleep)
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     module.RUN = tmp_path
@@ -82,7 +83,9 @@ def test_one_that_starts_is_not_killed(program):
 
 def test_one_that_may_only_be_slow_is_started_anew_later(program):
     restarts = followed(program, None, starts=10).restarts
-    assert len(restarts) == 3 and all(30 <= later - earlier <= 45 for earlier, later in itertools.pairwise([1000, *restarts]))
+    assert len(restarts) == 3 and all(
+        30 <= later - earlier <= 45 for earlier, later in itertools.pairwise([1000, *restarts])
+    )
 
 
 def test_one_that_is_silent_after_the_primary_has_changed_is_started_anew_at_once(program):
@@ -95,6 +98,7 @@ def test_one_that_is_silent_after_the_primary_has_changed_is_started_anew_at_onc
             return 0, {0, 1}, {0, 1}
         pool.said = None
         return 1, {1}, {1}
+
     databases.look = later
     with pytest.raises(Over):
         program.follow(databases, pool)
@@ -109,7 +113,10 @@ def test_one_that_agrees_is_left_alone(program):
     assert followed(program, LED, starts=0).restarts == []
 
 
-@pytest.mark.parametrize(("wanted", "answering", "status"), [({0, 1}, (), "up up"), ({0}, (), "up down"), (set(), (0,), "up down"), (set(), (), "up up")])
+@pytest.mark.parametrize(
+    ("wanted", "answering", "status"),
+    [({0, 1}, (), "up up"), ({0}, (), "up down"), (set(), (0,), "up down"), (set(), (), "up up")],
+)
 def test_it_begins_with_the_databases_that_are_there(program, tmp_path, wanted, answering, status):
     program.write_status(Databases((None, wanted, set()), answering))
     assert (tmp_path / "pgpool_status").read_text().split() == status.split()

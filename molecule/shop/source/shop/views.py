@@ -10,8 +10,11 @@ from shop.models import Item
 def shelf(request):
     """Everything there is, and how often this visitor has looked."""
     request.session["looks"] = request.session.get("looks", 0) + 1
-    return render(request, "shop/shelf.html", {
-        "name": settings.SHOP_NAME, "items": Item.objects.order_by("name"), "looks": request.session["looks"]})
+    return render(
+        request,
+        "shop/shelf.html",
+        {"name": settings.SHOP_NAME, "items": Item.objects.order_by("name"), "looks": request.session["looks"]},
+    )
 
 
 def photo(request):
