@@ -11,12 +11,12 @@ class Alarm:
     """A fault that a check has to tell."""
 
     check: str
-    where: object  # where(place) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
+    where: object  # where(target) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
     tells: str  # the contact
-    fault: object = None  # fault(place, host) breaks each of them …
-    mend: object = None  # … and mend(place, host) mends it; None: another fault of the wave does
+    fault: object = None  # fault(target, host) breaks each of them …
+    mend: object = None  # … and mend(target, host) mends it; None: another fault of the wave does
     at: object = None  # hosts that are broken, where they are others than those that alarm
-    silent: object = None  # silent(place) is [(host, check)] that fail with it, and alarm nobody
+    silent: object = None  # silent(target) is [(host, check)] that fail with it, and alarm nobody
     may: tuple = ()  # checks that may alarm besides, of whichever host, since they have a cause of their own in it
     after: tuple = ()  # checks that may alarm while it is mended: well a moment later than what silenced them
     deaf: bool = False  # whether nobody can be told before it is mended
@@ -24,22 +24,22 @@ class Alarm:
 
 def shell(command):
     """An act on a host: a command."""
-    return lambda place, host: place.on(host, command)
+    return lambda target, host: target.on(host, command)
 
 
 def last(group):
     """The last host of a group."""
-    return lambda place: [place.groups[group][-1]]
+    return lambda target: [target.groups[group][-1]]
 
 
 def first(group):
     """The first host of a group."""
-    return lambda place: [place.groups[group][0]]
+    return lambda target: [target.groups[group][0]]
 
 
 def every(group):
     """All hosts of a group."""
-    return lambda place: list(place.groups[group])
+    return lambda target: list(target.groups[group])
 
 
 def tier(_place):
@@ -47,19 +47,19 @@ def tier(_place):
     return ["tier"]
 
 
-def standing_by(place):
+def standing_by(target):
     """The balancer without the virtual IP."""
-    return [host for host in place.groups["lb"] if host != place.holder()][:1]
+    return [host for host in target.groups["lb"] if host != target.holder()][:1]
 
 
-def holder(place):
+def holder(target):
     """The balancer with it."""
-    return [place.holder()]
+    return [target.holder()]
 
 
-def standby(place):
+def standby(target):
     """A database that is not the primary."""
-    return [place.standby()]
+    return [target.standby()]
 
 
 def on(hosts, *checks):
@@ -90,86 +90,86 @@ HOPELESS = "/run/systemd/system/pgbackrest.service.d"
 ENDS = r"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=10ms\nRestartSteps=0\n"
 
 
-def hopeless(place, host):
+def hopeless(target, host):
     """A service that ends whenever it is started, until systemd has tried as often as it may: only faster than it would."""
-    place.on(
+    target.on(
         host,
         f"mkdir {HOPELESS} && printf '{ENDS}' > {HOPELESS}/zz-alarm.conf && systemctl daemon-reload && systemctl restart pgbackrest",
     )
-    place.wait(
-        lambda: place.on(host, "systemctl show -P ActiveState pgbackrest") == "failed",
+    target.wait(
+        lambda: target.on(host, "systemctl show -P ActiveState pgbackrest") == "failed",
         f"end of all tries on {host}",
         60,
     )
 
 
-def hopeful(place, host):
+def hopeful(target, host):
     """The service as it was."""
-    place.on(
+    target.on(
         host,
         f"rm -r {HOPELESS} && systemctl daemon-reload && systemctl reset-failed pgbackrest && systemctl start pgbackrest",
     )
 
 
-def cut(place, host, others, verb="add"):
+def cut(target, host, others, verb="add"):
     """A host does not reach others, by name or address."""
-    place.on(host, " && ".join(f"ip route {verb} blackhole {place.address.get(other, other)}" for other in others))
+    target.on(host, " && ".join(f"ip route {verb} blackhole {target.address.get(other, other)}" for other in others))
 
 
-def uncut(place, host, others):
+def uncut(target, host, others):
     """It does again."""
-    cut(place, host, others, "del")
+    cut(target, host, others, "del")
 
 
 def engine(verb):
     """An act on the engine of a balancer."""
-    return lambda place, host: place.on(host, f"systemctl {verb} {place.engine}")
+    return lambda target, host: target.on(host, f"systemctl {verb} {target.engine}")
 
 
-def detach(place, host):
+def detach(target, host):
     """Let pgpool pass over a standby, with nobody to put that right."""
-    node = place.groups["db"].index(place.standby())
-    place.on(
+    node = target.groups["db"].index(target.standby())
+    target.on(
         host,
         f"systemctl stop pgpool-follow && PCPPASSFILE=/etc/pgpool2/pcppass pcp_detach_node -h 127.0.0.1 -U follow -w -n {node}",
     )
 
 
-def leader(place):
+def leader(target):
     """The name of the primary, for as long as a standby that is cut off from it has to know it."""
-    place.cut_from = place.primary()
-    return place.cut_from
+    target.cut_from = target.primary()
+    return target.cut_from
 
 
-def gateway(place):
+def gateway(target):
     """Everybody whom the monitor reaches, and how it reaches them."""
     return [
-        place.gateway,
-        place.facts["lb_vip"],
-        *(host for host in place.groups["all"] if host not in place.groups["monitor"]),
+        target.gateway,
+        target.facts["lb_vip"],
+        *(host for host in target.groups["all"] if host not in target.groups["monitor"]),
     ]
 
 
-def fast(place, host):
+def fast(target, host):
     """A clock that is an hour ahead, for the plugin that asks it."""
-    place.on(
+    target.on(
         host,
         'printf \'#!/bin/sh\\nexec /usr/bin/date --date "1 hour" "$@"\\n\' > /usr/local/bin/date; chmod 755 /usr/local/bin/date',
     )
-    asked("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](place, host)
+    asked("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](target, host)
 
 
-def right(place, host):
+def right(target, host):
     """The right time again."""
-    place.on(host, "rm /usr/local/bin/date")
-    asked("clock", "")[1](place, host)
+    target.on(host, "rm /usr/local/bin/date")
+    asked("clock", "")[1](target, host)
 
 
-def uploads_again(place, host):
+def uploads_again(target, host):
     """Take uploads in again."""
-    place.on(host, "systemctl start restic-rest-server")
-    for media in place.groups["media"]:
-        place.on(media, "systemctl reset-failed media-backup.service", check=False)
+    target.on(host, "systemctl start restic-rest-server")
+    for media in target.groups["media"]:
+        target.try_on(media, "systemctl reset-failed media-backup.service")
 
 
 # Lookups of what nobody has, until it is mended: many at once, so that the next look finds them, then some hundreds a second.
@@ -201,8 +201,8 @@ def short(path, unit="{engine}", key=""):
     """
 
     def act(command):
-        return lambda place, host: place.on(
-            host, command.format(path=path, unit=unit, key=key or path).format(engine=place.engine)
+        return lambda target, host: target.on(
+            host, command.format(path=path, unit=unit, key=key or path).format(engine=target.engine)
         )
 
     return act(SHORT), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
@@ -213,23 +213,23 @@ VISITOR = """systemd-run --quiet --collect --unit=alarm-visitor sh -c 'n=0; whil
 do curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{port}/ledger/; n=$((n+1)); [ $n -lt 30 ] || sleep 1; done'"""
 
 
-def unread(place, host):
+def unread(target, host):
     """A page that fails, which no check looks at, and a visitor who wants it."""
-    place.sql("alter table ledger_bank rename to ledger_bank_away")
-    place.on(
+    target.sql("alter table ledger_bank rename to ledger_bank_away")
+    target.on(
         host,
         VISITOR.format(
-            name=place.tier.value("site_hosts", host)[0],
-            port=place.tier.value("lb_https_port", host),
-            vip=place.facts["lb_vip"],
+            name=target.tier.value("site_hosts", host)[0],
+            port=target.tier.value("lb_https_port", host),
+            vip=target.facts["lb_vip"],
         ),
     )
 
 
-def read(place, host):
+def read(target, host):
     """It can be read again, and the visitor has left."""
-    place.sql("alter table ledger_bank_away rename to ledger_bank")
-    place.on(host, "systemctl stop alarm-visitor")
+    target.sql("alter table ledger_bank_away rename to ledger_bank")
+    target.on(host, "systemctl stop alarm-visitor")
 
 
 LATE = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
@@ -241,13 +241,13 @@ WAVES = {
             "host",
             last("media"),
             "oncall",
-            lambda place, host: place.kill(host),
-            lambda place, host: place.start(host),
+            lambda target, host: target.kill(host),
+            lambda target, host: target.start(host),
             # A host that starts answers pings before its services answer.
             after=("files", "munin", "memory"),
-            silent=lambda place: (
-                on(last("media")(place), "files", "munin", "memory")
-                + on(holder(place), f"pools {last('media')(place)[0]} files")
+            silent=lambda target: (
+                on(last("media")(target), "files", "munin", "memory")
+                + on(holder(target), f"pools {last('media')(target)[0]} files")
             ),
         ),
         Alarm("balancer", standing_by, "oncall", engine("stop"), engine("start")),
@@ -256,7 +256,7 @@ WAVES = {
             standing_by,
             "ops",
             *units("munin-node"),
-            silent=lambda place: on(standing_by(place), "pools", "memory", "units"),
+            silent=lambda target: on(standing_by(target), "pools", "memory", "units"),
         ),
         Alarm("health", last("app"), "oncall", *units("apache2")),
         Alarm(
@@ -264,7 +264,7 @@ WAVES = {
             last("cache"),
             "oncall",
             *units("memcached"),
-            silent=lambda place: on(last("cache")(place), "hit_rate"),
+            silent=lambda target: on(last("cache")(target), "hit_rate"),
         ),
         Alarm("hit_rate", first("cache"), "ops", shell(MISSES), shell(HITS)),
         Alarm("etcd", last("quorum"), "ops", *units("etcd")),
@@ -277,8 +277,8 @@ WAVES = {
             "replication",
             tier,
             "oncall",
-            lambda place, host: cut(place, host, [leader(place)]),
-            lambda place, host: uncut(place, host, [place.cut_from]),
+            lambda target, host: cut(target, host, [leader(target)]),
+            lambda target, host: uncut(target, host, [target.cut_from]),
             at=standby,
         ),
         # Only what the plugin asks for the time: a container has its machine's clock.
@@ -323,8 +323,8 @@ WAVES = {
             "pools",
             standing_by,
             "oncall",
-            lambda place, host: cut(place, host, place.groups["app"][-1:]),
-            lambda place, host: uncut(place, host, place.groups["app"][-1:]),
+            lambda target, host: cut(target, host, target.groups["app"][-1:]),
+            lambda target, host: uncut(target, host, target.groups["app"][-1:]),
         ),
         Alarm("certificate", tier, "ops", *short("/etc/{engine}/site.pem"), at=holder),
         Alarm("answers", holder, "oncall", unread, read),
@@ -336,8 +336,8 @@ WAVES = {
     ],
     "of the quorum and the virtual IP": [
         # The primary stays what it is as long as it reaches all the others.
-        Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
-        Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
+        Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda target: target.groups["quorum"][:2]),
+        Alarm("etcd", lambda target: target.groups["quorum"][:2], "ops"),
         Alarm(
             "web_certificate",
             last("monitor"),
@@ -345,13 +345,13 @@ WAVES = {
             *short("/etc/munin-tls/certificate.pem", "nginx", "/etc/munin-tls/key.pem"),
         ),
         Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
-        Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
+        Alarm("page", tier, "oncall", silent=lambda target: on(["tier"], "certificate")),
         Alarm(
             "files",
             last("media"),
             "oncall",
             *units("lighttpd"),
-            silent=lambda place: on(place.groups["lb"], f"pools {last('media')(place)[0]} files"),
+            silent=lambda target: on(target.groups["lb"], f"pools {last('media')(target)[0]} files"),
         ),
     ],
     "of all databases": [
@@ -363,7 +363,7 @@ WAVES = {
             at=every("db"),
             may=("page",),
             after=("replication",),
-            silent=lambda place: on(place.groups["app"], "health") + on(["tier"], "replication"),
+            silent=lambda target: on(target.groups["app"], "health") + on(["tier"], "replication"),
         ),
         Alarm("patroni", every("db"), "oncall"),
     ],
@@ -372,12 +372,12 @@ WAVES = {
             "tier",
             tier,
             "oncall",
-            lambda place, host: cut(place, host, gateway(place)),
-            lambda place, host: uncut(place, host, gateway(place)),
+            lambda target, host: cut(target, host, gateway(target)),
+            lambda target, host: uncut(target, host, gateway(target)),
             at=last("monitor"),
             deaf=True,
-            silent=lambda place: (
-                on([host for host in place.groups["all"] if host not in place.groups["monitor"]], "host")
+            silent=lambda target: (
+                on([host for host in target.groups["all"] if host not in target.groups["monitor"]], "host")
                 + on(["tier"], "page")
             ),
         ),

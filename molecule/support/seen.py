@@ -13,13 +13,13 @@ OVERFLOWS = """(() => {
 })()"""
 
 
-def await_told(visitor, page, place, condition, what):
+def await_told(visitor, page, target, condition, what):
     """Await that status.json, which is written with the page, is as it should be: condition(its content)."""
 
     def told():
         return visitor.get(f"{page.url}status.json", auth=page.auth, timeout=10).json()
 
-    place.wait(lambda: condition(told()), what, 60)
+    target.wait(lambda: condition(told()), what, 60)
 
 
 def html(window):

@@ -9,16 +9,20 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import testinfra.backend.base
 import testinfra.host
+
+T = TypeVar("T")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")  # not Molecule's own; before Ansible is imported
 
 
 @functools.cache
-def load_plugins():
+def load_plugins() -> None:
     """Let Ansible find filters and lookups; once in a process."""
     from ansible.plugins.loader import init_plugin_loader
 
@@ -31,16 +35,17 @@ WORLD = [
     "HOME=/root",
     "container=docker",
 ]  # what a command on a host finds in its environment
-RUNNING = {}  # {container: (its first process, when that started)}
+RUNNING: dict[str, tuple[int, str | None]] = {}  # {container: (its first process, when that started)}
 
 
-def started(pid):
+def started(pid: int) -> str | None:
     """When a process started, in ticks of this machine's clock, as text; None where there is none."""
     with contextlib.suppress(OSError):
         return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    return None
 
 
-def first(container):
+def first(container: str) -> int:
     """The first process of a container, as this machine numbers it; 0 while it is off."""
     pid, since = RUNNING.get(container, (0, None))
     if not pid or since is None or started(pid) != since:  # None: it had ended before its start could be read
@@ -55,7 +60,7 @@ def first(container):
     return pid
 
 
-def inside(container, *command, user="root"):
+def inside(container: str, *command: str, user: str = "root") -> list[str]:
     """The command that runs another one in a container: `docker exec` in 3 ms instead of 60, and as much less work for this machine."""
     other = [] if user == "root" else ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
     return [
@@ -73,7 +78,7 @@ def inside(container, *command, user="root"):
     ]
 
 
-def wait(condition, what, seconds):
+def wait(condition: Callable[[], T], what: str, seconds: float) -> T:
     """What a condition comes to, once it is true. Raises TimeoutError after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -83,7 +88,7 @@ def wait(condition, what, seconds):
     return found
 
 
-def marked(mark):
+def marked(mark: str) -> Iterator[int]:
     """Yield the ids of the processes that were started with a mark in their environment, by whomever and in whatever session."""
     for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's

@@ -12,8 +12,9 @@ import requests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 import balancer
-import drill
+from target import Target
 from tier import Tier
+from visitors import Load
 
 
 @functools.cache
@@ -91,9 +92,9 @@ def log(site):
 
 
 @pytest.fixture(scope="session")
-def place(tier):
+def target(tier):
     """The tier, to break."""
-    return drill.Place(tier.inventory)
+    return Target(tier.inventory)
 
 
 @pytest.fixture(scope="session")
@@ -103,22 +104,22 @@ def make(tier):
 
 
 @pytest.fixture(name="unharmed")
-def unharmed_fixture(place):
+def unharmed_fixture(target):
     """with unharmed() as load: whatever happens to the tier, no visitor notices, and nothing acknowledged is lost."""
 
     @contextlib.contextmanager
     def unharmed(**pace):
-        place.whole()
-        with drill.Load(place, **{"pace": 0.25, "connect": 5.0, **pace}) as load:
+        target.await_healthy()
+        with Load(target, **{"pace": 0.25, "connect": 5.0, **pace}) as load:
             load.mark()
             begun = time.time()
             yield load
             load.await_service(time.time())
             requests, commits = load.requests(begun), load.commits(begun)
             assert [f"{r.kind}: {r.failure}" for r in requests if r.failure] == []
-            assert load.unkept(commits) == ([], [])
+            assert load.lost_and_duplicated(commits) == ([], [])
             print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
-        place.whole()
+        target.await_healthy()
 
     return unharmed
 

@@ -7,24 +7,24 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def backups(place, tier):
+def backups(target, tier):
     """The backup host: on(command), state() as monitoring reads it, await_state(condition, what)."""
-    host = place.groups["backup"][0]
+    host = target.groups["backup"][0]
     path = tier.value("backup_state")
 
     def state():
-        return json.loads(place.on(host, f"cat {path}", check=False) or "{}")
+        return json.loads(target.try_on(host, f"cat {path}") or "{}")
 
     def looked():
-        place.on(host, "systemctl start tier-backup@look")  # what its timer does every minute
+        target.on(host, "systemctl start tier-backup@look")  # what its timer does every minute
         return state()
 
     def await_state(condition, what, seconds=180):
-        return place.wait(lambda: condition(looked()), what, seconds)
+        return target.wait(lambda: condition(looked()), what, seconds)
 
     return types.SimpleNamespace(
         host=host,
-        on=lambda command, check=True: place.on(host, command, check=check),
+        on=lambda command, check=True: target.on(host, command, check=check),
         state=state,
         await_state=await_state,
         stanza=tier.value("backup_stanza"),
@@ -34,8 +34,8 @@ def backups(place, tier):
 
 
 @pytest.fixture(autouse=True)
-def unbroken(place):
+def unbroken(target):
     """Whole before and after."""
-    place.whole()
+    target.await_healthy()
     yield
-    place.whole()
+    target.await_healthy()

@@ -8,8 +8,8 @@ import subprocess
 import time
 import uuid
 
-import drill
 import pytest
+from target import png
 from tier import inside
 
 COPY = "/var/lib/postgresql/copy"
@@ -31,11 +31,11 @@ def test_takes_a_backup(make, backups):
 
 
 @pytest.fixture(name="segment", scope="module")
-def segment_fixture(place):
+def segment_fixture(target):
     """A piece of WAL with a little in it, which nothing else completes."""
-    place.sql("create table if not exists backup_test(said text, at timestamptz default now())")
-    place.sql("insert into backup_test(said) values ('archived')")
-    return place.sql("select pg_walfile_name(pg_current_wal_lsn())")
+    target.sql("create table if not exists backup_test(said text, at timestamptz default now())")
+    target.sql("insert into backup_test(said) values ('archived')")
+    return target.sql("select pg_walfile_name(pg_current_wal_lsn())")
 
 
 # The minute that it takes goes by in these.
@@ -71,15 +71,15 @@ def test_staleness_is_seen_everywhere(make, backups):
     ("moment", "reason"),
     [("2001-01-01 00:00", "is before it"), ("2999-01-01 00:00", "has not come yet"), ("soon", "invalid moment")],
 )
-def test_refuses_a_moment_that_no_backup_leads_to(make, place, moment, reason):
-    before = place.sql("select timeline_id from pg_control_checkpoint()", superuser=True)
+def test_refuses_a_moment_that_no_backup_leads_to(make, target, moment, reason):
+    before = target.sql("select timeline_id from pg_control_checkpoint()", superuser=True)
     done = make("restore", f"TO={moment}", "YES=1")
     assert done.returncode != 0 and "Nothing was touched." in words(done) and reason in words(done), words(done)
-    assert place.sql("select timeline_id from pg_control_checkpoint()", superuser=True) == before
+    assert target.sql("select timeline_id from pg_control_checkpoint()", superuser=True) == before
 
 
-def test_wal_arrives_before_it_is_full(place, backups, segment):
-    place.wait(
+def test_wal_arrives_before_it_is_full(target, backups, segment):
+    target.wait(
         lambda: (
             segment
             in backups.on(
@@ -92,11 +92,11 @@ def test_wal_arrives_before_it_is_full(place, backups, segment):
     )
 
 
-def test_an_archive_that_is_down_is_seen(place, backups):
+def test_an_archive_that_is_down_is_seen(target, backups):
     backups.on("systemctl stop pgbackrest")
     try:
         for _ in range(6):
-            place.sql(
+            target.sql(
                 "insert into public.backup_test(said) values ('nobody takes it'); select pg_switch_wal()",
                 superuser=True,
             )
@@ -126,30 +126,30 @@ TRAPPED = "ls /var/lib/postgresql | grep ^trapped; true"
 
 
 @pytest.fixture(name="traps")
-def traps_fixture(place):
+def traps_fixture(target):
     """The site's role has left in its database what a superuser might run. What a superuser who is caught leaves: a list of files."""
 
     def clear():
-        place.sql(
-            f"alter database {place.facts['site_name']} reset search_path; drop view if exists public.pg_available_extension_versions; "
+        target.sql(
+            f"alter database {target.facts['site_name']} reset search_path; drop view if exists public.pg_available_extension_versions; "
             "drop function if exists public.trap_version(), public.trap_row(), public.concat_ws(text, text, text), "
             "public.hashtextextended(text, integer), public.trap(text) cascade"
         )
 
     clear()
-    place.sql(TRAPS.format(place.facts["site_name"]))
+    target.sql(TRAPS.format(target.facts["site_name"]))
     yield lambda: [
         f"{host}: {name}"
-        for host in place.groups["db"] + place.groups["backup"]
-        for name in place.on(host, TRAPPED).split()
+        for host in target.groups["db"] + target.groups["backup"]
+        for name in target.on(host, TRAPPED).split()
     ]
     clear()
 
 
-def test_the_role_of_the_site_stays_what_it_is(make, place, backups, traps):
-    place.sql("select public.trap('proof')", superuser=True)
-    assert traps() == [f"{place.primary()}: trapped-proof"]
-    place.on(place.primary(), "rm /var/lib/postgresql/trapped-proof")
+def test_the_role_of_the_site_stays_what_it_is(make, target, backups, traps):
+    target.sql("select public.trap('proof')", superuser=True)
+    assert traps() == [f"{target.primary()}: trapped-proof"]
+    target.on(target.primary(), "rm /var/lib/postgresql/trapped-proof")
     for verb in (["site", "TAGS=postgresql"], ["drift"], ["restore-drill"]):
         done = make(*verb)
         assert done.returncode == 0 or verb == ["drift"], words(done)
@@ -160,25 +160,25 @@ def test_the_role_of_the_site_stays_what_it_is(make, place, backups, traps):
     assert traps() == []
 
 
-def test_no_password_is_in_the_statistics_of_statements(place):
+def test_no_password_is_in_the_statistics_of_statements(target):
     found = "select count(*) from public.pg_stat_statements where query ~* 'password' and query ~* '^\\s*(create|alter)\\s+(role|user)'"
-    assert place.sql(found, superuser=True) == "0"
+    assert target.sql(found, superuser=True) == "0"
 
 
-def test_a_dead_run_keeps_nobody_from_the_uploads(place, backups):
+def test_a_dead_run_keeps_nobody_from_the_uploads(target, backups):
     # Killed while it holds its lock, which stays.
     backups.on(f"""{RESTIC} check --read-data > /dev/null & run=$!
         until ls /var/lib/media-backup/locks | grep -q .; do kill -0 $run || exit 1; done; pkill -KILL -u restic-rest-server -x restic; wait $run; true""")
     assert backups.on("ls /var/lib/media-backup/locks | wc -l") == "1"
     backups.on("systemctl start media-forget")
     assert backups.on("ls /var/lib/media-backup/locks | wc -l") == "0"
-    place.on(place.groups["media"][0], "systemctl start media-backup")
+    target.on(target.groups["media"][0], "systemctl start media-backup")
 
 
 @pytest.mark.parametrize("unit", ["media-backup", f"media-restore@{int(time.time())}"])
-def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, place, unit):
+def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, target, unit):
     """While restic runs: of no process, and in no file. What every process of www-data knows is found, which proves the search."""
-    media = place.groups["media"][-1]
+    media = target.groups["media"][-1]
     secrets = [tier.value(name, host=media) for name in ("backup_media_passphrase", "backup_media_password")]
     canary = uuid.uuid4().hex
     search = [
@@ -187,48 +187,48 @@ def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, place,
         f"PROBE={canary} grep --only-matching --no-filename --no-messages --binary-files=text --recursive --devices=skip --fixed-strings "
         "--file=- /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /run /srv /tmp /usr/local /var",
     ]
-    place.on(
+    target.on(
         media,
         f"systemctl stop {unit}; systemctl start --no-block {unit}; timeout 30 sh -c 'until pkill -STOP -x restic; do :; done'",
     )
     try:
-        user = place.on(media, "ps -o user:20= -C restic").strip()
+        user = target.on(media, "ps -o user:20= -C restic").strip()
         found = subprocess.run(
-            inside(place.container(media), *search, user="www-data"),
+            inside(target.container(media), *search, user="www-data"),
             input="\n".join([canary, *secrets]),
             capture_output=True,
             text=True,
             check=False,
         ).stdout.split()
     finally:
-        place.on(media, f"pkill -CONT -x restic; systemctl start {unit}")
+        target.on(media, f"pkill -CONT -x restic; systemctl start {unit}")
     assert set(found) == {canary} and user == "media-backup"
 
 
-def test_uploads_come_back_to_whom_they_belonged(tier, place):
+def test_uploads_come_back_to_whom_they_belonged(tier, target):
     """Those that nobody else may read, too, and with the directories around them."""
-    media, root = place.groups["media"][0], tier.value("media_root")
+    media, root = target.groups["media"][0], tier.value("media_root")
     look = f"cd {root} && find backup-test -printf '%p %u:%g %m\\n' | sort"
-    place.on(media, "systemctl stop media-sync.timer media-sync")
+    target.on(media, "systemctl stop media-sync.timer media-sync")
     try:
-        place.on(
+        target.on(
             media,
             f"cd {root} && runuser -u www-data -- sh -c 'umask 022; mkdir -p backup-test/a; echo 1 > backup-test/a/open; umask 077; "
             "echo 2 > backup-test/a/closed'",
         )
-        before = place.on(media, look)
-        place.on(
+        before = target.on(media, look)
+        target.on(
             media,
             f"systemctl start media-backup && rm -r {root}/backup-test && systemctl start media-restore@$(( $(date +%s) + 1 ))",
         )
-        assert place.on(media, look) == before and "closed www-data:www-data 600" in before
+        assert target.on(media, look) == before and "closed www-data:www-data 600" in before
     finally:
-        place.on(media, f"rm -rf {root}/backup-test; systemctl start media-sync.timer")
+        target.on(media, f"rm -rf {root}/backup-test; systemctl start media-sync.timer")
 
 
-def test_an_upload_from_the_future_is_told(place, backups):
-    media = place.groups["media"][0]
-    place.on(
+def test_an_upload_from_the_future_is_told(target, backups):
+    media = target.groups["media"][0]
+    target.on(
         media,
         "export RESTIC_REPOSITORY_FILE=/etc/media-backup/repository RESTIC_PASSWORD_FILE=/etc/media-backup/passphrase "
         "RESTIC_CACERT=/etc/backup-tls/ca.pem; mkdir -p /tmp/later; restic --no-cache backup --tag media --time '2099-01-01 00:00:00' --host later /tmp/later",
@@ -282,41 +282,41 @@ def test_a_drill_fails_clearly(backups, damage, reason):
     assert backups.state()["drill"]["result"] == "ok"
 
 
-def after(place):
+def after(target):
     """A moment after what was written and before what will be, as people write it."""
     now = math.ceil(time.time())
-    place.wait(lambda: time.time() > now + 1, "end of that second")
+    target.wait(lambda: time.time() > now + 1, "end of that second")
     return datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def test_goes_back_to_a_moment_and_forth_again(place, make, visitor, tier):
-    place.sql("create table if not exists backup_test(said text, at timestamptz default now())")
+def test_goes_back_to_a_moment_and_forth_again(target, make, visitor, tier):
+    target.sql("create table if not exists backup_test(said text, at timestamptz default now())")
     first, second, third = (f"{name}-{int(time.time())}" for name in ("first", "second", "third"))
     root, moments = tier.value("media_root"), []
 
     def write(name):
-        place.sql(f"insert into backup_test(said) values ('{name}')")
-        place.upload(f"{name}.png")
-        moments.append(after(place))
+        target.sql(f"insert into backup_test(said) values ('{name}')")
+        target.upload(f"{name}.png")
+        moments.append(after(target))
 
     def expect(there, gone):
-        place.whole()
+        target.await_healthy()
         assert set(
-            place.sql(f"select said from backup_test where said in ('{first}', '{second}', '{third}')").split()
+            target.sql(f"select said from backup_test where said in ('{first}', '{second}', '{third}')").split()
         ) == set(there)
         assert visitor.get(f"{tier.url}/", timeout=10).status_code == 200
-        for media in place.groups["media"]:
-            assert all(place.on(media, f"ls {root}/{name}.png") for name in there)
-            assert all(place.on(media, f"ls {root}/{name}.png", check=False) is None for name in gone)
+        for media in target.groups["media"]:
+            assert all(target.on(media, f"ls {root}/{name}.png") for name in there)
+            assert all(target.try_on(media, f"ls {root}/{name}.png") is None for name in gone)
         for name in there:
-            assert visitor.get(f"{tier.url}/media/{name}.png", timeout=10).content == drill.picture()
+            assert visitor.get(f"{tier.url}/media/{name}.png", timeout=10).content == png()
 
     assert make("backup").returncode == 0
     write(first)
-    place.sql(f"insert into backup_test(said) values ('{second}')")
-    place.upload(f"{second}.png")
+    target.sql(f"insert into backup_test(said) values ('{second}')")
+    target.upload(f"{second}.png")
     assert make("backup").returncode == 0  # uploads come back from there
-    moments.append(after(place))
+    moments.append(after(target))
     done = make("restore", f"TO={moments[0]}")
     assert done.returncode != 0 and "Nothing was touched: there was no yes" in words(done), words(done)
     expect([first, second], [])

@@ -64,24 +64,24 @@ def media(told, on):
 @pytest.fixture(scope="module")
 def static(told, media):
     """A release's static files on every media host; the URL path they are at."""
-    place = f"{told.static_root}/tests-tmp"
+    directory = f"{told.static_root}/tests-tmp"
     files = {name: base64.b64encode(content).decode() for name, content in STATIC.items()}
     for host in media.values():
         python(
             host,
             f"""
             import base64, os, shutil
-            shutil.rmtree({place!r}, ignore_errors=True)  # of a run that was cut off
-            os.mkdir({place!r})
+            shutil.rmtree({directory!r}, ignore_errors=True)  # of a run that was cut off
+            os.mkdir({directory!r})
             for name, content in {files!r}.items():
-                open(f"{place}/{{name}}", "wb").write(base64.b64decode(content))
-                os.utime(f"{place}/{{name}}", ({RELEASED}, {RELEASED}))
-            os.symlink("/etc/passwd", "{place}/link.txt")
+                open(f"{directory}/{{name}}", "wb").write(base64.b64decode(content))
+                os.utime(f"{directory}/{{name}}", ({RELEASED}, {RELEASED}))
+            os.symlink("/etc/passwd", "{directory}/link.txt")
         """,
         )
     yield told.site_static_url + "tests-tmp/"
     for host in media.values():
-        host.check_output("rm -r %s", place)
+        host.check_output("rm -r %s", directory)
 
 
 @pytest.fixture(scope="module")

@@ -211,20 +211,20 @@ def test_no_run_draws_what_nobody_looks_at(host, run_once):
 @pytest.mark.needs(monitor=1)
 def test_one_page_is_for_a_report(visitor, web, tier, run_once):
     """Of every tier that there is, drawn over all of its hosts."""
-    place = f"{web['url']}overview/{tier.value('site_name')}/"
+    address = f"{web['url']}overview/{tier.value('site_name')}/"
     shown = [name for name, graph in tier.value("munin_overview").items() if tier.value("munin_tiers")[graph["of"]]]
-    page = visitor.get(place, auth=web["auth"]).text
+    page = visitor.get(address, auth=web["auth"]).text
     assert len(shown) > 3 and [name for name in shown if f"{name}-day.png" not in page] == []
     for name in shown:
-        picture = visitor.get(f"{place}{name}-day.png", auth=web["auth"])
+        picture = visitor.get(f"{address}{name}-day.png", auth=web["auth"])
         assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000, name
 
 
 @pytest.mark.apart("lb", "monitor")
 @pytest.mark.needs(monitor=1)
-def test_the_key_that_visitors_trust_is_on_balancers_alone(tier, place):
+def test_the_key_that_visitors_trust_is_on_balancers_alone(tier, target):
     """The monitor has its own. On a balancer the same search finds it."""
-    key = place.on(tier.hosts("lb")[0], f"cat /etc/{place.engine}/site.pem").split("-----")[2].split()[0]
+    key = target.on(tier.hosts("lb")[0], f"cat /etc/{target.engine}/site.pem").split("-----")[2].split()[0]
     search = [
         "grep",
         "--recursive",
@@ -247,7 +247,7 @@ def test_the_key_that_visitors_trust_is_on_balancers_alone(tier, place):
 
     def found(name):
         return subprocess.run(
-            inside(place.container(name), *search), input=key, capture_output=True, text=True, check=False
+            inside(target.container(name), *search), input=key, capture_output=True, text=True, check=False
         ).stdout.splitlines()
 
     assert {name for name in tier.hosts("all") if found(name)} == set(tier.hosts("lb"))

@@ -92,22 +92,22 @@ def style_fixture(tier, visitor):
     return lambda: visitor.get(f"{tier.url}/static/newsbudget/site.css", timeout=10).text
 
 
-def current(place):
+def current(target):
     """{host: the release that is current on it}, as a set of what there is."""
-    return {place.on(app, f"basename $(readlink {place.facts['site_root']}/current)") for app in place.groups["app"]}
+    return {target.on(app, f"basename $(readlink {target.facts['site_root']}/current)") for app in target.groups["app"]}
 
 
-def ledger(place, host):
+def ledger(target, host):
     """Entries of a host's ledger."""
-    return [json.loads(line) for line in place.on(host, "cat /var/log/releases.jsonl").splitlines()]
+    return [json.loads(line) for line in target.on(host, "cat /var/log/releases.jsonl").splitlines()]
 
 
-def drained(place):
+def drained(target):
     """Servers that a balancer passes over."""
     return [
         line
-        for lb in place.groups["lb"]
-        for line in place.on(lb, "grep ' down;' /etc/nginx/nginx.conf || true").splitlines()
+        for lb in target.groups["lb"]
+        for line in target.on(lb, "grep ' down;' /etc/nginx/nginx.conf || true").splitlines()
     ]
 
 
@@ -116,43 +116,43 @@ def words(done):
     return " ".join((done.stdout + done.stderr).split())
 
 
-def asked(place, known_as):
+def asked(target, known_as):
     """How often the app hosts were asked for a page, by its request id."""
     return sum(
-        int(place.on(app, f"grep -c ' {known_as} ' /var/log/apache2/access.log || true")) for app in place.groups["app"]
+        int(target.on(app, f"grep -c ' {known_as} ' /var/log/apache2/access.log || true")) for app in target.groups["app"]
     )
 
 
 def test_a_release_goes_live_everywhere_and_back_again(
-    place, tier, visitor, make, deploy, variant, served, style, unharmed
+    target, tier, visitor, make, deploy, variant, served, style, unharmed
 ):
     """With its static files, also those whose names have no hash, which the release since has replaced. Its slow page is asked once, and comes whole."""
-    old, before = current(place), style()
+    old, before = current(target), style()
     assert len(old) == 1
     known_as = str(uuid.uuid4())
     with unharmed():
         done = deploy(
-            variant(middleware(PARTS.replace("PAUSE", str(tier.value("lb_failover_s", place.groups["lb"][0]) + 1))))
+            variant(middleware(PARTS.replace("PAUSE", str(tier.value("lb_failover_s", target.groups["lb"][0]) + 1))))
         )
         assert done.returncode == 0, done.stdout[-3000:]
-        new = current(place)
+        new = current(target)
         assert len(new) == 1 and new != old
         now = served()
-        assert set(now) == set(place.groups["app"]) and set(now.values()) == new
+        assert set(now) == set(target.groups["app"]) and set(now.values()) == new
         assert style() != before
         page = visitor.get(f"{tier.url}/about/?parts=2", headers={"X-Request-Id": known_as}, timeout=30)
         assert (page.status_code, page.text) == (200, "firstlast")
-        place.await_nothing(lambda: "" if asked(place, known_as) else "nobody", "app host that was asked")
-        assert asked(place, known_as) == 1
-    for host in place.groups["all"]:
-        last = ledger(place, host)[-1]
+        target.await_no_problem(lambda: "" if asked(target, known_as) else "nobody", "app host that was asked")
+        assert asked(target, known_as) == 1
+    for host in target.groups["all"]:
+        last = ledger(target, host)[-1]
         assert (last["verb"], last["release"], last["result"]) == ("deploy", *new, "live"), host
         assert "@" in last["who"]
-        assert "live" in place.on(host, "journalctl -q -t releases -n 1 -o cat")
+        assert "live" in target.on(host, "journalctl -q -t releases -n 1 -o cat")
     with unharmed():
         done = make("rollback")
         assert done.returncode == 0, done.stdout[-3000:]
-        assert current(place) == old and set(served().values()) == old
+        assert current(target) == old and set(served().values()) == old
         assert style() == before
     said = make("releases")
     assert said.returncode == 0, said.stdout
@@ -162,28 +162,28 @@ def test_a_release_goes_live_everywhere_and_back_again(
     ]
 
 
-def test_an_unwell_release_goes_back_by_itself(place, make, deploy, variant, served, style, unharmed):
+def test_an_unwell_release_goes_back_by_itself(target, make, deploy, variant, served, style, unharmed):
     """With its static files."""
-    old, before = current(place), style()
+    old, before = current(target), style()
     with unharmed():
         done = deploy(variant(unwell), django_health_retries=3)
         assert done.returncode != 0
         assert "was taken back" in words(done) and "Every app host serves what it served before" in words(done)
-        assert current(place) == old
-        assert drained(place) == []
-        assert set(served()) == set(place.groups["app"]) and set(served().values()) == old
+        assert current(target) == old
+        assert drained(target) == []
+        assert set(served()) == set(target.groups["app"]) and set(served().values()) == old
         assert style() == before
-    assert ledger(place, place.groups["app"][0])[-1]["result"].startswith("went back:")
+    assert ledger(target, target.groups["app"][0])[-1]["result"].startswith("went back:")
 
 
-def test_a_release_that_visitors_find_broken_goes_back_by_itself(place, tier, deploy, variant, served, chromium):
+def test_a_release_that_visitors_find_broken_goes_back_by_itself(target, tier, deploy, variant, served, chromium):
     """Every host is well by its own word; one page that another one links to is not, and nobody can sign in."""
-    old = current(place)
-    place.manage(
-        place.groups["app"][0],
+    old = current(target)
+    target.manage(
+        target.groups["app"][0],
         "from django.contrib.auth import get_user_model; get_user_model().objects.filter(username='smoke').delete()",
     )
-    place.whole()
+    target.await_healthy()
     broken = middleware(
         "assert request.path != '/about/' and (request.method, request.path) != ('POST', '/accounts/login/')"
     )
@@ -194,25 +194,25 @@ def test_a_release_that_visitors_find_broken_goes_back_by_itself(place, tier, de
     )
     assert "; Nobody can sign in at /accounts/login/" in words(done), words(done)[-3000:]
     assert "Every app host serves what it served before" in words(done)
-    assert current(place) == old and drained(place) == []
-    assert set(served()) == set(place.groups["app"]) and set(served().values()) == old
-    assert "The page /about/" in ledger(place, place.groups["app"][0])[-1]["result"]
-    place.whole()
+    assert current(target) == old and drained(target) == []
+    assert set(served()) == set(target.groups["app"]) and set(served().values()) == old
+    assert "The page /about/" in ledger(target, target.groups["app"][0])[-1]["result"]
+    target.await_healthy()
 
 
-def test_a_release_that_breaks_the_running_one_is_refused(place, deploy, variant):
-    old = current(place)
+def test_a_release_that_breaks_the_running_one_is_refused(target, deploy, variant):
+    old = current(target)
     done = deploy(variant(migration("Entry", "", 'migrations.RenameField("entry", "text", "words")')))
     assert done.returncode != 0
     assert "ledger.0003_change renames ledger.entry.text to words" in words(done)
     assert "BREAKING=1" in words(done)
-    assert current(place) == old
-    assert place.sql("select count(*) from django_migrations where name = '0003_change'") == "0"
+    assert current(target) == old
+    assert target.sql("select count(*) from django_migrations where name = '0003_change'") == "0"
 
 
-def test_a_migration_waits_for_nobody_longer_than_said(place, deploy, variant, unharmed):
+def test_a_migration_waits_for_nobody_longer_than_said(target, deploy, variant, unharmed):
     """Visitors queue behind it."""
-    old = current(place)
+    old = current(target)
     with unharmed():
         holder = subprocess.Popen(
             [
@@ -220,12 +220,12 @@ def test_a_migration_waits_for_nobody_longer_than_said(place, deploy, variant, u
                 "exec",
                 "-u",
                 "postgres",
-                place.container(place.primary()),
+                target.container(target.primary()),
                 "psql",
                 "-d",
-                place.facts["site_name"],
+                target.facts["site_name"],
                 "-p",
-                str(place.facts["db_port"]),
+                str(target.facts["db_port"]),
                 "-c",
                 "begin; select count(*) from public.ledger_entry; select pg_sleep(120)",
             ],
@@ -234,18 +234,18 @@ def test_a_migration_waits_for_nobody_longer_than_said(place, deploy, variant, u
         try:
             done = deploy(variant(NOTE), site_lock_timeout_s=2)
         finally:
-            place.sql(
+            target.sql(
                 "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(120)%' and pid <> pg_backend_pid()",
                 superuser=True,
             )
             holder.wait()
         assert done.returncode != 0
         assert "lock timeout" in words(done) and "it is safe to try again" in words(done)
-        assert current(place) == old
-    assert ledger(place, place.groups["app"][0])[-1]["result"].startswith("failed")
+        assert current(target) == old
+    assert ledger(target, target.groups["app"][0])[-1]["result"].startswith("failed")
 
 
-def background(place, source):
+def background(target, source):
     """A deploy of a directory, under way; its process group can be killed. Its output goes to a file beside the directory."""
     with open(f"{source}.out", "w", encoding="utf-8") as out:
         return subprocess.Popen(
@@ -253,7 +253,7 @@ def background(place, source):
                 "make",
                 "--no-print-directory",
                 "deploy",
-                *place.tier.words,
+                *target.tier.words,
                 f"VARS={json.dumps({'site_source': str(source)})}",
             ],
             cwd=ROOT,
@@ -264,18 +264,18 @@ def background(place, source):
         )
 
 
-def test_one_at_a_time_and_one_that_is_cut_off_is_finished(place, make, deploy, variant, served, unharmed):
-    old, source = current(place), variant()
+def test_one_at_a_time_and_one_that_is_cut_off_is_finished(target, make, deploy, variant, served, unharmed):
+    old, source = current(target), variant()
     with unharmed():
-        first = background(place, source)
-        place.wait(
-            lambda: any(place.on(app, "pgrep -f '[h]old-the-tier' || true") for app in place.groups["app"]), "lock"
+        first = background(target, source)
+        target.wait(
+            lambda: any(target.on(app, "pgrep -f '[h]old-the-tier' || true") for app in target.groups["app"]), "lock"
         )
         done = make("deploy")
         assert done.returncode != 0
         assert "Nothing was touched." in words(done) and f"{os.uname().nodename} (make deploy, pid" in words(done)
         # Between two hosts: one serves the new release, one the old.
-        place.wait(lambda: len(current(place)) == 2, "half a deploy")
+        target.wait(lambda: len(current(target)) == 2, "half a deploy")
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
         said = make("releases")
@@ -284,51 +284,51 @@ def test_one_at_a_time_and_one_that_is_cut_off_is_finished(place, make, deploy, 
         assert refused.returncode != 0 and "The app hosts serve different releases" in words(refused)
         done = deploy(source)
         assert done.returncode == 0, done.stdout[-3000:]
-        assert len(current(place)) == 1 and current(place) != old
-        assert drained(place) == []
-        assert set(served()) == set(place.groups["app"])
+        assert len(current(target)) == 1 and current(target) != old
+        assert drained(target) == []
+        assert set(served()) == set(target.groups["app"])
 
 
 CANARY = {"canary_s": 8, "canary_requests": 40}
 
 
-def test_a_good_canary_is_promoted(place, deploy, served, unharmed):
+def test_a_good_canary_is_promoted(target, deploy, served, unharmed):
     """For a share of the visitors, each of whom stays with the release that they saw first. It is the demo's own: the tier is left as it was found."""
-    old = current(place)
+    old = current(target)
     with unharmed(pace=1.0):
         done = deploy(ROOT / "demo", "CANARY=50%", **CANARY)
         assert done.returncode == 0, done.stdout[-3000:]
         assert "The canary is as good" in words(done)
-        assert len(current(place)) == 1 and current(place) != old
-        assert "canary" not in place.on(place.groups["lb"][0], "cat /etc/nginx/nginx.conf")
-        assert set(served().values()) == current(place)
+        assert len(current(target)) == 1 and current(target) != old
+        assert "canary" not in target.on(target.groups["lb"][0], "cat /etc/nginx/nginx.conf")
+        assert set(served().values()) == current(target)
 
 
-def test_a_slow_canary_is_taken_back(place, deploy, variant, served, unharmed):
-    old, app = current(place), place.groups["app"][-1]
+def test_a_slow_canary_is_taken_back(target, deploy, variant, served, unharmed):
+    old, app = current(target), target.groups["app"][-1]
     slow = variant(middleware("time.sleep(1.0)"))  # what is wrong with this release
     with unharmed(pace=1.0):
         done = deploy(slow, f"CANARY={app}", **CANARY)
         assert done.returncode != 0
         assert f"it is slow: {app}" in words(done)
-        assert current(place) == old and set(served().values()) == old
-    assert "it is slow" in ledger(place, app)[-1]["result"]
+        assert current(target) == old and set(served().values()) == old
+    assert "it is slow" in ledger(target, app)[-1]["result"]
 
 
-def test_a_failing_canary_is_taken_back(place, deploy, variant, served, tier, visitor):
+def test_a_failing_canary_is_taken_back(target, deploy, variant, served, tier, visitor):
     """Few visitors meet it, and none any more once it is back."""
-    old, app = current(place), place.groups["app"][0]
+    old, app = current(target), target.groups["app"][0]
     visitor.headers["Connection"] = (
         "close"  # a balancer that reads its configuration anew closes idle ones; a browser asks again, requests does not
     )
-    place.whole()
+    target.await_healthy()
     source = variant(middleware("assert request.path != '/about/' or random.random() < 0.2"))
     with subprocess.Popen(
         [
             "make",
             "--no-print-directory",
             "deploy",
-            *place.tier.words,
+            *target.tier.words,
             f"CANARY={app}",
             f"VARS={json.dumps({'site_source': str(source), **CANARY})}",
         ],
@@ -346,22 +346,22 @@ def test_a_failing_canary_is_taken_back(place, deploy, variant, served, tier, vi
     assert canary.returncode != 0
     assert f"it fails: {app}" in said
     assert 500 in statuses and statuses.count(200) > statuses.count(500)
-    assert current(place) == old and set(served().values()) == old
+    assert current(target) == old and set(served().values()) == old
     assert {visitor.get(f"{tier.url}/about/", timeout=10).status_code for _ in range(20)} == {200}
 
 
-def test_a_canary_nobody_can_judge_is_refused(place, make):
-    old = current(place)
+def test_a_canary_nobody_can_judge_is_refused(target, make):
+    old = current(target)
     for canary, reason in [
         ("nobody", "is neither a host of the app pool"),
-        (",".join(place.groups["app"]), "is the whole pool"),
+        (",".join(target.groups["app"]), "is the whole pool"),
     ]:
         done = make("deploy", f"CANARY={canary}")
         assert done.returncode != 0 and reason in words(done)
-    assert current(place) == old
+    assert current(target) == old
 
 
-def test_an_index_that_is_built_concurrently_waits_longer_than_for_a_lock(place):
+def test_an_index_that_is_built_concurrently_waits_longer_than_for_a_lock(target):
     """It keeps nobody waiting meanwhile; cut off, it would leave an index that is not valid."""
     build = "from django.db import connection; connection.cursor().execute('create index concurrently waits on ledger_entry (amount)')"
     with subprocess.Popen(
@@ -370,28 +370,28 @@ def test_an_index_that_is_built_concurrently_waits_longer_than_for_a_lock(place)
             "exec",
             "-u",
             "postgres",
-            place.container(place.primary()),
+            target.container(target.primary()),
             "psql",
             "-d",
-            place.facts["site_name"],
+            target.facts["site_name"],
             "-p",
-            str(place.facts["db_port"]),
+            str(target.facts["db_port"]),
             "-c",
             "begin; select count(*) from public.ledger_entry; select pg_sleep(4)",
         ],
         stdout=subprocess.DEVNULL,
     ):
-        place.wait(
-            lambda: place.sql(
+        target.wait(
+            lambda: target.sql(
                 "select 1 from pg_stat_activity where query like '%pg_sleep(4)%' and pid <> pg_backend_pid()",
                 superuser=True,
             ),
             "reader",
         )
         begun = time.monotonic()
-        place.on(place.groups["app"][0], f'LOCK_TIMEOUT=1 manage shell -v 0 -c "{build}"')
+        target.on(target.groups["app"][0], f'LOCK_TIMEOUT=1 manage shell -v 0 -c "{build}"')
     try:
         assert time.monotonic() - begun > 1
-        assert place.sql("select indisvalid from pg_index where indexrelid = 'waits'::regclass") == "t"
+        assert target.sql("select indisvalid from pg_index where indexrelid = 'waits'::regclass") == "t"
     finally:
-        place.sql("drop index waits")
+        target.sql("drop index waits")

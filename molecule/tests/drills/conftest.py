@@ -4,8 +4,8 @@ import pytest
 
 
 @pytest.fixture
-def mended(place):
+def mended(target):
     """The tier is whole before and after a test."""
-    place.whole()
+    target.await_healthy()
     yield
-    place.whole()
+    target.await_healthy()

@@ -1,14 +1,15 @@
 """Every fault under load, on the standing tier, each within its limits. `make drills` prints them as one table."""
 
-import drill
+import drills
 import pytest
+from visitors import Load
 
 
 @pytest.fixture(scope="module")
-def load(place):
+def load(target):
     """Visitors and writers, from the first drill to the last."""
-    place.whole()
-    with drill.Load(place) as load:
+    target.await_healthy()
+    with Load(target) as load:
         yield load
 
 
@@ -16,14 +17,14 @@ def load(place):
 def table(tier):
     """The table of this run, as `make drills` prints it: .state/ENV/drills.txt."""
     path = tier.state / "drills.txt"
-    path.write_text(drill.line(["drill", *drill.COLUMNS]) + "\n")
+    path.write_text(drills.line(["drill", *drills.COLUMNS]) + "\n")
     return path
 
 
-@pytest.mark.parametrize("name", drill.DRILLS)
-def test_drill(place, load, table, name):
-    row = drill.measure(place, drill.DRILLS[name], load)
+@pytest.mark.parametrize("name", drills.DRILLS)
+def test_drill(target, load, table, name):
+    row = drills.measure(target, drills.DRILLS[name], load)
     with table.open("a") as lines:
-        print(drill.line(drill.cells(name, row)), file=lines)
-    excess = drill.excess(row, drill.DRILLS[name])
+        print(drills.line(drills.cells(name, row)), file=lines)
+    excess = drills.excess(row, drills.DRILLS[name])
     assert not excess, f"{excess}, primary {row['primary']}, holder {row['holder']}: {row['failures']}"

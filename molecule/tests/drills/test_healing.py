@@ -25,35 +25,35 @@ SERVICES = [
 ]
 
 
-def show(place, host, unit):
+def show(target, host, unit):
     """systemd's properties of a unit."""
-    return dict(line.split("=", 1) for line in place.on(host, f"systemctl show {unit}").splitlines() if "=" in line)
+    return dict(line.split("=", 1) for line in target.on(host, f"systemctl show {unit}").splitlines() if "=" in line)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def whole(place):
+def whole(target):
     """The tier is whole once all have been killed."""
-    place.whole()
+    target.await_healthy()
     yield
-    place.whole()
+    target.await_healthy()
 
 
 @pytest.mark.parametrize(("group", "unit"), SERVICES, ids="-".join)
-def test_comes_back(place, group, unit):
-    host = place.groups[group][-1]
-    before = show(place, host, unit)
-    place.on(host, f"kill -KILL {before['MainPID']}")
+def test_comes_back(target, group, unit):
+    host = target.groups[group][-1]
+    before = show(target, host, unit)
+    target.on(host, f"kill -KILL {before['MainPID']}")
 
     def back():
-        now = show(place, host, unit)
+        now = show(target, host, unit)
         return now["ActiveState"] == "active" and now["MainPID"] not in ("0", before["MainPID"])
 
-    place.wait(back, f"{unit} on {host}", 30)
+    target.wait(back, f"{unit} on {host}", 30)
 
 
 @pytest.mark.parametrize(("group", "unit"), SERVICES, ids="-".join)
-def test_has_a_limit_and_a_back_off(place, group, unit):
-    told = show(place, place.groups[group][-1], unit)
+def test_has_a_limit_and_a_back_off(target, group, unit):
+    told = show(target, target.groups[group][-1], unit)
     assert told["Restart"] == "always"
     if unit == "ssh":  # a host nobody can log in to helps nobody: it is tried for ever
         return

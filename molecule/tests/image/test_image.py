@@ -36,21 +36,21 @@ EXAMPLES = ("usr/share/doc/", "usr/share/perl5/", "usr/lib/python3/dist-packages
 
 
 @pytest.fixture(name="came", scope="module")
-def came_fixture(place):
+def came_fixture(target):
     """{host: the golden image it came from}."""
     made = {
-        host: place.docker("inspect", "--format", "{{.Config.Image}}", place.container(host)).strip()
-        for host in place.groups["all"]
+        host: target.docker("inspect", "--format", "{{.Config.Image}}", target.container(host)).strip()
+        for host in target.groups["all"]
     }
     return {host: image for host, image in made.items() if image.startswith("realworld/golden-")}
 
 
 @pytest.fixture(name="files", scope="module")
-def files_fixture(place, came):
+def files_fixture(target, came):
     """{image: {path: bytes of the regular file}} of what no package brought in so many bytes: all of /etc, /root, /home and /var but APT's lists."""
     found = {}
     for image in set(came.values()):
-        container = place.docker("create", image).strip()
+        container = target.docker("create", image).strip()
         try:
             with (
                 subprocess.Popen([*AS_ROOT, "docker", "export", container], stdout=subprocess.PIPE) as export,
@@ -65,14 +65,14 @@ def files_fixture(place, came):
                     and "/apt/lists/" not in entry.name
                 }
         finally:
-            place.docker("rm", container)
+            target.docker("rm", container)
     return found
 
 
 @pytest.fixture(name="booted", scope="module")
-def booted_fixture(place, came):
+def booted_fixture(target, came):
     """{image: a container that was booted from it, and nothing else done to}."""
-    containers = {image: place.docker("run", *RUN, image).strip() for image in set(came.values())}
+    containers = {image: target.docker("run", *RUN, image).strip() for image in set(came.values())}
     try:
         for container in containers.values():
             wait(
@@ -82,7 +82,7 @@ def booted_fixture(place, came):
             )
         yield containers
     finally:
-        place.docker("rm", "--force", *containers.values())
+        target.docker("rm", "--force", *containers.values())
 
 
 def asked(container, words):
@@ -112,7 +112,7 @@ def test_an_image_has_no_keys_and_no_identity(files, tier):
         assert f"\n{tier.value('operator_name', tier.value('groups')['all'][0])}:".encode() not in found["etc/passwd"]
 
 
-def test_an_image_has_the_packages_and_none_of_the_secrets(files, place, came):
+def test_an_image_has_the_packages_and_none_of_the_secrets(files, target, came):
     configured = [
         f"etc/{name}" for name in ("log-tls/key.pem", "backup-tls/key.pem", "patroni/config.yml", "sudoers.d/operator")
     ]
@@ -123,7 +123,7 @@ def test_an_image_has_the_packages_and_none_of_the_secrets(files, place, came):
             assert f"Package: {package}\nStatus: install ok installed".encode() in found["var/lib/dpkg/status"], package
         assert [path for path in configured if path in found] == []
     settings = {
-        image: json.loads(place.docker("image", "inspect", "--format", "{{json .Config}}", image))
+        image: json.loads(target.docker("image", "inspect", "--format", "{{json .Config}}", image))
         for image in set(came.values())
     }
     assert [
@@ -174,25 +174,25 @@ def test_what_is_released_is_enabled_as_its_packages_left_it_and_not_started(boo
         ), image
 
 
-def test_every_host_has_keys_and_an_identity_of_its_own(place, came):
+def test_every_host_has_keys_and_an_identity_of_its_own(target, came):
     for path in ("/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"):
-        told = {host: place.on(host, f"cat {path}").strip() for host in place.groups["all"]}
+        told = {host: target.on(host, f"cat {path}").strip() for host in target.groups["all"]}
         assert all(told.values()) and len(set(told.values())) == len(told), path
     for host in came:
-        assert place.on(host, "ls /etc/systemd/system-generators").strip() == "", host
+        assert target.on(host, "ls /etc/systemd/system-generators").strip() == "", host
 
 
-def test_hosts_that_came_bare_and_from_an_image_are_the_same(make, place, came):
+def test_hosts_that_came_bare_and_from_an_image_are_the_same(make, target, came):
     assert [
-        pool for pool, hosts in place.groups.items() if pool != "all" and 0 < len(set(hosts) & set(came)) < len(hosts)
+        pool for pool, hosts in target.groups.items() if pool != "all" and 0 < len(set(hosts) & set(came)) < len(hosts)
     ], "no pool has both"
     done = make("drift")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_status_says_that_an_image_is_older_than_its_packages(make, place, came):
+def test_status_says_that_an_image_is_older_than_its_packages(make, target, came):
     host = min(came)
-    place.on(host, 'sed -i.as-it-was \'s/"curl"/"curl-of-before"/\' /var/lib/realworld-image')
+    target.on(host, 'sed -i.as-it-was \'s/"curl"/"curl-of-before"/\' /var/lib/realworld-image')
     try:
         done = make("status")
         assert done.returncode == 0, done.stdout
@@ -201,13 +201,13 @@ def test_status_says_that_an_image_is_older_than_its_packages(make, place, came)
             and "(without curl; still with curl-of-before)" in done.stdout
         ), done.stdout
     finally:
-        place.on(host, "mv /var/lib/realworld-image.as-it-was /var/lib/realworld-image")
+        target.on(host, "mv /var/lib/realworld-image.as-it-was /var/lib/realworld-image")
     assert "came from an image" not in make("status").stdout
 
 
-def test_make_image_leaves_alone_what_is_as_it_would_become(make, came, place):
+def test_make_image_leaves_alone_what_is_as_it_would_become(make, came, target):
     def made():
-        return {image: place.docker("image", "inspect", "--format", "{{.Id}}", image) for image in set(came.values())}
+        return {image: target.docker("image", "inspect", "--format", "{{.Id}}", image) for image in set(came.values())}
 
     before = made()
     done = make("image", "LIMIT=" + ",".join(came))
@@ -215,7 +215,7 @@ def test_make_image_leaves_alone_what_is_as_it_would_become(make, came, place):
     assert made() == before
 
 
-def test_a_host_that_was_converged_becomes_no_image(tier, place, came):
+def test_a_host_that_was_converged_becomes_no_image(tier, target, came):
     host = min(came)
     done = subprocess.run(
         ["ansible-playbook", "-i", tier.inventory, "playbooks/image.yml", "--limit", host],
@@ -228,4 +228,4 @@ def test_a_host_that_was_converged_becomes_no_image(tier, place, came):
     assert done.returncode != 0 and f"Nothing was touched. {host} " in " ".join(done.stdout.split()), (
         done.stdout + done.stderr
     )
-    assert place.on(host, "cat /etc/machine-id").strip()
+    assert target.on(host, "cat /etc/machine-id").strip()

@@ -2,8 +2,9 @@
 
 import time
 
-import drill
 import pytest
+from target import Target
+from visitors import Load
 
 # A machine with a name of its provider's and cloud-init's settings; what Debian starts by itself where packages come before their roles; and an
 # installation that was cut off: a package without its configuration, dpkg's note that it was in the middle, the policy of Ansible's module. No
@@ -44,9 +45,9 @@ def box(tier, make):
             continue
         done = make(*words)
         assert done.returncode == 0, f"{words}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
-    place = drill.Place(tier.inventory)
-    place.whole()
-    yield place
+    target = Target(tier.inventory)
+    target.await_healthy()
+    yield target
     done = make("down")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -99,7 +100,7 @@ def test_the_database_gets_a_host_of_its_own(box, tier, make):
     """Nobody notices, nor that the only balancer is restarted before; every row and every picture is there afterwards, those of meanwhile, too."""
     kept = "select md5(string_agg(s::text, ' ' order by s.id)) from budget_story s where title !~ '^drill '"
     before = box.sql(kept)
-    with drill.Load(box, pace=0.5, connect=5.0) as load:
+    with Load(box, pace=0.5, connect=5.0) as load:
         load.mark()
         begun = time.time()
         box.wait(lambda: len(load.commits(begun)) > 100 and load.uploads(), "rows and pictures")
@@ -109,17 +110,17 @@ def test_the_database_gets_a_host_of_its_own(box, tier, make):
         assert box.on("box1", "systemctl show -P ActiveEnterTimestampMonotonic nginx") != started
         done = make("climb", "RUNG=2-database-apart")
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-        load.place = place = drill.Place(tier.inventory)
-        place.whole()
+        load.target = target = Target(tier.inventory)
+        target.await_healthy()
         load.await_service(time.time())
         requests, commits = load.requests(begun), load.commits(begun)
         assert [f"{r.kind}: {r.failure}" for r in requests if r.failure] == []
-        assert load.unkept(commits) == ([], [])
-        assert {c.server for c in early} == {place.address["box1"]} and commits[-1].server == place.address["db1"]
+        assert load.lost_and_duplicated(commits) == ([], [])
+        assert {c.server for c in early} == {target.address["box1"]} and commits[-1].server == target.address["db1"]
         assert set(pictures) <= set(load.uploads()) and pictures
         print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
-    assert place.sql(kept) == before
-    assert place.primary() == "db1" and place.groups["db"] == ["db1"]
+    assert target.sql(kept) == before
+    assert target.primary() == "db1" and target.groups["db"] == ["db1"]
 
 
 def test_the_box_is_no_database_any_more(box, tier, make):

@@ -8,8 +8,8 @@ def words(done):
     return " ".join((done.stdout + done.stderr).split())
 
 
-def test_a_few_visitors_are_measured(make, place, tier):
-    place.whole()
+def test_a_few_visitors_are_measured(make, target, tier):
+    target.await_healthy()
     done = make("load", "USERS=6", "SECONDS=10")
     assert done.returncode == 0, words(done)[-3000:]
     rows = {
@@ -19,7 +19,7 @@ def test_a_few_visitors_are_measured(make, place, tier):
     }
     assert {"page", "static", "all"} <= set(rows) and int(rows["all"][1]) > 30 and rows["all"][2] == "0", words(done)
     assert "bottleneck" in done.stdout
-    for host in (host for tier_name in ("lb", "app", "media", "cache", "db") for host in place.groups[tier_name]):
+    for host in (host for tier_name in ("lb", "app", "media", "cache", "db") for host in target.groups[tier_name]):
         assert re.search(rf" {host} +\d+% ", done.stdout), f"{host} did not tell"
     tiers = {
         line.split("  ")[1]: line
@@ -31,11 +31,11 @@ def test_a_few_visitors_are_measured(make, place, tier):
         r"  databases +transactions +\d+ +\d+ ", done.stdout
     ), words(done)
     report = (tier.state / "load.html").read_text()
-    assert "What visitors got" in report and all(host in report for host in place.groups["app"])
+    assert "What visitors got" in report and all(host in report for host in target.groups["app"])
     assert not (tier.state / "load/plan.json").exists()
-    assert place.sql("select count(*) from auth_user where username = 'load'") == "0"
-    assert place.sql("select count(*) from ledger_entry where text = 'load'") == "0"
-    place.whole()
+    assert target.sql("select count(*) from auth_user where username = 'load'") == "0"
+    assert target.sql("select count(*) from ledger_entry where text = 'load'") == "0"
+    target.await_healthy()
 
 
 def test_what_is_no_number_is_refused(make):

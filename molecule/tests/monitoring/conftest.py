@@ -24,13 +24,13 @@ BUDGET = 200  # seconds that a wave's alarms may take, and as many its recoverie
 class Nagios:
     """Nagios of the standing tier, and whom it tells."""
 
-    def __init__(self, place, sinks, runbook):
-        self.place, self.sinks, self.runbook = place, sinks, runbook
-        self.host = place.groups["monitor"][0]
+    def __init__(self, target, sinks, runbook):
+        self.target, self.sinks, self.runbook = target, sinks, runbook
+        self.host = target.groups["monitor"][0]
 
     def on(self, command, check=True):
         """Run a command on the monitor."""
-        return self.place.on(self.host, command, check=check)
+        return self.target.on(self.host, command, check=check)
 
     def order(self, *commands):
         """Give Nagios commands, as its pages do."""
@@ -133,15 +133,15 @@ class Wave:
     """The faults of a wave, and who is told of them."""
 
     def __init__(self, nagios, name):
-        self.nagios, self.place, self.alarms = nagios, nagios.place, alarms.WAVES[name]
-        place = self.place
-        self.where = {alarm: alarm.where(place) for alarm in self.alarms}  # who has what moves while it is broken
+        self.nagios, self.target, self.alarms = nagios, nagios.target, alarms.WAVES[name]
+        target = self.target
+        self.where = {alarm: alarm.where(target) for alarm in self.alarms}  # who has what moves while it is broken
         self.problems, self.recoveries = self.told("PROBLEM"), self.told("RECOVERY")
-        self.silent = self.services(pair for alarm in self.alarms if alarm.silent for pair in alarm.silent(place))
+        self.silent = self.services(pair for alarm in self.alarms if alarm.silent for pair in alarm.silent(target))
         self.loud = self.services((host, check) for _contact, _type, host, check in self.problems)
         self.deaf = any(alarm.deaf for alarm in self.alarms)
         self.faults = [
-            (alarm, host) for alarm in self.alarms if alarm.fault for host in (alarm.at or alarm.where)(place)
+            (alarm, host) for alarm in self.alarms if alarm.fault for host in (alarm.at or alarm.where)(target)
         ]
         self.done, self.begun, self.mended = [], time.time(), None
 
@@ -157,7 +157,7 @@ class Wave:
         """Break it all, and have Nagios look."""
 
         def break_it(alarm, host):
-            alarm.fault(self.place, host)
+            alarm.fault(self.target, host)
             self.done.append((alarm, host))
 
         at_once(break_it, self.faults)
@@ -166,7 +166,7 @@ class Wave:
     def mend(self):
         """Mend what was broken."""
         done, self.done = self.done, []
-        at_once(lambda alarm, host: alarm.mend(self.place, host), done)
+        at_once(lambda alarm, host: alarm.mend(self.target, host), done)
 
     def await_alarms(self):
         """Await that everybody is told, and that what has to be silent fails, and Nagios knows it."""
@@ -240,12 +240,12 @@ def sinks(tier):
 
 
 @pytest.fixture(scope="session")
-def nagios(place, tier, sinks):
+def nagios(target, tier, sinks):
     """Nagios, with all well. What breaks wave after wave does not flap: that has a test of its own."""
     monitor = tier.hosts("monitor")[0]
-    place.gateway = tier.value("monitor_gateway", monitor)
-    place.whole()
-    found = Nagios(place, sinks, json.loads(place.on(monitor, "cat /etc/nagios4/notify.json"))["runbook"])
+    target.gateway = tier.value("monitor_gateway", monitor)
+    target.await_healthy()
+    found = Nagios(target, sinks, json.loads(target.on(monitor, "cat /etc/nagios4/notify.json"))["runbook"])
     found.order("DISABLE_FLAP_DETECTION")
     found.well()
     found.on(f"find {SPOOL} -type f -delete")
@@ -270,7 +270,7 @@ def raised(nagios, tier):
             raise
         wave.await_recoveries()
         wave.judge(tier.value("nagios_contacts", nagios.host))
-        nagios.place.whole()
+        nagios.target.await_healthy()
 
     return raised
 
@@ -280,8 +280,8 @@ def web(tier):
     """The pages' address and login."""
     monitor = tier.hosts("monitor")[0]
     port = tier.value("monitor_port")
-    place = tier.address(monitor) + ("" if port == 443 else f":{port}")  # as a browser spells it
-    return f"https://{place}", ("munin", tier.value("monitor_password", host=monitor))
+    address = tier.address(monitor) + ("" if port == 443 else f":{port}")  # as a browser spells it
+    return f"https://{address}", ("munin", tier.value("monitor_password", host=monitor))
 
 
 @pytest.fixture(scope="session")

@@ -18,12 +18,12 @@ def services(nagios):
     return found
 
 
-def test_exactly_the_hosts_of_the_inventory_are_watched(nagios, place, tier):
+def test_exactly_the_hosts_of_the_inventory_are_watched(nagios, target, tier):
     declared = tier.value("nagios_checks", nagios.host)
     known = services(nagios)
-    assert set(known) == {"tier", *place.groups["all"]}
-    for host in place.groups["all"]:
-        tiers = {group for group, members in place.groups.items() if host in members} | {"all"}
+    assert set(known) == {"tier", *target.groups["all"]}
+    for host in target.groups["all"]:
+        tiers = {group for group, members in target.groups.items() if host in members} | {"all"}
         assert known[host] == {name for name, check in declared.items() if check["of"] in tiers}, host
     assert known["tier"] == {name for name, check in declared.items() if check["of"] == "tier"}
 
@@ -70,19 +70,19 @@ def acknowledge(visitor, web, host, check):
     assert done.status_code == 200 and "successfully submitted" in done.text, done.text[-1500:]
 
 
-def test_alarms_of_single_hosts(nagios, place, tier, raised, visitor, web, page, window):
+def test_alarms_of_single_hosts(nagios, target, tier, raised, visitor, web, page, window):
     """The right contacts are told, and nobody about children. The page is red within a minute. An alarm is repeated, the third time to somebody
     else as well, until it is acknowledged."""
     [step] = tier.value("nagios_escalations", nagios.host)
-    host, check = place.groups["db"][0], "reboot"
-    escalated = place.groups["cache"][-1], "cache"
+    host, check = target.groups["db"][0], "reboot"
+    escalated = target.groups["cache"][-1], "cache"
     with raised(SINGLE) as wave:
-        off, cache, app = place.groups["media"][-1], place.groups["cache"][-1], place.groups["app"][-1]
+        off, cache, app = target.groups["media"][-1], target.groups["cache"][-1], target.groups["app"][-1]
         wrong = {off: "does not answer at all", cache: "its memcached does not answer", app: "the site does not answer"}
         seen.await_told(
             visitor,
             page,
-            place,
+            target,
             lambda told: all(
                 any(one["host"] == name and one["why"].startswith(why) for one in told["wrong"])
                 for name, why in wrong.items()
@@ -106,7 +106,7 @@ def test_alarms_of_single_hosts(nagios, place, tier, raised, visitor, web, page,
         )
 
         acknowledge(visitor, web, host, check)
-        place.wait(
+        target.wait(
             lambda: any(
                 one.type == "ACKNOWLEDGEMENT" and one.host == host and "on it" in one.text
                 for one in list(nagios.sinks.told)
@@ -121,7 +121,7 @@ def test_alarms_of_single_hosts(nagios, place, tier, raised, visitor, web, page,
             nagios.look((host, check))
             time.sleep(4)  # between two looks that could repeat it
         assert numbers(nagios, acknowledged + 1, host, check, "ops") == []
-    seen.await_told(visitor, page, place, lambda told: told["state"] == "well", "page that finds all well")
+    seen.await_told(visitor, page, target, lambda told: told["state"] == "well", "page that finds all well")
 
 
 @pytest.mark.parametrize("name", [name for name in alarms.WAVES if name not in (SINGLE, CUT_OFF)])
@@ -138,16 +138,16 @@ def beat(nagios):
     return len(nagios.sinks.beats) > before
 
 
-def test_the_heartbeat_goes_on_by_itself(nagios, place):
+def test_the_heartbeat_goes_on_by_itself(nagios, target):
     """It has, while others tested, or it will."""
-    place.wait(lambda: nagios.sinks.beats, "heartbeat of the timer", 90)
+    target.wait(lambda: nagios.sinks.beats, "heartbeat of the timer", 90)
 
 
 def test_alarms_of_a_monitor_that_is_cut_off(nagios, raised):
     """It tells of nobody but itself, once it can, and has no heartbeat while it cannot."""
     with raised(CUT_OFF) as wave:
         wave.await_alarms()
-        nagios.place.wait(lambda: nagios.on("find /var/lib/nagios-notify -name '[0-9]*'"), "alarm that is kept", 60)
+        nagios.target.wait(lambda: nagios.on("find /var/lib/nagios-notify -name '[0-9]*'"), "alarm that is kept", 60)
         assert not beat(nagios)
         assert nagios.on("ls /var/lib/nagios-heartbeat") == ""
     assert nagios.on("find /var/lib/nagios-notify -name '[0-9]*'") == ""
@@ -239,11 +239,11 @@ def test_notifications_lead_to_a_line_of_the_runbook(visitor, web, nagios):
     assert "&lt;code" not in shown.text and "<code>make reboot LIMIT=HOST</code>" in shown.text
 
 
-def test_the_page_shows_every_host(visitor, web, place):
+def test_the_page_shows_every_host(visitor, web, target):
     url, login = web
     shown = visitor.get(f"{url}/cgi-bin/nagios4/status.cgi?host=all&limit=0", auth=login, timeout=10)
     assert shown.status_code == 200
-    assert [host for host in place.groups["all"] if f"host={host}&" not in shown.text] == []
+    assert [host for host in target.groups["all"] if f"host={host}&" not in shown.text] == []
 
 
 def test_no_secret_is_shown(nagios, tier):

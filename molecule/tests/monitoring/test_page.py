@@ -28,9 +28,9 @@ def test_it_is_new_and_nobody_keeps_it(visitor, page, tier):
     assert abs(time.time() - told["at"]) < 60 and set(told["hosts"]) == set(tier.hosts("all"))
 
 
-def test_it_renders_and_asks_nobody_else(window, page, tier, place):
+def test_it_renders_and_asks_nobody_else(window, page, tier, target):
     """Its script runs under its policy; nothing comes from elsewhere."""
-    place.whole()
+    target.await_healthy()
     window.size(1280, 1600)
     window.open(page.url)
 
@@ -38,12 +38,12 @@ def test_it_renders_and_asks_nobody_else(window, page, tier, place):
         shown = seen.html(window)
         return seen.verdict(shown)[:2] == ("All is well", "good") and re.search(AGE, shown) and shown
 
-    shown = place.wait(well, "well tier, and a script that runs", 60)
+    shown = target.wait(well, "well tier, and a script that runs", 60)
     for name in tier.hosts("all"):
         assert f'id="{name}"' in shown and f">{name}</text>" in shown
-    assert f"holds {place.facts['lb_vip']}" in shown
-    assert re.search(rf'<article id="{place.primary()}" class="ok"><h3>{place.primary()} <small>primary</small>', shown)
-    asked = place.wait(
+    assert f"holds {target.facts['lb_vip']}" in shown
+    assert re.search(rf'<article id="{target.primary()}" class="ok"><h3>{target.primary()} <small>primary</small>', shown)
+    asked = target.wait(
         lambda: window.value("performance.getEntriesByType('resource').map(one => one.name)"),
         "question of the script",
         10,
@@ -57,8 +57,8 @@ def test_it_renders_and_asks_nobody_else(window, page, tier, place):
     assert picture.startswith(b"\x89PNG") and struct.unpack(">I", picture[16:20]) == (1280,) and len(picture) > 20000
 
 
-def test_its_links_lead_somewhere(visitor, page, place):
-    place.on(place.groups["monitor"][0], "systemctl start goaccess")  # what its timer does every few minutes
+def test_its_links_lead_somewhere(visitor, page, target):
+    target.on(target.groups["monitor"][0], "systemctl start goaccess")  # what its timer does every few minutes
     shown = visitor.get(page.url, auth=page.auth, timeout=10).text
     links = dict(re.findall(r'<a href="/([^"]+)">([^<]+)</a>', re.search("<nav>(.*?)</nav>", shown, re.S)[1]))
     assert sorted(links.values()) == ["Logs", "Munin", "Nagios"]
@@ -67,23 +67,23 @@ def test_its_links_lead_somewhere(visitor, page, place):
     } == dict.fromkeys(links, 200)
 
 
-def test_it_is_blind_when_it_is_old(page, place, window):
+def test_it_is_blind_when_it_is_old(page, target, window):
     """An open page notices by itself; so does one that is opened now."""
-    monitor = place.groups["monitor"][0]
+    monitor = target.groups["monitor"][0]
     window.open(page.url)
-    place.on(
+    target.on(
         monitor,
         "systemctl stop status-page && "
         'sed -i \'s/data-at="[0-9]*"/data-at="1000000000"/\' /var/lib/status-page/index.html',
     )
     try:
-        place.wait(lambda: window.value("document.title").startswith("Blind: "), "blind page", 30)
+        target.wait(lambda: window.value("document.title").startswith("Blind: "), "blind page", 30)
         window.open(page.url)
-        place.wait(lambda: seen.verdict(seen.html(window))[:2] == ("Blind", "blind"), "blind page", 30)
+        target.wait(lambda: seen.verdict(seen.html(window))[:2] == ("Blind", "blind"), "blind page", 30)
         assert window.value("getComputedStyle(document.querySelector('.blindness')).display") == "block"
     finally:
-        place.on(monitor, "systemctl start status-page")
-    place.wait(lambda: not window.value("document.title").startswith("Blind: "), "page that sees again", 60)
+        target.on(monitor, "systemctl start status-page")
+    target.wait(lambda: not window.value("document.title").startswith("Blind: "), "page that sees again", 60)
     assert window.value("getComputedStyle(document.querySelector('.blindness')).display") == "none"
 
 
@@ -106,10 +106,10 @@ def test_nothing_overflows(window, page, tier, width):
     )
 
 
-def test_a_visitor_signs_in(tier, place, chromium):
+def test_a_visitor_signs_in(tier, target, chromium):
     """With a browser's own forms, cookies and redirects, through every hop."""
     password = secrets.token_urlsafe(12)
-    place.on(place.groups["app"][0], f"echo {password} | /usr/local/bin/manage create_editor --username browser")
+    target.on(target.groups["app"][0], f"echo {password} | /usr/local/bin/manage create_editor --username browser")
     try:
         chromium.open(f"{tier.url}/accounts/login/?next=/accounts/")
         chromium.value(
@@ -130,7 +130,7 @@ def test_a_visitor_signs_in(tier, place, chromium):
         chromium.open(f"{tier.url}/accounts/")
         assert chromium.value("location.pathname") == "/accounts/login/"
     finally:
-        place.manage(
-            place.groups["app"][0],
+        target.manage(
+            target.groups["app"][0],
             "from django.contrib.auth import get_user_model; get_user_model().objects.filter(username='browser').delete()",
         )

@@ -2,8 +2,8 @@
 
 import contextlib
 
-import drill
 import pytest
+from target import run
 
 # A digest of what a look must leave alone: files, packages, users, units, kernel settings that do not count.
 STATE = (
@@ -20,16 +20,16 @@ INDEX = "budget_stor_status_722bec_idx"
 
 
 @pytest.fixture(scope="module", name="state")
-def state_fixture(place):
+def state_fixture(target):
     """state() is a digest of every host."""
-    return lambda: {host: place.on(host, STATE) for host in place.groups["all"]}
+    return lambda: {host: target.on(host, STATE) for host in target.groups["all"]}
 
 
 @pytest.fixture(scope="module", name="faults")
-def faults_fixture(place):
+def faults_fixture(target):
     """{host: [(plant, undo, what is said of it)]}: one fault of each kind on the last host of a pool, everything but the index."""
-    lb, app, media, cache = (place.groups[pool][-1] for pool in ("lb", "app", "media", "cache"))
-    standby = place.standby()
+    lb, app, media, cache = (target.groups[pool][-1] for pool in ("lb", "app", "media", "cache"))
+    standby = target.standby()
     return {
         lb: [
             ("sed -i 's/^}$/# by hand\\n}/' /etc/logrotate.d/nginx", "true", "/etc/logrotate.d/nginx")
@@ -52,37 +52,37 @@ def faults_fixture(place):
 
 
 @pytest.fixture(name="kernel")
-def kernel_fixture(place):
+def kernel_fixture(target):
     """A host with a kernel setting of its own. Docker mounts them for reading; this machine writes them."""
-    host = place.standby()
+    host = target.standby()
 
     def write(value):
-        drill.run("nsenter", "-t", str(place.pid(host)), "-n", "sysctl", "-qw", f"net.core.somaxconn={value}")
+        run("nsenter", "-t", str(target.pid(host)), "-n", "sysctl", "-qw", f"net.core.somaxconn={value}")
 
-    before = place.on(host, "cat /proc/sys/net/core/somaxconn")
+    before = target.on(host, "cat /proc/sys/net/core/somaxconn")
     write(1234)
     yield host
     write(before)
 
 
 @pytest.fixture(name="mates")
-def mates_fixture(place, faults):
+def mates_fixture(target, faults):
     """Another host of the pool with the planted package, at another version."""
-    host = place.groups["media"][0]
-    place.on(host, PACKAGE.format(version="1"))
+    host = target.groups["media"][0]
+    target.on(host, PACKAGE.format(version="1"))
     yield host
-    place.on(host, "dpkg --purge tier-probe; rm -rf /var/tmp/parity")
+    target.on(host, "dpkg --purge tier-probe; rm -rf /var/tmp/parity")
 
 
-def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, mates, kernel):
+def test_every_planted_fault_is_named_and_then_gone(target, make, tier, faults, mates, kernel):
     planted = [(host, *fault) for host, several in faults.items() for fault in several]
-    definition = place.sql(f"select pg_get_indexdef('{INDEX}'::regclass)")
+    definition = target.sql(f"select pg_get_indexdef('{INDEX}'::regclass)")
     with contextlib.ExitStack() as undone:
         for host, plant, undo, _name in planted:
-            undone.callback(place.on, host, undo, check=False)
-            place.on(host, plant)
-        undone.callback(place.sql, definition)
-        place.sql(f"drop index {INDEX}")
+            undone.callback(target.try_on, host, undo)
+            target.on(host, plant)
+        undone.callback(target.sql, definition)
+        target.sql(f"drop index {INDEX}")
         done = make("drift")
     assert "Error 1" in done.stderr, done.stdout[-4000:] + done.stderr[-2000:]  # make ends with 2 for whatever fails
     said = done.stdout.partition("  declared (")[0]
@@ -97,10 +97,10 @@ def test_every_planted_fault_is_named_and_then_gone(place, make, tier, faults, m
     assert all(name.split()[-1] in report for *_rest, name in planted)
 
 
-def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(place, make, tier, state):
+def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(target, make, tier, state):
     """As it was after the rebuild, which ends with the same look (molecule/tests/rehearsal)."""
-    assert make("site", f"LIMIT={place.groups['lb'][-1]}", "TAGS=nginx").returncode == 0
-    place.whole()
+    assert make("site", f"LIMIT={target.groups['lb'][-1]}", "TAGS=nginx").returncode == 0
+    target.await_healthy()
     before = state()
     done = make("parity", f"WITH={'production' if tier.name == 'staging' else tier.name}")
     assert done.returncode == 0 and "0 differences" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]

@@ -2,23 +2,24 @@
 
 import re
 
-import drill
+import drills
 import pytest
+from visitors import Load
 
 
 @pytest.fixture(name="load", scope="module")
-def load_fixture(place):
+def load_fixture(target):
     """Visitors and writers, for both drills."""
-    place.whole()
-    with drill.Load(place) as load:
+    target.await_healthy()
+    with Load(target) as load:
         yield load
 
 
 @pytest.mark.parametrize("name", ["balancer_stopped", "app_killed"])
-def test_drill(place, load, name):
-    row = drill.measure(place, drill.DRILLS[name], load)
-    print(drill.line(drill.cells(name, row)))
-    excess = drill.excess(row, drill.DRILLS[name])
+def test_drill(target, load, name):
+    row = drills.measure(target, drills.DRILLS[name], load)
+    print(drills.line(drills.cells(name, row)))
+    excess = drills.excess(row, drills.DRILLS[name])
     assert not excess, f"{excess}: {row['failures']}"
 
 

@@ -2,9 +2,10 @@
 
 import time
 
-import drill
 import pytest
+from target import Target
 from tier import ROOT, Tier
+from visitors import CAUGHT_UP_S, Visitor
 
 MAIL = "ada.lovelace@mail.example"
 NAME = "adalovelace"
@@ -27,15 +28,15 @@ def words(done):
     return " ".join((done.stdout + done.stderr).split())
 
 
-def everything(place):
+def everything(target):
     """All rows of the site's database, as text."""
-    dump = place.run(
-        place.primary(),
+    dump = target.run(
+        target.primary(),
         "pg_dump",
         "--data-only",
         "-p",
-        str(place.facts["db_port"]),
-        place.facts["site_name"],
+        str(target.facts["db_port"]),
+        target.facts["site_name"],
         user="postgres",
     )
     return "\n".join(line for line in dump.splitlines() if "restrict " not in line)  # pg_dump's own, another each time
@@ -44,11 +45,11 @@ def everything(place):
 @pytest.fixture(scope="module", name="production")
 def production_fixture():
     """Production as it stands, with people in it."""
-    place = drill.Place(Tier(ROOT / ".state/production-rehearsal/inventory/production.yml").inventory)
-    place.whole()
-    place.manage(place.groups["app"][0], PEOPLE)
-    place.upload(PICTURE)
-    return place
+    target = Target(Tier(ROOT / ".state/production-rehearsal/inventory/production.yml").inventory)
+    target.await_healthy()
+    target.manage(target.groups["app"][0], PEOPLE)
+    target.upload(PICTURE)
+    return target
 
 
 def test_a_rehearsal_is_the_environment_but_for_where_it_is(production):
@@ -79,30 +80,30 @@ def test_staging_becomes_like_production(production, tier, make):
         and f"django_session emptied: {len(sessions)} rows" in done.stdout
     ), done.stdout[-3000:]
 
-    place = drill.Place(tier.inventory)
-    place.whole()
-    rows = everything(place)
+    target = Target(tier.inventory)
+    target.await_healthy()
+    rows = everything(target)
     assert MAIL not in rows and NAME not in rows and "Lovelace" not in rows
-    assert place.sql("select count(*) from auth_user where email ~ '^scrubbed\\d+@' and password ~ '^!'") == str(users)
+    assert target.sql("select count(*) from auth_user where email ~ '^scrubbed\\d+@' and password ~ '^!'") == str(users)
     assert [key for key in sessions if key in rows] == []
-    assert place.sql(STORIES) == production.sql(STORIES)
-    for media in place.groups["media"]:
-        place.wait(
-            lambda media=media: place.on(media, f"ls {place.facts['media_root']}/{PICTURE}", check=False),
+    assert target.sql(STORIES) == production.sql(STORIES)
+    for media in target.groups["media"]:
+        target.wait(
+            lambda media=media: target.try_on(media, f"ls {target.facts['media_root']}/{PICTURE}"),
             f"{PICTURE} on {media}",
-            drill.CAUGHT_UP,
+            CAUGHT_UP_S,
         )
     assert everything(production) == before
 
 
-def test_nobody_signs_in_there_with_what_production_knows(production, place):
+def test_nobody_signs_in_there_with_what_production_knows(production, target):
     """The same password opens production and not staging."""
 
     def opens(where):
-        visitor = drill.Visitor(where, "session")
+        visitor = Visitor(where, "session")
         status, headers, _body = visitor.form(
             "/accounts/login/", {"username": f"{NAME}0", "password": "a password of hers 0"}
         )
         return status == 302 and "login" not in headers["Location"]
 
-    assert opens(production) and not opens(place)
+    assert opens(production) and not opens(target)
