@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+import types
 from collections.abc import Callable
 
 import plan
@@ -25,9 +26,7 @@ class Ended:
 
     slot: plan.Slot
     code: int
-    cores: (
-        float | None
-    )  # on average, of its own processes and its environments' containers; None where nobody counts those
+    cores: float | None  # on average, of its own processes and its environments' containers; None where not counted
     idle: float  # share of all processors that was idle meanwhile
 
 
@@ -44,7 +43,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def stop(process: subprocess.Popen) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """Ask a step to end, and end it with all that it has started where it does not."""
     others = descendants(process.pid)
     with contextlib.suppress(ProcessLookupError):
@@ -63,17 +62,17 @@ class Run:
     def __init__(
         self,
         order: list[plan.Step],
-        command: Callable,
-        say: Callable,
+        command: Callable[[plan.Step], tuple[list[str], dict[str, str]]],
+        say: Callable[[str], None],
         directory: pathlib.Path,
         processors: float,
         meter: usage.Meter,
-    ):
+    ) -> None:
         self.waiting, self.command, self.say, self.directory = list(order), command, say, directory
         self.processors, self.meter = processors, meter
-        self.running: dict[plan.Step, subprocess.Popen] = {}
+        self.running: dict[plan.Step, subprocess.Popen[bytes]] = {}
         self.ended: list[Ended] = []
-        self.ends: queue.Queue = queue.Queue()
+        self.ends: queue.Queue[tuple[plan.Step, float, str, str, usage.Moment, float]] = queue.Queue()
         self.begun = time.monotonic()
         self.stopped = ""
 
@@ -82,13 +81,15 @@ class Run:
         """The steps that failed."""
         return [one.slot.name for one in self.ended if one.code]
 
-    def interrupt(self, number: int, _frame=None) -> None:
+    def interrupt(self, number: int, _frame: types.FrameType | None = None) -> None:
         """End what runs, and begin nothing more: a handler for signals."""
         self.stopped = self.stopped or signal.Signals(number).name
 
     def go(self) -> list[Ended]:
         """Run all, or until one fails; what has ended, in that order. Begins nothing after a failure; who runs then has GRACE seconds."""
-        behind, hindered, deadline = "", {}, None
+        behind = ""
+        hindered: dict[str, str] = {}
+        deadline: float | None = None
         while True:
             if not self.broken and not self.stopped:
                 done = {one.slot.name for one in self.ended}
@@ -129,7 +130,7 @@ class Run:
         self.waiting.remove(step)
         self.running[step] = process
 
-        def wait():
+        def wait() -> None:
             _pid, status, spent = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             self.ends.put((step, start, behind, why, before, spent.ru_utime + spent.ru_stime))

@@ -19,10 +19,10 @@ class Step:
     """What a step needs, and what it is known to take: wall seconds, and processors on average."""
 
     name: str
-    tiers: dict = dataclasses.field(
+    tiers: dict[str, str] = dataclasses.field(
         default_factory=dict
     )  # {environment: "alone" or "shared"}, the one it runs in first
-    after: frozenset = frozenset()  # names of steps
+    after: frozenset[str] = frozenset()  # names of steps
     quiet: bool = False
     seconds: float = 120.0
     cores: float = 1.0
@@ -59,7 +59,7 @@ def declared(rows: dict[str, dict]) -> dict[str, Step]:
 
 def named(step: Step, steps: dict[str, Step]) -> frozenset[str]:
     """The steps that `after` of a step means. Raises ValueError where it names neither a step nor an environment."""
-    found = set()
+    found: set[str] = set()
     for name in step.after:
         users = {other.name for other in steps.values() if other.tiers.get(name) == "alone"} - {step.name}
         if name not in steps and not users:
@@ -125,8 +125,10 @@ def simulated(order: list[Step], processors: float) -> list[Slot]:
 
     Raises ValueError where steps wait for each other.
     """
-    waiting, running, done = list(order), {}, set()  # running: {step: seconds that are left of it}
-    now, slots, behind, hindered = 0.0, {}, "", {}
+    waiting, done, now, behind = list(order), set[str](), 0.0, ""
+    running: dict[Step, float] = {}  # {step: seconds that are left of it}
+    slots: dict[str, Slot] = {}
+    hindered: dict[str, str] = {}
     while waiting or running:
         for step in beginning(waiting, list(running), done, processors):
             waiting.remove(step)
@@ -138,7 +140,7 @@ def simulated(order: list[Step], processors: float) -> list[Slot]:
             )
         hindered = {step.name: hindrance(step, list(running), done, processors) for step in waiting}
         speed = min(1.0, processors / max(sum(step.cores for step in running), 0.01))
-        ended = min(running, key=running.get)
+        ended = min(running, key=lambda step: running[step])
         passed = running.pop(ended)
         now += passed / speed
         running = {step: left - passed for step, left in running.items()}

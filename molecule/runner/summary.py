@@ -1,5 +1,7 @@
 """What `make test` says at its end, and what it would say of a plan."""
 
+import dataclasses
+
 import plan
 from execution import Ended
 
@@ -74,13 +76,10 @@ def measured(ended: list[Ended], steps: list[plan.Step], processors: float, seco
     rows.append(["in all", "", "", f"{seconds:.0f} s", "", f"{idle:.0%}", "with what is removed before and after"])
     taken = {one.slot.name: one for one in ended}
     actual = [
-        plan.Step(
-            step.name,
-            step.tiers,
-            step.after,
-            step.quiet,
-            taken[step.name].slot.seconds,
-            step.cores if taken[step.name].cores is None else taken[step.name].cores,
+        dataclasses.replace(
+            step,
+            seconds=taken[step.name].slot.seconds,
+            cores=step.cores if (used := taken[step.name].cores) is None else used,
         )
         for step in steps
         if step.name in taken

@@ -8,6 +8,8 @@ import pathlib
 import re
 import subprocess
 import threading
+from collections.abc import Callable
+from typing import Self
 
 # Where a container's counter is: an engine whose groups this machine sees, one by systemd, and one in a mount namespace of its own (containers' engine.sh).
 COUNTERS = (
@@ -30,7 +32,7 @@ class Moment:
 
     busy: float
     idle: float
-    tiers: dict | None
+    tiers: dict[str, float] | None
 
     def share_idle(self, before: "Moment") -> float:
         """The share of all processors that was idle since a moment before, from 0 to 1."""
@@ -79,13 +81,13 @@ def owners() -> dict[str, str]:
 class Meter:
     """Counts what the environments' containers use, also of those that are removed meanwhile. As a context it looks again and again."""
 
-    def __init__(self, read=counters, ask=owners):
+    def __init__(
+        self, read: Callable[[], dict[str, float]] = counters, ask: Callable[[], dict[str, str]] = owners
+    ) -> None:
         self.read, self.ask = read, ask
-        self.seen, self.owner, self.used = (
-            dict(read()),
-            {},
-            {},
-        )  # {id: seconds}, {id: environment}, {environment: seconds}
+        self.seen = dict(read())  # {id: seconds}
+        self.owner: dict[str, str] = {}  # {id: environment}
+        self.used: dict[str, float] = {}  # {environment: seconds}
         self.known = bool(self.seen)
         self.lock, self.over = threading.Lock(), threading.Event()
 
@@ -111,8 +113,8 @@ class Meter:
         self.look()
         return Moment(*machine(pathlib.Path("/proc/stat").read_text()), dict(self.used) if self.known else None)
 
-    def __enter__(self):
-        def watch():
+    def __enter__(self) -> Self:
+        def watch() -> None:
             while not self.over.wait(EVERY):
                 self.look()
 
@@ -120,6 +122,6 @@ class Meter:
         self.thread.start()
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         self.over.set()
         self.thread.join()

@@ -1,77 +1,85 @@
-"""What breaks each check of Nagios, whom that alarms, and who has to stay silent.
+"""The fault that each check of Nagios has to alarm about, the contact of the alarm, and the checks that stay silent.
 
-Faults come in waves, all of a wave at once. None of them breaks what the check of another one needs: that would be silent then.
+Faults come in waves, all of a wave at once. None of them breaks what the check of another fault needs: that check would
+be silent then.
 """
 
 import dataclasses
+from collections.abc import Callable
+
+from faults import Act, engine
+from target import Target
+
+Hosts = Callable[[Target], list[str]]
+Fault = tuple[Act, Act]  # (fault, repair) of a host
 
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-    """A fault that a check has to tell."""
+    """A fault that a check has to alarm about."""
 
     check: str
-    where: object  # where(target) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
-    tells: str  # the contact
-    fault: object = None  # fault(target, host) breaks each of them …
-    mend: object = None  # … and mend(target, host) mends it; None: another fault of the wave does
-    at: object = None  # hosts that are broken, where they are others than those that alarm
-    silent: object = None  # silent(target) is [(host, check)] that fail with it, and alarm nobody
-    may: tuple = ()  # checks that may alarm besides, of whichever host, since they have a cause of their own in it
-    after: tuple = ()  # checks that may alarm while it is mended: well a moment later than what silenced them
-    deaf: bool = False  # whether nobody can be told before it is mended
+    where: Hosts  # where(target) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
+    contact: str
+    fault: Act | None = None  # fault(target, host) breaks each of them …
+    repair: Act | None = None  # … and repair(target, host) repairs it; None: another fault of the wave breaks it
+    at: Hosts | None = None  # hosts that are broken, where others than those alarm
+    silent: Callable[[Target], list[tuple[str, str]]] | None = None  # (host, check) that fail without an alarm
+    may: tuple[str, ...] = ()  # checks of any host that may alarm besides: the fault is a cause for them, too
+    after: tuple[str, ...] = ()  # checks that may alarm during the repair: they recover after what silenced them
+    deaf: bool = False  # whether alarms cannot be sent before the repair
 
 
-def shell(command):
-    """An act on a host: a command."""
+def shell(command: str) -> Act:
+    """An act on a host: a shell command."""
     return lambda target, host: target.on(host, command)
 
 
-def last(group):
-    """The last host of a group."""
+def last(group: str) -> Hosts:
+    """The last host of a group, as a list."""
     return lambda target: [target.groups[group][-1]]
 
 
-def first(group):
-    """The first host of a group."""
+def first(group: str) -> Hosts:
+    """The first host of a group, as a list."""
     return lambda target: [target.groups[group][0]]
 
 
-def every(group):
+def every(group: str) -> Hosts:
     """All hosts of a group."""
     return lambda target: list(target.groups[group])
 
 
-def tier(_place):
+def tier(_target: Target) -> list[str]:
     """The tier as a whole."""
     return ["tier"]
 
 
-def standing_by(target):
+def backup_balancer(target: Target) -> list[str]:
     """The balancer without the virtual IP."""
     return [host for host in target.groups["lb"] if host != target.holder()][:1]
 
 
-def holder(target):
-    """The balancer with it."""
+def holder(target: Target) -> list[str]:
+    """The balancer with the virtual IP."""
     return [target.holder()]
 
 
-def standby(target):
+def standby(target: Target) -> list[str]:
     """A database that is not the primary."""
     return [target.standby()]
 
 
-def on(hosts, *checks):
-    """(host, check) of each of them."""
+def on(hosts: list[str], *checks: str) -> list[tuple[str, str]]:
+    """Every (host, check) of some hosts and checks."""
     return [(host, check) for host in hosts for check in checks]
 
 
 BACKUP = "/etc/tier-backup.json"
 
 
-def asked(plugin, setting):
-    """(fault, mend): a plugin of munin-node's that runs with another setting. No restart: munin-node is away for seconds then."""
+def plugin_with(plugin: str, setting: str) -> Fault:
+    """A plugin of munin-node that runs with another setting. No restart: munin-node is away for seconds then."""
     link = f"/etc/munin/plugins/{plugin}"
     return (
         shell(
@@ -81,53 +89,48 @@ def asked(plugin, setting):
     )
 
 
-def units(*names):
-    """(fault, mend): units that are stopped."""
+def units(*names: str) -> Fault:
+    """Units that are stopped."""
     return shell(f"systemctl stop {' '.join(names)}"), shell(f"systemctl start {' '.join(names)}")
 
 
-HOPELESS = "/run/systemd/system/pgbackrest.service.d"
-ENDS = r"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=10ms\nRestartSteps=0\n"
+DROP_IN = "/run/systemd/system/pgbackrest.service.d"
+FAILING_UNIT = r"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=10ms\nRestartSteps=0\n"
 
 
-def hopeless(target, host):
-    """A service that ends whenever it is started, until systemd has tried as often as it may: only faster than it would."""
+def exhaust_restarts(target: Target, host: str) -> None:
+    """Let a service fail whenever it starts, until systemd gives up: faster than with its own limits."""
     target.on(
         host,
-        f"mkdir {HOPELESS} && printf '{ENDS}' > {HOPELESS}/zz-alarm.conf && systemctl daemon-reload && systemctl restart pgbackrest",
+        f"mkdir {DROP_IN} && printf '{FAILING_UNIT}' > {DROP_IN}/zz-alarm.conf && systemctl daemon-reload && systemctl restart pgbackrest",
     )
     target.wait(
         lambda: target.on(host, "systemctl show -P ActiveState pgbackrest") == "failed",
-        f"end of all tries on {host}",
+        f"end of all restarts on {host}",
         60,
     )
 
 
-def hopeful(target, host):
-    """The service as it was."""
+def restore_service(target: Target, host: str) -> None:
+    """Undo exhaust_restarts."""
     target.on(
         host,
-        f"rm -r {HOPELESS} && systemctl daemon-reload && systemctl reset-failed pgbackrest && systemctl start pgbackrest",
+        f"rm -r {DROP_IN} && systemctl daemon-reload && systemctl reset-failed pgbackrest && systemctl start pgbackrest",
     )
 
 
-def cut(target, host, others, verb="add"):
-    """A host does not reach others, by name or address."""
+def cut_off(target: Target, host: str, others: list[str], verb: str = "add") -> None:
+    """Keep a host from reaching others, by name or address."""
     target.on(host, " && ".join(f"ip route {verb} blackhole {target.address.get(other, other)}" for other in others))
 
 
-def uncut(target, host, others):
-    """It does again."""
-    cut(target, host, others, "del")
+def undo_cut_off(target: Target, host: str, others: list[str]) -> None:
+    """Undo cut_off."""
+    cut_off(target, host, others, "del")
 
 
-def engine(verb):
-    """An act on the engine of a balancer."""
-    return lambda target, host: target.on(host, f"systemctl {verb} {target.engine}")
-
-
-def detach(target, host):
-    """Let pgpool pass over a standby, with nobody to put that right."""
+def detach(target: Target, host: str) -> None:
+    """Detach a standby from pgpool, and stop the service that would attach it again."""
     node = target.groups["db"].index(target.standby())
     target.on(
         host,
@@ -135,14 +138,14 @@ def detach(target, host):
     )
 
 
-def leader(target):
-    """The name of the primary, for as long as a standby that is cut off from it has to know it."""
+def primary_to_cut(target: Target) -> str:
+    """The name of the primary, remembered for the repair."""
     target.cut_from = target.primary()
     return target.cut_from
 
 
-def gateway(target):
-    """Everybody whom the monitor reaches, and how it reaches them."""
+def all_peers(target: Target) -> list[str]:
+    """The monitor's gateway, the virtual IP and all hosts but monitors."""
     return [
         target.gateway,
         target.facts["lb_vip"],
@@ -150,33 +153,33 @@ def gateway(target):
     ]
 
 
-def fast(target, host):
+def advance_clock(target: Target, host: str) -> None:
     """A clock that is an hour ahead, for the plugin that asks it."""
     target.on(
         host,
         'printf \'#!/bin/sh\\nexec /usr/bin/date --date "1 hour" "$@"\\n\' > /usr/local/bin/date; chmod 755 /usr/local/bin/date',
     )
-    asked("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](target, host)
+    plugin_with("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](target, host)
 
 
-def right(target, host):
-    """The right time again."""
+def restore_clock(target: Target, host: str) -> None:
+    """Undo advance_clock."""
     target.on(host, "rm /usr/local/bin/date")
-    asked("clock", "")[1](target, host)
+    plugin_with("clock", "")[1](target, host)
 
 
-def uploads_again(target, host):
-    """Take uploads in again."""
+def restart_upload_archive(target: Target, host: str) -> None:
+    """Take backups of uploads again."""
     target.on(host, "systemctl start restic-rest-server")
     for media in target.groups["media"]:
         target.try_on(media, "systemctl reset-failed media-backup.service")
 
 
-# Lookups of what nobody has, until it is mended: many at once, so that the next look finds them, then some hundreds a second.
+# Lookups of what nobody has, until the repair: many at once, so that the next look finds them, then some hundreds a second.
 MISSES = """cat > /run/misses.py <<'END'
 import itertools, re, socket, time
-told = dict(re.findall(r"^-([lp]) (\\S+)$", open("/etc/memcached.conf").read(), re.M))
-with socket.create_connection((told["l"], int(told["p"])), 5) as connection:
+settings = dict(re.findall(r"^-([lp]) (\\S+)$", open("/etc/memcached.conf").read(), re.M))
+with socket.create_connection((settings["l"], int(settings["p"])), 5) as connection:
     answers = connection.makefile("rb")
     for turn in itertools.count():
         connection.sendall(b"get " + b" ".join(b"nobody.%d" % number for number in range(100)) + b"\\r\\n")
@@ -185,36 +188,36 @@ with socket.create_connection((told["l"], int(told["p"])), 5) as connection:
 END
 systemd-run --quiet --collect --unit=alarm-misses python3 /run/misses.py"""
 
-# The plugin begins to count anew.
+# Without its state the plugin counts from nothing.
 HITS = "systemctl stop alarm-misses; rm -f /run/misses.py /var/lib/munin-node/plugin-state/*/memcached_hits-*"
 
 
-SHORT = """set -e; cp -p {path} {path}.kept
+SHORT_CERTIFICATE = """set -e; cp -p {path} {path}.kept
 openssl req -x509 -key {key} -days 3 -subj /CN=short -out /run/short.crt
 sed '/BEGIN CERT/,/END CERT/d' {path}.kept | cat - /run/short.crt > {path}; rm /run/short.crt; systemctl reload-or-restart {unit}"""
 
 
-def short(path, unit="{engine}", key=""):
-    """(fault, mend): a server shows a certificate that runs out in three days. Its key is in the same file where none is named.
+def expiring_certificate(path: str, unit: str = "{engine}", key: str = "") -> Fault:
+    """A server shows a certificate that expires in three days. Its key is in the same file where none is named.
 
     {engine} is the balancers'.
     """
 
-    def act(command):
+    def act(command: str) -> Act:
         return lambda target, host: target.on(
             host, command.format(path=path, unit=unit, key=key or path).format(engine=target.engine)
         )
 
-    return act(SHORT), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
+    return act(SHORT_CERTIFICATE), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
 
 
-# A visitor who asks for that page until it is mended: at once as often as is judged, then every second.
+# A visitor who asks for the failing page until the repair: at once as often as is judged, then every second.
 VISITOR = """systemd-run --quiet --collect --unit=alarm-visitor sh -c 'n=0; while true
 do curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{port}/ledger/; n=$((n+1)); [ $n -lt 30 ] || sleep 1; done'"""
 
 
-def unread(target, host):
-    """A page that fails, which no check looks at, and a visitor who wants it."""
+def break_page(target: Target, host: str) -> None:
+    """Let a page fail that no check asks for, and a visitor ask for it."""
     target.sql("alter table ledger_bank rename to ledger_bank_away")
     target.on(
         host,
@@ -226,16 +229,16 @@ def unread(target, host):
     )
 
 
-def read(target, host):
-    """It can be read again, and the visitor has left."""
+def repair_page(target: Target, host: str) -> None:
+    """Undo break_page."""
     target.sql("alter table ledger_bank_away rename to ledger_bank")
     target.on(host, "systemctl stop alarm-visitor")
 
 
-LATE = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
+OLD_BACKUP = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
 systemctl start tier-backup@look"""
 
-WAVES = {
+WAVES: dict[str, list[Alarm]] = {
     "of single hosts": [
         Alarm(
             "host",
@@ -250,13 +253,13 @@ WAVES = {
                 + on(holder(target), f"pools {last('media')(target)[0]} files")
             ),
         ),
-        Alarm("balancer", standing_by, "oncall", engine("stop"), engine("start")),
+        Alarm("balancer", backup_balancer, "oncall", engine("stop"), engine("start")),
         Alarm(
             "munin",
-            standing_by,
+            backup_balancer,
             "ops",
             *units("munin-node"),
-            silent=lambda target: on(standing_by(target), "pools", "memory", "units"),
+            silent=lambda target: on(backup_balancer(target), "pools", "memory", "units"),
         ),
         Alarm("health", last("app"), "oncall", *units("apache2")),
         Alarm(
@@ -268,26 +271,26 @@ WAVES = {
         ),
         Alarm("hit_rate", first("cache"), "ops", shell(MISSES), shell(HITS)),
         Alarm("etcd", last("quorum"), "ops", *units("etcd")),
-        Alarm("disks", first("cache"), "oncall", *asked("df", "critical=-1")),
-        Alarm("memory", first("media"), "oncall", *asked("vitals", "memory_critical=101:")),
-        Alarm("load", first("app"), "ops", *asked("load", "load_critical=-1")),
-        Alarm("units", last("db"), "ops", hopeless, hopeful, may=("backups",)),
+        Alarm("disks", first("cache"), "oncall", *plugin_with("df", "critical=-1")),
+        Alarm("memory", first("media"), "oncall", *plugin_with("vitals", "memory_critical=101:")),
+        Alarm("load", first("app"), "ops", *plugin_with("load", "load_critical=-1")),
+        Alarm("units", last("db"), "ops", exhaust_restarts, restore_service, may=("backups",)),
         Alarm("reboot", first("db"), "ops", shell("touch /run/reboot-required"), shell("rm /run/reboot-required")),
         Alarm(
             "replication",
             tier,
             "oncall",
-            lambda target, host: cut(target, host, [leader(target)]),
-            lambda target, host: uncut(target, host, [target.cut_from]),
+            lambda target, host: cut_off(target, host, [primary_to_cut(target)]),
+            lambda target, host: undo_cut_off(target, host, [target.cut_from]),
             at=standby,
         ),
         # Only what the plugin asks for the time: a container has its machine's clock.
-        Alarm("clock", last("app"), "ops", fast, right),
+        Alarm("clock", last("app"), "ops", advance_clock, restore_clock),
         Alarm(
             "backups",
             last("backup"),
             "ops",
-            shell(LATE),
+            shell(OLD_BACKUP),
             shell(f"mv {BACKUP}.kept {BACKUP} && systemctl start tier-backup@look"),
         ),
         Alarm("restore_drill", last("backup"), "ops"),
@@ -297,7 +300,7 @@ WAVES = {
             last("backup"),
             "ops",
             shell("systemctl stop restic-rest-server"),
-            uploads_again,
+            restart_upload_archive,
             may=("units",),
         ),
         # By its socket it would come back with the next line.
@@ -321,13 +324,13 @@ WAVES = {
     "between hosts": [
         Alarm(
             "pools",
-            standing_by,
+            backup_balancer,
             "oncall",
-            lambda target, host: cut(target, host, target.groups["app"][-1:]),
-            lambda target, host: uncut(target, host, target.groups["app"][-1:]),
+            lambda target, host: cut_off(target, host, target.groups["app"][-1:]),
+            lambda target, host: undo_cut_off(target, host, target.groups["app"][-1:]),
         ),
-        Alarm("certificate", tier, "ops", *short("/etc/{engine}/site.pem"), at=holder),
-        Alarm("answers", holder, "oncall", unread, read),
+        Alarm("certificate", tier, "ops", *expiring_certificate("/etc/{engine}/site.pem"), at=holder),
+        Alarm("answers", holder, "oncall", break_page, repair_page),
         Alarm("pgpool", first("app"), "oncall", detach, shell("systemctl start pgpool-follow")),
         # nginx answers as ever, and not what is asked for.
         Alarm("web", last("monitor"), "ops", *units("fcgiwrap.socket", "fcgiwrap.service")),
@@ -342,7 +345,7 @@ WAVES = {
             "web_certificate",
             last("monitor"),
             "ops",
-            *short("/etc/munin-tls/certificate.pem", "nginx", "/etc/munin-tls/key.pem"),
+            *expiring_certificate("/etc/munin-tls/certificate.pem", "nginx", "/etc/munin-tls/key.pem"),
         ),
         Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
         Alarm("page", tier, "oncall", silent=lambda target: on(["tier"], "certificate")),
@@ -372,8 +375,8 @@ WAVES = {
             "tier",
             tier,
             "oncall",
-            lambda target, host: cut(target, host, gateway(target)),
-            lambda target, host: uncut(target, host, gateway(target)),
+            lambda target, host: cut_off(target, host, all_peers(target)),
+            lambda target, host: undo_cut_off(target, host, all_peers(target)),
             at=last("monitor"),
             deaf=True,
             silent=lambda target: (

@@ -10,9 +10,9 @@ it is timed before and after each measurement. The floor is what no configuratio
 installed on all hosts at once by a plain shell.
 """
 
+import functools
 import http.client
 import json
-import os
 import pathlib
 import re
 import ssl
@@ -20,19 +20,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import ansible.executor.task_executor
+from measurement import ROOT, STATE, YARDSTICK_S, Table, make, run, yardstick
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-STATE = ROOT / ".state/production-rehearsal"
 INVENTORY = STATE / "inventory/production.yml"
 RELEASES = ROOT / ".state/releases"
 SOURCE = ROOT / ".state/bench-source"  # the demo, changed a little for each release that is built
-ENV = dict(
-    os.environ, ENV="production", REHEARSE="1", ANSIBLE_VAULT_PASSWORD_FILE=str(STATE / "vault-password"), MAKEFLAGS=""
-)
 LADDER = {"ENV": "ladder", "REHEARSE": "", "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".state/ladder/vault-password")}
 LADDER_URL = ("172.30.30.100", 443)
 RUNS = 5  # of what is quick and leaves the tier as it was
@@ -40,75 +34,7 @@ VISITORS = 8  # at once, on a rung; each asks for one page after another
 RUNG_S = 10  # seconds a rung is measured for
 IDLE_S = 300  # seconds a tier is left alone for: one round of Munin's
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=0\s+failed=0\s+skipped=(\d+)", re.M)
-YARDSTICK = f"source = open({ansible.executor.task_executor.__file__!r}).read()\nfor _ in range(25): compile(source, 'yardstick', 'exec')"
-YARDSTICK_S = 0.2  # of a quiet hour of the machine that the bounds were set on
-# Seconds that a verb may take there on twelve hosts; held as multiples of the yardstick.
-BOUNDS = {
-    "no-change site": 25,
-    "status": 3,
-    "logs of a request": 3,
-    "deploy of a built release": 20,
-    "rollback": 8,
-    "add-node POOL=app, from bare": 40,
-    "add-node POOL=app, from a golden image": 20,
-    "remove-node": 15,
-}
 IDLE_CORES = 0.2
-
-Row = Callable[..., None]
-
-
-def run(*command: str, **extra: str) -> tuple[float, str]:
-    """(seconds, standard output) of a command. Exits with the output where it fails."""
-    start = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env={**ENV, **extra}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    return time.monotonic() - start, done.stdout
-
-
-def make(*words: str, **extra: str) -> tuple[float, str]:
-    """Run a verb of the Makefile: (seconds, what it printed)."""
-    return run("make", "--no-print-directory", *words, **extra)
-
-
-def yardstick() -> float:
-    """Seconds of the fixed piece of work, now."""
-    return run(sys.executable, "-c", YARDSTICK)[0]
-
-
-class Table:
-    """Rows of (name, seconds, what else there is to say)."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str]] = []
-
-    def row(self, name: str, value: str, note: str = "") -> None:
-        """Add a row, and print it."""
-        self.rows.append((name, value, note))
-        print(f"  {name}: {value} {note}", flush=True)
-
-    def seconds(self, name: str, measured: Callable[[], float], runs: int = 1, note: str = "") -> float:
-        """Measure something so many times, between yardsticks; add the median, and return it."""
-        found, sticks = [], [yardstick()]
-        for _number in range(runs):
-            found.append(measured())
-            sticks.append(yardstick())
-        seconds, ratio = statistics.median(found), statistics.median(found) / statistics.median(sticks)
-        bound = BOUNDS.get(name)
-        verdict = (
-            ""
-            if bound is None
-            else f"; bound {bound / YARDSTICK_S:.0f} x: {'held' if ratio <= bound / YARDSTICK_S else 'MISSED'}"
-        )
-        spread = "" if runs == 1 else f", median of {runs} from {min(found):.1f} to {max(found):.1f}"
-        self.row(name, f"{seconds:.1f} s", f"{ratio:.1f} x yardstick{verdict}{spread}{note}")
-        return seconds
-
-    def print(self) -> None:
-        """Print all rows in columns."""
-        width = max(len(name) for name, _value, _note in self.rows)
-        print("\n" + "\n".join(f"{name:{width}}  {value:>9}  {note}" for name, value, note in self.rows))
 
 
 def packages() -> dict[str, list[str]]:
@@ -221,6 +147,14 @@ def site(**switch: str) -> tuple[float, str]:
     return seconds, f"; {count} host-tasks, {seconds / count:.3f} s each"
 
 
+def matched(pattern: str, text: str) -> str:
+    """The first group of a pattern in a text. Exits where there is none."""
+    match = re.search(pattern, text)
+    if not match:
+        sys.exit(f"nothing like {pattern} in:\n{text}")
+    return match[1]
+
+
 def request_id() -> str:
     """The id of a request that the tier has just answered."""
     url = json.loads(
@@ -252,7 +186,18 @@ def request_id() -> str:
         "-",
         f"https://{url}/",
     )[1]
-    return re.search(r"(?im)^x-request-id:\s*(\S+)", answer)[1]
+    return matched(r"(?im)^x-request-id:\s*(\S+)", answer)
+
+
+def build_release(source: str) -> float:
+    """Seconds to build a release of changed_source()."""
+    words = ["ansible-playbook", "-i", str(INVENTORY), "playbooks/parts/build.yml"]
+    return run(*words, "-e", source.removeprefix("VARS="), ANSIBLE_STRATEGY="accelerated")[0]
+
+
+def deploy(source: str) -> float:
+    """Seconds to deploy a release of changed_source()."""
+    return make("deploy", source)[0]
 
 
 def verbs(table: Table) -> None:
@@ -267,19 +212,8 @@ def verbs(table: Table) -> None:
     table.seconds("logs of a request", lambda: make("logs", f"REQUEST={asked}")[0], RUNS)
     for number in range(3):
         source = changed_source()
-        table.seconds(
-            f"build of a release, {number + 1} of 3",
-            lambda source=source: run(
-                "ansible-playbook",
-                "-i",
-                str(INVENTORY),
-                "playbooks/parts/build.yml",
-                "-e",
-                source.removeprefix("VARS="),
-                ANSIBLE_STRATEGY="accelerated",
-            )[0],
-        )
-        table.seconds("deploy of a built release", lambda source=source: make("deploy", source)[0])
+        table.seconds(f"build of a release, {number + 1} of 3", functools.partial(build_release, source))
+        table.seconds("deploy of a built release", functools.partial(deploy, source))
         table.seconds("rollback", lambda: make("rollback")[0])
     table.seconds("add-node POOL=app, from bare", lambda: make("add-node", "POOL=app", "NODE=app3", "IMAGE=bare")[0])
     table.seconds("remove-node", lambda: make("remove-node", "NODE=app3")[0])
@@ -298,10 +232,8 @@ def processor(label: str) -> float:
 
 def used(container: str) -> float:
     """Seconds of processor time that a container has had."""
-    return (
-        int(re.search(r"usage_usec (\d+)", run("docker", "exec", container, "cat", "/sys/fs/cgroup/cpu.stat")[1])[1])
-        / 1e6
-    )
+    statistics = run("docker", "exec", container, "cat", "/sys/fs/cgroup/cpu.stat")[1]
+    return int(matched(r"usage_usec (\d+)", statistics)) / 1e6
 
 
 def idle(table: Table) -> None:
@@ -369,7 +301,7 @@ def serves() -> tuple[float, float, str]:
             pages = sum(visitors.map(asked, [begun + seconds] * VISITORS))
             rate, after = pages / (time.monotonic() - begun), worked()
     spent = {host: after[host] - before[host] for host in after}
-    busiest = max(spent, key=spent.get)
+    busiest = max(spent, key=lambda host: spent[host])
     return rate, pages / spent[busiest], busiest
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import pathlib
 import sys
 import types
+from typing import Any
 from unittest import mock
 
 import yaml
@@ -13,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENVIRONMENTS = sorted(p.parent.name for p in (ROOT / "group_vars").glob("*/main.yml"))
 
 
-def load(path):
+def load(path: pathlib.Path) -> Any:
     """A YAML file's content; Ansible's own tags read as None."""
 
     class Loader(yaml.SafeLoader):
@@ -28,7 +29,9 @@ def program(path: str, **beside: types.ModuleType) -> types.ModuleType:
     loader = importlib.machinery.SourceFileLoader(
         f"program_{pathlib.Path(path).stem.replace('-', '_')}", str(ROOT / path)
     )
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
     sys.modules[loader.name] = module  # dataclasses ask for it
     with mock.patch.dict(sys.modules, beside):
         loader.exec_module(module)

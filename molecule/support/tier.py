@@ -10,7 +10,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import testinfra.backend.base
 import testinfra.host
@@ -101,11 +101,11 @@ class Inside(testinfra.backend.base.BaseBackend):
 
     NAME = "inside"
 
-    def __init__(self, host, container):
+    def __init__(self, host: str, container: str) -> None:
         super().__init__(host)
         self.host, self.container = host, container
 
-    def run(self, command, *args, **_kwargs):
+    def run(self, command: str, *args: str, **_kwargs: object) -> testinfra.backend.base.CommandResult:
         """The result of a command of the shell, its arguments quoted."""
         words = self.get_command(command, *args)
         done = subprocess.run(
@@ -117,7 +117,7 @@ class Inside(testinfra.backend.base.BaseBackend):
 class Tier:
     """The environment of an inventory file."""
 
-    def __init__(self, inventory):
+    def __init__(self, inventory: str | pathlib.Path) -> None:
         self.inventory = str(inventory)
         # Variables that a scenario lays over the environment's own, as options of Ansible's.
         self.options = ["-e", os.environ["TIER_VARS"]] if os.environ.get("TIER_VARS") else []
@@ -131,7 +131,7 @@ class Tier:
             os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false"
         )  # Molecule's own colours would be in what is read
 
-    def make(self, *words):
+    def make(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the Makefile on it, as an operator does; the finished process, with its output."""
         laid_over = [f"VARS={word}" for word in self.options[1:]]
         return subprocess.run(
@@ -143,7 +143,7 @@ class Tier:
             check=False,
         )
 
-    def cut_off(self, *words, when):
+    def cut_off(self, *words: str, when: Callable[[], object]) -> None:
         """Run a verb and kill it, with all that it started, as soon as a condition holds. Fails where it ends before; raises TimeoutError after 5 minutes."""
         said, mark = self.state / "cut-off.log", uuid.uuid4().hex
         laid_over = [f"VARS={word}" for word in self.options[1:]]
@@ -170,7 +170,7 @@ class Tier:
         assert not missed, said.read_text()[-3000:]
 
     @functools.cached_property
-    def variables(self):
+    def variables(self) -> tuple[Any, Any, Any]:
         """Ansible's own view of the inventory, in this process: (loader, hosts, variables). A command of its own for each value takes a second."""
         from ansible import constants, context
         from ansible.cli import CLI
@@ -199,7 +199,7 @@ class Tier:
         return loader, hosts, variables
 
     @functools.cache
-    def value(self, expression, host="localhost"):
+    def value(self, expression: str, host: str = "localhost") -> Any:
         """The value of an Ansible expression in a host's eyes, templated.
 
         Raises ansible.errors.AnsibleError where Ansible cannot evaluate it.
@@ -214,29 +214,29 @@ class Tier:
         return json.loads(found)["value"]
 
     @functools.cache
-    def host(self, name):
+    def host(self, name: str) -> testinfra.host.Host:
         """A host, to run commands on as root."""
         return testinfra.host.Host(Inside(name, f"{self.name}-{name}"))
 
-    def hosts(self, group):
+    def hosts(self, group: str) -> list[str]:
         """Names of the hosts of a group."""
         return self.value("groups")[group]
 
-    def address(self, host):
+    def address(self, host: str) -> str:
         """Address peers reach a host at."""
         return {one["name"]: one["address"] for one in self.value("all_hosts")}[host]
 
     @property
-    def key(self):
+    def key(self) -> str:
         """Path of the private key that opens the hosts."""
         return os.path.expanduser(self.value("hostvars[groups['all'][0]].ansible_ssh_private_key_file"))
 
     @property
-    def authority(self):
+    def authority(self) -> str:
         """Path of the certificate that the environment's own authority signs with."""
         return str(self.state / "ca.crt")
 
     @property
-    def url(self):
+    def url(self) -> str:
         """The site as a visitor types it: https and the virtual IP."""
         return "https://" + self.value("hostvars[groups['lb'][0]].lb_vip")

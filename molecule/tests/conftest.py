@@ -103,12 +103,12 @@ def make(tier):
     return tier.make
 
 
-@pytest.fixture(name="unharmed")
+@pytest.fixture(name="visitors_unaffected")
 def unharmed_fixture(target):
-    """with unharmed() as load: whatever happens to the tier, no visitor notices, and nothing acknowledged is lost."""
+    """with visitors_unaffected() as load: whatever happens to the tier, no visitor notices, and nothing acknowledged is lost."""
 
     @contextlib.contextmanager
-    def unharmed(**pace):
+    def visitors_unaffected(**pace):
         target.await_healthy()
         with Load(target, **{"pace": 0.25, "connect": 5.0, **pace}) as load:
             load.mark()
@@ -121,7 +121,7 @@ def unharmed_fixture(target):
             print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
         target.await_healthy()
 
-    return unharmed
+    return visitors_unaffected
 
 
 @pytest.hookimpl(wrapper=True)

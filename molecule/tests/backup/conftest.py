@@ -34,7 +34,7 @@ def backups(target, tier):
 
 
 @pytest.fixture(autouse=True)
-def unbroken(target):
+def healthy_before_and_after(target):
     """Whole before and after."""
     target.await_healthy()
     yield

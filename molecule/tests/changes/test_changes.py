@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from ansible.parsing.vault import VaultLib
+from target import try_run
 
 from controller.inventory import vault_of
 
@@ -52,7 +53,7 @@ def started(target):
     }
 
 
-def test_one_more_thread_for_apache_and_pgpool_and_one_less(target, make, unharmed, tier):
+def test_one_more_thread_for_apache_and_pgpool_and_one_less(target, make, visitors_unaffected, tier):
     """Both read their sizes when they start only: host by host, while the balancers pass over it. Never without the
     balancers; what a run that ended there has written, the next one brings to effect.
     So is a balancer whose unit changed in the same run: whoever comes meanwhile meets the other one."""
@@ -62,7 +63,7 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(target, make, unharm
     foretold = make("site", "CHECK=1", "LIMIT=app,lb", more)
     assert foretold.returncode == 0, foretold.stdout[-2000:]
     assert started(target) == before
-    with unharmed():
+    with visitors_unaffected():
         done = make("site", "LIMIT=app,lb", more)
         assert done.returncode == 0, done.stdout[-3000:]
         assert changed(done) == changed(foretold) == {*apps, *lbs}
@@ -78,7 +79,7 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(target, make, unharm
         assert all(now > then for host in before for now, then in zip(afterwards[host], meanwhile[host]))
 
 
-def test_certificates_are_renewed(target, make, unharmed, certificate):
+def test_certificates_are_renewed(target, make, visitors_unaffected, certificate):
     """The site's; and those by which hosts and monitor know each other, signed anew before they run out: logs go on to it by the new ones.
 
     So is that of the monitor's pages, where the site's key was once, and is no longer."""
@@ -88,7 +89,7 @@ def test_certificates_are_renewed(target, make, unharmed, certificate):
     pages = (target.tier.address(monitor), target.tier.value("monitor_port"))
     old = ssl.get_server_certificate(pages, ca_certs=target.tier.authority)
     target.on(monitor, "touch /etc/nginx/munin.pem")
-    with unharmed():
+    with visitors_unaffected():
         assert make("secrets", "RENEW=1").returncode == 0
         # They are signed for 3650 days.
         done = make(
@@ -261,15 +262,15 @@ def booted(target, host):
     return target.on(host, "systemctl show -P UserspaceTimestamp")
 
 
-def test_every_host_is_rebooted(target, make, unharmed):
+def test_every_host_is_rebooted(target, make, visitors_unaffected):
     before = {host: booted(target, host) for host in target.groups["all"]}
-    with unharmed():
+    with visitors_unaffected():
         done = make("reboot")
         assert done.returncode == 0, done.stdout[-3000:]
     assert all(booted(target, host) != when for host, when in before.items())
 
 
-def test_a_package_is_upgraded_and_its_host_rebooted(target, make, unharmed):
+def test_a_package_is_upgraded_and_its_host_rebooted(target, make, visitors_unaffected):
     host = target.groups["cache"][-1]
     target.on(
         host,
@@ -282,7 +283,7 @@ def test_a_package_is_upgraded_and_its_host_rebooted(target, make, unharmed):
     )
     before = booted(target, host)
     try:
-        with unharmed():
+        with visitors_unaffected():
             done = make("upgrade", f"LIMIT={host}")
             assert done.returncode == 0, done.stdout[-3000:]
         assert target.on(host, "dpkg-query -W -f '${Version}' tier-probe") == "2"

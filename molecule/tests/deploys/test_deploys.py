@@ -119,18 +119,19 @@ def words(done):
 def asked(target, known_as):
     """How often the app hosts were asked for a page, by its request id."""
     return sum(
-        int(target.on(app, f"grep -c ' {known_as} ' /var/log/apache2/access.log || true")) for app in target.groups["app"]
+        int(target.on(app, f"grep -c ' {known_as} ' /var/log/apache2/access.log || true"))
+        for app in target.groups["app"]
     )
 
 
 def test_a_release_goes_live_everywhere_and_back_again(
-    target, tier, visitor, make, deploy, variant, served, style, unharmed
+    target, tier, visitor, make, deploy, variant, served, style, visitors_unaffected
 ):
     """With its static files, also those whose names have no hash, which the release since has replaced. Its slow page is asked once, and comes whole."""
     old, before = current(target), style()
     assert len(old) == 1
     known_as = str(uuid.uuid4())
-    with unharmed():
+    with visitors_unaffected():
         done = deploy(
             variant(middleware(PARTS.replace("PAUSE", str(tier.value("lb_failover_s", target.groups["lb"][0]) + 1))))
         )
@@ -149,7 +150,7 @@ def test_a_release_goes_live_everywhere_and_back_again(
         assert (last["verb"], last["release"], last["result"]) == ("deploy", *new, "live"), host
         assert "@" in last["who"]
         assert "live" in target.on(host, "journalctl -q -t releases -n 1 -o cat")
-    with unharmed():
+    with visitors_unaffected():
         done = make("rollback")
         assert done.returncode == 0, done.stdout[-3000:]
         assert current(target) == old and set(served().values()) == old
@@ -162,10 +163,10 @@ def test_a_release_goes_live_everywhere_and_back_again(
     ]
 
 
-def test_an_unwell_release_goes_back_by_itself(target, make, deploy, variant, served, style, unharmed):
+def test_an_unwell_release_goes_back_by_itself(target, make, deploy, variant, served, style, visitors_unaffected):
     """With its static files."""
     old, before = current(target), style()
-    with unharmed():
+    with visitors_unaffected():
         done = deploy(variant(unwell), django_health_retries=3)
         assert done.returncode != 0
         assert "was taken back" in words(done) and "Every app host serves what it served before" in words(done)
@@ -210,10 +211,10 @@ def test_a_release_that_breaks_the_running_one_is_refused(target, deploy, varian
     assert target.sql("select count(*) from django_migrations where name = '0003_change'") == "0"
 
 
-def test_a_migration_waits_for_nobody_longer_than_said(target, deploy, variant, unharmed):
+def test_a_migration_waits_for_nobody_longer_than_said(target, deploy, variant, visitors_unaffected):
     """Visitors queue behind it."""
     old = current(target)
-    with unharmed():
+    with visitors_unaffected():
         holder = subprocess.Popen(
             [
                 "docker",
@@ -264,9 +265,9 @@ def background(target, source):
         )
 
 
-def test_one_at_a_time_and_one_that_is_cut_off_is_finished(target, make, deploy, variant, served, unharmed):
+def test_one_at_a_time_and_one_that_is_cut_off_is_finished(target, make, deploy, variant, served, visitors_unaffected):
     old, source = current(target), variant()
-    with unharmed():
+    with visitors_unaffected():
         first = background(target, source)
         target.wait(
             lambda: any(target.on(app, "pgrep -f '[h]old-the-tier' || true") for app in target.groups["app"]), "lock"
@@ -292,10 +293,10 @@ def test_one_at_a_time_and_one_that_is_cut_off_is_finished(target, make, deploy,
 CANARY = {"canary_s": 8, "canary_requests": 40}
 
 
-def test_a_good_canary_is_promoted(target, deploy, served, unharmed):
+def test_a_good_canary_is_promoted(target, deploy, served, visitors_unaffected):
     """For a share of the visitors, each of whom stays with the release that they saw first. It is the demo's own: the tier is left as it was found."""
     old = current(target)
-    with unharmed(pace=1.0):
+    with visitors_unaffected(pace=1.0):
         done = deploy(ROOT / "demo", "CANARY=50%", **CANARY)
         assert done.returncode == 0, done.stdout[-3000:]
         assert "The canary is as good" in words(done)
@@ -304,10 +305,10 @@ def test_a_good_canary_is_promoted(target, deploy, served, unharmed):
         assert set(served().values()) == current(target)
 
 
-def test_a_slow_canary_is_taken_back(target, deploy, variant, served, unharmed):
+def test_a_slow_canary_is_taken_back(target, deploy, variant, served, visitors_unaffected):
     old, app = current(target), target.groups["app"][-1]
     slow = variant(middleware("time.sleep(1.0)"))  # what is wrong with this release
-    with unharmed(pace=1.0):
+    with visitors_unaffected(pace=1.0):
         done = deploy(slow, f"CANARY={app}", **CANARY)
         assert done.returncode != 0
         assert f"it is slow: {app}" in words(done)

@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture
-def mended(target):
+def healthy(target):
     """The tier is whole before and after a test."""
     target.await_healthy()
     yield

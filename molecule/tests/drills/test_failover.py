@@ -11,7 +11,7 @@ ROLES = "TAGS=etcd,postgresql,pgbackrest,patroni,pgpool"
 
 
 @pytest.fixture(autouse=True)
-def unbroken(mended):
+def healthy_before_and_after(healthy):
     """Whole before and after."""
 
 
@@ -130,7 +130,9 @@ def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target, make):
         target.sql("select pg_reload_conf()", superuser=True)
 
         def lost():
-            target.sql("select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True)
+            target.sql(
+                "select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True
+            )
             target.sql("checkpoint", superuser=True)
             return target.sql(
                 "select slot_name from pg_replication_slots where invalidation_reason = 'wal_removed'", superuser=True

@@ -31,7 +31,7 @@ def show(target, host, unit):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def whole(target):
+def healthy_before_and_after(target):
     """The tier is whole once all have been killed."""
     target.await_healthy()
     yield

@@ -1,7 +1,7 @@
 """`make status` on the standing tier: well, then with one thing wrong."""
 
 
-def test_says_that_all_is_well(target, make, mended):
+def test_says_that_all_is_well(target, make, healthy):
     done = make("status")
     assert done.returncode == 0, done.stdout
     assert "all is well" in done.stdout
@@ -10,7 +10,7 @@ def test_says_that_all_is_well(target, make, mended):
     assert f"holds {target.facts['lb_vip']}" in done.stdout
 
 
-def test_names_a_service_that_is_down_and_all_who_miss_it(target, make, mended):
+def test_names_a_service_that_is_down_and_all_who_miss_it(target, make, healthy):
     cache, apps = target.groups["cache"][-1], target.groups["app"]
     target.on(cache, "systemctl stop memcached")
     try:
@@ -22,7 +22,7 @@ def test_names_a_service_that_is_down_and_all_who_miss_it(target, make, mended):
     assert all(f"{app}: gets no answer from {cache} of its caches" in done.stdout for app in apps), done.stdout
 
 
-def test_names_a_host_that_is_off(target, make, mended):
+def test_names_a_host_that_is_off(target, make, healthy):
     media = target.groups["media"][-1]
     target.kill(media)
     try:

@@ -89,7 +89,7 @@ def web_fixture(tier, monitor, visitor):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def unbroken(target):
+def healthy_before_and_after(target):
     """Whole before and after."""
     target.await_healthy()
     yield

@@ -4,8 +4,8 @@ import re
 import time
 
 import alarms
+import monitor_page
 import pytest
-import seen
 
 SINGLE, CUT_OFF = "of single hosts", "of the monitor"  # waves with more to see than their alarms
 
@@ -13,7 +13,7 @@ SINGLE, CUT_OFF = "of single hosts", "of the monitor"  # waves with more to see 
 def services(nagios):
     """{host: its checks}."""
     found = {}
-    for host, service in nagios.known:
+    for host, service in nagios.declared:
         found.setdefault(host, set()).add(service.split()[0])
     return found
 
@@ -30,15 +30,15 @@ def test_exactly_the_hosts_of_the_inventory_are_watched(nagios, target, tier):
 
 def test_all_is_well(nagios):
     """Every check asks what it should, or it could not be content."""
-    assert nagios.ailing() == {}
-    assert set(nagios.status()) == {*nagios.known, *((host, "") for host in services(nagios))}
+    assert nagios.problems() == {}
+    assert set(nagios.status()) == {*nagios.declared, *((host, "") for host in services(nagios))}
 
 
 def numbers(nagios, since, host, check, contact):
     """Which mails about a problem a contact got."""
     return [
         one
-        for one in list(nagios.sinks.told)
+        for one in list(nagios.sinks.received)
         if (one.way, one.contact, one.type, one.host, one.check) == ("email", contact, "PROBLEM", host, check)
         and one.at >= since
     ]
@@ -70,16 +70,16 @@ def acknowledge(visitor, web, host, check):
     assert done.status_code == 200 and "successfully submitted" in done.text, done.text[-1500:]
 
 
-def test_alarms_of_single_hosts(nagios, target, tier, raised, visitor, web, page, window):
+def test_alarms_of_single_hosts(nagios, target, tier, inject, visitor, web, page, window):
     """The right contacts are told, and nobody about children. The page is red within a minute. An alarm is repeated, the third time to somebody
     else as well, until it is acknowledged."""
     [step] = tier.value("nagios_escalations", nagios.host)
     host, check = target.groups["db"][0], "reboot"
     escalated = target.groups["cache"][-1], "cache"
-    with raised(SINGLE) as wave:
+    with inject(SINGLE) as wave:
         off, cache, app = target.groups["media"][-1], target.groups["cache"][-1], target.groups["app"][-1]
         wrong = {off: "does not answer at all", cache: "its memcached does not answer", app: "the site does not answer"}
-        seen.await_told(
+        monitor_page.await_status(
             visitor,
             page,
             target,
@@ -98,7 +98,7 @@ def test_alarms_of_single_hosts(nagios, target, tier, raised, visitor, web, page
                 left if numbers(nagios, wave.begun, *escalated, step["tells"]) else left | {escalated: "not escalated"}
             )
 
-        nagios.look_until_none(unrepeated, "repetition")
+        nagios.check_until_none(unrepeated, "repetition")
         third = numbers(nagios, wave.begun, *escalated, step["tells"])[0].at
         assert (
             len([one for one in numbers(nagios, wave.begun, *escalated, step["from"]) if one.at < third - 5])
@@ -109,25 +109,25 @@ def test_alarms_of_single_hosts(nagios, target, tier, raised, visitor, web, page
         target.wait(
             lambda: any(
                 one.type == "ACKNOWLEDGEMENT" and one.host == host and "on it" in one.text
-                for one in list(nagios.sinks.told)
+                for one in list(nagios.sinks.received)
             ),
             "acknowledgement",
             60,
         )
         acknowledged = time.time()
-        seen.is_red(window, page, wrong, off)
+        monitor_page.assert_red(window, page, wrong, off)
         # Twice it would have been repeated.
         while time.time() < acknowledged + 2 * tier.value("monitor_repeat_s", nagios.host) + 5:
-            nagios.look((host, check))
+            nagios.check_now((host, check))
             time.sleep(4)  # between two looks that could repeat it
         assert numbers(nagios, acknowledged + 1, host, check, "ops") == []
-    seen.await_told(visitor, page, target, lambda told: told["state"] == "well", "page that finds all well")
+    monitor_page.await_status(visitor, page, target, lambda told: told["state"] == "well", "page that finds all well")
 
 
 @pytest.mark.parametrize("name", [name for name in alarms.WAVES if name not in (SINGLE, CUT_OFF)])
-def test_alarms(raised, name):
+def test_alarms(inject, name):
     """The right contacts are told by every way they have, with what to do; children are silent; the recovery is told."""
-    with raised(name) as wave:
+    with inject(name) as wave:
         wave.await_alarms()
 
 
@@ -143,9 +143,9 @@ def test_the_heartbeat_goes_on_by_itself(nagios, target):
     target.wait(lambda: nagios.sinks.beats, "heartbeat of the timer", 90)
 
 
-def test_alarms_of_a_monitor_that_is_cut_off(nagios, raised):
+def test_alarms_of_a_monitor_that_is_cut_off(nagios, inject):
     """It tells of nobody but itself, once it can, and has no heartbeat while it cannot."""
-    with raised(CUT_OFF) as wave:
+    with inject(CUT_OFF) as wave:
         wave.await_alarms()
         nagios.target.wait(lambda: nagios.on("find /var/lib/nagios-notify -name '[0-9]*'"), "alarm that is kept", 60)
         assert not beat(nagios)
@@ -181,26 +181,26 @@ def test_no_heartbeat_without_nagios(nagios, visitor, web):
     assert alive() == 503
     nagios.on("systemctl start nagios-heartbeat.timer")
     await_beat(True)
-    nagios.well()
+    nagios.await_no_problems()
 
 
 def test_what_changes_all_the_time_is_told_once(nagios):
     host, check = nagios.host, "graphs"
-    nagios.well()
+    nagios.await_no_problems()
     begun = time.time()
-    nagios.order("ENABLE_FLAP_DETECTION")
+    nagios.command("ENABLE_FLAP_DETECTION")
 
     def heard(kind):
         return [
             one
-            for one in list(nagios.sinks.told)
+            for one in list(nagios.sinks.received)
             if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun
         ]
 
     def found(age, times):
         nagios.on(f"touch --date '{age} minutes ago' /var/lib/munin/datafile")
         for _ in range(times):
-            nagios.look((host, check))
+            nagios.check_now((host, check))
             time.sleep(0.6)  # so that each look counts
 
     def until(kind, *rounds):

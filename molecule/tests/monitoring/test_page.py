@@ -5,8 +5,8 @@ import secrets
 import struct
 import time
 
+import monitor_page
 import pytest
-import seen
 
 AGE = r'<span id="age">, \d+ s ago</span>'
 
@@ -35,14 +35,16 @@ def test_it_renders_and_asks_nobody_else(window, page, tier, target):
     window.open(page.url)
 
     def well():
-        shown = seen.html(window)
-        return seen.verdict(shown)[:2] == ("All is well", "good") and re.search(AGE, shown) and shown
+        shown = monitor_page.html(window)
+        return monitor_page.verdict(shown)[:2] == ("All is well", "good") and re.search(AGE, shown) and shown
 
     shown = target.wait(well, "well tier, and a script that runs", 60)
     for name in tier.hosts("all"):
         assert f'id="{name}"' in shown and f">{name}</text>" in shown
     assert f"holds {target.facts['lb_vip']}" in shown
-    assert re.search(rf'<article id="{target.primary()}" class="ok"><h3>{target.primary()} <small>primary</small>', shown)
+    assert re.search(
+        rf'<article id="{target.primary()}" class="ok"><h3>{target.primary()} <small>primary</small>', shown
+    )
     asked = target.wait(
         lambda: window.value("performance.getEntriesByType('resource').map(one => one.name)"),
         "question of the script",
@@ -79,7 +81,7 @@ def test_it_is_blind_when_it_is_old(page, target, window):
     try:
         target.wait(lambda: window.value("document.title").startswith("Blind: "), "blind page", 30)
         window.open(page.url)
-        target.wait(lambda: seen.verdict(seen.html(window))[:2] == ("Blind", "blind"), "blind page", 30)
+        target.wait(lambda: monitor_page.verdict(monitor_page.html(window))[:2] == ("Blind", "blind"), "blind page", 30)
         assert window.value("getComputedStyle(document.querySelector('.blindness')).display") == "block"
     finally:
         target.on(monitor, "systemctl start status-page")
@@ -92,7 +94,7 @@ def test_nothing_overflows(window, page, tier, width):
     window.size(width, 844)
     window.open(page.url)
     window.picture(tier.state / f"page-{width}.png")
-    assert window.value(seen.OVERFLOWS) == []
+    assert window.value(monitor_page.OVERFLOWS) == []
     shown = "narrow" if width <= 640 else "wide"
     pictures = "[...document.querySelectorAll('svg')].filter(one => one.getBoundingClientRect().width > 0)"
     assert window.value(f"{pictures}.map(one => one.getAttribute('class'))") == [shown]

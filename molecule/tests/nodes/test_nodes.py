@@ -123,7 +123,7 @@ def load(standing):
 
 
 @pytest.fixture
-def unharmed(standing, load):
+def visitors_unaffected(standing, load):
     """No visitor notices a test, and nothing that was acknowledged is lost by it."""
     load.mark()
     begun = time.time()
@@ -133,7 +133,7 @@ def unharmed(standing, load):
     assert load.lost_and_duplicated(load.commits(begun)) == ([], [])
 
 
-def test_an_app_host(standing, tier, visitor, unharmed):
+def test_an_app_host(standing, tier, visitor, visitors_unaffected):
     """The first try is cut off while packages are installed, the second one finishes it; so it is when it goes."""
     node, root = "app3", tier.value("site_root", "app[0]")
     tier.cut_off(
@@ -162,7 +162,7 @@ def test_an_app_host(standing, tier, visitor, unharmed):
     assert standing.known(node, address) == {}
 
 
-def test_a_media_host(standing, unharmed):
+def test_a_media_host(standing, visitors_unaffected):
     """It has what the others have before it is asked, and gets what is uploaded; it dies, and is removed all the same."""
     node = "media3"
     standing.add("media", node)
@@ -190,7 +190,7 @@ def test_a_media_host(standing, unharmed):
     assert standing.known(node, address) == {}
 
 
-def test_a_cache_host(standing, unharmed):
+def test_a_cache_host(standing, visitors_unaffected):
     node = "cache3"
     standing.add("cache", node)
     target = standing.target
@@ -210,7 +210,7 @@ def test_a_cache_host(standing, unharmed):
     assert standing.known(node, address) == {}
 
 
-def test_a_database(standing, unharmed):
+def test_a_database(standing, visitors_unaffected):
     """A standby that confirms every commit and is read from. It leaves no member and no slot behind."""
     node = "db3"
     standing.add("db", node)
@@ -232,7 +232,7 @@ def test_a_database(standing, unharmed):
         assert node not in sql(host, "select slot_name from pg_replication_slots")
 
 
-def test_a_balancer(standing, tier, unharmed):
+def test_a_balancer(standing, tier, visitors_unaffected):
     """It answers by its own address, then for the virtual IP, which it hands over when it goes."""
     begun, node = time.time(), "lb3"
     standing.add("lb", node)

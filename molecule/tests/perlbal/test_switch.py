@@ -23,8 +23,8 @@ def test_drill(target, load, name):
     assert not excess, f"{excess}: {row['failures']}"
 
 
-def test_nginx_takes_over_again_and_nobody_notices(tier, on, make, unharmed):
-    with unharmed():
+def test_nginx_takes_over_again_and_nobody_notices(tier, on, make, visitors_unaffected):
+    with visitors_unaffected():
         done = make("site", "LIMIT=lb", "VARS=lb_engine=nginx")
         assert done.returncode == 0, done.stdout[-3000:]
     for name in tier.hosts("lb"):

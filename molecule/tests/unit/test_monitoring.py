@@ -41,7 +41,7 @@ def test_drills_and_runbook_name_the_contacts_that_are_told():
     lines = runbook()
     for wave in alarms.WAVES.values():
         for alarm in wave:
-            assert [alarm.tells] == declared[alarm.check], alarm.check
+            assert [alarm.contact] == declared[alarm.check], alarm.check
     for check, contacts in declared.items():
         assert lines[check][1] == ", ".join(contacts), check
 
