@@ -5,12 +5,13 @@ import functools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, AnyStr, TypeVar
 
 import testinfra.backend.base
 import testinfra.host
@@ -79,13 +80,33 @@ def inside(container: str, *command: str, user: str = "root") -> list[str]:
 
 
 def wait(condition: Callable[[], T], what: str, seconds: float) -> T:
-    """What a condition comes to, once it is true. Raises TimeoutError after so many seconds."""
+    """The value of a condition, once it is true. Raises TimeoutError after so many seconds."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"no {what} within {seconds:.0f} s")
         time.sleep(0.2)  # the condition is looked at five times a second: nothing tells when it comes true
-    return found
+    return value
+
+
+def eventually(condition: Callable[[], T], seconds: float = 20) -> T:
+    """The last value of a condition: once it is true, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)  # between two looks at a condition with a deadline
+    return value
+
+
+def search(pattern: AnyStr, text: AnyStr, flags: int = 0) -> re.Match[AnyStr]:
+    """The first match of a pattern. Raises AssertionError where there is none."""
+    match = re.search(pattern, text, flags)
+    assert match, f"nothing like {pattern!r} in {text!r}"
+    return match
+
+
+def output_of(process: subprocess.CompletedProcess[str]) -> str:
+    """What a finished process printed, in one line."""
+    return " ".join((process.stdout + process.stderr).split())
 
 
 def marked(mark: str) -> Iterator[int]:
@@ -208,10 +229,10 @@ class Tier:
 
         loader, hosts, variables = self.variables
         seen = variables.get_vars(host=hosts.get_hosts(host)[0])
-        found = Templar(loader=loader, variables=seen).template(
+        rendered = Templar(loader=loader, variables=seen).template(
             trust_as_template("{{ {'value': " + expression + "} | to_json }}")
         )
-        return json.loads(found)["value"]
+        return json.loads(rendered)["value"]
 
     @functools.cache
     def host(self, name: str) -> testinfra.host.Host:

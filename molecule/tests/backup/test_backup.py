@@ -7,31 +7,29 @@ import shlex
 import subprocess
 import time
 import uuid
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
-from target import png
-from tier import inside
+import requests
+from fixtures import Backups, Make
+from target import Target, png
+from tier import Tier, inside, output_of
 
 COPY = "/var/lib/postgresql/copy"
 RESTIC = "runuser -u restic-rest-server -- restic --no-cache --repo /var/lib/media-backup --password-file /etc/restic-password"
 
 
-def words(done):
-    """What a finished command said, in one line."""
-    return " ".join((done.stdout + done.stderr).split())
-
-
-def test_takes_a_backup(make, backups):
+def test_takes_a_backup(make: Make, backups: Backups) -> None:
     begun = time.time()
     done = make("backup")
-    assert done.returncode == 0, words(done)
+    assert done.returncode == 0, output_of(done)
     state = backups.state()
     assert state["incr"]["at"] >= begun - 5 and state["media"]["at"] >= begun - 5
     assert state["wrong"] == []
 
 
 @pytest.fixture(name="segment", scope="module")
-def segment_fixture(target):
+def segment_fixture(target: Target) -> str:
     """A piece of WAL with a little in it, which nothing else completes."""
     target.sql("create table if not exists backup_test(said text, at timestamptz default now())")
     target.sql("insert into backup_test(said) values ('archived')")
@@ -40,7 +38,7 @@ def segment_fixture(target):
 
 # The minute that it takes goes by in these.
 @pytest.mark.usefixtures("segment")
-def test_repositories_are_encrypted(backups):
+def test_repositories_are_encrypted(backups: Backups) -> None:
     found = backups.on(f"pgbackrest --stanza={backups.stanza} info --output=json")
     assert json.loads(found)[0]["cipher"] == "aes-256-cbc"
     assert backups.on(
@@ -49,7 +47,7 @@ def test_repositories_are_encrypted(backups):
     ).endswith("wrong password or no key found")
 
 
-def test_staleness_is_seen_everywhere(make, backups):
+def test_staleness_is_seen_everywhere(make: Make, backups: Backups) -> None:
     old = backups.state()["incr"]["at"]
     limits = "/etc/tier-backup.json"
     backups.on(f'cp -p {limits} {limits}.kept && sed -i \'s/"incr": [0-9]*/"incr": 0/\' {limits}')
@@ -71,14 +69,16 @@ def test_staleness_is_seen_everywhere(make, backups):
     ("moment", "reason"),
     [("2001-01-01 00:00", "is before it"), ("2999-01-01 00:00", "has not come yet"), ("soon", "invalid moment")],
 )
-def test_refuses_a_moment_that_no_backup_leads_to(make, target, moment, reason):
+def test_refuses_a_moment_that_no_backup_leads_to(make: Make, target: Target, moment: str, reason: str) -> None:
     before = target.sql("select timeline_id from pg_control_checkpoint()", superuser=True)
     done = make("restore", f"TO={moment}", "YES=1")
-    assert done.returncode != 0 and "Nothing was touched." in words(done) and reason in words(done), words(done)
+    assert done.returncode != 0 and "Nothing was touched." in output_of(done) and reason in output_of(done), output_of(
+        done
+    )
     assert target.sql("select timeline_id from pg_control_checkpoint()", superuser=True) == before
 
 
-def test_wal_arrives_before_it_is_full(target, backups, segment):
+def test_wal_arrives_before_it_is_full(target: Target, backups: Backups, segment: str) -> None:
     target.wait(
         lambda: (
             segment
@@ -92,7 +92,7 @@ def test_wal_arrives_before_it_is_full(target, backups, segment):
     )
 
 
-def test_an_archive_that_is_down_is_seen(target, backups):
+def test_an_archive_that_is_down_is_seen(target: Target, backups: Backups) -> None:
     backups.on("systemctl stop pgbackrest")
     try:
         for _ in range(6):
@@ -126,10 +126,10 @@ TRAPPED = "ls /var/lib/postgresql | grep ^trapped; true"
 
 
 @pytest.fixture(name="traps")
-def traps_fixture(target):
+def traps_fixture(target: Target) -> Iterator[Callable[[], list[str]]]:
     """The site's role has left in its database what a superuser might run. What a superuser who is caught leaves: a list of files."""
 
-    def clear():
+    def clear() -> None:
         target.sql(
             f"alter database {target.facts['site_name']} reset search_path; drop view if exists public.pg_available_extension_versions; "
             "drop function if exists public.trap_version(), public.trap_row(), public.concat_ws(text, text, text), "
@@ -146,13 +146,15 @@ def traps_fixture(target):
     clear()
 
 
-def test_the_role_of_the_site_stays_what_it_is(make, target, backups, traps):
+def test_the_role_of_the_site_stays_what_it_is(
+    make: Make, target: Target, backups: Backups, traps: Callable[[], list[str]]
+) -> None:
     target.sql("select public.trap('proof')", superuser=True)
     assert traps() == [f"{target.primary()}: trapped-proof"]
     target.on(target.primary(), "rm /var/lib/postgresql/trapped-proof")
     for verb in (["site", "TAGS=postgresql"], ["drift"], ["restore-drill"]):
         done = make(*verb)
-        assert done.returncode == 0 or verb == ["drift"], words(done)
+        assert done.returncode == 0 or verb == ["drift"], output_of(done)
         assert traps() == [], verb
     rules = json.dumps([{"table": "auth_user", "column": "email", "value": "'scrubbed'"}])
     assert json.loads(backups.on(f"echo {shlex.quote(rules)} | tier-backup scrub"))["rows"] != [0]
@@ -160,12 +162,12 @@ def test_the_role_of_the_site_stays_what_it_is(make, target, backups, traps):
     assert traps() == []
 
 
-def test_no_password_is_in_the_statistics_of_statements(target):
+def test_no_password_is_in_the_statistics_of_statements(target: Target) -> None:
     found = "select count(*) from public.pg_stat_statements where query ~* 'password' and query ~* '^\\s*(create|alter)\\s+(role|user)'"
     assert target.sql(found, superuser=True) == "0"
 
 
-def test_a_dead_run_keeps_nobody_from_the_uploads(target, backups):
+def test_a_dead_run_keeps_nobody_from_the_uploads(target: Target, backups: Backups) -> None:
     # Killed while it holds its lock, which stays.
     backups.on(f"""{RESTIC} check --read-data > /dev/null & run=$!
         until ls /var/lib/media-backup/locks | grep -q .; do kill -0 $run || exit 1; done; pkill -KILL -u restic-rest-server -x restic; wait $run; true""")
@@ -176,7 +178,7 @@ def test_a_dead_run_keeps_nobody_from_the_uploads(target, backups):
 
 
 @pytest.mark.parametrize("unit", ["media-backup", f"media-restore@{int(time.time())}"])
-def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, target, unit):
+def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier: Tier, target: Target, unit: str) -> None:
     """While restic runs: of no process, and in no file. What every process of www-data knows is found, which proves the search."""
     media = target.groups["media"][-1]
     secrets = [tier.value(name, host=media) for name in ("backup_media_passphrase", "backup_media_password")]
@@ -205,7 +207,7 @@ def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier, target
     assert set(found) == {canary} and user == "media-backup"
 
 
-def test_uploads_come_back_to_whom_they_belonged(tier, target):
+def test_uploads_come_back_to_whom_they_belonged(tier: Tier, target: Target) -> None:
     """Those that nobody else may read, too, and with the directories around them."""
     media, root = target.groups["media"][0], tier.value("media_root")
     look = f"cd {root} && find backup-test -printf '%p %u:%g %m\\n' | sort"
@@ -226,7 +228,7 @@ def test_uploads_come_back_to_whom_they_belonged(tier, target):
         target.on(media, f"rm -rf {root}/backup-test; systemctl start media-sync.timer")
 
 
-def test_an_upload_from_the_future_is_told(target, backups):
+def test_an_upload_from_the_future_is_told(target: Target, backups: Backups) -> None:
     media = target.groups["media"][0]
     target.on(
         media,
@@ -244,10 +246,10 @@ def test_an_upload_from_the_future_is_told(target, backups):
     backups.await_state(lambda state: state["wrong"] == [], "look that finds all well")
 
 
-def test_drill(make, backups):
+def test_drill(make: Make, backups: Backups) -> None:
     begun = time.time()
     done = make("restore-drill")
-    assert done.returncode == 0, words(done)
+    assert done.returncode == 0, output_of(done)
     drill = backups.state()["drill"]
     assert drill["result"] == "ok" and drill["at"] >= begun - 5 and drill["seconds"] > 0 and drill["rows"] > 0
     assert backups.on("systemctl is-active restored-site; true") == "inactive"
@@ -268,7 +270,7 @@ def test_drill(make, backups):
     ],
     ids=["whole", "truncated", "without-a-segment", "wrong-key"],
 )
-def test_a_drill_fails_clearly(backups, damage, reason):
+def test_a_drill_fails_clearly(backups: Backups, damage: str, reason: str) -> None:
     segment = backups.state()["drill"]["segment"]
     try:
         said = backups.on(
@@ -282,24 +284,26 @@ def test_a_drill_fails_clearly(backups, damage, reason):
     assert backups.state()["drill"]["result"] == "ok"
 
 
-def after(target):
+def after(target: Target) -> str:
     """A moment after what was written and before what will be, as people write it."""
     now = math.ceil(time.time())
     target.wait(lambda: time.time() > now + 1, "end of that second")
     return datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def test_goes_back_to_a_moment_and_forth_again(target, make, visitor, tier):
+def test_goes_back_to_a_moment_and_forth_again(
+    target: Target, make: Make, visitor: requests.Session, tier: Tier
+) -> None:
     target.sql("create table if not exists backup_test(said text, at timestamptz default now())")
     first, second, third = (f"{name}-{int(time.time())}" for name in ("first", "second", "third"))
     root, moments = tier.value("media_root"), []
 
-    def write(name):
+    def write(name: str) -> None:
         target.sql(f"insert into backup_test(said) values ('{name}')")
         target.upload(f"{name}.png")
         moments.append(after(target))
 
-    def expect(there, gone):
+    def expect(there: Collection[str], gone: Collection[str]) -> None:
         target.await_healthy()
         assert set(
             target.sql(f"select said from backup_test where said in ('{first}', '{second}', '{third}')").split()
@@ -318,13 +322,13 @@ def test_goes_back_to_a_moment_and_forth_again(target, make, visitor, tier):
     assert make("backup").returncode == 0  # uploads come back from there
     moments.append(after(target))
     done = make("restore", f"TO={moments[0]}")
-    assert done.returncode != 0 and "Nothing was touched: there was no yes" in words(done), words(done)
+    assert done.returncode != 0 and "Nothing was touched: there was no yes" in output_of(done), output_of(done)
     expect([first, second], [])
     done = make("restore", f"TO={moments[0]}", "YES=1")
-    assert done.returncode == 0, words(done)[-3000:]
+    assert done.returncode == 0, output_of(done)[-3000:]
     expect([first], [second])
     # What was given up is not lost: the timeline that was left leads there.
     write(third)
     done = make("restore", f"TO={moments[1]}", "YES=1")
-    assert done.returncode == 0, words(done)[-3000:]
+    assert done.returncode == 0, output_of(done)[-3000:]
     expect([first, second], [third])

@@ -13,7 +13,10 @@ import shlex
 import subprocess
 import tarfile
 import threading
+import types
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -71,27 +74,30 @@ PyMODINIT_FUNC PyInit_abacus(void) { return PyModule_Create(&module); }
 }
 
 
-def write(directory, files):
+Release = tuple[dict[str, str], pathlib.Path, dict[str, Any]]  # variables of the site, artifact, manifest
+
+
+def write(directory: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
     for name, text in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
     return directory
 
 
-def hashed_requirements():
+def hashed_requirements() -> str:
     """The demo's pinned Django, with its hashes."""
     blocks = re.split(r"\n(?=\S)", (ROOT / "demo/requirements.txt").read_text())
     return "\n".join(b for b in blocks if re.match(r"(asgiref|django|sqlparse)==", b)) + "\n"
 
 
-def hashed(directory):
+def hashed(directory: pathlib.Path) -> dict[str, str]:
     project = (
         PROJECT | TEMPLATES | {"shop/settings.py": WITH_TEMPLATES + PATIENT, "requirements.txt": hashed_requirements()}
     )
     return {"site_source": str(write(directory, project))}
 
 
-def unhashed(directory):
+def unhashed(directory: pathlib.Path) -> dict[str, str]:
     """A requirement without hashes, and one that exists only as a source archive."""
     project = PROJECT | {
         "shop/settings.py": WITH_TEMPLATES + "INSTALLED_APPS.append('beads')\n",
@@ -109,7 +115,7 @@ def unhashed(directory):
     return {"site_source": str(directory), "site_requirements": "requirements/site.txt"}
 
 
-def git(directory, *arguments):
+def git(directory: pathlib.Path | str, *arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments],
         check=True,
@@ -121,11 +127,11 @@ def git(directory, *arguments):
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Serves files and does not talk about it."""
 
-    def log_message(self, *_arguments):
+    def log_message(self, *_arguments: object) -> None:
         """Say nothing."""
 
 
-def repository(directory):
+def repository(directory: pathlib.Path) -> dict[str, str]:
     """A repository behind HTTP whose tag is good and whose branch has gone on to something that does not build."""
     write(directory, PROJECT | {"requirements.txt": "Django~=5.2.0\n"})
     git(directory, "init", "-q", "-b", "main")
@@ -141,7 +147,7 @@ def repository(directory):
     return {"site_source": f"http://127.0.0.1:{server.server_port}/.git", "site_ref": "v1"}
 
 
-def wheel(directory):
+def wheel(directory: pathlib.Path) -> dict[str, str]:
     """A wheel that names its own requirements, as `python -m build` makes them."""
     directory.mkdir()
     info = {
@@ -160,24 +166,24 @@ def wheel(directory):
 
 
 @pytest.fixture(scope="module")
-def releases(tmp_path_factory):
+def releases(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Directory of the artifacts."""
     return tmp_path_factory.mktemp("releases")
 
 
-def artifacts(releases):
+def artifacts(releases: pathlib.Path) -> set[pathlib.Path]:
     return {path for path in releases.glob("*.tar.gz") if not path.name.endswith(".static.tar.gz")}
 
 
-def beside(artifact, suffix):
+def beside(artifact: pathlib.Path, suffix: str) -> pathlib.Path:
     return artifact.with_name(artifact.name.removesuffix(".tar.gz") + suffix)
 
 
 @pytest.fixture(scope="module")
-def build(releases):
+def build(releases: pathlib.Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the build on a description of a site."""
 
-    def run(site, *options):
+    def run(site: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
         described = {
             "site_name": "shop",
             "site_settings": "shop.settings",
@@ -200,7 +206,12 @@ def build(releases):
 
 
 @pytest.fixture(scope="module", params=[hashed, unhashed, repository, wheel], ids=lambda kind: kind.__name__)
-def release(request, build, releases, tmp_path_factory):
+def release(
+    request: pytest.FixtureRequest,
+    build: Callable[..., subprocess.CompletedProcess[str]],
+    releases: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Release:
     """A release of each kind of project, built once: (its site, its artifact, its manifest)."""
     site = request.param(tmp_path_factory.mktemp("project") / "site")
     before = artifacts(releases)
@@ -210,7 +221,14 @@ def release(request, build, releases, tmp_path_factory):
     return site, artifact, json.loads(beside(artifact, ".json").read_text())
 
 
-def on_a_bare_host(artifact, version, command):
+def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
+    """The content of a file in an archive."""
+    file = archive.extractfile(member)
+    assert file, member
+    return file.read()
+
+
+def on_a_bare_host(artifact: pathlib.Path, version: str, command: str) -> subprocess.CompletedProcess[str]:
     """What a command in a release says in a container like a new host, without network."""
     place = f"/srv/shop/releases/{version}"
     return subprocess.run(
@@ -241,7 +259,7 @@ def on_a_bare_host(artifact, version, command):
     )
 
 
-def test_release_runs_on_a_bare_host(release):
+def test_release_runs_on_a_bare_host(release: Release) -> None:
     _site, artifact, manifest = release
     done = on_a_bare_host(
         artifact,
@@ -252,12 +270,12 @@ def test_release_runs_on_a_bare_host(release):
     assert done.stdout.split()[-1] == "binary"
 
 
-def test_manifest_lists_every_file_and_wheel(release):
+def test_manifest_lists_every_file_and_wheel(release: Release) -> None:
     _site, artifact, manifest = release
     with tarfile.open(artifact) as tar:
         members = tar.getmembers()
         found = {
-            m.name.removeprefix("./"): hashlib.sha256(tar.extractfile(m).read()).hexdigest()
+            m.name.removeprefix("./"): hashlib.sha256(read_member(tar, m)).hexdigest()
             if m.isfile()
             else f"-> {m.linkname}"
             for m in members
@@ -275,7 +293,7 @@ def test_manifest_lists_every_file_and_wheel(release):
     }
 
 
-def test_static_files_have_hashed_names_and_compressed_variants(release):
+def test_static_files_have_hashed_names_and_compressed_variants(release: Release) -> None:
     _site, artifact, manifest = release
     [css] = [name for name in manifest["files"] if re.fullmatch(r"static/shop/shop\.[0-9a-f]{12}\.css", name)]
     assert css + ".gz" in manifest["files"] and css + ".br" in manifest["files"]
@@ -283,18 +301,16 @@ def test_static_files_have_hashed_names_and_compressed_variants(release):
         assert {f"static/{m.name.removeprefix('./')}" for m in tar if m.isfile()} == {
             n for n in manifest["files"] if n.startswith("static/")
         }
-        assert re.search(
-            rb"url\(\"dot\.[0-9a-f]{12}\.svg\"\)", tar.extractfile("./" + css.removeprefix("static/")).read()
-        )
+        assert re.search(rb"url\(\"dot\.[0-9a-f]{12}\.svg\"\)", read_member(tar, "./" + css.removeprefix("static/")))
 
 
-def test_no_secret_gets_into_a_release(release):
+def test_no_secret_gets_into_a_release(release: Release) -> None:
     with tarfile.open(release[1]) as tar:
-        assert not [m.name for m in tar if m.isfile() and b"never in an artifact" in tar.extractfile(m).read()]
+        assert not [m.name for m in tar if m.isfile() and b"never in an artifact" in read_member(tar, m)]
 
 
 @pytest.mark.parametrize("release", [repository], indirect=True, ids=["repository"])
-def test_version_names_the_commit_of_the_tag(release):
+def test_version_names_the_commit_of_the_tag(release: Release) -> None:
     site, _artifact, manifest = release
     commit = git(".", "ls-remote", site["site_source"], "refs/tags/v1^{}").split()[0]
     assert manifest["version"].startswith(commit[:10] + "-")
@@ -303,13 +319,17 @@ def test_version_names_the_commit_of_the_tag(release):
 
 
 @pytest.mark.parametrize("release", [hashed, repository], indirect=True, ids=["hashed", "repository"])
-def test_same_source_is_not_built_again(release, build):
+def test_same_source_is_not_built_again(
+    release: Release, build: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     done = build(release[0])
     assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
-def test_same_source_makes_the_same_bytes(release, build):
+def test_same_source_makes_the_same_bytes(
+    release: Release, build: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     site, artifact, _manifest = release
     first = artifact.read_bytes()
     artifact.unlink()
@@ -334,7 +354,13 @@ def test_same_source_makes_the_same_bytes(release, build):
     ],
     ids=["requirements", "no Django", "static", "template"],
 )
-def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, change, says):
+def test_failed_build_says_why_and_leaves_nothing(
+    build: Callable[..., subprocess.CompletedProcess[str]],
+    releases: pathlib.Path,
+    tmp_path: pathlib.Path,
+    change: dict[str, str],
+    says: str,
+) -> None:
     site = hashed(tmp_path / "site")
     write(tmp_path / "site", change)
     before = artifacts(releases)
@@ -346,7 +372,7 @@ def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, cha
 
 
 @pytest.mark.parametrize("release", [unhashed], indirect=True, ids=["unhashed"])
-def test_a_template_of_another_package_that_names_no_file_is_told(release):
+def test_a_template_of_another_package_that_names_no_file_is_told(release: Release) -> None:
     log = beside(release[1], ".log").read_text()
     assert re.findall("(?m)^Warning: .*$", log) == [
         "Warning: venv/lib/python3.13/site-packages/beads/templates/beads.html names the static file beads.png, "
@@ -355,7 +381,7 @@ def test_a_template_of_another_package_that_names_no_file_is_told(release):
 
 
 @pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
-def test_a_page_may_name_no_file_where_the_project_allows_it(release, tmp_path):
+def test_a_page_may_name_no_file_where_the_project_allows_it(release: Release, tmp_path: pathlib.Path) -> None:
     """With the tier's settings on a host; other names are hashed all the same."""
     _site, artifact, manifest = release
     described = {
@@ -385,7 +411,9 @@ def test_a_page_may_name_no_file_where_the_project_allows_it(release, tmp_path):
     )
 
 
-def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path):
+def test_dry_run_says_that_it_would_build_and_does_not(
+    build: Callable[..., subprocess.CompletedProcess[str]], releases: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     before = artifacts(releases)
     done = build(hashed(write(tmp_path / "site", {"new.py": ""})), "--check")
     assert done.returncode == 0 and "changed=1" in done.stdout, done.stdout
@@ -396,14 +424,14 @@ def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path
 
 
 @pytest.fixture(scope="module")
-def source():
+def source() -> types.ModuleType:
     return release_source
 
 
-def test_what_changes_a_version(source, tmp_path):
+def test_what_changes_a_version(source: types.ModuleType, tmp_path: pathlib.Path) -> None:
     write(tmp_path, {"a.py": "1", "b/c.py": "2"})
 
-    def digest():
+    def digest() -> str:
         return source.digest(source.survey(tmp_path, "", "")[1])
 
     first = digest()
@@ -436,7 +464,9 @@ def test_what_changes_a_version(source, tmp_path):
         ),
     ],
 )
-def test_wrong_source_is_named(source, tmp_path, name, requirements, says):
+def test_wrong_source_is_named(
+    source: types.ModuleType, tmp_path: pathlib.Path, name: str, requirements: str, says: str
+) -> None:
     if name.endswith(".whl"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=says):

@@ -6,46 +6,46 @@ import secrets
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable, Iterator
 
 import pytest
 from ansible.parsing.vault import VaultLib
-from target import try_run
+from fixtures import Make, Unaffected
+from target import Target, try_run
+from tier import Tier, output_of
 
 from controller.inventory import vault_of
 
 
-def words(done):
-    """What a finished command said, in one line."""
-    return " ".join((done.stdout + done.stderr).split())
-
-
-def since(target, host, unit):
+def since(target: Target, host: str, unit: str) -> int:
     """When a unit of a host was last started, in microseconds of the machine's clock."""
     return int(target.on(host, f"systemctl show -P ActiveEnterTimestampMonotonic {unit}"))
 
 
-def changed(done):
+def changed(done: subprocess.CompletedProcess[str]) -> set[str]:
     """Hosts on which a run changed something."""
     return {line.split()[0] for line in done.stdout.splitlines() if " changed=" in line and " changed=0 " not in line}
 
 
 @pytest.fixture(name="certificate")
-def certificate_fixture(tier):
+def certificate_fixture(tier: Tier) -> Callable[[], bytes]:
     """certificate() is the one that visitors are shown, as DER."""
 
-    def certificate():
+    def certificate() -> bytes:
         trust = ssl.create_default_context(cafile=tier.authority)
         name = tier.value("site_hosts", "lb[0]")[0]
         with (
             socket.create_connection((tier.value("lb_vip", "lb[0]"), tier.value("lb_https_port")), timeout=10) as raw,
             trust.wrap_socket(raw, server_hostname=name) as tls,
         ):
-            return tls.getpeercert(binary_form=True)
+            shown = tls.getpeercert(binary_form=True)
+            assert shown
+            return shown
 
     return certificate
 
 
-def started(target):
+def started(target: Target) -> dict[str, list[int]]:
     """When everything was started that reads its settings then only: {host: moments}."""
     units = {"app": ("apache2", "pgpool2"), "lb": ("nginx",)}
     return {
@@ -53,7 +53,9 @@ def started(target):
     }
 
 
-def test_one_more_thread_for_apache_and_pgpool_and_one_less(target, make, visitors_unaffected, tier):
+def test_one_more_thread_for_apache_and_pgpool_and_one_less(
+    target: Target, make: Make, visitors_unaffected: Unaffected, tier: Tier
+) -> None:
     """Both read their sizes when they start only: host by host, while the balancers pass over it. Never without the
     balancers; what a run that ended there has written, the next one brings to effect.
     So is a balancer whose unit changed in the same run: whoever comes meanwhile meets the other one."""
@@ -71,7 +73,7 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(target, make, visito
         assert all(now > then for host in before for now, then in zip(meanwhile[host], before[host]))
         refused = make("site", "LIMIT=app")
         assert refused.returncode != 0
-        assert f"{','.join(apps)},lb" in words(refused), refused.stdout[-2500:]
+        assert f"{','.join(apps)},lb" in output_of(refused), refused.stdout[-2500:]
         assert started(target) == meanwhile
         done = make("site", "LIMIT=app,lb", "TAGS=pgpool,apache,nginx,keepalived")
         assert done.returncode == 0, done.stdout[-3000:]
@@ -79,7 +81,9 @@ def test_one_more_thread_for_apache_and_pgpool_and_one_less(target, make, visito
         assert all(now > then for host in before for now, then in zip(afterwards[host], meanwhile[host]))
 
 
-def test_certificates_are_renewed(target, make, visitors_unaffected, certificate):
+def test_certificates_are_renewed(
+    target: Target, make: Make, visitors_unaffected: Unaffected, certificate: Callable[[], bytes]
+) -> None:
     """The site's; and those by which hosts and monitor know each other, signed anew before they run out: logs go on to it by the new ones.
 
     So is that of the monitor's pages, where the site's key was once, and is no longer."""
@@ -120,7 +124,7 @@ def test_certificates_are_renewed(target, make, visitors_unaffected, certificate
     )
 
 
-def test_a_certificate_of_another_authority_is_not_replaced(tier, make, tmp_path):
+def test_a_certificate_of_another_authority_is_not_replaced(tier: Tier, make: Make, tmp_path: pathlib.Path) -> None:
     vault = vault_of(pathlib.Path(tier.inventory).resolve())
     before, bought = vault.read_bytes(), [tmp_path / "key", tmp_path / "certificate"]
     subprocess.run(
@@ -152,16 +156,16 @@ def test_a_certificate_of_another_authority_is_not_replaced(tier, make, tmp_path
         vault.write_bytes(VaultLib(tier.variables[0]._vault.secrets).encrypt(json.dumps(values)))
         theirs = vault.read_bytes()
         done = make("secrets", "RENEW=1")
-        assert done.returncode != 0 and "Nothing was touched." in words(done), words(done)
+        assert done.returncode != 0 and "Nothing was touched." in output_of(done), output_of(done)
         assert vault.read_bytes() == theirs
     finally:
         vault.write_bytes(before)
 
 
-def test_another_password_than_the_databases_have_is_refused(target, make):
+def test_another_password_than_the_databases_have_is_refused(target: Target, make: Make) -> None:
     """Also by a run on app hosts alone, whose pgpool would be given it."""
 
-    def written():
+    def written() -> list[str]:
         return [
             target.on(host, f"sha256sum {path}")
             for group, path in (("db", "/etc/patroni/config.yml"), ("app", "/etc/pgpool2/pool_passwd"))
@@ -180,11 +184,13 @@ def test_another_password_than_the_databases_have_is_refused(target, make):
         ("db", "patroni", ("patroni_password",), "not the one that etcd has"),
     ]:
         done = make("site", f"LIMIT={limit}", f"TAGS={tags}", f"VARS={json.dumps(dict.fromkeys(variables, 'another'))}")
-        assert done.returncode != 0 and "Nothing was touched." in words(done) and refused in words(done), words(done)
+        assert done.returncode != 0 and "Nothing was touched." in output_of(done) and refused in output_of(done), (
+            output_of(done)
+        )
     assert written() == kept
 
 
-def test_the_only_balancer_that_answers_keeps_the_virtual_ip(target):
+def test_the_only_balancer_that_answers_keeps_the_virtual_ip(target: Target) -> None:
     holder = target.holder()
     other = next(lb for lb in target.groups["lb"] if lb != holder)
     target.on(other, "systemctl stop nginx")
@@ -199,7 +205,7 @@ def test_the_only_balancer_that_answers_keeps_the_virtual_ip(target):
 
 
 @pytest.fixture(name="second_network")
-def second_network_fixture(target):
+def second_network_fixture(target: Target) -> Iterator[str]:
     """The interface of a second network, which every balancer is in for a while."""
     network = f"realworld-{target.env}-second"
     # Internal: the way out stays where it was.
@@ -221,10 +227,12 @@ def second_network_fixture(target):
         try_run("docker", "network", "rm", network)
 
 
-def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(target, make, second_network):
+def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(
+    target: Target, make: Make, second_network: str
+) -> None:
     """One whose network it is not in is refused before anything is touched, unless the prefix says that it is in none."""
 
-    def interfaces():
+    def interfaces() -> list[str]:
         shown = json.loads(target.on(target.holder(), "ip -json -4 address"))
         return [
             link["ifname"]
@@ -239,10 +247,10 @@ def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(target, make
     configured = [target.on(lb, "sha256sum /etc/keepalived/keepalived.conf") for lb in target.groups["lb"]]
     wrong = {"keepalived_vip_interface": second_network}
     refused = make("site", "LIMIT=lb", "TAGS=keepalived", f"VARS={json.dumps(wrong)}")
-    assert refused.returncode != 0 and "Nothing was touched." in words(refused), words(refused)
-    assert f"lb_vip {target.facts['lb_vip']} is in no network of the interface {second_network}" in words(refused), (
-        words(refused)
-    )
+    assert refused.returncode != 0 and "Nothing was touched." in output_of(refused), output_of(refused)
+    assert f"lb_vip {target.facts['lb_vip']} is in no network of the interface {second_network}" in output_of(
+        refused
+    ), output_of(refused)
     assert [target.on(lb, "sha256sum /etc/keepalived/keepalived.conf") for lb in target.groups["lb"]] == configured
     try:
         done = make(
@@ -257,12 +265,12 @@ def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(target, make
     target.await_healthy()
 
 
-def booted(target, host):
+def booted(target: Target, host: str) -> str:
     """When a host's systemd came up."""
     return target.on(host, "systemctl show -P UserspaceTimestamp")
 
 
-def test_every_host_is_rebooted(target, make, visitors_unaffected):
+def test_every_host_is_rebooted(target: Target, make: Make, visitors_unaffected: Unaffected) -> None:
     before = {host: booted(target, host) for host in target.groups["all"]}
     with visitors_unaffected():
         done = make("reboot")
@@ -270,7 +278,9 @@ def test_every_host_is_rebooted(target, make, visitors_unaffected):
     assert all(booted(target, host) != when for host, when in before.items())
 
 
-def test_a_package_is_upgraded_and_its_host_rebooted(target, make, visitors_unaffected):
+def test_a_package_is_upgraded_and_its_host_rebooted(
+    target: Target, make: Make, visitors_unaffected: Unaffected
+) -> None:
     host = target.groups["cache"][-1]
     target.on(
         host,

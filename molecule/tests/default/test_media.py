@@ -7,12 +7,16 @@ import gzip
 import http.client
 import json
 import textwrap
-import time
 import types
 import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import requests
+from fixtures import OnHost
+from testinfra.host import Host
+from tier import Tier, eventually
 
 # A few of the files a release may have, by name. The .br is never unpacked here, so it may be anything.
 STYLE = b"body { color: darkslategray }\n" * 100
@@ -32,12 +36,13 @@ STATIC = {
     "a.map": b"{}",
     "a": b"?",
 }
+Ask = Callable[..., types.SimpleNamespace]  # ask(host, path, method, body, **headers): status, headers, body
 RELEASED = 1767323045  # when that release was made
 PICTURE = bytes(range(256)) * 40
 
 
 @pytest.fixture(scope="module")
-def told(tier):
+def told(tier: Tier) -> types.SimpleNamespace:
     """What the inventory says of the media tier, asked once."""
     names = (
         "all_hosts",
@@ -56,13 +61,13 @@ def told(tier):
 
 
 @pytest.fixture(scope="module")
-def media(told, on):
+def media(told: types.SimpleNamespace, on: OnHost) -> dict[str, Host]:
     """The media hosts: {name: host}."""
     return {name: on(name) for name in told.groups["media"]}
 
 
 @pytest.fixture(scope="module")
-def static(told, media):
+def static(told: types.SimpleNamespace, media: dict[str, Host]) -> Iterator[str]:
     """A release's static files on every media host; the URL path they are at."""
     directory = f"{told.static_root}/tests-tmp"
     files = {name: base64.b64encode(content).decode() for name, content in STATIC.items()}
@@ -85,10 +90,10 @@ def static(told, media):
 
 
 @pytest.fixture(scope="module")
-def send(told, on):
+def send(told: types.SimpleNamespace, on: OnHost) -> Callable[..., list[int]]:
     """Send uploads, from an app host or another one: their statuses. Each is (host, method, path, content)."""
 
-    def send(*requests_, by=None, headers=None):
+    def send(*requests_: Any, by: str | None = None, headers: dict[str, str] | None = None) -> list[int]:
         asked = [
             (told.addresses[host], method, path, base64.b64encode(content).decode())
             for host, method, path, *rest in requests_
@@ -114,7 +119,7 @@ def send(told, on):
 
 
 @pytest.fixture(scope="module")
-def uploads(told, media, send):
+def uploads(told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]]) -> Iterator[str]:
     """A directory of uploads on every media host; the URL path it is at."""
     directory = f"tests-{uuid.uuid4().hex}/"
     path = told.site_media_url + directory
@@ -128,10 +133,12 @@ def uploads(told, media, send):
 
 
 @pytest.fixture
-def ask(told):
+def ask(told: types.SimpleNamespace) -> Ask:
     """Ask a media host as a balancer does: a response, not decoded."""
 
-    def ask(name, path, method="GET", body=None, **headers):
+    def ask(
+        name: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+    ) -> types.SimpleNamespace:
         connection = http.client.HTTPConnection(told.addresses[name], told.media_port, timeout=10)
         with contextlib.closing(connection):
             # Not requests: it would tidy up paths that a test wants sent as they are.
@@ -142,20 +149,12 @@ def ask(told):
     return ask
 
 
-def python(host, script):
+def python(host: Host, script: str) -> str:
     """Run a script on a host."""
     return host.check_output("python3 -c %s", textwrap.dedent(script))
 
 
-def eventually(true, seconds=20):
-    """Await a condition: what it came to, true or not."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()) and time.monotonic() < deadline:
-        time.sleep(0.1)  # between two looks at a condition with a deadline
-    return found
-
-
-def test_all_hosts_give_a_static_file_the_same_validators(ask, media, static):
+def test_all_hosts_give_a_static_file_the_same_validators(ask: Ask, media: dict[str, Host], static: str) -> None:
     answers = [ask(name, static + HASHED) for name in media]
     assert all(answer.status == 200 and answer.body == STYLE for answer in answers)
     [validators] = {(answer.headers["ETag"], answer.headers["Last-Modified"]) for answer in answers}
@@ -167,7 +166,7 @@ def test_all_hosts_give_a_static_file_the_same_validators(ask, media, static):
         assert ask(name, static + HASHED, If_None_Match='"another"').status == 200
 
 
-def test_ranges(ask, media, static):
+def test_ranges(ask: Ask, media: dict[str, Host], static: str) -> None:
     for name in media:
         part = ask(name, static + HASHED, Range="bytes=100-199")
         assert (part.status, part.body) == (206, STYLE[100:200])
@@ -187,7 +186,9 @@ def test_ranges(ask, media, static):
         ("identity", None, ""),
     ],
 )
-def test_the_variant_compressed_at_build_time(ask, media, static, accept, coding, suffix):
+def test_the_variant_compressed_at_build_time(
+    ask: Ask, media: dict[str, Host], static: str, accept: str, coding: str | None, suffix: str
+) -> None:
     for name in media:
         answer = ask(name, static + HASHED, Accept_Encoding=accept)
         assert (answer.status, answer.headers["Content-Encoding"], answer.body) == (
@@ -200,7 +201,7 @@ def test_the_variant_compressed_at_build_time(ask, media, static, accept, coding
         assert "immutable" in answer.headers["Cache-Control"]
 
 
-def test_a_compressed_file_asked_for_by_its_own_name(ask, media, static):
+def test_a_compressed_file_asked_for_by_its_own_name(ask: Ask, media: dict[str, Host], static: str) -> None:
     name = next(iter(media))
     archive = ask(name, static + HASHED + ".gz", Accept_Encoding="gzip, br")
     assert (archive.headers["Content-Encoding"], archive.headers["Content-Type"]) == (None, "application/gzip")
@@ -208,8 +209,8 @@ def test_a_compressed_file_asked_for_by_its_own_name(ask, media, static):
     assert ask(name, static + HASHED + ".br", Accept_Encoding="gzip, br").body == STATIC[HASHED + ".br"]
 
 
-def test_only_a_hashed_name_is_kept_for_good(ask, media, static):
-    def expiry(path):
+def test_only_a_hashed_name_is_kept_for_good(ask: Ask, media: dict[str, Host], static: str) -> None:
+    def expiry(path: str) -> Any:
         return ask(next(iter(media)), static + path).headers["Cache-Control"]
 
     assert expiry(HASHED) == "public, max-age=31536000, immutable"
@@ -232,7 +233,9 @@ def test_only_a_hashed_name_is_kept_for_good(ask, media, static):
         ("a", "application/octet-stream"),
     ],
 )
-def test_types_are_told_and_not_guessed(ask, media, static, name, content_type):
+def test_types_are_told_and_not_guessed(
+    ask: Ask, media: dict[str, Host], static: str, name: str, content_type: str
+) -> None:
     headers = ask(next(iter(media)), static + name, method="HEAD").headers
     assert (headers["Content-Type"], headers["X-Content-Type-Options"]) == (content_type, "nosniff")
 
@@ -263,7 +266,9 @@ def test_types_are_told_and_not_guessed(ask, media, static, name, content_type):
         "{media}%2e%2e/static/tests-tmp/link.txt",
     ],
 )
-def test_nothing_else_is_served(ask, told, media, static, path):
+def test_nothing_else_is_served(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str, path: str
+) -> None:
     for name in media:
         answer = ask(name, path.format(static=static, media=told.site_media_url))
         assert answer.status in (400, 403, 404) or (answer.status, path) == (301, "/static")
@@ -271,25 +276,27 @@ def test_nothing_else_is_served(ask, told, media, static, path):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "MKCOL", "PROPFIND", "MOVE", "OPTIONS", "TRACE"])
-def test_visitors_can_only_read(ask, media, static, method):
+def test_visitors_can_only_read(ask: Ask, media: dict[str, Host], static: str, method: str) -> None:
     name = next(iter(media))
     assert ask(name, static + "plain.css", method=method, body=b"x").status in (403, 405, 413)
     assert ask(name, static + "plain.css").body == STYLE
 
 
-def settle(hosts):
+def settle(hosts: dict[str, Host]) -> None:
     """What the timer of each host does every now and then; twice, for what the first has learnt from the last."""
     for host in [*hosts.values(), *hosts.values()]:
         # "restart": one that the timer has started a moment ago has not seen what the test has just done.
         host.check_output("systemctl restart media-sync")
 
 
-def test_an_upload_is_served_by_every_host(ask, media, send, uploads):
+def test_an_upload_is_served_by_every_host(
+    ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     picture = uploads + "b%C3%A4r%20lin.JPG"
     assert send(*((name, "PUT", picture, PICTURE) for name in media)) == [201] * len(media)
     settle(media)
 
-    def validators():
+    def validators() -> set[tuple[str, str]]:
         return {
             (answer.headers["ETag"], answer.headers["Last-Modified"])
             for answer in (ask(name, picture) for name in media)
@@ -304,7 +311,9 @@ def test_an_upload_is_served_by_every_host(ask, media, send, uploads):
     assert [ask(name, picture, Range="bytes=5-9").body for name in media] == [PICTURE[5:10]] * len(media)
 
 
-def test_an_upload_runs_nothing_in_the_sites_name(ask, media, send, uploads):
+def test_an_upload_runs_nothing_in_the_sites_name(
+    ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     host = next(iter(media))
     names = ["page.html", "PAGE.HTM", "picture.svg", "feed.xml", "code.js", "prog.php", "x.jpg.xhtml", "none"]
     send(*((host, "PUT", uploads + name, b"<script>alert(1)</script>") for name in names))
@@ -317,7 +326,9 @@ def test_an_upload_runs_nothing_in_the_sites_name(ask, media, send, uploads):
 
 
 @pytest.mark.apart("app", "lb", "cache", "media")
-def test_only_app_hosts_can_upload(ask, told, media, send, uploads):
+def test_only_app_hosts_can_upload(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     host, *_others = media
     app = told.groups["app"]
     for by in app:
@@ -328,7 +339,9 @@ def test_only_app_hosts_can_upload(ask, told, media, send, uploads):
     assert ask(host, uploads + app[0]).body == b"x"
 
 
-def test_what_an_app_host_cannot_do(ask, media, send, uploads):
+def test_what_an_app_host_cannot_do(
+    ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     host = next(iter(media))
     assert send((host, "PUT", uploads + "kept", b"x")) == [201]
     refused = [
@@ -351,7 +364,9 @@ def test_what_an_app_host_cannot_do(ask, media, send, uploads):
     assert ask(host, uploads + "kept").body == b"x"
 
 
-def test_uploads_have_a_limit(ask, told, media, on, uploads):
+def test_uploads_have_a_limit(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], on: OnHost, uploads: str
+) -> None:
     host = next(iter(media))
     limit = told.site_upload_limit_mb * 1024 * 1024
     for size, status, found in ((limit + 1, 413, 404), (limit, 201, 200)):
@@ -370,7 +385,14 @@ def test_uploads_have_a_limit(ask, told, media, on, uploads):
         assert ask(host, uploads + "large", method="HEAD").status == found
 
 
-def test_half_an_upload_is_never_served(ask, told, media, on, send, uploads):
+def test_half_an_upload_is_never_served(
+    ask: Ask,
+    told: types.SimpleNamespace,
+    media: dict[str, Host],
+    on: OnHost,
+    send: Callable[..., list[int]],
+    uploads: str,
+) -> None:
     host = next(iter(media))
     send((host, "PUT", uploads + "half-replaced.jpg", PICTURE))
     python(
@@ -390,7 +412,9 @@ def test_half_an_upload_is_never_served(ask, told, media, on, send, uploads):
 
 
 @pytest.mark.needs(media=2)
-def test_a_host_that_was_away_catches_up(ask, media, send, static, uploads):
+def test_a_host_that_was_away_catches_up(
+    ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], static: str, uploads: str
+) -> None:
     *up, away = media
     both = [uploads + "deleted.jpg", uploads + "replaced.jpg"]
     assert set(send(*((name, "PUT", path, b"old") for name in media for path in both))) == {201}
@@ -422,7 +446,9 @@ def test_a_host_that_was_away_catches_up(ask, media, send, static, uploads):
 
 
 @pytest.mark.needs(media=2)
-def test_a_name_can_be_used_again_after_a_deletion(ask, told, media, send, uploads):
+def test_a_name_can_be_used_again_after_a_deletion(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     first, *_others = media
     again = uploads + "again.jpg"
     for name in media:
@@ -436,7 +462,9 @@ def test_a_name_can_be_used_again_after_a_deletion(ask, told, media, send, uploa
     assert eventually(lambda: [ask(name, again).body for name in media] == [PICTURE] * len(media))
 
 
-def test_the_access_log_knows_visitor_and_request(ask, told, media, on, static):
+def test_the_access_log_knows_visitor_and_request(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], on: OnHost, static: str
+) -> None:
     host, balancer = next(iter(media)), told.groups["lb"][0]
     mark = uuid.uuid4().hex
     ask(host, static + "plain.css?by=stranger", X_Forwarded_For="203.0.113.9", X_Request_Id=mark + '"1')
@@ -463,7 +491,7 @@ def test_the_access_log_knows_visitor_and_request(ask, told, media, on, static):
     )
 
 
-def test_its_own_host_alone_can_ask_how_it_is(told, media):
+def test_its_own_host_alone_can_ask_how_it_is(told: types.SimpleNamespace, media: dict[str, Host]) -> None:
     for name, host in media.items():
         said = python(
             host,
@@ -477,7 +505,7 @@ def test_its_own_host_alone_can_ask_how_it_is(told, media):
             requests.get(f"http://{told.addresses[name]}:{told.media_status_port}/server-status", timeout=5)
 
 
-def test_a_restart_cuts_off_nobody(ask, told, media, static):
+def test_a_restart_cuts_off_nobody(ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str) -> None:
     name, host = list(media.items())[-1]
     size = 40_000_000
     host.check_output("truncate -s %s %s", str(size), f"{told.static_root}/tests-tmp/large.bin")
@@ -493,7 +521,7 @@ def test_a_restart_cuts_off_nobody(ask, told, media, static):
     assert eventually(lambda: answers(ask, name, static))
 
 
-def answers(ask, name, static):
+def answers(ask: Ask, name: str, static: str) -> bool:
     """Whether a media host takes connections and answers."""
     try:
         return ask(name, static + "plain.css").status == 200

@@ -6,9 +6,14 @@ import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from tier import inside
+import requests
+from target import Target
+from testinfra.host import Host
+from tier import Tier, inside
 
 testinfra_hosts = ["ansible://monitor"]
 
@@ -57,31 +62,31 @@ print(json.dumps(dict(zip(files, ([int(when), value] for when, value in answers)
 """
 
 
-def run_python(host, script, *arguments):
+def run_python(host: Host, script: str, *arguments: str) -> Any:
     command = ["python3", "-c", script, *arguments]
     return json.loads(host.check_output(" ".join(map(shlex.quote, command))))
 
 
 @pytest.fixture(scope="module")
-def addresses(tier):
+def addresses(tier: Tier) -> dict[str, tuple[str, int]]:
     """{host: (address, port)} of every node."""
     return {node["name"]: (node["address"], tier.value("munin_node_port")) for node in tier.value("all_hosts")}
 
 
 @pytest.fixture(scope="module")
-def declared(tier):
+def declared(tier: Tier) -> dict[str, set[str]]:
     """{host: plugins} as the inventory has them, without the network interfaces."""
     lists = tier.value("dict(groups['all'] | zip(groups['all'] | map('extract', hostvars, 'munin_node_plugins')))")
     return {name: {plugin.replace(" ", "") for plugin in plugins} for name, plugins in lists.items()}
 
 
 @pytest.fixture(scope="module")
-def answers(host, addresses):
+def answers(host: Host, addresses: dict[str, tuple[str, int]]) -> dict[str, dict[str, Any]]:
     return run_python(host, ASK, json.dumps(addresses))
 
 
 @pytest.fixture(scope="module")
-def web(tier):
+def web(tier: Tier) -> dict[str, Any]:
     """The pages' address and login."""
     monitor = tier.hosts("monitor")[0]
     port = tier.value("monitor_port")
@@ -93,7 +98,7 @@ def web(tier):
 
 
 @pytest.fixture(scope="module")
-def run_once(host):
+def run_once(host: Host) -> float:
     """One run of the master, by the unit the timer starts; when it began, by the monitor's clock."""
     if host.run("systemctl is-active munin-cron.service").stdout.strip() == "activating":
         host.check_output("systemctl start munin-cron.service")  # joins the run that is going on
@@ -102,18 +107,20 @@ def run_once(host):
     return began
 
 
-def test_every_host_runs_exactly_the_declared_plugins(answers, declared):
+def test_every_host_runs_exactly_the_declared_plugins(
+    answers: dict[str, dict[str, Any]], declared: dict[str, set[str]]
+) -> None:
     running = {
         name: {plugin for plugin in plugins if not plugin.startswith("if_")} for name, plugins in answers.items()
     }
     assert running == declared
 
 
-def test_every_host_shows_its_network_interfaces(answers):
+def test_every_host_shows_its_network_interfaces(answers: dict[str, dict[str, Any]]) -> None:
     assert [name for name, plugins in answers.items() if not any(p.startswith("if_") for p in plugins)] == []
 
 
-def test_every_plugin_of_every_host_answers_with_values(answers):
+def test_every_plugin_of_every_host_answers_with_values(answers: dict[str, dict[str, Any]]) -> None:
     silent = [
         f"{name}: {plugin}"
         for name, plugins in answers.items()
@@ -123,8 +130,8 @@ def test_every_plugin_of_every_host_answers_with_values(answers):
     assert silent == []
 
 
-def test_nobody_but_the_monitor_is_answered(host, tier, addresses):
-    def from_here():
+def test_nobody_but_the_monitor_is_answered(host: Host, tier: Tier, addresses: dict[str, tuple[str, int]]) -> None:
+    def from_here() -> Iterator[str]:
         for address, port in addresses.values():
             try:
                 with socket.create_connection((address, port), timeout=5) as connection:
@@ -132,7 +139,7 @@ def test_nobody_but_the_monitor_is_answered(host, tier, addresses):
             except ConnectionError:
                 pass
 
-    def answered(node):
+    def answered(node: Host) -> list[str]:
         asked = "; ".join(
             f"timeout 5 bash -c 'head -1 </dev/tcp/{address}/{port}'" for address, port in addresses.values()
         )
@@ -144,7 +151,9 @@ def test_nobody_but_the_monitor_is_answered(host, tier, addresses):
     assert answered(host) == list(addresses)
 
 
-def test_the_master_records_every_plugin_of_every_host(host, declared, run_once):
+def test_the_master_records_every_plugin_of_every_host(
+    host: Host, declared: dict[str, set[str]], run_once: float
+) -> None:
     last = run_python(host, LAST)
     fresh = {
         path.rsplit("/", 1)[1]
@@ -160,7 +169,7 @@ def test_the_master_records_every_plugin_of_every_host(host, declared, run_once)
     assert missing == []
 
 
-def test_runs_go_on_by_themselves(host, run_once):
+def test_runs_go_on_by_themselves(host: Host, run_once: float) -> None:
     assert host.service("munin-cron.timer").is_enabled
     left = host.check_output("systemctl list-timers munin-cron.timer --output=json")
     # Microseconds since the epoch; the clock of Munin's databases ticks every five minutes.
@@ -169,13 +178,15 @@ def test_runs_go_on_by_themselves(host, run_once):
 
 
 @pytest.mark.needs(monitor=1)
-def test_pages_ask_for_the_password(visitor, web):
+def test_pages_ask_for_the_password(visitor: requests.Session, web: dict[str, Any]) -> None:
     assert visitor.get(web["url"]).status_code == 401
     assert visitor.get(web["url"], auth=("munin", "wrong")).status_code == 401
     assert visitor.get(web["url"] + "static/logo.png").status_code == 401
 
 
-def test_pages_list_every_host_in_its_tier(visitor, web, tier, run_once):
+def test_pages_list_every_host_in_its_tier(
+    visitor: requests.Session, web: dict[str, Any], tier: Tier, run_once: float
+) -> None:
     page = visitor.get(web["url"], auth=web["auth"])
     assert page.status_code == 200
     missing = [
@@ -190,7 +201,9 @@ def test_pages_list_every_host_in_its_tier(visitor, web, tier, run_once):
 
 
 @pytest.mark.parametrize("graph", ["load-day", "load-week", "memory-day", "df-year"])
-def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
+def test_graphs_are_pictures(
+    visitor: requests.Session, web: dict[str, Any], tier: Tier, run_once: float, graph: str
+) -> None:
     for group, nodes in tier.value("munin_tiers").items():
         if not nodes:
             continue  # a tier that this rung has not
@@ -199,7 +212,7 @@ def test_graphs_are_pictures(visitor, web, tier, run_once, graph):
         assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000
 
 
-def test_no_run_draws_what_nobody_looks_at(host, run_once):
+def test_no_run_draws_what_nobody_looks_at(host: Host, run_once: float) -> None:
     assert (
         host.check_output(
             "find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%s", str(run_once)
@@ -209,7 +222,7 @@ def test_no_run_draws_what_nobody_looks_at(host, run_once):
 
 
 @pytest.mark.needs(monitor=1)
-def test_one_page_is_for_a_report(visitor, web, tier, run_once):
+def test_one_page_is_for_a_report(visitor: requests.Session, web: dict[str, Any], tier: Tier, run_once: float) -> None:
     """Of every tier that there is, drawn over all of its hosts."""
     address = f"{web['url']}overview/{tier.value('site_name')}/"
     shown = [name for name, graph in tier.value("munin_overview").items() if tier.value("munin_tiers")[graph["of"]]]
@@ -222,7 +235,7 @@ def test_one_page_is_for_a_report(visitor, web, tier, run_once):
 
 @pytest.mark.apart("lb", "monitor")
 @pytest.mark.needs(monitor=1)
-def test_the_key_that_visitors_trust_is_on_balancers_alone(tier, target):
+def test_the_key_that_visitors_trust_is_on_balancers_alone(tier: Tier, target: Target) -> None:
     """The monitor has its own. On a balancer the same search finds it."""
     key = target.on(tier.hosts("lb")[0], f"cat /etc/{target.engine}/site.pem").split("-----")[2].split()[0]
     search = [
@@ -245,7 +258,7 @@ def test_the_key_that_visitors_trust_is_on_balancers_alone(tier, target):
         "/var",
     ]
 
-    def found(name):
+    def found(name: str) -> list[str]:
         return subprocess.run(
             inside(target.container(name), *search), input=key, capture_output=True, text=True, check=False
         ).stdout.splitlines()
@@ -268,14 +281,16 @@ def test_the_key_that_visitors_trust_is_on_balancers_alone(tier, target):
 
 
 @pytest.mark.needs(monitor=1)
-def test_plain_http_is_redirected(visitor, web):
+def test_plain_http_is_redirected(visitor: requests.Session, web: dict[str, Any]) -> None:
     answer = visitor.get(web["http"], allow_redirects=False)
     assert answer.status_code == 301
     assert answer.headers["Location"].startswith("https://")
     assert answer.headers["Location"].endswith("/munin/")
 
 
-def test_a_plugin_added_by_hand_does_not_outlive_a_restart(host, addresses, declared, tier):
+def test_a_plugin_added_by_hand_does_not_outlive_a_restart(
+    host: Host, addresses: dict[str, tuple[str, int]], declared: dict[str, set[str]], tier: Tier
+) -> None:
     host.check_output("ln -s /usr/share/munin/plugins/users /etc/munin/plugins/users")
     host.check_output("rm /etc/munin/plugins/uptime")
     host.check_output("ln -sf /usr/share/munin/plugins/load /etc/munin/plugins/load")

@@ -2,13 +2,21 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from tier import ROOT
+import requests
+from fixtures import Make, Unaffected
+from target import Target
+from tier import ROOT, Tier, output_of
+
+from controller.browser import Browser
 
 MIDDLEWARE = """
 import random, time
@@ -23,10 +31,10 @@ class Change:
 """
 
 
-def middleware(code):
+def middleware(code: str) -> Callable[[pathlib.Path], object]:
     """An edit that runs code at every request, before the site does."""
 
-    def edit(source):
+    def edit(source: pathlib.Path) -> None:
         (source / "newsbudget/change.py").write_text(MIDDLEWARE.format(code=code), encoding="utf-8")
         settings = source / "newsbudget/settings.py"
         settings.write_text(
@@ -37,10 +45,10 @@ def middleware(code):
     return edit
 
 
-def migration(model, field, operation):
+def migration(model: str, field: str, operation: str) -> Callable[[pathlib.Path], object]:
     """An edit that adds a migration of the ledger; field goes into the model's code, the operation into the migration."""
 
-    def edit(source):
+    def edit(source: pathlib.Path) -> None:
         (source / "ledger/migrations/0003_change.py").write_text(
             "from django.db import migrations, models\n\n\nclass Migration(migrations.Migration):\n"
             f'    dependencies = [("ledger", "0002_starter_entries")]\n    operations = [{operation}]\n',
@@ -57,7 +65,7 @@ def migration(model, field, operation):
     return edit
 
 
-def unwell(source):
+def unwell(source: pathlib.Path) -> None:
     """A release that passes every check and does not start where it serves."""
     with open(source / "newsbudget/wsgi.py", "a", encoding="utf-8") as wsgi:
         wsgi.write('raise RuntimeError("unwell on purpose")\n')
@@ -76,10 +84,10 @@ NOTE = migration(
 
 
 @pytest.fixture(name="served")
-def served_fixture(tier, visitor):
+def served_fixture(tier: Tier, visitor: requests.Session) -> Callable[[], dict[str, str]]:
     """served() is what visitors get: {host: its release}, of every app host that the balancers use."""
 
-    def served():
+    def served() -> dict[str, str]:
         about = [visitor.get(f"{tier.url}/about/?format=json", timeout=10).json() for _ in range(20)]
         return {one["node"]: one["release"] for one in about}
 
@@ -87,22 +95,22 @@ def served_fixture(tier, visitor):
 
 
 @pytest.fixture(name="style")
-def style_fixture(tier, visitor):
+def style_fixture(tier: Tier, visitor: requests.Session) -> Callable[[], str]:
     """style() is a static file as visitors get it."""
     return lambda: visitor.get(f"{tier.url}/static/newsbudget/site.css", timeout=10).text
 
 
-def current(target):
+def current(target: Target) -> set[str]:
     """{host: the release that is current on it}, as a set of what there is."""
     return {target.on(app, f"basename $(readlink {target.facts['site_root']}/current)") for app in target.groups["app"]}
 
 
-def ledger(target, host):
+def ledger(target: Target, host: str) -> list[dict[str, Any]]:
     """Entries of a host's ledger."""
     return [json.loads(line) for line in target.on(host, "cat /var/log/releases.jsonl").splitlines()]
 
 
-def drained(target):
+def drained(target: Target) -> list[str]:
     """Servers that a balancer passes over."""
     return [
         line
@@ -111,12 +119,7 @@ def drained(target):
     ]
 
 
-def words(done):
-    """What a finished command said, in one line."""
-    return " ".join((done.stdout + done.stderr).split())
-
-
-def asked(target, known_as):
+def asked(target: Target, known_as: str) -> int:
     """How often the app hosts were asked for a page, by its request id."""
     return sum(
         int(target.on(app, f"grep -c ' {known_as} ' /var/log/apache2/access.log || true"))
@@ -125,8 +128,16 @@ def asked(target, known_as):
 
 
 def test_a_release_goes_live_everywhere_and_back_again(
-    target, tier, visitor, make, deploy, variant, served, style, visitors_unaffected
-):
+    target: Target,
+    tier: Tier,
+    visitor: requests.Session,
+    make: Make,
+    deploy: Callable[..., subprocess.CompletedProcess[str]],
+    variant: Callable[..., pathlib.Path],
+    served: Callable[[], dict[str, str]],
+    style: Callable[[], str],
+    visitors_unaffected: Unaffected,
+) -> None:
     """With its static files, also those whose names have no hash, which the release since has replaced. Its slow page is asked once, and comes whole."""
     old, before = current(target), style()
     assert len(old) == 1
@@ -163,13 +174,21 @@ def test_a_release_goes_live_everywhere_and_back_again(
     ]
 
 
-def test_an_unwell_release_goes_back_by_itself(target, make, deploy, variant, served, style, visitors_unaffected):
+def test_an_unwell_release_goes_back_by_itself(
+    target: Target,
+    make: Make,
+    deploy: Callable[..., subprocess.CompletedProcess[str]],
+    variant: Callable[..., pathlib.Path],
+    served: Callable[[], dict[str, str]],
+    style: Callable[[], str],
+    visitors_unaffected: Unaffected,
+) -> None:
     """With its static files."""
     old, before = current(target), style()
     with visitors_unaffected():
         done = deploy(variant(unwell), django_health_retries=3)
         assert done.returncode != 0
-        assert "was taken back" in words(done) and "Every app host serves what it served before" in words(done)
+        assert "was taken back" in output_of(done) and "Every app host serves what it served before" in output_of(done)
         assert current(target) == old
         assert drained(target) == []
         assert set(served()) == set(target.groups["app"]) and set(served().values()) == old
@@ -177,7 +196,14 @@ def test_an_unwell_release_goes_back_by_itself(target, make, deploy, variant, se
     assert ledger(target, target.groups["app"][0])[-1]["result"].startswith("went back:")
 
 
-def test_a_release_that_visitors_find_broken_goes_back_by_itself(target, tier, deploy, variant, served, chromium):
+def test_a_release_that_visitors_find_broken_goes_back_by_itself(
+    target: Target,
+    tier: Tier,
+    deploy: Callable[..., subprocess.CompletedProcess[str]],
+    variant: Callable[..., pathlib.Path],
+    served: Callable[[], dict[str, str]],
+    chromium: Browser,
+) -> None:
     """Every host is well by its own word; one page that another one links to is not, and nobody can sign in."""
     old = current(target)
     target.manage(
@@ -190,28 +216,35 @@ def test_a_release_that_visitors_find_broken_goes_back_by_itself(target, tier, d
     )
     done = deploy(variant(broken), site_smoke_most=40, site_smoke_sign_in=tier.value("site_smoke_sign_in", "lb[0]"))
     assert done.returncode != 0
-    assert "was taken back: visitors miss what they got before. The page /about/ is not there: 500" in words(done), (
-        words(done)[-3000:]
-    )
-    assert "; Nobody can sign in at /accounts/login/" in words(done), words(done)[-3000:]
-    assert "Every app host serves what it served before" in words(done)
+    assert "was taken back: visitors miss what they got before. The page /about/ is not there: 500" in output_of(
+        done
+    ), output_of(done)[-3000:]
+    assert "; Nobody can sign in at /accounts/login/" in output_of(done), output_of(done)[-3000:]
+    assert "Every app host serves what it served before" in output_of(done)
     assert current(target) == old and drained(target) == []
     assert set(served()) == set(target.groups["app"]) and set(served().values()) == old
     assert "The page /about/" in ledger(target, target.groups["app"][0])[-1]["result"]
     target.await_healthy()
 
 
-def test_a_release_that_breaks_the_running_one_is_refused(target, deploy, variant):
+def test_a_release_that_breaks_the_running_one_is_refused(
+    target: Target, deploy: Callable[..., subprocess.CompletedProcess[str]], variant: Callable[..., pathlib.Path]
+) -> None:
     old = current(target)
     done = deploy(variant(migration("Entry", "", 'migrations.RenameField("entry", "text", "words")')))
     assert done.returncode != 0
-    assert "ledger.0003_change renames ledger.entry.text to words" in words(done)
-    assert "BREAKING=1" in words(done)
+    assert "ledger.0003_change renames ledger.entry.text to words" in output_of(done)
+    assert "BREAKING=1" in output_of(done)
     assert current(target) == old
     assert target.sql("select count(*) from django_migrations where name = '0003_change'") == "0"
 
 
-def test_a_migration_waits_for_nobody_longer_than_said(target, deploy, variant, visitors_unaffected):
+def test_a_migration_waits_for_nobody_longer_than_said(
+    target: Target,
+    deploy: Callable[..., subprocess.CompletedProcess[str]],
+    variant: Callable[..., pathlib.Path],
+    visitors_unaffected: Unaffected,
+) -> None:
     """Visitors queue behind it."""
     old = current(target)
     with visitors_unaffected():
@@ -241,12 +274,12 @@ def test_a_migration_waits_for_nobody_longer_than_said(target, deploy, variant, 
             )
             holder.wait()
         assert done.returncode != 0
-        assert "lock timeout" in words(done) and "it is safe to try again" in words(done)
+        assert "lock timeout" in output_of(done) and "it is safe to try again" in output_of(done)
         assert current(target) == old
     assert ledger(target, target.groups["app"][0])[-1]["result"].startswith("failed")
 
 
-def background(target, source):
+def background(target: Target, source: pathlib.Path) -> subprocess.Popen[bytes]:
     """A deploy of a directory, under way; its process group can be killed. Its output goes to a file beside the directory."""
     with open(f"{source}.out", "w", encoding="utf-8") as out:
         return subprocess.Popen(
@@ -265,7 +298,14 @@ def background(target, source):
         )
 
 
-def test_one_at_a_time_and_one_that_is_cut_off_is_finished(target, make, deploy, variant, served, visitors_unaffected):
+def test_one_at_a_time_and_one_that_is_cut_off_is_finished(
+    target: Target,
+    make: Make,
+    deploy: Callable[..., subprocess.CompletedProcess[str]],
+    variant: Callable[..., pathlib.Path],
+    served: Callable[[], dict[str, str]],
+    visitors_unaffected: Unaffected,
+) -> None:
     old, source = current(target), variant()
     with visitors_unaffected():
         first = background(target, source)
@@ -274,7 +314,9 @@ def test_one_at_a_time_and_one_that_is_cut_off_is_finished(target, make, deploy,
         )
         done = make("deploy")
         assert done.returncode != 0
-        assert "Nothing was touched." in words(done) and f"{os.uname().nodename} (make deploy, pid" in words(done)
+        assert "Nothing was touched." in output_of(done) and f"{os.uname().nodename} (make deploy, pid" in output_of(
+            done
+        )
         # Between two hosts: one serves the new release, one the old.
         target.wait(lambda: len(current(target)) == 2, "half a deploy")
         os.killpg(first.pid, signal.SIGKILL)
@@ -282,7 +324,7 @@ def test_one_at_a_time_and_one_that_is_cut_off_is_finished(target, make, deploy,
         said = make("releases")
         assert said.returncode != 0 and "cut off, or under way" in said.stdout
         refused = make("rollback")
-        assert refused.returncode != 0 and "The app hosts serve different releases" in words(refused)
+        assert refused.returncode != 0 and "The app hosts serve different releases" in output_of(refused)
         done = deploy(source)
         assert done.returncode == 0, done.stdout[-3000:]
         assert len(current(target)) == 1 and current(target) != old
@@ -293,30 +335,48 @@ def test_one_at_a_time_and_one_that_is_cut_off_is_finished(target, make, deploy,
 CANARY = {"canary_s": 8, "canary_requests": 40}
 
 
-def test_a_good_canary_is_promoted(target, deploy, served, visitors_unaffected):
+def test_a_good_canary_is_promoted(
+    target: Target,
+    deploy: Callable[..., subprocess.CompletedProcess[str]],
+    served: Callable[[], dict[str, str]],
+    visitors_unaffected: Unaffected,
+) -> None:
     """For a share of the visitors, each of whom stays with the release that they saw first. It is the demo's own: the tier is left as it was found."""
     old = current(target)
     with visitors_unaffected(pace=1.0):
         done = deploy(ROOT / "demo", "CANARY=50%", **CANARY)
         assert done.returncode == 0, done.stdout[-3000:]
-        assert "The canary is as good" in words(done)
+        assert "The canary is as good" in output_of(done)
         assert len(current(target)) == 1 and current(target) != old
         assert "canary" not in target.on(target.groups["lb"][0], "cat /etc/nginx/nginx.conf")
         assert set(served().values()) == current(target)
 
 
-def test_a_slow_canary_is_taken_back(target, deploy, variant, served, visitors_unaffected):
+def test_a_slow_canary_is_taken_back(
+    target: Target,
+    deploy: Callable[..., subprocess.CompletedProcess[str]],
+    variant: Callable[..., pathlib.Path],
+    served: Callable[[], dict[str, str]],
+    visitors_unaffected: Unaffected,
+) -> None:
     old, app = current(target), target.groups["app"][-1]
     slow = variant(middleware("time.sleep(1.0)"))  # what is wrong with this release
     with visitors_unaffected(pace=1.0):
         done = deploy(slow, f"CANARY={app}", **CANARY)
         assert done.returncode != 0
-        assert f"it is slow: {app}" in words(done)
+        assert f"it is slow: {app}" in output_of(done)
         assert current(target) == old and set(served().values()) == old
     assert "it is slow" in ledger(target, app)[-1]["result"]
 
 
-def test_a_failing_canary_is_taken_back(target, deploy, variant, served, tier, visitor):
+def test_a_failing_canary_is_taken_back(
+    target: Target,
+    deploy: Callable[..., subprocess.CompletedProcess[str]],
+    variant: Callable[..., pathlib.Path],
+    served: Callable[[], dict[str, str]],
+    tier: Tier,
+    visitor: requests.Session,
+) -> None:
     """Few visitors meet it, and none any more once it is back."""
     old, app = current(target), target.groups["app"][0]
     visitor.headers["Connection"] = (
@@ -343,6 +403,7 @@ def test_a_failing_canary_is_taken_back(target, deploy, variant, served, tier, v
         while canary.poll() is None:
             statuses.append(visitor.get(f"{tier.url}/about/", timeout=10).status_code)
             time.sleep(0.05)  # the pace of this visitor
+        assert canary.stdout
         said = " ".join(canary.stdout.read().split())
     assert canary.returncode != 0
     assert f"it fails: {app}" in said
@@ -351,18 +412,18 @@ def test_a_failing_canary_is_taken_back(target, deploy, variant, served, tier, v
     assert {visitor.get(f"{tier.url}/about/", timeout=10).status_code for _ in range(20)} == {200}
 
 
-def test_a_canary_nobody_can_judge_is_refused(target, make):
+def test_a_canary_nobody_can_judge_is_refused(target: Target, make: Make) -> None:
     old = current(target)
     for canary, reason in [
         ("nobody", "is neither a host of the app pool"),
         (",".join(target.groups["app"]), "is the whole pool"),
     ]:
         done = make("deploy", f"CANARY={canary}")
-        assert done.returncode != 0 and reason in words(done)
+        assert done.returncode != 0 and reason in output_of(done)
     assert current(target) == old
 
 
-def test_an_index_that_is_built_concurrently_waits_longer_than_for_a_lock(target):
+def test_an_index_that_is_built_concurrently_waits_longer_than_for_a_lock(target: Target) -> None:
     """It keeps nobody waiting meanwhile; cut off, it would leave an index that is not valid."""
     build = "from django.db import connection; connection.cursor().execute('create index concurrently waits on ledger_entry (amount)')"
     with subprocess.Popen(

@@ -2,8 +2,13 @@
 
 import re
 import time
+from typing import Any
 
 import pytest
+import requests
+from fixtures import Make
+from target import Target
+from tier import Tier, search
 
 # Hosts and roles that could undo a failover.
 DATABASES = "quorum:db:app:backup"
@@ -11,18 +16,18 @@ ROLES = "TAGS=etcd,postgresql,pgbackrest,patroni,pgpool"
 
 
 @pytest.fixture(autouse=True)
-def healthy_before_and_after(healthy):
+def healthy_before_and_after(healthy: None) -> None:
     """Whole before and after."""
 
 
-def stands(target):
+def stands(target: Target) -> tuple[str, Any, Any]:
     """Who is primary, since when, on which timeline."""
     primary = target.primary()
     _status, said = target.ask(primary, "patroni")
     return primary, said["postmaster_start_time"], said["timeline"]
 
 
-def refused(target, make, node, *reason):
+def refused(target: Target, make: Make, node: str, *reason: str) -> None:
     """Assert that a failover is refused with a reason, and nothing happens."""
     before = stands(target)
     done = make("failover", f"NODE={node}")
@@ -32,7 +37,7 @@ def refused(target, make, node, *reason):
     assert stands(target) == before
 
 
-def test_refuses_a_host_that_is_no_database(target, make):
+def test_refuses_a_host_that_is_no_database(target: Target, make: Make) -> None:
     refused(
         target,
         make,
@@ -43,11 +48,11 @@ def test_refuses_a_host_that_is_no_database(target, make):
     )
 
 
-def test_refuses_the_primary(target, make):
+def test_refuses_the_primary(target: Target, make: Make) -> None:
     refused(target, make, target.primary(), "Nothing was touched.", "is the primary already")
 
 
-def test_refuses_a_standby_that_is_behind(target, make):
+def test_refuses_a_standby_that_is_behind(target: Target, make: Make) -> None:
     standby = target.standby()
     target.stall(standby)
     try:
@@ -65,7 +70,7 @@ def test_refuses_a_standby_that_is_behind(target, make):
         target.on(standby, "pkill -KILL -f '[p]ostgres.*walreceiver'")
 
 
-def test_gives_up_on_requests_that_do_not_end(target, make):
+def test_gives_up_on_requests_that_do_not_end(target: Target, make: Make) -> None:
     app = target.groups["app"][0]
     target.on(
         app,
@@ -77,7 +82,7 @@ def test_gives_up_on_requests_that_do_not_end(target, make):
         target.on(app, "systemctl stop slow-request")
 
 
-def test_a_dry_run_tells_and_changes_nothing(target, make):
+def test_a_dry_run_tells_and_changes_nothing(target: Target, make: Make) -> None:
     before, standby = stands(target), target.standby()
     done = make("failover", "CHECK=1")
     assert done.returncode == 0, done.stdout
@@ -85,7 +90,7 @@ def test_a_dry_run_tells_and_changes_nothing(target, make):
     assert stands(target) == before
 
 
-def test_a_converge_leaves_a_failover_alone(target, make):
+def test_a_converge_leaves_a_failover_alone(target: Target, make: Make) -> None:
     lost, standby = target.primary(), target.standby()
     target.kill(lost)
     try:
@@ -103,7 +108,9 @@ def test_a_converge_leaves_a_failover_alone(target, make):
     assert stands(target) == before
 
 
-def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(target, make, tier, visitor):
+def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(
+    target: Target, make: Make, tier: Tier, visitor: requests.Session
+) -> None:
     *lost, left = target.groups["quorum"]
     for host in lost:
         target.on(host, "systemctl stop etcd && rm -r /var/lib/etcd/default")
@@ -120,7 +127,7 @@ def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(target, make, t
     assert target.try_on(left, "etcd-alone 2>&1") is None  # not where a majority is
 
 
-def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target, make):
+def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target: Target, make: Make) -> None:
     """It was away while the primary wrote more than it keeps for it. What `make status` says then is typed."""
     primary, standby = target.primary(), target.standby()
     target.on(standby, "systemctl stop patroni")
@@ -129,7 +136,7 @@ def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target, make):
             target.sql(f"alter system set {setting}", superuser=True)
         target.sql("select pg_reload_conf()", superuser=True)
 
-        def lost():
+        def lost() -> str:
             target.sql(
                 "select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True
             )
@@ -144,15 +151,14 @@ def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target, make):
             target.sql(f"alter system reset {setting}", superuser=True)
         target.sql("select pg_reload_conf()", superuser=True)
         target.on(standby, "systemctl start patroni")
-    said = []
-    target.await_no_problem(
-        lambda: (
-            ""
-            if (said.append(make("status").stdout) or f"{standby} cannot catch up: {primary}" in said[-1])
-            else said[-1]
-        ),
-        "such a standby",
-    )
-    command = re.search(rf"{standby} cannot catch up.* On it: (patronictl .*)", said[-1])[1]
+    status = ""
+
+    def not_named() -> str:
+        nonlocal status
+        status = make("status").stdout
+        return "" if f"{standby} cannot catch up: {primary}" in status else status
+
+    target.await_no_problem(not_named, "such a standby")
+    command = search(rf"{standby} cannot catch up.* On it: (patronictl .*)", status)[1]
     target.on(standby, command)
     target.await_healthy()

@@ -1,6 +1,9 @@
 """Every service comes back by itself, with a limit and a back-off."""
 
+from collections.abc import Iterator
+
 import pytest
+from target import Target
 
 EVERYWHERE = ["ssh", "rsyslog", "munin-node", "systemd-journald"]
 SERVICES = [
@@ -25,13 +28,13 @@ SERVICES = [
 ]
 
 
-def show(target, host, unit):
+def show(target: Target, host: str, unit: str) -> dict[str, str]:
     """systemd's properties of a unit."""
     return dict(line.split("=", 1) for line in target.on(host, f"systemctl show {unit}").splitlines() if "=" in line)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def healthy_before_and_after(target):
+def healthy_before_and_after(target: Target) -> Iterator[None]:
     """The tier is whole once all have been killed."""
     target.await_healthy()
     yield
@@ -39,12 +42,12 @@ def healthy_before_and_after(target):
 
 
 @pytest.mark.parametrize(("group", "unit"), SERVICES, ids="-".join)
-def test_comes_back(target, group, unit):
+def test_comes_back(target: Target, group: str, unit: str) -> None:
     host = target.groups[group][-1]
     before = show(target, host, unit)
     target.on(host, f"kill -KILL {before['MainPID']}")
 
-    def back():
+    def back() -> bool:
         now = show(target, host, unit)
         return now["ActiveState"] == "active" and now["MainPID"] not in ("0", before["MainPID"])
 
@@ -52,7 +55,7 @@ def test_comes_back(target, group, unit):
 
 
 @pytest.mark.parametrize(("group", "unit"), SERVICES, ids="-".join)
-def test_has_a_limit_and_a_back_off(target, group, unit):
+def test_has_a_limit_and_a_back_off(target: Target, group: str, unit: str) -> None:
     told = show(target, target.groups[group][-1], unit)
     assert told["Restart"] == "always"
     if unit == "ssh":  # a host nobody can log in to helps nobody: it is tried for ever

@@ -1,7 +1,10 @@
 """`make status` on the standing tier: well, then with one thing wrong."""
 
+from fixtures import Make
+from target import Target
 
-def test_says_that_all_is_well(target, make, healthy):
+
+def test_says_that_all_is_well(target: Target, make: Make, healthy: None) -> None:
     done = make("status")
     assert done.returncode == 0, done.stdout
     assert "all is well" in done.stdout
@@ -10,7 +13,7 @@ def test_says_that_all_is_well(target, make, healthy):
     assert f"holds {target.facts['lb_vip']}" in done.stdout
 
 
-def test_names_a_service_that_is_down_and_all_who_miss_it(target, make, healthy):
+def test_names_a_service_that_is_down_and_all_who_miss_it(target: Target, make: Make, healthy: None) -> None:
     cache, apps = target.groups["cache"][-1], target.groups["app"]
     target.on(cache, "systemctl stop memcached")
     try:
@@ -22,7 +25,7 @@ def test_names_a_service_that_is_down_and_all_who_miss_it(target, make, healthy)
     assert all(f"{app}: gets no answer from {cache} of its caches" in done.stdout for app in apps), done.stdout
 
 
-def test_names_a_host_that_is_off(target, make, healthy):
+def test_names_a_host_that_is_off(target: Target, make: Make, healthy: None) -> None:
     media = target.groups["media"][-1]
     target.kill(media)
     try:

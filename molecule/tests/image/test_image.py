@@ -3,12 +3,16 @@
 For a standing tier some of whose hosts came from golden images.
 """
 
+import functools
 import json
 import subprocess
 import tarfile
+from collections.abc import Iterator
 
 import pytest
-from tier import AS_ROOT, ROOT, inside, wait
+from fixtures import Make
+from target import Target
+from tier import AS_ROOT, ROOT, Tier, inside, wait
 
 RUN = [
     "--detach",
@@ -36,7 +40,7 @@ EXAMPLES = ("usr/share/doc/", "usr/share/perl5/", "usr/lib/python3/dist-packages
 
 
 @pytest.fixture(name="came", scope="module")
-def came_fixture(target):
+def came_fixture(target: Target) -> dict[str, str]:
     """{host: the golden image it came from}."""
     made = {
         host: target.docker("inspect", "--format", "{{.Config.Image}}", target.container(host)).strip()
@@ -45,8 +49,15 @@ def came_fixture(target):
     return {host: image for host, image in made.items() if image.startswith("realworld/golden-")}
 
 
+def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The content of a file in an archive."""
+    file = archive.extractfile(member)
+    assert file, member
+    return file.read()
+
+
 @pytest.fixture(name="files", scope="module")
-def files_fixture(target, came):
+def files_fixture(target: Target, came: dict[str, str]) -> dict[str, dict[str, bytes]]:
     """{image: {path: bytes of the regular file}} of what no package brought in so many bytes: all of /etc, /root, /home and /var but APT's lists."""
     found = {}
     for image in set(came.values()):
@@ -57,7 +68,7 @@ def files_fixture(target, came):
                 tarfile.open(fileobj=export.stdout, mode="r|") as tree,
             ):
                 found[image] = {
-                    entry.name: tree.extractfile(entry).read()
+                    entry.name: read_member(tree, entry)
                     for entry in tree
                     if entry.isfile()
                     and not entry.name.startswith(EXAMPLES)
@@ -69,14 +80,19 @@ def files_fixture(target, came):
     return found
 
 
+def is_booted(container: str) -> bool:
+    """Whether systemd of a container has ended its boot."""
+    return asked(container, "systemctl is-system-running").strip() in ("running", "degraded")
+
+
 @pytest.fixture(name="booted", scope="module")
-def booted_fixture(target, came):
+def booted_fixture(target: Target, came: dict[str, str]) -> Iterator[dict[str, str]]:
     """{image: a container that was booted from it, and nothing else done to}."""
     containers = {image: target.docker("run", *RUN, image).strip() for image in set(came.values())}
     try:
         for container in containers.values():
             wait(
-                lambda one=container: asked(one, "systemctl is-system-running").strip() in ("running", "degraded"),
+                functools.partial(is_booted, container),
                 "end of its boot",
                 60,
             )
@@ -85,18 +101,18 @@ def booted_fixture(target, came):
         target.docker("rm", "--force", *containers.values())
 
 
-def asked(container, words):
+def asked(container: str, words: str) -> str:
     """What a shell prints in a container."""
     return subprocess.run(inside(container, "sh", "-c", words), capture_output=True, text=True, check=False).stdout
 
 
-def test_some_hosts_came_from_golden_images_of_their_own_groups(tier, came):
+def test_some_hosts_came_from_golden_images_of_their_own_groups(tier: Tier, came: dict[str, str]) -> None:
     assert came
     for host, image in came.items():
         assert image == tier.value("host_image", host)
 
 
-def test_an_image_has_no_keys_and_no_identity(files, tier):
+def test_an_image_has_no_keys_and_no_identity(files: dict[str, dict[str, bytes]], tier: Tier) -> None:
     for image, found in files.items():
         assert all(path in found for path in KEPT), image
         assert found["etc/machine-id"] == b""
@@ -112,7 +128,9 @@ def test_an_image_has_no_keys_and_no_identity(files, tier):
         assert f"\n{tier.value('operator_name', tier.value('groups')['all'][0])}:".encode() not in found["etc/passwd"]
 
 
-def test_an_image_has_the_packages_and_none_of_the_secrets(files, target, came):
+def test_an_image_has_the_packages_and_none_of_the_secrets(
+    files: dict[str, dict[str, bytes]], target: Target, came: dict[str, str]
+) -> None:
     configured = [
         f"etc/{name}" for name in ("log-tls/key.pem", "backup-tls/key.pem", "patroni/config.yml", "sudoers.d/operator")
     ]
@@ -133,7 +151,7 @@ def test_an_image_has_the_packages_and_none_of_the_secrets(files, target, came):
     ] == []
 
 
-def test_a_boot_starts_nothing_that_the_image_installed(booted):
+def test_a_boot_starts_nothing_that_the_image_installed(booted: dict[str, str]) -> None:
     for image, container in booted.items():
         held = set(asked(container, "ls /run/systemd/generator.early").split())
         assert {"rsyslog.service", "munin-node.service", "systemd-timesyncd.service", "logrotate.timer"} <= held, image
@@ -148,7 +166,7 @@ def test_a_boot_starts_nothing_that_the_image_installed(booted):
         assert asked(container, "systemctl --failed --plain --no-legend") == "", image
 
 
-def test_what_is_released_is_enabled_as_its_packages_left_it_and_not_started(booted):
+def test_what_is_released_is_enabled_as_its_packages_left_it_and_not_started(booted: dict[str, str]) -> None:
     for image, container in booted.items():
         running = asked(
             container,
@@ -174,7 +192,7 @@ def test_what_is_released_is_enabled_as_its_packages_left_it_and_not_started(boo
         ), image
 
 
-def test_every_host_has_keys_and_an_identity_of_its_own(target, came):
+def test_every_host_has_keys_and_an_identity_of_its_own(target: Target, came: dict[str, str]) -> None:
     for path in ("/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"):
         told = {host: target.on(host, f"cat {path}").strip() for host in target.groups["all"]}
         assert all(told.values()) and len(set(told.values())) == len(told), path
@@ -182,7 +200,7 @@ def test_every_host_has_keys_and_an_identity_of_its_own(target, came):
         assert target.on(host, "ls /etc/systemd/system-generators").strip() == "", host
 
 
-def test_hosts_that_came_bare_and_from_an_image_are_the_same(make, target, came):
+def test_hosts_that_came_bare_and_from_an_image_are_the_same(make: Make, target: Target, came: dict[str, str]) -> None:
     assert [
         pool for pool, hosts in target.groups.items() if pool != "all" and 0 < len(set(hosts) & set(came)) < len(hosts)
     ], "no pool has both"
@@ -190,7 +208,7 @@ def test_hosts_that_came_bare_and_from_an_image_are_the_same(make, target, came)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_status_says_that_an_image_is_older_than_its_packages(make, target, came):
+def test_status_says_that_an_image_is_older_than_its_packages(make: Make, target: Target, came: dict[str, str]) -> None:
     host = min(came)
     target.on(host, 'sed -i.as-it-was \'s/"curl"/"curl-of-before"/\' /var/lib/realworld-image')
     try:
@@ -205,8 +223,8 @@ def test_status_says_that_an_image_is_older_than_its_packages(make, target, came
     assert "came from an image" not in make("status").stdout
 
 
-def test_make_image_leaves_alone_what_is_as_it_would_become(make, came, target):
-    def made():
+def test_make_image_leaves_alone_what_is_as_it_would_become(make: Make, came: dict[str, str], target: Target) -> None:
+    def made() -> dict[str, str]:
         return {image: target.docker("image", "inspect", "--format", "{{.Id}}", image) for image in set(came.values())}
 
     before = made()
@@ -215,7 +233,7 @@ def test_make_image_leaves_alone_what_is_as_it_would_become(make, came, target):
     assert made() == before
 
 
-def test_a_host_that_was_converged_becomes_no_image(tier, target, came):
+def test_a_host_that_was_converged_becomes_no_image(tier: Tier, target: Target, came: dict[str, str]) -> None:
     host = min(came)
     done = subprocess.run(
         ["ansible-playbook", "-i", tier.inventory, "playbooks/image.yml", "--limit", host],

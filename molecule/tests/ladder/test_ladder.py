@@ -1,9 +1,13 @@
 """From 0 to 1: one host serves the site, and its database gets a host of its own while it does."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
+import requests
+from fixtures import Make
 from target import Target
+from tier import Tier
 from visitors import Load
 
 # A machine with a name of its provider's and cloud-init's settings; what Debian starts by itself where packages come before their roles; and an
@@ -28,7 +32,7 @@ rm -r /var/lib/apt/lists/*
 
 
 @pytest.fixture(scope="module")
-def box(tier, make):
+def box(tier: Tier, make: Make) -> Iterator[Target]:
     """The first rung, built from nothing; nothing of it is left afterwards. A dry run of the bare host, which has no package lists, foretells
     without an error. Its packages came by half before the first run, and Debian has started what they bring."""
     make("down")  # what a run that was cut off has left
@@ -52,7 +56,7 @@ def box(tier, make):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_one_host_is_everything(box, tier, visitor, make):
+def test_one_host_is_everything(box: Target, tier: Tier, visitor: requests.Session, make: Make) -> None:
     assert visitor.get(tier.url, timeout=10).status_code == 200
     assert box.groups["all"] == ["box1"] and box.holder() == box.primary() == "box1"
     done = make("status")
@@ -61,7 +65,7 @@ def test_one_host_is_everything(box, tier, visitor, make):
     assert done.returncode == 0 and "0 differences" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_box_has_its_name_and_keeps_it(box, tier):
+def test_the_box_has_its_name_and_keeps_it(box: Target, tier: Tier) -> None:
     assert box.on("box1", "hostname; cat /etc/hostname").split() == ["box1", "box1"]
     assert box.on("box1", "getent hosts $(hostname)").split() == [tier.address("box1"), "box1"]
     # What cloud-init writes /etc/hosts from, where its settings tell it to.
@@ -70,7 +74,7 @@ def test_the_box_has_its_name_and_keeps_it(box, tier):
     ).endswith("manage_etc_hosts: false")
 
 
-def test_debians_own_daemons_were_taken_over(box, tier):
+def test_debians_own_daemons_were_taken_over(box: Target, tier: Tier) -> None:
     """etcd's cluster is this tier's, its data of before are kept aside, and there is one PostgreSQL: Patroni's."""
     address = tier.address("box1")
     members = box.run(
@@ -96,7 +100,7 @@ def test_debians_own_daemons_were_taken_over(box, tier):
     )
 
 
-def test_the_database_gets_a_host_of_its_own(box, tier, make):
+def test_the_database_gets_a_host_of_its_own(box: Target, tier: Tier, make: Make) -> None:
     """Nobody notices, nor that the only balancer is restarted before; every row and every picture is there afterwards, those of meanwhile, too."""
     kept = "select md5(string_agg(s::text, ' ' order by s.id)) from budget_story s where title !~ '^drill '"
     before = box.sql(kept)
@@ -123,7 +127,7 @@ def test_the_database_gets_a_host_of_its_own(box, tier, make):
     assert target.primary() == "db1" and target.groups["db"] == ["db1"]
 
 
-def test_the_box_is_no_database_any_more(box, tier, make):
+def test_the_box_is_no_database_any_more(box: Target, tier: Tier, make: Make) -> None:
     for unit in ("patroni", "postgresql"):
         assert box.on("box1", f"systemctl is-active {unit}; true") == "inactive"
     assert not box.on("box1", "ss -Hltn 'sport = :8008'")

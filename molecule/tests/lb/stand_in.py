@@ -22,7 +22,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def answer(self):
+    def answer(self) -> None:
         """Misbehave, or tell the request as JSON."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         _root, fault, token, *_rest = (self.path + "//").split("/")
@@ -59,7 +59,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
-    def log_message(self, *args):
+    def log_message(self, *args: object) -> None:
         """Say nothing."""
 
 

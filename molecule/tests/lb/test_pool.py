@@ -1,14 +1,17 @@
 """`make pool` on the standing tier: what a balancer saw, whichever engine it runs."""
 
 import re
+from typing import Any
 
 import pytest
-from balancer import Balancer, await_true
+from balancer import Balancer, Site, await_true
+from fixtures import Make, OnHost
+from tier import Tier
 
 ASKED = 12
 
 
-def seen(make, name):
+def seen(make: Make, name: str) -> Any:
     """{host: (requests, failed)} of a balancer, as the operator reads it."""
     said = make("pool", "MINUTES=30")
     assert said.returncode == 0, said.stdout + said.stderr
@@ -17,7 +20,7 @@ def seen(make, name):
 
 
 @pytest.mark.needs(app=2)
-def test_requests_and_failures_are_counted_for_each_host(tier, on, site, make):
+def test_requests_and_failures_are_counted_for_each_host(tier: Tier, on: OnHost, site: Site, make: Make) -> None:
     balancer = site["balancers"][0]
     lb, broken = Balancer(tier, site, balancer["address"]), site["pools"]["media"]["hosts"][-1]
     apps = [app["name"] for app in site["pools"]["app"]["hosts"]]
@@ -41,7 +44,7 @@ def test_requests_and_failures_are_counted_for_each_host(tier, on, site, make):
     assert [app for app in apps if after[app][1] != before[app][1]] == []
 
 
-def test_munin_sees_what_visitors_got(tier, on, site):
+def test_munin_sees_what_visitors_got(tier: Tier, on: OnHost, site: Site) -> None:
     """By the balancer's log, which not everybody may read."""
     balancer = site["balancers"][0]
     assert Balancer(tier, site, balancer["address"]).ask("/").status == 200

@@ -2,22 +2,23 @@
 
 import re
 
+from fixtures import Make
+from target import Target
+from tier import Tier, output_of
 
-def words(done):
-    """What a finished command said, in one line."""
-    return " ".join((done.stdout + done.stderr).split())
 
-
-def test_a_few_visitors_are_measured(make, target, tier):
+def test_a_few_visitors_are_measured(make: Make, target: Target, tier: Tier) -> None:
     target.await_healthy()
     done = make("load", "USERS=6", "SECONDS=10")
-    assert done.returncode == 0, words(done)[-3000:]
+    assert done.returncode == 0, output_of(done)[-3000:]
     rows = {
         line.split()[0]: line.split()
         for line in done.stdout.splitlines()
         if re.match(r"  (page|static|media|session|change|all) +\d", line)
     }
-    assert {"page", "static", "all"} <= set(rows) and int(rows["all"][1]) > 30 and rows["all"][2] == "0", words(done)
+    assert {"page", "static", "all"} <= set(rows) and int(rows["all"][1]) > 30 and rows["all"][2] == "0", output_of(
+        done
+    )
     assert "bottleneck" in done.stdout
     for host in (host for tier_name in ("lb", "app", "media", "cache", "db") for host in target.groups[tier_name]):
         assert re.search(rf" {host} +\d+% ", done.stdout), f"{host} did not tell"
@@ -29,7 +30,7 @@ def test_a_few_visitors_are_measured(make, target, tier):
     assert set(tiers) == {"balancers", "app hosts", "media hosts"}
     assert re.search(r"  cache +lookups, \d+% found +\d", done.stdout) and re.search(
         r"  databases +transactions +\d+ +\d+ ", done.stdout
-    ), words(done)
+    ), output_of(done)
     report = (tier.state / "load.html").read_text()
     assert "What visitors got" in report and all(host in report for host in target.groups["app"])
     assert not (tier.state / "load/plan.json").exists()
@@ -38,6 +39,6 @@ def test_a_few_visitors_are_measured(make, target, tier):
     target.await_healthy()
 
 
-def test_what_is_no_number_is_refused(make):
+def test_what_is_no_number_is_refused(make: Make) -> None:
     done = make("load", "USERS=many")
-    assert done.returncode != 0 and "Nothing was touched. USERS=many is no number" in words(done)
+    assert done.returncode != 0 and "Nothing was touched. USERS=many is no number" in output_of(done)

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import datetime
+import functools
 import json
 import pathlib
 import re
@@ -12,9 +13,13 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 
 import pytest
-from tier import inside
+import requests
+from fixtures import Make
+from target import Target
+from tier import Tier, inside, search
 
 from controller.inventory import vault_of
 
@@ -37,18 +42,21 @@ SLOW_S = (
 )
 
 
+Certified = Callable[[str, str, str], tuple[pathlib.Path, pathlib.Path]]  # (name, certificate, key): their files
+
+
 @pytest.fixture(name="monitor", scope="module")
-def monitor_fixture(target):
+def monitor_fixture(target: Target) -> str:
     """The host that keeps the lines."""
     return target.groups["monitor"][0]
 
 
 @pytest.fixture(name="kept", scope="module")
-def kept_fixture(target, tier, monitor):
+def kept_fixture(target: Target, tier: Tier, monitor: str) -> Callable[..., list[str]]:
     """kept(words, "app1", "db1") is the lines with these words that the monitor has of some hosts, or of all, rotated yesterday at the most."""
     directory = tier.value("log_dir")
 
-    def kept(words, *hosts):
+    def kept(words: str, *hosts: str) -> list[str]:
         files = [f"{directory}/{host}.log{end}" for host in hosts or target.groups["all"] for end in (".1", "")]
         return target.run(
             monitor, "sh", "-c", 'words=$1; shift; grep -hsF -e "$words" "$@"; true', "sh", words, *files
@@ -58,13 +66,13 @@ def kept_fixture(target, tier, monitor):
 
 
 @pytest.fixture(name="await_lines", scope="module")
-def await_lines_fixture(target, tier, monitor):
+def await_lines_fixture(target: Target, tier: Tier, monitor: str) -> Callable[..., None]:
     """await_lines({host: words}) awaits that the monitor has, of each host, lines with each of these words."""
     directory = tier.value("log_dir")
     search = 'log=$1; shift; for words; do grep -qsF -e "$words" "$log.1" "$log" || printf "%s\\n" "$words"; done'
 
-    def await_lines(wanted, seconds=30):
-        def missing():
+    def await_lines(wanted: dict[str, list[str]], seconds: int = 30) -> None:
+        def missing() -> str:
             left = {
                 host: target.run(monitor, "sh", "-c", search, "sh", f"{directory}/{host}.log", *words)
                 for host, words in wanted.items()
@@ -77,31 +85,31 @@ def await_lines_fixture(target, tier, monitor):
 
 
 @pytest.fixture(name="web")
-def web_fixture(tier, monitor, visitor):
+def web_fixture(tier: Tier, monitor: str, visitor: requests.Session) -> Callable[..., requests.Response]:
     """web("/requests/") asks the monitor for a page, with its password."""
     root = f"https://{tier.address(monitor)}:{tier.value('monitor_port')}"
     password = tier.value("monitor_password", host=monitor)
 
-    def web(path, auth=("munin", password)):
+    def web(path: str, auth: tuple[str, str] | None = ("munin", password)) -> requests.Response:
         return visitor.get(root + path, auth=auth, timeout=10)
 
     return web
 
 
 @pytest.fixture(autouse=True, scope="module")
-def healthy_before_and_after(target):
+def healthy_before_and_after(target: Target) -> Iterator[None]:
     """Whole before and after."""
     target.await_healthy()
     yield
     target.await_healthy()
 
 
-def told(line):
+def told(line: str) -> float:
     """When a line was written, in seconds since 1970."""
     return datetime.datetime.fromisoformat(line.partition(" ")[0]).timestamp()
 
 
-def plain(message):
+def plain(message: str | list[int]) -> str:
     """The beginning of a journal entry's message, as far as a log has it unchanged."""
     text = message if isinstance(message, str) else bytes(message).decode(errors="replace")
     return re.split(r"[\x00-\x1f\ufffd]", text)[0][:100]
@@ -110,7 +118,7 @@ def plain(message):
 # ------------------------------------------------------------------ everything arrives
 
 
-def test_lines_of_every_service_arrive(target, await_lines):
+def test_lines_of_every_service_arrive(target: Target, await_lines: Callable[..., None]) -> None:
     services = {**SERVICES, "lb": [*SERVICES["lb"], target.engine]}
     wanted = {}
     for host in target.groups["all"]:
@@ -123,24 +131,28 @@ def test_lines_of_every_service_arrive(target, await_lines):
     await_lines(wanted)
 
 
-def test_requests_arrive_from_every_host_that_had_a_part_in_them(target, kept, tier, visitor):
+def test_requests_arrive_from_every_host_that_had_a_part_in_them(
+    target: Target, kept: Callable[..., list[str]], tier: Tier, visitor: requests.Session
+) -> None:
     """Mostly at once. A line was once seen to come more than 20 s late, just before its host's next one; the monitor asks each host something once a minute."""
+
+    def lines_of(request_id: str, hosts: list[str], program: str) -> list[str]:
+        return [line for line in kept(request_id, *hosts) if line.split()[2] == f"{program}:"]
+
     page = visitor.get(tier.url, timeout=10)
-    style = re.search(r'href="(/static/[^"]+\.css)"', page.text)[1]
+    style = search(r'href="(/static/[^"]+\.css)"', page.text)[1]
     file = visitor.get(tier.url + style, timeout=10)
     for answer, group, name in ((page, "app", "apache2-access"), (file, "media", "lighttpd-access")):
         known_as = answer.headers["X-Request-Id"]
         for hosts, begins in ((target.groups["lb"], f"{target.engine}-access"), (target.groups[group], name)):
             target.wait(
-                lambda known_as=known_as, hosts=hosts, begins=begins: [
-                    line for line in kept(known_as, *hosts) if line.split()[2] == f"{begins}:"
-                ],
+                functools.partial(lines_of, known_as, hosts, begins),
                 f"{begins} with {known_as}",
                 90,
             )
 
 
-def test_statements_of_the_database_arrive(target, kept):
+def test_statements_of_the_database_arrive(target: Target, kept: Callable[..., list[str]]) -> None:
     token = uuid.uuid4().hex
     target.sql(f"select pg_sleep(0.6) /* {token} */")
     primary = target.primary()
@@ -148,7 +160,7 @@ def test_statements_of_the_database_arrive(target, kept):
     assert "duration: " in line and line.split()[1] == primary
 
 
-def test_who_came_in_is_told_of_every_host(target, kept, tier):
+def test_who_came_in_is_told_of_every_host(target: Target, kept: Callable[..., list[str]], tier: Tier) -> None:
     begun = time.time()
     for host in target.groups["all"]:
         options = shlex.split(tier.value("ansible_ssh_common_args", host))
@@ -159,7 +171,7 @@ def test_who_came_in_is_told_of_every_host(target, kept, tier):
             check=True,
         )
 
-    def missing():
+    def missing() -> str:
         return ", ".join(
             f"{words} on {host}"
             for host in target.groups["all"]
@@ -170,17 +182,22 @@ def test_who_came_in_is_told_of_every_host(target, kept, tier):
     target.await_no_problem(missing, "line", 30)
 
 
-def test_the_ledger_of_releases_arrives(target, kept):
+def test_the_ledger_of_releases_arrives(target: Target, kept: Callable[..., list[str]]) -> None:
+    def release_lines(written: str, host: str) -> list[str]:
+        return [line for line in kept(written, host) if " releases" in line]
+
     for host in target.groups["app"]:
         written = target.on(host, "tail --lines 1 /var/log/releases.jsonl")
         target.wait(
-            lambda host=host, written=written: [line for line in kept(written, host) if " releases" in line],
+            functools.partial(release_lines, written, host),
             f"{written} of {host}",
             20,
         )
 
 
-def test_what_is_written_while_the_monitor_is_away_arrives(target, kept, tier, visitor, monitor):
+def test_what_is_written_while_the_monitor_is_away_arrives(
+    target: Target, kept: Callable[..., list[str]], tier: Tier, visitor: requests.Session, monitor: str
+) -> None:
     token = uuid.uuid4().hex[:8]
     others = [host for host in target.groups["all"] if host != monitor]
     target.kill(monitor)
@@ -192,7 +209,7 @@ def test_what_is_written_while_the_monitor_is_away_arrives(target, kept, tier, v
         target.start(monitor)
     sent = set(map(str, range(1, AWAY + 1)))
 
-    def missing():
+    def missing() -> str:
         left = {host: sent - {line.rpartition("-")[2] for line in kept(f"away-{token}-", host)} for host in others}
         return "; ".join(
             f"{len(numbers)} of {host}, {min(numbers, key=int)} first" for host, numbers in left.items() if numbers
@@ -200,7 +217,7 @@ def test_what_is_written_while_the_monitor_is_away_arrives(target, kept, tier, v
 
     target.await_no_problem(missing, "lines", 180)
 
-    def unfollowed():
+    def unfollowed() -> str:
         lines = kept(token, *target.groups["lb"]) + kept(token, *target.groups["app"])
         ids = {answer.headers["X-Request-Id"] for answer in answers}
         return ", ".join(one for one in ids if len({line.split()[2] for line in lines if one in line}) < 2)
@@ -217,7 +234,9 @@ def test_what_is_written_while_the_monitor_is_away_arrives(target, kept, tier, v
 @pytest.mark.parametrize(
     "damage", ["truncate --size 0", "sed -i 's/;i=[0-9a-f]*;/;i=ffffffff;/; s/;x=.*/;x=1/'"], ids=["empty", "lost"]
 )
-def test_a_power_cut_sends_no_line_twice_and_loses_none(target, kept, damage):
+def test_a_power_cut_sends_no_line_twice_and_loses_none(
+    target: Target, kept: Callable[..., list[str]], damage: str
+) -> None:
     host, (before, meanwhile) = target.groups["app"][-1], (uuid.uuid4().hex for _ in range(2))
     target.on(host, f"logger {before}")
     target.wait(lambda: kept(before, host), "line before the power cut", 30)
@@ -229,7 +248,9 @@ def test_a_power_cut_sends_no_line_twice_and_loses_none(target, kept, damage):
     assert [len(kept(words, host)) for words in (before, meanwhile)] == [1, 1]
 
 
-def test_a_request_is_followed_from_the_balancer_to_the_database(target, kept, make, tier, visitor):
+def test_a_request_is_followed_from_the_balancer_to_the_database(
+    target: Target, kept: Callable[..., list[str]], make: Make, tier: Tier, visitor: requests.Session
+) -> None:
     known_as = uuid.uuid4().hex
     # Two requests of one story: a page that waits for the database to take its session, and one that is not there.
     hold = threading.Thread(
@@ -257,7 +278,7 @@ def test_a_request_is_followed_from_the_balancer_to_the_database(target, kept, m
         "PostgreSQL's": rf"^\S+ \S+ patroni\S*: .*duration: .*/\* request={known_as} \*/ ",
     }
 
-    def missing(lines):
+    def missing(lines: str) -> str:
         return ", ".join(name for name, pattern in wanted.items() if not re.search(pattern, lines, re.MULTILINE))
 
     target.await_no_problem(
@@ -274,7 +295,7 @@ def test_a_request_is_followed_from_the_balancer_to_the_database(target, kept, m
     assert all(hosts & set(target.groups[group]) for group in ("lb", "app", "db")), hosts
 
 
-def test_lines_of_one_host_and_service_are_found(target, await_lines, make):
+def test_lines_of_one_host_and_service_are_found(target: Target, await_lines: Callable[..., None], make: Make) -> None:
     host, other = target.groups["app"][0], target.groups["app"][-1]
     token = uuid.uuid4().hex
     for name in (host, other):
@@ -286,7 +307,7 @@ def test_lines_of_one_host_and_service_are_found(target, await_lines, make):
     assert all(line.split()[2].startswith("tier-probe") for line in lines)
 
 
-def test_what_cannot_be_asked_is_refused(make):
+def test_what_cannot_be_asked_is_refused(make: Make) -> None:
     done = make("logs", "SINCE=yesterday")
     assert done.returncode != 0 and "is no moment" in done.stdout + done.stderr
 
@@ -294,7 +315,7 @@ def test_what_cannot_be_asked_is_refused(make):
 # ------------------------------------------------------------------ nobody else gets in
 
 
-def answered(address, port, context=None):
+def answered(address: str, port: int, context: ssl.SSLContext | None = None) -> bool:
     """Whether the monitor takes up RELP with whoever asks like this."""
     try:
         with socket.create_connection((address, port), timeout=10) as connection:
@@ -306,15 +327,15 @@ def answered(address, port, context=None):
         return False
 
 
-def openssl(*words):
+def openssl(*words: str | pathlib.Path) -> None:
     subprocess.run(["openssl", *words], check=True, capture_output=True)
 
 
 @pytest.fixture(name="certified")
-def certified_fixture(tmp_path):
+def certified_fixture(tmp_path: pathlib.Path) -> Certified:
     """certified("app1", authority's certificate and key) is what a client of that name has: its certificate and key."""
 
-    def certified(name, certificate, key):
+    def certified(name: str, certificate: str, key: str) -> tuple[pathlib.Path, pathlib.Path]:
         paths = {
             part: tmp_path / f"{name}.{part}"
             for part in ("key", "request", "certificate", "authority", "authority-key")
@@ -359,12 +380,12 @@ def certified_fixture(tmp_path):
     return certified
 
 
-def test_only_hosts_of_the_tier_are_let_in(target, tier, monitor, certified):
+def test_only_hosts_of_the_tier_are_let_in(target: Target, tier: Tier, monitor: str, certified: Certified) -> None:
     address, port = tier.address(monitor), tier.value("log_port")
     own = tier.value("[log_ca_certificate, log_ca_key]", host=monitor)
     other = tier.value("[backup_ca_certificate, backup_ca_key]", host=monitor)
 
-    def context(*certificate):
+    def context(certificate: tuple[pathlib.Path, pathlib.Path] | None = None) -> ssl.SSLContext:
         made = ssl.create_default_context(cadata=own[0])
         made.check_hostname = False
         if certificate:
@@ -372,14 +393,14 @@ def test_only_hosts_of_the_tier_are_let_in(target, tier, monitor, certified):
         return made
 
     host = target.groups["app"][0]
-    assert answered(address, port, context(*certified(host, *own)))
+    assert answered(address, port, context(certified(host, *own)))
     assert not answered(address, port)
     assert not answered(address, port, context())
-    assert not answered(address, port, context(*certified("stranger", *own)))
-    assert not answered(address, port, context(*certified(host, *other)))
+    assert not answered(address, port, context(certified("stranger", *own)))
+    assert not answered(address, port, context(certified(host, *other)))
 
 
-def test_hosts_tell_nobody_else_their_lines(target, tier, monitor):
+def test_hosts_tell_nobody_else_their_lines(target: Target, tier: Tier, monitor: str) -> None:
     """What they send to is the monitor by its certificate, whoever has its address."""
     for host in target.groups["all"]:
         if host != monitor:
@@ -387,17 +408,17 @@ def test_hosts_tell_nobody_else_their_lines(target, tier, monitor):
             assert f'tls.authMode="name" tls.permittedPeer=["{monitor}"]' in sent
             assert target.on(host, "stat -c '%a %U' /etc/log-tls/key.pem") == "640 root"
             way = f"ss -Htn state established dst {tier.address(monitor)}:{tier.value('log_port')}"
-            target.wait(lambda host=host, way=way: target.on(host, way), f"way from {host} to {monitor}", 60)
+            target.wait(functools.partial(target.on, host, way), f"way from {host} to {monitor}", 60)
 
 
 # ------------------------------------------------------------------ nothing grows without end
 
 
-def test_what_is_kept_is_bounded(target, tier, monitor):
+def test_what_is_kept_is_bounded(target: Target, tier: Tier, monitor: str) -> None:
     directory, days, size = tier.value("[log_dir, log_days, log_max]")
     probe = f"{directory}/tier-probe.log"
 
-    def rotated(*options):
+    def rotated(*options: str) -> set[str]:
         target.on(monitor, f"logrotate --state /run/tier-probe.state {' '.join(options)} /etc/logrotate.d/rsyslog")
         return set(target.on(monitor, f"ls {directory} | grep tier-probe").split())
 
@@ -427,7 +448,7 @@ def test_what_is_kept_is_bounded(target, tier, monitor):
         target.on(monitor, f"rm -f {directory}/tier-probe* /run/tier-probe.state")
 
 
-def test_what_a_host_writes_itself_is_bounded(target, tier):
+def test_what_a_host_writes_itself_is_bounded(target: Target, tier: Tier) -> None:
     """Some rotation knows every file that the tier's services write."""
     files = tier.value("dict(groups['all'] | zip(groups['all'] | map('extract', hostvars, 'log_files')))")
     for host in target.groups["all"]:
@@ -444,7 +465,14 @@ def test_what_a_host_writes_itself_is_bounded(target, tier):
 # ------------------------------------------------------------------ what visitors asked for
 
 
-def test_the_page_of_requests_is_there_and_asks_for_the_password(target, kept, tier, visitor, web, monitor):
+def test_the_page_of_requests_is_there_and_asks_for_the_password(
+    target: Target,
+    kept: Callable[..., list[str]],
+    tier: Tier,
+    visitor: requests.Session,
+    web: Callable[..., requests.Response],
+    monitor: str,
+) -> None:
     answer = visitor.get(f"{tier.url}/about/?secret={uuid.uuid4().hex}", timeout=10)
     target.wait(lambda: kept(answer.headers["X-Request-Id"], *target.groups["lb"]), "the balancer's line", 20)
     target.on(monitor, "systemctl start goaccess")  # what its timer does every few minutes
@@ -457,7 +485,7 @@ def test_the_page_of_requests_is_there_and_asks_for_the_password(target, kept, t
     assert web("/munin/").status_code == 200
 
 
-def test_the_page_is_made_anew_by_itself(target, monitor):
+def test_the_page_is_made_anew_by_itself(target: Target, monitor: str) -> None:
     (timer,) = json.loads(target.on(monitor, "systemctl list-timers goaccess.timer --output json"))
     assert 0 < timer["next"] / 1_000_000 - time.time() <= 300
 
@@ -465,7 +493,7 @@ def test_the_page_is_made_anew_by_itself(target, monitor):
 # ------------------------------------------------------------------ and no secret
 
 
-def secrets_of(tier):
+def secrets_of(tier: Tier) -> dict[str, list[str]]:
     """{name: words by which one would know it}, of everything in the environment's vault that is not for everybody."""
     vault = tier.variables[0].load_from_file(str(vault_of(pathlib.Path(tier.inventory).resolve())))
     single = {
@@ -484,7 +512,7 @@ def secrets_of(tier):
     return {name: words for name, words in found.items() if words}
 
 
-def test_no_secret_is_in_any_log_of_any_host(target, tier):
+def test_no_secret_is_in_any_log_of_any_host(target: Target, tier: Tier) -> None:
     """Journals with all their fields, files, rotated ones too, and what waits to be sent; a word that is there proves the search."""
     secrets = secrets_of(tier)
     assert {"db_site_password", "log_ca_key", "monitor_password", "site_secret_key", "tls_key"} <= set(secrets)
@@ -496,7 +524,7 @@ def test_no_secret_is_in_any_log_of_any_host(target, tier):
         "--file /run/tier-words | sort --unique; rm /run/tier-words"
     )
 
-    def telling(host):
+    def telling(host: str) -> list[str]:
         target.on(host, f"logger --tag tier-probe {canary}; journalctl --sync")
         found = subprocess.run(
             inside(target.container(host), "sh", "-c", search), input=words, capture_output=True, text=True, check=True

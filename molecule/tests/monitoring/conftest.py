@@ -87,7 +87,7 @@ def chromium(request: pytest.FixtureRequest, tier: Tier) -> Iterator[browser.Bro
     """Debian's Chromium, installed if it is not there: one for all tests. It finds the site and the monitor."""
     browser.install(request.config.get_terminal_writer().line)
     monitor = tier.address(tier.hosts("monitor")[0])
-    vip, name = tier.value("lb_vip", "lb[0]"), urllib.parse.urlsplit(tier.url).hostname
+    vip, name = tier.value("lb_vip", "lb[0]"), urllib.parse.urlsplit(tier.url).hostname or ""
     with browser.Browser(
         browser.trusted(monitor, monitor, int(tier.value("monitor_port")), tier.authority),
         browser.trusted(name, vip, int(tier.value("lb_https_port", "lb[0]")), tier.authority),

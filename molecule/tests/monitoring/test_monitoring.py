@@ -6,19 +6,27 @@ import time
 import alarms
 import monitor_page
 import pytest
+import requests
+from fixtures import Inject, Page, Web
+from nagios import Nagios, Service
+from sinks import Notification
+from target import Target
+from tier import Tier
+
+from controller.browser import Browser
 
 SINGLE, CUT_OFF = "of single hosts", "of the monitor"  # waves with more to see than their alarms
 
 
-def services(nagios):
+def services(nagios: Nagios) -> dict[str, set[str]]:
     """{host: its checks}."""
-    found = {}
+    found: dict[str, set[str]] = {}
     for host, service in nagios.declared:
         found.setdefault(host, set()).add(service.split()[0])
     return found
 
 
-def test_exactly_the_hosts_of_the_inventory_are_watched(nagios, target, tier):
+def test_exactly_the_hosts_of_the_inventory_are_watched(nagios: Nagios, target: Target, tier: Tier) -> None:
     declared = tier.value("nagios_checks", nagios.host)
     known = services(nagios)
     assert set(known) == {"tier", *target.groups["all"]}
@@ -28,13 +36,13 @@ def test_exactly_the_hosts_of_the_inventory_are_watched(nagios, target, tier):
     assert known["tier"] == {name for name, check in declared.items() if check["of"] == "tier"}
 
 
-def test_all_is_well(nagios):
+def test_all_is_well(nagios: Nagios) -> None:
     """Every check asks what it should, or it could not be content."""
     assert nagios.problems() == {}
     assert set(nagios.status()) == {*nagios.declared, *((host, "") for host in services(nagios))}
 
 
-def numbers(nagios, since, host, check, contact):
+def numbers(nagios: Nagios, since: float, host: str, check: str, contact: str) -> list[Notification]:
     """Which mails about a problem a contact got."""
     return [
         one
@@ -44,7 +52,7 @@ def numbers(nagios, since, host, check, contact):
     ]
 
 
-def acknowledge(visitor, web, host, check):
+def acknowledge(visitor: requests.Session, web: Web, host: str, check: str) -> None:
     """Say on the page that somebody is on it, as a browser does."""
     url, login = web
     form = visitor.get(f"{url}/cgi-bin/nagios4/cmd.cgi?cmd_typ=34&host={host}&service={check}", auth=login, timeout=10)
@@ -70,7 +78,16 @@ def acknowledge(visitor, web, host, check):
     assert done.status_code == 200 and "successfully submitted" in done.text, done.text[-1500:]
 
 
-def test_alarms_of_single_hosts(nagios, target, tier, inject, visitor, web, page, window):
+def test_alarms_of_single_hosts(
+    nagios: Nagios,
+    target: Target,
+    tier: Tier,
+    inject: Inject,
+    visitor: requests.Session,
+    web: Web,
+    page: Page,
+    window: Browser,
+) -> None:
     """The right contacts are told, and nobody about children. The page is red within a minute. An alarm is repeated, the third time to somebody
     else as well, until it is acknowledged."""
     [step] = tier.value("nagios_escalations", nagios.host)
@@ -92,7 +109,7 @@ def test_alarms_of_single_hosts(nagios, target, tier, inject, visitor, web, page
         assert time.time() - wave.begun < 60
         wave.await_alarms()
 
-        def unrepeated():
+        def unrepeated() -> dict[Service, str]:
             left = {} if len(numbers(nagios, wave.begun, host, check, "ops")) >= 2 else {(host, check): "not repeated"}
             return (
                 left if numbers(nagios, wave.begun, *escalated, step["tells"]) else left | {escalated: "not escalated"}
@@ -125,25 +142,25 @@ def test_alarms_of_single_hosts(nagios, target, tier, inject, visitor, web, page
 
 
 @pytest.mark.parametrize("name", [name for name in alarms.WAVES if name not in (SINGLE, CUT_OFF)])
-def test_alarms(inject, name):
+def test_alarms(inject: Inject, name: str) -> None:
     """The right contacts are told by every way they have, with what to do; children are silent; the recovery is told."""
     with inject(name) as wave:
         wave.await_alarms()
 
 
-def beat(nagios):
+def beat(nagios: Nagios) -> bool:
     """Have a heartbeat, as the timer does every minute; whether one came."""
     before = len(nagios.sinks.beats)
     nagios.on("systemctl start nagios-heartbeat.service")
     return len(nagios.sinks.beats) > before
 
 
-def test_the_heartbeat_goes_on_by_itself(nagios, target):
+def test_the_heartbeat_goes_on_by_itself(nagios: Nagios, target: Target) -> None:
     """It has, while others tested, or it will."""
     target.wait(lambda: nagios.sinks.beats, "heartbeat of the timer", 90)
 
 
-def test_alarms_of_a_monitor_that_is_cut_off(nagios, inject):
+def test_alarms_of_a_monitor_that_is_cut_off(nagios: Nagios, inject: Inject) -> None:
     """It tells of nobody but itself, once it can, and has no heartbeat while it cannot."""
     with inject(CUT_OFF) as wave:
         wave.await_alarms()
@@ -154,14 +171,14 @@ def test_alarms_of_a_monitor_that_is_cut_off(nagios, inject):
     assert beat(nagios)
 
 
-def test_no_heartbeat_without_nagios(nagios, visitor, web):
+def test_no_heartbeat_without_nagios(nagios: Nagios, visitor: requests.Session, web: Web) -> None:
     """Neither while it is frozen nor while it is off."""
 
-    def alive():
+    def alive() -> int:
         """What an outside service is told, without a password."""
         return visitor.get(f"{web[0]}/heartbeat", timeout=10).status_code
 
-    def await_beat(wanted):
+    def await_beat(wanted: bool) -> None:
         deadline = time.monotonic() + 120
         while beat(nagios) != wanted:
             assert time.monotonic() < deadline, f"heartbeat: {not wanted}"
@@ -184,26 +201,26 @@ def test_no_heartbeat_without_nagios(nagios, visitor, web):
     nagios.await_no_problems()
 
 
-def test_what_changes_all_the_time_is_told_once(nagios):
+def test_what_changes_all_the_time_is_told_once(nagios: Nagios) -> None:
     host, check = nagios.host, "graphs"
     nagios.await_no_problems()
     begun = time.time()
     nagios.command("ENABLE_FLAP_DETECTION")
 
-    def heard(kind):
+    def heard(kind: str) -> list[Notification]:
         return [
             one
             for one in list(nagios.sinks.received)
             if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun
         ]
 
-    def found(age, times):
+    def found(age: int, times: int) -> None:
         nagios.on(f"touch --date '{age} minutes ago' /var/lib/munin/datafile")
         for _ in range(times):
             nagios.check_now((host, check))
             time.sleep(0.6)  # so that each look counts
 
-    def until(kind, *rounds):
+    def until(kind: str, *rounds: tuple[int, int]) -> None:
         deadline = time.monotonic() + 90
         while not heard(kind):
             assert time.monotonic() < deadline, f"no {kind}"
@@ -218,7 +235,7 @@ def test_what_changes_all_the_time_is_told_once(nagios):
     assert [one for kind in ("PROBLEM", "RECOVERY") for one in heard(kind) if flaps + 2 < one.at < settled - 1] == []
 
 
-def test_pages_ask_for_the_password(visitor, web):
+def test_pages_ask_for_the_password(visitor: requests.Session, web: Web) -> None:
     url, login = web
     for path in (
         "/cgi-bin/nagios4/status.cgi?host=all",
@@ -230,7 +247,7 @@ def test_pages_ask_for_the_password(visitor, web):
     assert visitor.get(f"{url}/nagios4/", auth=login, timeout=10).status_code == 200
 
 
-def test_notifications_lead_to_a_line_of_the_runbook(visitor, web, nagios):
+def test_notifications_lead_to_a_line_of_the_runbook(visitor: requests.Session, web: Web, nagios: Nagios) -> None:
     url, login = web
     assert visitor.get(f"{url}/runbook", timeout=10).status_code == 401
     shown = visitor.get(f"{url}/runbook", auth=login, timeout=10)
@@ -239,14 +256,14 @@ def test_notifications_lead_to_a_line_of_the_runbook(visitor, web, nagios):
     assert "&lt;code" not in shown.text and "<code>make reboot LIMIT=HOST</code>" in shown.text
 
 
-def test_the_page_shows_every_host(visitor, web, target):
+def test_the_page_shows_every_host(visitor: requests.Session, web: Web, target: Target) -> None:
     url, login = web
     shown = visitor.get(f"{url}/cgi-bin/nagios4/status.cgi?host=all&limit=0", auth=login, timeout=10)
     assert shown.status_code == 200
     assert [host for host in target.groups["all"] if f"host={host}&" not in shown.text] == []
 
 
-def test_no_secret_is_shown(nagios, tier):
+def test_no_secret_is_shown(nagios: Nagios, tier: Tier) -> None:
     """Who may send to the webhook is nobody's business on the host."""
     for path in ("/etc/nagios4/notify.json", "/etc/msmtprc", "/etc/nagios4/heartbeat.env"):
         assert nagios.on(f"stat -c %a {path}")[-1] == "0"

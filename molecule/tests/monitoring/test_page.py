@@ -4,20 +4,27 @@ import re
 import secrets
 import struct
 import time
+from typing import Any
 
 import monitor_page
 import pytest
+import requests
+from fixtures import Page
+from target import Target
+from tier import Tier, search
+
+from controller.browser import Browser
 
 AGE = r'<span id="age">, \d+ s ago</span>'
 
 
 @pytest.mark.parametrize("path", ["", "status.json", "index.html", "munin/"])
-def test_nobody_sees_it_without_the_password(visitor, page, path):
+def test_nobody_sees_it_without_the_password(visitor: requests.Session, page: Page, path: str) -> None:
     assert visitor.get(page.url + path, timeout=10).status_code == 401
     assert visitor.get(page.url + path, auth=("munin", "wrong"), timeout=10).status_code == 401
 
 
-def test_it_is_new_and_nobody_keeps_it(visitor, page, tier):
+def test_it_is_new_and_nobody_keeps_it(visitor: requests.Session, page: Page, tier: Tier) -> None:
     answer = visitor.get(page.url, auth=page.auth, timeout=10)
     assert (
         answer.status_code == 200
@@ -28,13 +35,13 @@ def test_it_is_new_and_nobody_keeps_it(visitor, page, tier):
     assert abs(time.time() - told["at"]) < 60 and set(told["hosts"]) == set(tier.hosts("all"))
 
 
-def test_it_renders_and_asks_nobody_else(window, page, tier, target):
+def test_it_renders_and_asks_nobody_else(window: Browser, page: Page, tier: Tier, target: Target) -> None:
     """Its script runs under its policy; nothing comes from elsewhere."""
     target.await_healthy()
     window.size(1280, 1600)
     window.open(page.url)
 
-    def well():
+    def well() -> Any:
         shown = monitor_page.html(window)
         return monitor_page.verdict(shown)[:2] == ("All is well", "good") and re.search(AGE, shown) and shown
 
@@ -59,17 +66,17 @@ def test_it_renders_and_asks_nobody_else(window, page, tier, target):
     assert picture.startswith(b"\x89PNG") and struct.unpack(">I", picture[16:20]) == (1280,) and len(picture) > 20000
 
 
-def test_its_links_lead_somewhere(visitor, page, target):
+def test_its_links_lead_somewhere(visitor: requests.Session, page: Page, target: Target) -> None:
     target.on(target.groups["monitor"][0], "systemctl start goaccess")  # what its timer does every few minutes
     shown = visitor.get(page.url, auth=page.auth, timeout=10).text
-    links = dict(re.findall(r'<a href="/([^"]+)">([^<]+)</a>', re.search("<nav>(.*?)</nav>", shown, re.S)[1]))
+    links = dict(re.findall(r'<a href="/([^"]+)">([^<]+)</a>', search("<nav>(.*?)</nav>", shown, re.S)[1]))
     assert sorted(links.values()) == ["Logs", "Munin", "Nagios"]
     assert {
         path: visitor.get(page.url + path, auth=page.auth, timeout=10).status_code for path in links
     } == dict.fromkeys(links, 200)
 
 
-def test_it_is_blind_when_it_is_old(page, target, window):
+def test_it_is_blind_when_it_is_old(page: Page, target: Target, window: Browser) -> None:
     """An open page notices by itself; so does one that is opened now."""
     monitor = target.groups["monitor"][0]
     window.open(page.url)
@@ -90,7 +97,7 @@ def test_it_is_blind_when_it_is_old(page, target, window):
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1280])
-def test_nothing_overflows(window, page, tier, width):
+def test_nothing_overflows(window: Browser, page: Page, tier: Tier, width: int) -> None:
     window.size(width, 844)
     window.open(page.url)
     window.picture(tier.state / f"page-{width}.png")
@@ -108,7 +115,7 @@ def test_nothing_overflows(window, page, tier, width):
     )
 
 
-def test_a_visitor_signs_in(tier, target, chromium):
+def test_a_visitor_signs_in(tier: Tier, target: Target, chromium: Browser) -> None:
     """With a browser's own forms, cookies and redirects, through every hop."""
     password = secrets.token_urlsafe(12)
     target.on(target.groups["app"][0], f"echo {password} | /usr/local/bin/manage create_editor --username browser")

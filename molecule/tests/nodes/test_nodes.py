@@ -1,13 +1,16 @@
 """A host more and a host less in every pool, under load: proven before it is asked, and nowhere once it is gone."""
 
 import pathlib
-import re
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 
 import pytest
+import requests
+from fixtures import Make, Unaffected
 from target import Target
+from tier import Tier, output_of, search
 from visitors import CAUGHT_UP_S, Load
 
 # Where the hosts of each group know a host of a pool.
@@ -45,35 +48,31 @@ EVERYWHERE = {
 }
 
 
-def words(done):
-    """What a finished command said, in one line."""
-    return " ".join((done.stdout + done.stderr).split())
-
-
 class Standing:
     """The tier as it stands just now, under a load that goes on while hosts come and go."""
 
-    def __init__(self, tier, make):
+    def __init__(self, tier: Tier, make: Make) -> None:
         self.tier, self.make = tier, make
         self.inventory = pathlib.Path(tier.inventory)
         self.written = self.inventory.read_text()
-        self.target = self.load = None
+        self.target: Target  # as of the last look()
+        self.load: Load | None = None
 
-    def look(self):
+    def look(self) -> Target:
         """Read anew who is in the tier."""
         self.target = Target(self.inventory)
         if self.load:
             self.load.target = self.target
         return self.target
 
-    def add(self, pool, node):
+    def add(self, pool: str, node: str) -> None:
         """Add a host, and await that the tier is whole with it."""
         done = self.make("add-node", f"POOL={pool}", f"NODE={node}")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         assert node in self.look().groups[pool]
         self.target.await_healthy()
 
-    def remove(self, node):
+    def remove(self, node: str) -> None:
         """Remove a host, and await that the tier is whole without it."""
         done = self.make("remove-node", f"NODE={node}")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
@@ -81,7 +80,7 @@ class Standing:
         self.look().await_healthy()
         assert not self.target.docker("ps", "--all", "--quiet", "--filter", f"name=^{self.target.container(node)}$")
 
-    def known(self, node, address):
+    def known(self, node: str, address: str) -> dict[str, set[str]]:
         """{host: files that have the name or the address of another one}, for all hosts but that one."""
         pattern = rf"\b{node}\b|\b{address}\b".replace(".", r"\\?\.")
         found = {
@@ -93,9 +92,9 @@ class Standing:
         }
         return {host: files for host, files in found.items() if files}
 
-    def expected(self, pool, node):
+    def expected(self, pool: str, node: str) -> dict[str, set[str]]:
         """What known() is while a host of a pool is in."""
-        found = {}
+        found: dict[str, set[str]] = {}
         for group, files in (KNOWN[pool] | EVERYWHERE).items():
             for host in self.target.groups[group]:
                 if host != node:
@@ -106,7 +105,7 @@ class Standing:
 
 
 @pytest.fixture(scope="module")
-def standing(tier, make):
+def standing(tier: Tier, make: Make) -> Iterator[Standing]:
     """The tier, before and after without a load and as it was."""
     standing = Standing(tier, make)
     standing.look().await_healthy()
@@ -115,15 +114,16 @@ def standing(tier, make):
 
 
 @pytest.fixture(scope="module")
-def load(standing):
+def load(standing: Standing) -> Iterator[Load]:
     """Visitors and writers, from the first host that comes to the last that goes."""
-    with Load(standing.target, pace=0.25, connect=5.0) as standing.load:
-        yield standing.load
+    with Load(standing.target, pace=0.25, connect=5.0) as load:
+        standing.load = load
+        yield load
     standing.load = None
 
 
 @pytest.fixture
-def visitors_unaffected(standing, load):
+def visitors_unaffected(standing: Standing, load: Load) -> Iterator[None]:
     """No visitor notices a test, and nothing that was acknowledged is lost by it."""
     load.mark()
     begun = time.time()
@@ -133,7 +133,9 @@ def visitors_unaffected(standing, load):
     assert load.lost_and_duplicated(load.commits(begun)) == ([], [])
 
 
-def test_an_app_host(standing, tier, visitor, visitors_unaffected):
+def test_an_app_host(
+    standing: Standing, tier: Tier, visitor: requests.Session, visitors_unaffected: Unaffected
+) -> None:
     """The first try is cut off while packages are installed, the second one finishes it; so it is when it goes."""
     node, root = "app3", tier.value("site_root", "app[0]")
     tier.cut_off(
@@ -162,7 +164,7 @@ def test_an_app_host(standing, tier, visitor, visitors_unaffected):
     assert standing.known(node, address) == {}
 
 
-def test_a_media_host(standing, visitors_unaffected):
+def test_a_media_host(standing: Standing, visitors_unaffected: Unaffected) -> None:
     """It has what the others have before it is asked, and gets what is uploaded; it dies, and is removed all the same."""
     node = "media3"
     standing.add("media", node)
@@ -177,7 +179,7 @@ def test_a_media_host(standing, visitors_unaffected):
         f"upload to {node}",
     )
 
-    def files(host):
+    def files(host: str) -> set[str]:
         return set(target.on(host, f"cd {media} && find . -type f -not -path './.*'").split())
 
     earlier = files(target.groups["media"][0])
@@ -190,17 +192,17 @@ def test_a_media_host(standing, visitors_unaffected):
     assert standing.known(node, address) == {}
 
 
-def test_a_cache_host(standing, visitors_unaffected):
+def test_a_cache_host(standing: Standing, visitors_unaffected: Unaffected) -> None:
     node = "cache3"
     standing.add("cache", node)
     target = standing.target
     address, port = target.address[node], target.tier.value("cache_port")
     ask = f"import socket; link = socket.create_connection(('{address}', {port}), 5); link.sendall(b'stats\\r\\nquit\\r\\n'); print(link.makefile().read())"
 
-    def stored():
+    def stored() -> int:
         # A look at an app host's health puts an item into one of the ring.
         target.on(app, f"curl -sf -m 3 http://{target.address[app]}:{target.facts['app_port']}/-/health")
-        return int(re.search(r"STAT total_items (\d+)", target.on(app, f'python3 -c "{ask}"'))[1])
+        return int(search(r"STAT total_items (\d+)", target.on(app, f'python3 -c "{ask}"'))[1])
 
     app = target.groups["app"][0]
     before = stored()
@@ -210,14 +212,14 @@ def test_a_cache_host(standing, visitors_unaffected):
     assert standing.known(node, address) == {}
 
 
-def test_a_database(standing, visitors_unaffected):
+def test_a_database(standing: Standing, visitors_unaffected: Unaffected) -> None:
     """A standby that confirms every commit and is read from. It leaves no member and no slot behind."""
     node = "db3"
     standing.add("db", node)
     target = standing.target
     address, site = target.address[node], target.facts["site_name"]
 
-    def sql(host, query):
+    def sql(host: str, query: str) -> str:
         return target.run(host, "psql", "-qAt", "-c", query, user="postgres")
 
     target.wait(
@@ -232,7 +234,7 @@ def test_a_database(standing, visitors_unaffected):
         assert node not in sql(host, "select slot_name from pg_replication_slots")
 
 
-def test_a_balancer(standing, tier, visitors_unaffected):
+def test_a_balancer(standing: Standing, tier: Tier, visitors_unaffected: Unaffected) -> None:
     """It answers by its own address, then for the virtual IP, which it hands over when it goes."""
     begun, node = time.time(), "lb3"
     standing.add("lb", node)
@@ -261,8 +263,8 @@ def test_a_balancer(standing, tier, visitors_unaffected):
     standing.remove(node)
     assert standing.known(node, address) == {}
     for host in others:  # keepalived starts again what has died, and the virtual IP has moved meanwhile
-        assert not target.on(
-            host, f"journalctl --unit keepalived --since @{begun:.0f} --output cat | grep 'due to signal'", check=False
+        assert not target.try_on(
+            host, f"journalctl --unit keepalived --since @{begun:.0f} --output cat | grep 'due to signal'"
         ), host
 
 
@@ -280,7 +282,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("verb", "reason"), REFUSED, ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else ""
 )
-def test_is_refused(standing, verb, reason):
+def test_is_refused(standing: Standing, verb: list[str], reason: str) -> None:
     target = standing.target
     facts = {
         "env": " ".join(target.tier.words),
@@ -290,13 +292,15 @@ def test_is_refused(standing, verb, reason):
     }
     done = standing.make(*(word.format(**facts) for word in verb))
     assert done.returncode != 0
-    assert "Nothing was touched." in words(done) and reason.format(**facts) in words(done), words(done)[-2000:]
+    assert "Nothing was touched." in output_of(done) and reason.format(**facts) in output_of(done), output_of(done)[
+        -2000:
+    ]
     assert standing.inventory.read_text() == standing.written
     assert not standing.inventory.with_suffix(".yaml").exists()
     assert not target.docker("ps", "--all", "--quiet", "--filter", f"name=^{target.container('app3')}$")
 
 
-def test_the_last_app_host_that_is_well_stays(standing):
+def test_the_last_app_host_that_is_well_stays(standing: Standing) -> None:
     target = standing.target
     well, *others = target.groups["app"]
     for host in others:
@@ -307,6 +311,6 @@ def test_the_last_app_host_that_is_well_stays(standing):
         for host in others:
             target.on(host, "systemctl start apache2")
     assert done.returncode != 0
-    assert f"{well} is the last of 'app' that is well" in words(done), words(done)[-2000:]
+    assert f"{well} is the last of 'app' that is well" in output_of(done), output_of(done)[-2000:]
     assert standing.inventory.read_text() == standing.written
     target.await_healthy()

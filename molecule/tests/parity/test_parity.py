@@ -1,9 +1,13 @@
 """`make parity` and `make drift`: like itself, or staging like production; then with a fault of every kind planted, then as before."""
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from target import run
+from fixtures import Make
+from target import Target, run
+from tier import Tier
 
 # A digest of what a look must leave alone: files, packages, users, units, kernel settings that do not count.
 STATE = (
@@ -16,17 +20,20 @@ PACKAGE = (
     "printf 'Package: tier-probe\\nVersion: %s\\nArchitecture: all\\nMaintainer: test <root@localhost>\\nDescription: probe\\n' {version}"
     " > tier-probe/DEBIAN/control && dpkg-deb --build tier-probe one.deb && dpkg --install one.deb"
 )
+Faults = dict[
+    str, list[tuple[str, str, str]]
+]  # {host: [(command that plants it, command that removes it, its report)]}
 INDEX = "budget_stor_status_722bec_idx"
 
 
 @pytest.fixture(scope="module", name="state")
-def state_fixture(target):
+def state_fixture(target: Target) -> Callable[[], dict[str, str]]:
     """state() is a digest of every host."""
     return lambda: {host: target.on(host, STATE) for host in target.groups["all"]}
 
 
 @pytest.fixture(scope="module", name="faults")
-def faults_fixture(target):
+def faults_fixture(target: Target) -> Faults:
     """{host: [(plant, undo, what is said of it)]}: one fault of each kind on the last host of a pool, everything but the index."""
     lb, app, media, cache = (target.groups[pool][-1] for pool in ("lb", "app", "media", "cache"))
     standby = target.standby()
@@ -52,21 +59,21 @@ def faults_fixture(target):
 
 
 @pytest.fixture(name="kernel")
-def kernel_fixture(target):
+def kernel_fixture(target: Target) -> Iterator[str]:
     """A host with a kernel setting of its own. Docker mounts them for reading; this machine writes them."""
     host = target.standby()
 
-    def write(value):
+    def write(value: str) -> None:
         run("nsenter", "-t", str(target.pid(host)), "-n", "sysctl", "-qw", f"net.core.somaxconn={value}")
 
     before = target.on(host, "cat /proc/sys/net/core/somaxconn")
-    write(1234)
+    write("1234")
     yield host
     write(before)
 
 
 @pytest.fixture(name="mates")
-def mates_fixture(target, faults):
+def mates_fixture(target: Target, faults: Faults) -> Any:
     """Another host of the pool with the planted package, at another version."""
     host = target.groups["media"][0]
     target.on(host, PACKAGE.format(version="1"))
@@ -74,7 +81,9 @@ def mates_fixture(target, faults):
     target.on(host, "dpkg --purge tier-probe; rm -rf /var/tmp/parity")
 
 
-def test_every_planted_fault_is_named_and_then_gone(target, make, tier, faults, mates, kernel):
+def test_every_planted_fault_is_named_and_then_gone(
+    target: Target, make: Make, tier: Tier, faults: Faults, mates: Any, kernel: str
+) -> None:
     planted = [(host, *fault) for host, several in faults.items() for fault in several]
     definition = target.sql(f"select pg_get_indexdef('{INDEX}'::regclass)")
     with contextlib.ExitStack() as undone:
@@ -97,7 +106,9 @@ def test_every_planted_fault_is_named_and_then_gone(target, make, tier, faults, 
     assert all(name.split()[-1] in report for *_rest, name in planted)
 
 
-def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(target, make, tier, state):
+def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(
+    target: Target, make: Make, tier: Tier, state: Callable[[], dict[str, str]]
+) -> None:
     """As it was after the rebuild, which ends with the same look (molecule/tests/rehearsal)."""
     assert make("site", f"LIMIT={target.groups['lb'][-1]}", "TAGS=nginx").returncode == 0
     target.await_healthy()
@@ -107,7 +118,7 @@ def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(target, make
     assert state() == before
 
 
-def test_no_secret_is_in_what_was_told(tier):
+def test_no_secret_is_in_what_was_told(tier: Tier) -> None:
     secrets = [
         tier.value(name, "app[0]") for name in ("site_secret_key", "db_site_password", "monitor_password", "tls_key")
     ]

@@ -1,38 +1,37 @@
 """With the repository, the vault's key and the backup host alone, the same rows and pictures are served again."""
 
+import functools
 import time
 
-from target import png
+import requests
+from fixtures import Make
+from target import Target, png
+from tier import Tier, output_of
 from visitors import CAUGHT_UP_S
 
 
-def words(done):
-    """What a finished command said, in one line."""
-    return " ".join((done.stdout + done.stderr).split())
-
-
-def write(target, said):
+def write(target: Target, said: str) -> None:
     """A row that is acknowledged."""
     target.sql(f"insert into rebuild_test(said) values ('{said}')")
 
 
-def test_refuses_without_a_yes_and_names_what_goes(target, make):
+def test_refuses_without_a_yes_and_names_what_goes(target: Target, make: Make) -> None:
     running = ("ps", "--quiet", "--no-trunc", "--filter", f"label=realworld={target.env}")
     before = target.docker(*running)
     done = make("rebuild")
-    assert done.returncode != 0 and "Nothing was touched. There was no yes" in words(done), words(done)
+    assert done.returncode != 0 and "Nothing was touched. There was no yes" in output_of(done), output_of(done)
     for host in target.groups["all"]:
         assert (target.container(host) in done.stdout) == (host != target.groups["backup"][0]), host
     assert target.docker(*running) == before
 
 
-def test_smoke(make):
+def test_smoke(make: Make) -> None:
     done = make("smoke")
-    assert done.returncode == 0 and "/static/" in done.stdout, words(done)
-    assert "works, in a browser" in done.stdout, words(done)
+    assert done.returncode == 0 and "/static/" in done.stdout, output_of(done)
+    assert "works, in a browser" in done.stdout, output_of(done)
 
 
-def test_total_loss(target, make, visitor, tier):
+def test_total_loss(target: Target, make: Make, visitor: requests.Session, tier: Tier) -> None:
     target.await_healthy()
     kept = target.groups["backup"][0]
     stamp = int(time.time())
@@ -55,7 +54,7 @@ def test_total_loss(target, make, visitor, tier):
     target.docker("rm", "--force", *others)
     done = make("rebuild", "YES=1")
     print(done.stdout[done.stdout.rfind("is back") :])
-    assert done.returncode == 0, words(done)[-3000:]
+    assert done.returncode == 0, output_of(done)[-3000:]
 
     target.await_healthy()
     rows = target.sql(f"select said from rebuild_test where said like '{stamp} %'").splitlines()
@@ -67,7 +66,7 @@ def test_total_loss(target, make, visitor, tier):
     assert answer.status_code == 200 and answer.content == png()
     for media in target.groups["media"]:
         target.wait(
-            lambda media=media: target.try_on(media, f"ls {target.facts['media_root']}/{picture}"),
+            functools.partial(target.try_on, media, f"ls {target.facts['media_root']}/{picture}"),
             f"{picture} on {media}",
             CAUGHT_UP_S,
         )

@@ -1,10 +1,12 @@
 """The production that is rehearsed on this machine, where every other scenario has had its verbs, and a staging that is rebuilt to be like it."""
 
+import functools
 import time
 
 import pytest
+from fixtures import Make
 from target import Target
-from tier import ROOT, Tier
+from tier import ROOT, Tier, output_of
 from visitors import CAUGHT_UP_S, Visitor
 
 MAIL = "ada.lovelace@mail.example"
@@ -23,12 +25,7 @@ for number in range(3):
 STORIES = "select md5(string_agg(s::text, ' ' order by s.id)) from budget_story s"
 
 
-def words(done):
-    """What a finished command said, in one line."""
-    return " ".join((done.stdout + done.stderr).split())
-
-
-def everything(target):
+def everything(target: Target) -> str:
     """All rows of the site's database, as text."""
     dump = target.run(
         target.primary(),
@@ -43,7 +40,7 @@ def everything(target):
 
 
 @pytest.fixture(scope="module", name="production")
-def production_fixture():
+def production_fixture() -> Target:
     """Production as it stands, with people in it."""
     target = Target(Tier(ROOT / ".state/production-rehearsal/inventory/production.yml").inventory)
     target.await_healthy()
@@ -52,19 +49,19 @@ def production_fixture():
     return target
 
 
-def test_a_rehearsal_is_the_environment_but_for_where_it_is(production):
+def test_a_rehearsal_is_the_environment_but_for_where_it_is(production: Target) -> None:
     """Every host of the inventory stands under its own name and in its own groups, and every verb is told of the rehearsal."""
     declared = Tier(ROOT / "inventories/production.yml")
     assert production.groups == declared.value("groups")
     assert [production.on(host, "hostname") for host in production.groups["all"]] == production.groups["all"]
     done = production.tier.make("status")
-    assert done.returncode == 0 and "all is well" in done.stdout, words(done)
+    assert done.returncode == 0 and "all is well" in done.stdout, output_of(done)
 
 
-def test_staging_becomes_like_production(production, tier, make):
+def test_staging_becomes_like_production(production: Target, tier: Tier, make: Make) -> None:
     """From nothing, with its release, its pictures and its rows, in which nobody is found again; production stays as it is."""
     done = production.tier.make("backup")
-    assert done.returncode == 0, words(done)[-3000:]
+    assert done.returncode == 0, output_of(done)[-3000:]
     before = everything(production)
     assert before.count(MAIL) == 3 and NAME in before
     users, sessions = (
@@ -73,7 +70,7 @@ def test_staging_becomes_like_production(production, tier, make):
     )
     assert users >= 3 and len(sessions) >= 3
     done = make("rebuild", "FROM=production", "YES=1")
-    assert done.returncode == 0, words(done)[-4000:]
+    assert done.returncode == 0, output_of(done)[-4000:]
     assert "0 differences" in done.stdout
     assert (
         f"auth_user.email: {users} rows" in done.stdout
@@ -89,17 +86,17 @@ def test_staging_becomes_like_production(production, tier, make):
     assert target.sql(STORIES) == production.sql(STORIES)
     for media in target.groups["media"]:
         target.wait(
-            lambda media=media: target.try_on(media, f"ls {target.facts['media_root']}/{PICTURE}"),
+            functools.partial(target.try_on, media, f"ls {target.facts['media_root']}/{PICTURE}"),
             f"{PICTURE} on {media}",
             CAUGHT_UP_S,
         )
     assert everything(production) == before
 
 
-def test_nobody_signs_in_there_with_what_production_knows(production, target):
+def test_nobody_signs_in_there_with_what_production_knows(production: Target, target: Target) -> None:
     """The same password opens production and not staging."""
 
-    def opens(where):
+    def opens(where: Target) -> bool:
         visitor = Visitor(where, "session")
         status, headers, _body = visitor.form(
             "/accounts/login/", {"username": f"{NAME}0", "password": "a password of hers 0"}
