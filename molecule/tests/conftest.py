@@ -4,20 +4,17 @@ import contextlib
 import functools
 import json
 import os
-import pathlib
 import time
 from collections.abc import Generator, Iterator
 
+import balancer
 import pytest
 import requests
 from balancer import Balancer, Site
 from fixtures import Make, OnHost, Unaffected
-from testinfra.host import Host
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-import balancer
 from target import Target
-from tier import Tier
+from testinfra.host import Host
+from tier import ROOT, Tier
 from visitors import Load
 
 
