@@ -19,10 +19,12 @@ sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".pytest_cac
 @pytest.fixture
 def execute(capsys):
     """execute(module, check=False, option=value, …): what an Ansible module that was loaded returns, executed on this machine."""
+
     def run(module, check=False, **options):
         with patch_module_args(options | {"_ansible_check_mode": check}), pytest.raises(SystemExit):
             module.main()
         return json.loads(capsys.readouterr().out)
+
     return run
 
 
@@ -31,7 +33,11 @@ def program_fixture(monkeypatch, tmp_path):
     """tier-backup's module of backups, without the driver that only the backup host has; its paths below tmp_path."""
     for name in ("psycopg2", "psycopg2.errors", "psycopg2.sql"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["psycopg2"].errors, sys.modules["psycopg2"].sql, sys.modules["psycopg2"].Error = sys.modules["psycopg2.errors"], sys.modules["psycopg2.sql"], Exception
+    sys.modules["psycopg2"].errors, sys.modules["psycopg2"].sql, sys.modules["psycopg2"].Error = (
+        sys.modules["psycopg2.errors"],
+        sys.modules["psycopg2.sql"],
+        Exception,
+    )
     for name in [name for name in sys.modules if name.partition(".")[0] == "tier_backup"]:
         monkeypatch.delitem(sys.modules, name)  # an import of another test, with its own stand-in for the driver
     module = importlib.import_module("tier_backup.backups")

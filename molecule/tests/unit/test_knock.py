@@ -19,8 +19,14 @@ def test_every_door_tells_how_it_went(execute):
 
 def test_all_doors_are_knocked_at_at_once(execute, tmp_path):
     os.mkfifo(tmp_path / "met")
-    doors = {"first": door(f"timeout 20 cat {tmp_path}/met"), "second": door(f"timeout 20 sh -c 'echo >{tmp_path}/met'")}
-    assert {host: answer["rc"] for host, answer in execute(knock, doors=doors)["answers"].items()} == {"first": 0, "second": 0}
+    doors = {
+        "first": door(f"timeout 20 cat {tmp_path}/met"),
+        "second": door(f"timeout 20 sh -c 'echo >{tmp_path}/met'"),
+    }
+    assert {host: answer["rc"] for host, answer in execute(knock, doors=doors)["answers"].items()} == {
+        "first": 0,
+        "second": 0,
+    }
 
 
 def test_a_dry_run_asks_too_and_no_doors_are_none(execute):
