@@ -95,7 +95,7 @@ class Tier:
         self.options = ["-e", os.environ["TIER_VARS"]] if os.environ.get("TIER_VARS") else []
         self.name = pathlib.Path(self.inventory).stem
         # A rehearsal's inventory lies in its state directory (controller/commands/rehearse.py).
-        directory = pathlib.Path(self.inventory).resolve().parents[2]
+        directory = pathlib.Path(self.inventory).resolve().parents[1]
         rehearsed = directory.parent.name == ".state"
         self.state = directory if rehearsed else ROOT / ".state" / self.name
         self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
