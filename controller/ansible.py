@@ -15,10 +15,24 @@ def answers(inventory, playbook, options=(), **environment):
 
     Exits where Ansible did not get as far as asking.
     """
-    done = subprocess.run(["ansible-playbook", "-i", inventory, *options, str(playbook)], capture_output=True, text=True, check=False,
-                          env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json", ANSIBLE_LOG_PATH="", ANSIBLE_STRATEGY="linear", ANSIBLE_SSH_ARGS=SSH, **environment))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", inventory, *options, str(playbook)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(
+            os.environ,
+            ANSIBLE_STDOUT_CALLBACK="ansible.posix.json",
+            ANSIBLE_LOG_PATH="",
+            ANSIBLE_STRATEGY="linear",
+            ANSIBLE_SSH_ARGS=SSH,
+            **environment,
+        ),
+    )
     try:
-        tasks = {task["task"]["name"]: task["hosts"] for play in json.loads(done.stdout)["plays"] for task in play["tasks"]}
+        tasks = {
+            task["task"]["name"]: task["hosts"] for play in json.loads(done.stdout)["plays"] for task in play["tasks"]
+        }
     except ValueError:
         tasks = {}
     if not tasks:
@@ -35,7 +49,13 @@ def ask(inventory, playbook, options=(), **environment):
 
 def hosts(inventory, group="app", **environment):
     """{name: its variables} of the hosts of a group; environment is laid over this process's own. Exits with 2 where the inventory cannot be read."""
-    done = subprocess.run(["ansible-inventory", "-i", inventory, "--list"], capture_output=True, text=True, check=False, env=dict(os.environ, **environment))
+    done = subprocess.run(
+        ["ansible-inventory", "-i", inventory, "--list"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ, **environment),
+    )
     if done.returncode:
         print(done.stderr, file=sys.stderr)
         sys.exit(2)
@@ -46,6 +66,24 @@ def hosts(inventory, group="app", **environment):
 
 def ssh(variables):
     """The words that log in to a host as the operator, on a connection of their own."""
-    return ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ServerAliveInterval=15",
-            "-o", "LogLevel=ERROR", "-p", str(variables.get("ansible_port", 22)), "-i", os.path.expanduser(variables["ansible_ssh_private_key_file"]),
-            *shlex.split(variables.get("ansible_ssh_common_args", "")), f"{variables['ansible_user']}@{variables['ansible_host']}"]
+    return [
+        "ssh",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=5",
+        "-o",
+        "ControlMaster=no",
+        "-o",
+        "ControlPath=none",
+        "-o",
+        "ServerAliveInterval=15",
+        "-o",
+        "LogLevel=ERROR",
+        "-p",
+        str(variables.get("ansible_port", 22)),
+        "-i",
+        os.path.expanduser(variables["ansible_ssh_private_key_file"]),
+        *shlex.split(variables.get("ansible_ssh_common_args", "")),
+        f"{variables['ansible_user']}@{variables['ansible_host']}",
+    ]

@@ -25,16 +25,27 @@ import time
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-FLAGS = ["--headless", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-         "--no-proxy-server", "--hide-scrollbars"]
+FLAGS = [
+    "--headless",
+    "--disable-background-networking",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--hide-scrollbars",
+]
 PATIENCE = 60.0  # seconds one step may take
 # Chromium reads commands from 3 and answers on 4.
 PYTHON = "/usr/bin/python3"  # the user that the browser runs as may not reach a virtualenv
-LAUNCH = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+LAUNCH = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+)
 HELPER = pathlib.Path("/usr/lib/chromium/chrome-sandbox")  # of Debian's chromium-sandbox
 # In a container it would have none either (docs/deploy.md).
-NO_SANDBOX = ("Chromium has no sandbox on this machine and is not started without one: apt-get install chromium-sandbox, or let unprivileged users make "
-              "namespaces (sysctl kernel.unprivileged_userns_clone=1 on Debian, kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu)")
+NO_SANDBOX = (
+    "Chromium has no sandbox on this machine and is not started without one: apt-get install chromium-sandbox, or let unprivileged users make "
+    "namespaces (sysctl kernel.unprivileged_userns_clone=1 on Debian, kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu)"
+)
 USERS = range(61184, 65520)  # those that systemd sets apart for users without a name
 Site = collections.namedtuple("Site", "name address key")
 
@@ -42,14 +53,19 @@ Site = collections.namedtuple("Site", "name address key")
 def trust(authority: pathlib.Path | str) -> ssl.SSLContext:
     """Whom a visitor trusts: the public authorities, and this one where it is."""
     context = ssl.create_default_context()
-    if pathlib.Path(authority).exists() and pathlib.Path(authority).stat().st_size:  # else somebody else has signed the certificate
+    if (
+        pathlib.Path(authority).exists() and pathlib.Path(authority).stat().st_size
+    ):  # else somebody else has signed the certificate
         context.load_verify_locations(authority)
     return context
 
 
 def trusted(name: str, address: str, port: int, authority: pathlib.Path | str) -> Site:
     """A site with the key that it shows now, by a certificate that a visitor trusts. Raises OSError."""
-    with socket.create_connection((address, port), timeout=10) as plain, trust(authority).wrap_socket(plain, server_hostname=name) as shown:
+    with (
+        socket.create_connection((address, port), timeout=10) as plain,
+        trust(authority).wrap_socket(plain, server_hostname=name) as shown,
+    ):
         return Site(name, address, spki(x509.load_der_x509_certificate(shown.getpeercert(binary_form=True))))
 
 
@@ -85,20 +101,41 @@ def sandboxed() -> bool:
     """Whether Chromium can have its sandbox here: from the kernel, or by the helper that is root for it."""
     if HELPER.exists() and HELPER.stat().st_uid == 0 and HELPER.stat().st_mode & stat.S_ISUID:
         return True
-    asked = subprocess.run(["unshare", "--user", "--map-root-user", "--pid", "--fork", "true"], cwd="/", check=False, capture_output=True, **as_user(user()))
+    asked = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--pid", "--fork", "true"],
+        cwd="/",
+        check=False,
+        capture_output=True,
+        **as_user(user()),
+    )
     return asked.returncode == 0
 
 
 def install(say):
     """Have Chromium, and what its sandbox needs where the kernel gives it none; say so where it has to be installed."""
-    wanted = ([] if shutil.which("chromium") else ["chromium", "fonts-dejavu-core"]) + ([] if sandboxed() else ["chromium-sandbox"])
+    wanted = ([] if shutil.which("chromium") else ["chromium", "fonts-dejavu-core"]) + (
+        [] if sandboxed() else ["chromium-sandbox"]
+    )
     if not wanted:
         return
     say(f"installing Debian's {' and '.join(wanted)}")
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     subprocess.run([*sudo, "apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y", "--no-install-recommends", *wanted], check=True,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [
+            *sudo,
+            "env",
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "install",
+            "-qq",
+            "-y",
+            "--no-install-recommends",
+            *wanted,
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def high(descriptor):
@@ -117,8 +154,10 @@ class Browser:
 
     def __init__(self, *sites: Site):
         found = [f"MAP {site.name} {site.address}" for site in sites]
-        self.flags = [f"--host-resolver-rules={', '.join([*found, 'MAP * ~NOTFOUND'])}",
-                      f"--ignore-certificate-errors-spki-list={','.join(site.key for site in sites)}"]
+        self.flags = [
+            f"--host-resolver-rules={', '.join([*found, 'MAP * ~NOTFOUND'])}",
+            f"--ignore-certificate-errors-spki-list={','.join(site.key for site in sites)}",
+        ]
 
     def __enter__(self):
         if not sandboxed():
@@ -128,10 +167,29 @@ class Browser:
         if self.user is not None:
             os.chown(self.profile.name, self.user, self.user)
         (its_in, self.out), (self.answers, its_out) = (tuple(map(high, os.pipe())) for _ in range(2))
-        self.process = subprocess.Popen([PYTHON, "-I", "-c", LAUNCH, str(its_in), str(its_out), "chromium", *FLAGS, *self.flags, "--remote-debugging-pipe",
-                                         f"--user-data-dir={self.profile.name}", "about:blank"],
-                                        pass_fds=(its_in, its_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        cwd="/", env={"HOME": self.profile.name, "PATH": "/usr/bin:/bin"}, **as_user(self.user))
+        self.process = subprocess.Popen(
+            [
+                PYTHON,
+                "-I",
+                "-c",
+                LAUNCH,
+                str(its_in),
+                str(its_out),
+                "chromium",
+                *FLAGS,
+                *self.flags,
+                "--remote-debugging-pipe",
+                f"--user-data-dir={self.profile.name}",
+                "about:blank",
+            ],
+            pass_fds=(its_in, its_out),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={"HOME": self.profile.name, "PATH": "/usr/bin:/bin"},
+            **as_user(self.user),
+        )
         os.close(its_in)
         os.close(its_out)
         self.rest, self.number, self.events, self.session = b"", 0, [], None
@@ -172,10 +230,12 @@ class Browser:
     def call(self, method, **parameters):
         """The result of a command. Raises RuntimeError where it failed."""
         self.number += 1
-        command = {"id": self.number, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
+        command = {"id": self.number, "method": method, "params": parameters} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         sent = json.dumps(command).encode() + b"\0"
         while sent:
-            sent = sent[os.write(self.out, sent):]
+            sent = sent[os.write(self.out, sent) :]
         until = time.monotonic() + PATIENCE
         while True:
             said = self.message(until)
@@ -211,7 +271,9 @@ class Browser:
 
     def size(self, width, height):
         """Be a screen of that size."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
 
     def login(self, user, password):
         """Send a name and a password along with every request."""
@@ -235,4 +297,6 @@ class Browser:
 
     def picture(self, path):
         """Write what is to be seen, as PNG."""
-        pathlib.Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]))
+        pathlib.Path(path).write_bytes(
+            base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])
+        )

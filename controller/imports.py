@@ -23,7 +23,11 @@ class Imports:
     def __init__(self, directory: pathlib.Path) -> None:
         """directory: where the file is kept."""
         versions = "-".join([ansible.release.__version__, *map(str, mitogen.__version__)])
-        self.path, self.find_related, self.scan = directory / f"imports-{versions}.json", mitogen.master.ModuleFinder.find_related, module_finder.scan
+        self.path, self.find_related, self.scan = (
+            directory / f"imports-{versions}.json",
+            mitogen.master.ModuleFinder.find_related,
+            module_finder.scan,
+        )
         try:
             self.known = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # none yet, or a run was cut off
@@ -50,6 +54,9 @@ class Imports:
 
     def scanned(self, module_name: str, module_path: str, search_path: tuple[str, ...]) -> list[tuple[str, str, bool]]:
         """In place of ansible_mitogen.module_finder.scan."""
-        found = self.kept(f"scan {module_name} {module_path} {search_path}", lambda: self.scan(module_name, module_path, search_path),
-                          lambda found: [module_path, *(path for _name, path, _package in found)])
+        found = self.kept(
+            f"scan {module_name} {module_path} {search_path}",
+            lambda: self.scan(module_name, module_path, search_path),
+            lambda found: [module_path, *(path for _name, path, _package in found)],
+        )
         return [tuple(one) for one in found]

@@ -39,9 +39,9 @@ class Inventory:
         self.text, self.name = text, name
         tree = yaml.compose(text, preflight.VaultLoader)
         self.sections = list(sections(tree))
-        self.lines = {}      # host: number of the line that brings it in, from 1
+        self.lines = {}  # host: number of the line that brings it in, from 1
         self.addresses = {}  # address: host
-        self.groups = {}     # group: its hosts in their order
+        self.groups = {}  # group: its hosts in their order
         for group, _line, hosts in preflight.inventory_groups(tree):
             for host, (line, variables) in hosts.items():
                 self.groups.setdefault(group, []).append(host)
@@ -69,7 +69,9 @@ class Inventory:
         """The text with a host more, after the last one of its pool. Raises Refused where the file is written another way."""
         hosts = dict(self.sections).get(pool)
         if hosts is None or hosts.flow_style or not hosts.value:
-            raise Refused(f"{self.name} does not list the hosts of '{pool}' one a line: write them like those of inventories/local.yml.")
+            raise Refused(
+                f"{self.name} does not list the hosts of '{pool}' one a line: write them like those of inventories/local.yml."
+            )
         indent = " " * hosts.value[0][0].start_mark.column
         lines = self.text.splitlines(keepends=True)
         place = last_line(hosts)

@@ -30,9 +30,22 @@ echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-
 def hold(login, who):
     """A process that asks a host for its lock, on a connection of its own, and keeps it while its input is open."""
     first, *words = openssh.options(login, None)
-    own = ["-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3", "-o", "LogLevel=ERROR"]  # before others, which do not count then
-    return subprocess.Popen([first, *own, *words, shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])],
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    own = [
+        "-o",
+        "ConnectTimeout=5",
+        "-o",
+        "ServerAliveInterval=15",
+        "-o",
+        "ServerAliveCountMax=3",
+        "-o",
+        "LogLevel=ERROR",
+    ]  # before others, which do not count then
+    return subprocess.Popen(
+        [first, *own, *words, shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def take(inventory, verb):
@@ -48,8 +61,10 @@ def take(inventory, verb):
         ready, _w, _x = select.select([process.stdout], [], [], PATIENCE)
         said = process.stdout.readline().decode().strip() if ready else ""
         if said.startswith("busy:"):
-            return held, (f"{said.removeprefix('busy:').strip() or 'Somebody'} is changing this environment (on {name}). "
-                          "Its lock ends with it: type the same again then.")
+            return held, (
+                f"{said.removeprefix('busy:').strip() or 'Somebody'} is changing this environment (on {name}). "
+                "Its lock ends with it: type the same again then."
+            )
     return held, ""
 
 

@@ -11,7 +11,9 @@ UTILS = ROOT / "plugins/module_utils"  # functions that playbooks share with the
 
 def modules(*names: str) -> dict[str, str]:
     """{name by which it is imported: source} of modules of plugins/module_utils."""
-    return {f"ansible.module_utils.{name}": pathlib.Path(UTILS, f"{name}.py").read_text(encoding="utf-8") for name in names}
+    return {
+        f"ansible.module_utils.{name}": pathlib.Path(UTILS, f"{name}.py").read_text(encoding="utf-8") for name in names
+    }
 
 
 def result(reply: ssh.Reply) -> dict:
@@ -33,7 +35,14 @@ def silence(said: dict) -> str:
     return "does not answer" + (" over SSH" if said.get("unreachable") else f": {str(said.get('msg', ''))[:300]}")
 
 
-def ask(environment: Environment, sent: dict[str, str], function: str, arguments: dict[str, dict], within: float = 10.0) -> dict[str, dict]:
+def ask(
+    environment: Environment, sent: dict[str, str], function: str, arguments: dict[str, dict], within: float = 10.0
+) -> dict[str, dict]:
     """{host: result} of a function of the last of the modules that are sent, within so many seconds. arguments: {host: its keyword arguments}."""
     sources = {name: ssh.program(sent, function, given, within) for name, given in arguments.items()}
-    return {name: result(reply) for name, reply in ssh.run_all({name: environment.hosts[name].login for name in arguments}, sources, within).items()}
+    return {
+        name: result(reply)
+        for name, reply in ssh.run_all(
+            {name: environment.hosts[name].login for name in arguments}, sources, within
+        ).items()
+    }

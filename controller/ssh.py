@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 
-CONNECT_S = 2      # seconds a host has to take a connection and to say that it speaks SSH
-GREETING_S = 2.0   # seconds in which a host answers on a connection that stands
-KEPT_S = 300       # seconds for which a connection stands unused
+CONNECT_S = 2  # seconds a host has to take a connection and to say that it speaks SSH
+GREETING_S = 2.0  # seconds in which a host answers on a connection that stands
+KEPT_S = 300  # seconds for which a connection stands unused
 LONGEST_PATH = 86  # bytes of a socket's path: 108, less what OpenSSH appends while it makes one
-SLOW_S = 0.1       # seconds in which a machine that has time for others starts a Python; each host's login takes it several times as long
-BUSY_S = 0.5       # … and in which one starts it that has asked everybody in time
+SLOW_S = 0.1  # seconds in which a machine that has time for others starts a Python; each host's login takes it several times as long
+BUSY_S = 0.5  # … and in which one starts it that has asked everybody in time
 GREETING = b"reached\n"
 # The host's shell says that it was reached, before sudo and Python take their time.
 COMMAND = "echo reached; exec sudo -H -n -u root /usr/bin/python3 -I -S -"
@@ -86,7 +86,17 @@ def socket_path(login: Login, directory: pathlib.Path) -> pathlib.Path | None:
 
 def options(login: Login, path: pathlib.Path | None, connect_s: int = CONNECT_S) -> list[str]:
     """Words of an ssh that logs in as Ansible does, within so many seconds, on a kept connection where there is a path. The first of two equal options counts."""
-    words = ["ssh", "-o", "BatchMode=yes", "-o", f"ControlPath={path or 'none'}", "-o", "PreferredAuthentications=publickey", "-o", f"ConnectTimeout={connect_s}"]
+    words = [
+        "ssh",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        f"ControlPath={path or 'none'}",
+        "-o",
+        "PreferredAuthentications=publickey",
+        "-o",
+        f"ConnectTimeout={connect_s}",
+    ]
     words += ["-o", "ControlMaster=auto", "-o", f"ControlPersist={KEPT_S}"] if path else ["-o", "ControlMaster=no"]
     words += [] if login.check_host_key else ["-o", "StrictHostKeyChecking=no"]
     words += ["-o", f"Port={login.port}"] if login.port else []
@@ -102,7 +112,9 @@ def program(modules: dict[str, str], function: str, arguments: dict, within: flo
 
     It ends a moment after so many seconds, whatever it is at.
     """
-    return PROGRAM.format(seconds=math.ceil(within) + 1, given=json.dumps([list(modules.items()), function, arguments])).encode()
+    return PROGRAM.format(
+        seconds=math.ceil(within) + 1, given=json.dumps([list(modules.items()), function, arguments])
+    ).encode()
 
 
 def read(process: subprocess.Popen, until: float, greeted_by: float) -> tuple[bytes, bool]:
@@ -140,7 +152,11 @@ def classify(heard: bytes, ended: bool, code: int, said: str) -> tuple[Reply, bo
     greeted = heard.startswith(GREETING)
     reason = said.splitlines()[-1] if said else f"it ended with {code}"
     if not ended:
-        return (Reply(State.TIMED_OUT, reason="it is not done in time") if greeted else Reply(State.UNREACHABLE, reason="it is silent")), not greeted
+        return (
+            Reply(State.TIMED_OUT, reason="it is not done in time")
+            if greeted
+            else Reply(State.UNREACHABLE, reason="it is silent")
+        ), not greeted
     if not greeted or code == 255:
         return Reply(State.UNREACHABLE, reason=reason), True
     if code:
@@ -151,7 +167,13 @@ def classify(heard: bytes, ended: bool, code: int, said: str) -> tuple[Reply, bo
 def leave(words: list[str], path: pathlib.Path) -> None:
     """Give a connection up: it may lead to a host that is gone, or was made anew. Whoever uses it still may go on."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run([*words[:-1], "-O", "stop", words[-1]], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=CONNECT_S)
+        subprocess.run(
+            [*words[:-1], "-O", "stop", words[-1]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=CONNECT_S,
+        )
     path.unlink(missing_ok=True)
 
 
@@ -199,5 +221,8 @@ def run_all(logins: dict[str, Login], sources: dict[str, bytes], within: float =
         started = at_once.submit(start_python, within)
         replies = {name: reply.result() for name, reply in running.items()}
         # It may have become busy only while it asked.
-        longest = max(started.result(), 0.0 if all(reply.state is State.ANSWERED for reply in replies.values()) else start_python(within))
+        longest = max(
+            started.result(),
+            0.0 if all(reply.state is State.ANSWERED for reply in replies.values()) else start_python(within),
+        )
     return {name: judge(reply, longest) for name, reply in replies.items()}

@@ -18,13 +18,37 @@ PLAYBOOK = ROOT / "playbooks/queries/pool.yml"
 def rows(said):
     """Cells of a balancer's table."""
     in_all = "began" in said
-    found = [("pool", "host", "requests", "failed", "mean", "slowest", "under way", *(("in all", "failed") if in_all else ()), "")]
+    found = [
+        (
+            "pool",
+            "host",
+            "requests",
+            "failed",
+            "mean",
+            "slowest",
+            "under way",
+            *(("in all", "failed") if in_all else ()),
+            "",
+        )
+    ]
     for host in said["hosts"]:
         times = [f"{host[name]:.3f} s" if host[name] is not None else "-" for name in ("mean", "slowest")]
-        found.append((
-            host["pool"], host["name"], str(host["requests"]), str(host["failed"]), *times, str(host["open"]),
-            *((str(host["requests_in_all"]), str(host["failed_in_all"])) if in_all else ()),
-            "not in the inventory" if host["name"] == host["node"] else "" if host["used"] else "gets no new requests"))
+        found.append(
+            (
+                host["pool"],
+                host["name"],
+                str(host["requests"]),
+                str(host["failed"]),
+                *times,
+                str(host["open"]),
+                *((str(host["requests_in_all"]), str(host["failed_in_all"])) if in_all else ()),
+                "not in the inventory"
+                if host["name"] == host["node"]
+                else ""
+                if host["used"]
+                else "gets no new requests",
+            )
+        )
     return found
 
 
@@ -37,11 +61,17 @@ def page(hosts, minutes, now):
     for name, said in sorted(hosts.items()):
         if "hosts" not in said:
             silent.append(name)
-            lines += [f"  {name} does not answer{' over SSH' if said.get('unreachable') else ': ' + str(said.get('msg', ''))[:300]}", ""]
+            lines += [
+                f"  {name} does not answer{' over SSH' if said.get('unreachable') else ': ' + str(said.get('msg', ''))[:300]}",
+                "",
+            ]
             continue
         since = f", and in all since it started {(now - said['began']) / 60:.0f} min ago" if "began" in said else ""
-        lines += [f"  {name}   {said['engine']}, {'holds the virtual IP' if said['holds'] else 'stands by'}   the last {minutes:g} min{since}",
-                  *("  " + line for line in table(rows(said))), ""]
+        lines += [
+            f"  {name}   {said['engine']}, {'holds the virtual IP' if said['holds'] else 'stands by'}   the last {minutes:g} min{since}",
+            *("  " + line for line in table(rows(said))),
+            "",
+        ]
     return "\n".join(lines), silent
 
 

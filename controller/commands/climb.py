@@ -54,7 +54,9 @@ def following(path):
     """The name of the rung after the one that stands. Raises Refused where that is not one of them, or the last."""
     names, now = list(drawings(path)), standing(path)
     if not now:
-        raise Refused(f"{os.path.relpath(path, ROOT)} is none of its drawings. Say which one it is to be: RUNG={names[-1]}")
+        raise Refused(
+            f"{os.path.relpath(path, ROOT)} is none of its drawings. Say which one it is to be: RUNG={names[-1]}"
+        )
     if now == names[-1]:
         raise Refused(f"{now} stands, which is the highest rung.")
     return names[names.index(now) + 1]
@@ -67,8 +69,10 @@ def begin(path, name):
     if not path.exists():
         write(path, drawing.read_text())
     elif name and members(read(path)) != members(read(drawing)):
-        raise Refused(f"{standing(path) or 'Something between two rungs'} stands, not {name}. Go there with the data in place: "
-                      f"make climb ENV={path.stem} RUNG={name}; or begin anew: make down ENV={path.stem}")
+        raise Refused(
+            f"{standing(path) or 'Something between two rungs'} stands, not {name}. Go there with the data in place: "
+            f"make climb ENV={path.stem} RUNG={name}; or begin anew: make down ENV={path.stem}"
+        )
 
 
 def steps(now, then):
@@ -79,16 +83,22 @@ def steps(now, then):
     old, new, found, here = members(now), members(then), [], set(now.lines)
     for host in sorted(here & set(then.lines)):
         if now.address(host) != then.address(host):
-            raise Refused(f"{host} is at {now.address(host)} ({now.place(host)}) and at {then.address(host)} ({then.place(host)}).")
+            raise Refused(
+                f"{host} is at {now.address(host)} ({now.place(host)}) and at {then.address(host)} ({then.place(host)})."
+            )
     for job, what in STAYS.items():
         if gone := old[job] - new[job]:
-            raise Refused(f"{', '.join(sorted(gone))} has {what} in {now.name} and not in {then.name}: no verb takes that away.")
+            raise Refused(
+                f"{', '.join(sorted(gone))} has {what} in {now.name} and not in {then.name}: no verb takes that away."
+            )
     for pool in ORDER:
         if not new[pool]:
             raise Refused(f"'{pool}' would be left without hosts ({then.name}).")
         for host in [host for host in then.groups[pool] if host not in old[pool]]:
             if host in here:
-                raise Refused(f"{host} would come into '{pool}' ({then.name}) and has other work: a climb puts new hosts into a pool.")
+                raise Refused(
+                    f"{host} would come into '{pool}' ({then.name}) and has other work: a climb puts new hosts into a pool."
+                )
             here.add(host)
             found.append(["add-node", f"POOL={pool}", f"NODE={host}", f"ADDRESS={then.address(host)}"])
         leave = [host for host in now.groups[pool] if host not in new[pool]]
@@ -144,12 +154,18 @@ def climb(path, name, check):
     now, then = read(path), read(drawing)
     # Between two drawings a climb was cut off, perhaps in the middle of a host that comes: that one is finished first.
     cut = [] if standing(path) else [["converge"]]
-    todo, ends = [*cut, *steps(now, then)], [*doors(now, then), *(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)), ["converge"]]
+    todo, ends = (
+        [*cut, *steps(now, then)],
+        [*doors(now, then), *(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)), ["converge"]],
+    )
     if check:
         print("\n".join("make " + " ".join([*words, typed(facts)]) for words in [*todo, *ends]))
         return 0
     if not go(path, drawing, facts, todo, ends):
-        print(f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}", file=sys.stderr)
+        print(
+            f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -40,14 +40,14 @@ POOL = ROOT / "playbooks/queries/pool.yml"
 VISITORS = ROOT / "controller/load/visitors.py"
 REPORT = ROOT / "controller/templates/load.html.j2"
 
-EVERY_S = 2          # seconds between two looks at a host
-PAUSE = (0.5, 1.5)   # seconds a visitor reads
-PATIENCE = 30        # seconds a visitor waits
-RAMP_S = 10          # seconds at most in which visitors arrive; what they see until then does not count
+EVERY_S = 2  # seconds between two looks at a host
+PAUSE = (0.5, 1.5)  # seconds a visitor reads
+PATIENCE = 30  # seconds a visitor waits
+RAMP_S = 10  # seconds at most in which visitors arrive; what they see until then does not count
 
 # Of a host's processor, memory or time: what is more has nothing left.
 CPU_FULL, IO_FULL, MEMORY_FULL = 0.85, 0.25, 0.95
-WAITING = 0.5        # of those at a door, in the mean
+WAITING = 0.5  # of those at a door, in the mean
 TIERS = {"lb": "balancers", "app": "app hosts", "media": "media hosts", "cache": "cache", "db": "databases"}
 
 # A look at a host, every $1 seconds, $2 times. $3: port of Apache's server-status, $4: whether there is a pgpool, $5: port of a PostgreSQL,
@@ -97,6 +97,7 @@ class Failed(Exception):
 
 # ------------------------------------------------------------------ what visitors do
 
+
 def bounds(users, seconds):
     """Both as numbers. Raises Refused."""
     for name, text, least in (("USERS", users, 1), ("SECONDS", seconds, 10)):
@@ -109,8 +110,10 @@ def spared(told, anyway):
     """Whether this is production itself, which is asked and never changed. Raises Refused where it is not to be asked either."""
     production = told["env_name"] == "production" and not told["containers"]
     if production and not anyway:
-        raise errors.Refused("This is production: its visitors would wait behind these. Load a rehearsal of it: make converge load ENV=production "
-                            "REHEARSE=1; or all the same: make load ENV=production ANYWAY=1")
+        raise errors.Refused(
+            "This is production: its visitors would wait behind these. Load a rehearsal of it: make converge load ENV=production "
+            "REHEARSE=1; or all the same: make load ENV=production ANYWAY=1"
+        )
     return production
 
 
@@ -120,25 +123,52 @@ def plan(told, crawl, cookies, production):
     for path, (kind, answer, _by) in crawl.seen.items():
         if isinstance(answer, smoke.Answer) and answer.status == 200:
             found.setdefault(kind, []).append(path)
-    has = {"page": found.get("page"), "static": found.get("static file"), "media": found.get("upload"),
-           "session": cookies and load.get("session"), "change": cookies and load.get("change") and not production}
+    has = {
+        "page": found.get("page"),
+        "static": found.get("static file"),
+        "media": found.get("upload"),
+        "session": cookies and load.get("session"),
+        "change": cookies and load.get("change") and not production,
+    }
     unknown = set(load["mix"]) - set(has)
     if unknown:
-        raise Failed(f"group_vars/all/site.yml: site_load.mix has {', '.join(sorted(unknown))}; there are {', '.join(has)}.")
+        raise Failed(
+            f"group_vars/all/site.yml: site_load.mix has {', '.join(sorted(unknown))}; there are {', '.join(has)}."
+        )
     mix = {kind: share for kind, share in load["mix"].items() if has[kind] and share > 0}
     if not mix:
         raise Failed("group_vars/all/site.yml: nothing of site_load.mix is left to do.")
-    return {"tiers": KINDS, "name": told["smoke"]["name"], "address": told["smoke"]["address"], "origin": smoke.origin(told["smoke"]), "pause": PAUSE, "patience": PATIENCE,
-            "mix": mix, "pages": has["page"], "statics": has["static"], "uploads": has["media"], "session": load.get("session", []),
-            "change": load.get("change", {}), "cookies": cookies, "sign_in_page": load.get("sign_in", {}).get("page", "-")}
+    return {
+        "tiers": KINDS,
+        "name": told["smoke"]["name"],
+        "address": told["smoke"]["address"],
+        "origin": smoke.origin(told["smoke"]),
+        "pause": PAUSE,
+        "patience": PATIENCE,
+        "mix": mix,
+        "pages": has["page"],
+        "statics": has["static"],
+        "uploads": has["media"],
+        "session": load.get("session", []),
+        "change": load.get("change", {}),
+        "cookies": cookies,
+        "sign_in_page": load.get("sign_in", {}).get("page", "-"),
+    }
 
 
 def manage(variables, words, entered=""):
     """Run a management command on a host. Raises Failed where it fails."""
-    done = subprocess.run([*ansible.ssh(variables), shlex.join(["sudo", "/usr/local/bin/manage", *words])], input=entered, capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [*ansible.ssh(variables), shlex.join(["sudo", "/usr/local/bin/manage", *words])],
+        input=entered,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        raise Failed(f"manage {words[0]} failed on {variables['ansible_host']}: {' '.join((done.stdout + done.stderr).split())[-400:]}")
+        raise Failed(
+            f"manage {words[0]} failed on {variables['ansible_host']}: {' '.join((done.stdout + done.stderr).split())[-400:]}"
+        )
 
 
 def sign_in(asked, form, password):
@@ -149,15 +179,20 @@ def sign_in(asked, form, password):
 
     def fetch(method, body=None, **headers):
         connection = http.client.HTTPSConnection(asked["name"], asked["port"], timeout=PATIENCE)
-        connection.sock = context.wrap_socket(socket.create_connection((asked["address"], asked["port"]), timeout=PATIENCE), server_hostname=asked["name"])
+        connection.sock = context.wrap_socket(
+            socket.create_connection((asked["address"], asked["port"]), timeout=PATIENCE), server_hostname=asked["name"]
+        )
         sent = "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
-        connection.request(method, form["page"], body, {"Cookie": sent, "Referer": smoke.origin(asked) + form["page"], **headers})
+        connection.request(
+            method, form["page"], body, {"Cookie": sent, "Referer": smoke.origin(asked) + form["page"], **headers}
+        )
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
         for line in answer.headers.get_all("Set-Cookie", []):
             jar.load(line)
         connection.close()
         return answer.status, text
+
     _status, text = fetch("GET")
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', text)
     fields = form["fields"] | {form["password"]: password} | ({"csrfmiddlewaretoken": token[1]} if token else {})
@@ -168,6 +203,7 @@ def sign_in(asked, form, password):
 
 
 # ------------------------------------------------------------------ looking meanwhile
+
 
 def looking(variables, count, *of_tier):
     """(a process that looks at a host, or at this machine where variables are None; the file it writes to). It ends by itself, sooner or later."""
@@ -216,8 +252,11 @@ def settled(seen, ramp):
 
 def rate(seen, name, scale=1.0):
     """What a counter grew by in a second, in the mean and at most; (None, None) where there is none."""
-    steps = [(after[name] - before[name]) * scale / (after["at"] - before["at"]) for before, after in zip(seen, seen[1:])
-             if name in before and name in after and after["at"] > before["at"]]
+    steps = [
+        (after[name] - before[name]) * scale / (after["at"] - before["at"])
+        for before, after in zip(seen, seen[1:])
+        if name in before and name in after and after["at"] > before["at"]
+    ]
     return (statistics.mean(steps), max(steps)) if steps else (None, None)
 
 
@@ -230,13 +269,29 @@ def figures(seen, contained):
     if contained and "usage" in seen[-1]:
         mean, most = rate(seen, "usage", 1e-6)
         told |= {"used": mean, "cpu": mean / cores, "cpu_most": most / cores}
-        told["memory"] = max(((one["used"] - one.get("inactive", 0)) / 1024 / one["MemTotal"] for one in seen if "used" in one and "MemTotal" in one), default=None)
+        told["memory"] = max(
+            (
+                (one["used"] - one.get("inactive", 0)) / 1024 / one["MemTotal"]
+                for one in seen
+                if "used" in one and "MemTotal" in one
+            ),
+            default=None,
+        )
     else:
-        ticks = [(after["busy"] - before["busy"], after["busy"] + after["idle"] + after["iowait"] - before["busy"] - before["idle"] - before["iowait"])
-                 for before, after in zip(seen, seen[1:])]
+        ticks = [
+            (
+                after["busy"] - before["busy"],
+                after["busy"] + after["idle"] + after["iowait"] - before["busy"] - before["idle"] - before["iowait"],
+            )
+            for before, after in zip(seen, seen[1:])
+        ]
         shares = [busy / total for busy, total in ticks if total > 0] or [0.0]
-        told |= {"cpu": statistics.mean(shares), "cpu_most": max(shares), "used": statistics.mean(shares) * cores,
-                 "memory": max(1 - one["MemAvailable"] / one["MemTotal"] for one in seen)}
+        told |= {
+            "cpu": statistics.mean(shares),
+            "cpu_most": max(shares),
+            "used": statistics.mean(shares) * cores,
+            "memory": max(1 - one["MemAvailable"] / one["MemTotal"] for one in seen),
+        }
     own = "own" if contained else "host"
     told["io"] = rate(seen, f"{own}-io", 1e-6)[0]
     told["cpu_wait"] = rate(seen, f"{own}-cpu", 1e-6)[0]
@@ -268,40 +323,55 @@ def bottleneck(hosts, tiers, machine, visitors, contained):
     if not known:
         return "", "No host told how it was."
     if visitors >= 0.9:
-        return "visitors", (f"The visitors themselves used {visitors:.2f} of the one core they can use: what the tier could do is more than this. "
-                            "Ask from several machines, or with longer pauses.")
+        return "visitors", (
+            f"The visitors themselves used {visitors:.2f} of the one core they can use: what the tier could do is more than this. "
+            "Ask from several machines, or with longer pauses."
+        )
 
     def of(tier):
         return {name: known[name] for name in tiers.get(tier, []) if name in known}
 
     def hardest(among, what):
         return max(among, key=lambda name: among[name].get(what) or 0.0)
+
     saturated = bool(contained and machine and machine["cpu"] >= CPU_FULL)
     database = of("db")
     database_full = bool(database) and max(told["cpu"] for told in database.values()) >= CPU_FULL
     at_pool = max((waiting(told, "pgpool") for told in of("app").values()), default=0.0)
     if at_pool >= WAITING and not database_full and not saturated:
         name = max(of("app"), key=lambda one: waiting(known[one], "pgpool"))
-        return "app", (f"{waiting(known[name], 'pgpool'):.1f} requests waited for a session of pgpool on {name}, and no database was out of processor: "
-                       f"the pool is too small. group_vars/all/pgpool.yml: pool_children, and db_max_connections")
+        return "app", (
+            f"{waiting(known[name], 'pgpool'):.1f} requests waited for a session of pgpool on {name}, and no database was out of processor: "
+            f"the pool is too small. group_vars/all/pgpool.yml: pool_children, and db_max_connections"
+        )
     by_tier = {tier: hardest(of(tier), "used" if contained else "cpu") for tier in TIERS if of(tier)}
     if contained and saturated:
         tier = max(by_tier, key=lambda one: known[by_tier[one]]["used"])
-        return tier, (f"This machine's {machine['cores']:.0f} cores were {machine['cpu']:.0%} busy, and all hosts share them. {by_tier[tier]} used most, "
-                      f"{known[by_tier[tier]]['used']:.2f} cores: with machines of their own the {TIERS[tier]} would be out of processor first.")
+        return tier, (
+            f"This machine's {machine['cores']:.0f} cores were {machine['cpu']:.0%} busy, and all hosts share them. {by_tier[tier]} used most, "
+            f"{known[by_tier[tier]]['used']:.2f} cores: with machines of their own the {TIERS[tier]} would be out of processor first."
+        )
     tier = max(by_tier, key=lambda one: known[by_tier[one]]["cpu"])
     told = known[by_tier[tier]]
     if told["cpu"] >= CPU_FULL:
-        return tier, f"{by_tier[tier]} was out of processor: {told['cpu']:.0%} of its {told['cores']:.0f} cores busy in the mean."
-    for what, full, words in (("io", IO_FULL, "waited for its disk {:.0%} of the time"), ("memory", MEMORY_FULL, "had {:.0%} of its memory in use")):
+        return (
+            tier,
+            f"{by_tier[tier]} was out of processor: {told['cpu']:.0%} of its {told['cores']:.0f} cores busy in the mean.",
+        )
+    for what, full, words in (
+        ("io", IO_FULL, "waited for its disk {:.0%} of the time"),
+        ("memory", MEMORY_FULL, "had {:.0%} of its memory in use"),
+    ):
         tier = max(by_tier, key=lambda one: max((told.get(what) or 0.0 for told in of(one).values()), default=0.0))
         name = hardest(of(tier), what)
         if (known[name].get(what) or 0.0) >= full:
             return tier, f"{name} {words.format(known[name][what])}."
     threads = max(of("app"), key=lambda one: waiting(known[one], "wsgi"), default="")
     if threads and waiting(known[threads], "wsgi") >= WAITING:
-        return "app", (f"{waiting(known[threads], 'wsgi'):.1f} requests waited for a thread of the site on {threads}, whose processor was not out of time: "
-                       "group_vars/app.yml: app_threads, app_processes")
+        return "app", (
+            f"{waiting(known[threads], 'wsgi'):.1f} requests waited for a thread of the site on {threads}, whose processor was not out of time: "
+            "group_vars/app.yml: app_threads, app_processes"
+        )
     return "", "No tier was out of anything: let more visitors loose (USERS)."
 
 
@@ -319,9 +389,16 @@ def requests(lines):
     for said in csv.DictReader(lines):
         if not said["Name"] or not int(said["Request Count"]):
             continue
-        row = {"kind": "all" if said["Name"] == "Aggregated" else said["Name"], "requests": int(said["Request Count"]), "failures": int(said["Failure Count"]),
-               "rate": float(said["Requests/s"])}
-        row |= {name: float(said[share]) / 1000 for name, share in (("p50", "50%"), ("p95", "95%"), ("p99", "99%"), ("worst", "100%"))}
+        row = {
+            "kind": "all" if said["Name"] == "Aggregated" else said["Name"],
+            "requests": int(said["Request Count"]),
+            "failures": int(said["Failure Count"]),
+            "rate": float(said["Requests/s"]),
+        }
+        row |= {
+            name: float(said[share]) / 1000
+            for name, share in (("p50", "50%"), ("p95", "95%"), ("p99", "99%"), ("worst", "100%"))
+        }
         if said["Type"] == "tier":
             tiers[said["Name"]] = row
         else:
@@ -344,7 +421,9 @@ def curve(points, place, width=820, height=110):
     """A curve as SVG's points: place says which of a point's figures; and the highest of them."""
     highest = max((point[place] for point in points), default=0.0) or 1.0
     longest = points[-1][0] if points and points[-1][0] else 1.0
-    return " ".join(f"{width * point[0] / longest:.0f},{height - (height - 8) * point[place] / highest:.0f}" for point in points), highest
+    return " ".join(
+        f"{width * point[0] / longest:.0f},{height - (height - 8) * point[place] / highest:.0f}" for point in points
+    ), highest
 
 
 def part(value):
@@ -361,12 +440,28 @@ def host_rows(hosts, tiers, seen):
             if not told:
                 rows.append((TIERS[tier], name, "did not tell", "", "", "", "", ""))
                 continue
-            queues = ", ".join(f"{door} {mean:.1f} (at most {most:.0f})" for door, (mean, most) in told["queues"].items())
-            more = [f"apache {told['apache-busy']:.0f} of {told['apache-busy'] + told.get('apache-idle', 0):.0f}"] if "apache-busy" in told else []
+            queues = ", ".join(
+                f"{door} {mean:.1f} (at most {most:.0f})" for door, (mean, most) in told["queues"].items()
+            )
+            more = (
+                [f"apache {told['apache-busy']:.0f} of {told['apache-busy'] + told.get('apache-idle', 0):.0f}"]
+                if "apache-busy" in told
+                else []
+            )
             more += [f"pgpool {told['pool-busy']:.0f} of {told['pool-all']:.0f}"] if "pool-all" in told else []
             requests_seen, failed = seen.get(name, (None, None))
-            rows.append((TIERS[tier], name, f"{part(told['cpu'])} (most {part(told['cpu_most'])})", part(told["memory"]), part(told["io"]),
-                         queues or "nobody", ", ".join(more) or "-", "-" if requests_seen is None else f"{requests_seen}, {failed} failed"))
+            rows.append(
+                (
+                    TIERS[tier],
+                    name,
+                    f"{part(told['cpu'])} (most {part(told['cpu_most'])})",
+                    part(told["memory"]),
+                    part(told["io"]),
+                    queues or "nobody",
+                    ", ".join(more) or "-",
+                    "-" if requests_seen is None else f"{requests_seen}, {failed} failed",
+                )
+            )
     return rows
 
 
@@ -375,7 +470,9 @@ HOST_HEAD = ("tier", "host", "processor", "memory", "disk wait", "waiting at", "
 
 def visitor_rows(rows):
     """Cells about what visitors got."""
-    return [(row["kind"], str(row["requests"]), str(row["failures"]), f"{row['rate']:.1f}", *times(row)) for row in rows]
+    return [
+        (row["kind"], str(row["requests"]), str(row["failures"]), f"{row['rate']:.1f}", *times(row)) for row in rows
+    ]
 
 
 def times(row):
@@ -391,14 +488,35 @@ def tier_rows(tiers, rows, hosts):
 
     tiers: {tier: hosts}; rows: {tier: row} of requests(); hosts: {name: figures or None}.
     """
+
     def summed(tier, name):
         return sum(told.get(name) or 0 for host in tiers.get(tier, []) if (told := hosts.get(host)))
-    found = [(TIERS[tier], "requests", f"{rows[tier]['requests']}", f"{rows[tier]['failures']}", f"{rows[tier]['rate']:.1f}", *times(rows[tier]))
-             for tier in ("lb", "app", "media") if tier in rows]
+
+    found = [
+        (
+            TIERS[tier],
+            "requests",
+            f"{rows[tier]['requests']}",
+            f"{rows[tier]['failures']}",
+            f"{rows[tier]['rate']:.1f}",
+            *times(rows[tier]),
+        )
+        for tier in ("lb", "app", "media")
+        if tier in rows
+    ]
     for tier, what, failed in (("cache", "lookups", ""), ("db", "transactions", "rolled-back")):
         if count := summed(tier, what):
             words = what if failed else f"{what}, {summed(tier, 'found') / count:.0%} found"
-            found.append((TIERS[tier], words, f"{count:.0f}", f"{summed(tier, failed):.0f}" if failed else "-", f"{summed(tier, f'{what}-rate'):.1f}", *["-"] * 4))
+            found.append(
+                (
+                    TIERS[tier],
+                    words,
+                    f"{count:.0f}",
+                    f"{summed(tier, failed):.0f}" if failed else "-",
+                    f"{summed(tier, f'{what}-rate'):.1f}",
+                    *["-"] * 4,
+                )
+            )
     return found
 
 
@@ -407,7 +525,9 @@ TIER_HEAD = ("tier", "of what", "how many", "failed", *VISITOR_HEAD[3:])
 
 def html(report):
     """The report to read: one file, without anything from elsewhere."""
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(REPORT.read_text(encoding="utf-8"))
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        REPORT.read_text(encoding="utf-8")
+    )
     return template.render(**report)
 
 
@@ -415,10 +535,21 @@ def told_rows(report):
     """The report's lines for a terminal."""
     tier, why = report["bottleneck"]
     errors = ", ".join(f"{TIERS[name]} {failed} of {count}" for name, (count, failed) in report["errors"].items())
-    return ["", f"  {report['title']}", "", *table([VISITOR_HEAD, *report["visitors"]]), "", *table([TIER_HEAD, *report["by_tier"]]), "",
-            *table([HOST_HEAD, *report["hosts"]]), "",
-            f"  failed     {errors or 'nothing was asked for'}", *(f"             {line}" for line in report["failures"][:5]),
-            f"  bottleneck {TIERS.get(tier, tier) or 'none'}: {why}", ""]
+    return [
+        "",
+        f"  {report['title']}",
+        "",
+        *table([VISITOR_HEAD, *report["visitors"]]),
+        "",
+        *table([TIER_HEAD, *report["by_tier"]]),
+        "",
+        *table([HOST_HEAD, *report["hosts"]]),
+        "",
+        f"  failed     {errors or 'nothing was asked for'}",
+        *(f"             {line}" for line in report["failures"][:5]),
+        f"  bottleneck {TIERS.get(tier, tier) or 'none'}: {why}",
+        "",
+    ]
 
 
 def balancers_saw(inventory, minutes, options):
@@ -433,14 +564,36 @@ def balancers_saw(inventory, minutes, options):
 
 # ------------------------------------------------------------------ doing it
 
+
 def let_loose(locust, plan_file, place, users, seconds, ramp):
     """Run Locust; (its exit code, the cores it used)."""
-    words = [locust, "--headless", "--locustfile", str(VISITORS), "--users", str(users), "--spawn-rate", f"{users / ramp:g}",
-             "--run-time", f"{seconds + ramp}s", "--stop-timeout", "10", "--reset-stats", "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0",
-             "--csv", str(place / "locust")]
+    words = [
+        locust,
+        "--headless",
+        "--locustfile",
+        str(VISITORS),
+        "--users",
+        str(users),
+        "--spawn-rate",
+        f"{users / ramp:g}",
+        "--run-time",
+        f"{seconds + ramp}s",
+        "--stop-timeout",
+        "10",
+        "--reset-stats",
+        "--only-summary",
+        "--loglevel",
+        "WARNING",
+        "--exit-code-on-error",
+        "0",
+        "--csv",
+        str(place / "locust"),
+    ]
     with open(place / "locust.log", "w", encoding="utf-8") as log:
         begun = time.monotonic()
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ, LOAD_PLAN=str(plan_file)))
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ, LOAD_PLAN=str(plan_file))
+        )
         _pid, code, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(code)
     return process.returncode, (used.ru_utime + used.ru_stime) / (time.monotonic() - begun)
@@ -454,7 +607,9 @@ def run(inventory, told, given):
         raise errors.Refused(f"Nobody answers at {told['smoke']['address']}: on a balancer, journalctl -u keepalived")
     crawl = smoke.Crawl(told["smoke"], smoke.visitor(told["smoke"])).run()
     if crawl.wrong:
-        raise errors.Refused(f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {told['env_typed']}")
+        raise errors.Refused(
+            f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {told['env_typed']}"
+        )
     variables = ansible.hosts(inventory, "all")
     first, load = variables[told["tiers"]["app"][0]], told["load"]
     signs_in = bool(load.get("sign_in")) and not production
@@ -474,9 +629,15 @@ def run(inventory, told, given):
         count = (seconds + ramp) // EVERY_S + 10
         for name in sorted({one for members in told["tiers"].values() for one in members}):
             serves, stores, caches = (name in told["tiers"][tier] for tier in ("app", "db", "cache"))
-            looks[name] = looking(variables[name], count, told["apache_status"] if serves else "", "yes" if serves else "",
-                                  told["database"]["port"] if stores else "", told["database"]["name"],
-                                  f"{told['addresses'][name]}/{told['cache_port']}" if caches else "")
+            looks[name] = looking(
+                variables[name],
+                count,
+                told["apache_status"] if serves else "",
+                "yes" if serves else "",
+                told["database"]["port"] if stores else "",
+                told["database"]["name"],
+                f"{told['addresses'][name]}/{told['cache_port']}" if caches else "",
+            )
         looks[""] = looking(None, count)
         code, visitors = let_loose(given.locust, plan_file, place, users, seconds, ramp)
         seen = {name: settled(samples(seen_by(look), told["doors"]), ramp) for name, look in looks.items()}
@@ -491,25 +652,45 @@ def run(inventory, told, given):
     machine = figures(seen.pop(""), False)
     hosts = {name: figures(found, told["containers"]) for name, found in seen.items()}
     rows, tiers = requests((place / "locust_stats.csv").read_text(encoding="utf-8").splitlines())
-    failures = [f"{row['Occurrences']} times {row['Name']}: {row['Error']}"[:200] for row in
-                csv.DictReader((place / "locust_failures.csv").read_text(encoding="utf-8").splitlines())]
+    failures = [
+        f"{row['Occurrences']} times {row['Name']}: {row['Error']}"[:200]
+        for row in csv.DictReader((place / "locust_failures.csv").read_text(encoding="utf-8").splitlines())
+    ]
     points = history((place / "locust_stats_history.csv").read_text(encoding="utf-8").splitlines())
     per_second, slow = curve(points, 1), curve(points, 2)
     return {
-        "title": f"{told['env_name']} under {users} visitors for {seconds} s", "when": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "visitors": visitor_rows(rows), "visitor_head": VISITOR_HEAD, "hosts": host_rows(hosts, told["tiers"], balancers_saw(
-            inventory, (seconds + ramp) / 60, given.options)), "host_head": HOST_HEAD,
-        "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()}, "by_tier": tier_rows(told["tiers"], tiers, hosts),
-        "tier_head": TIER_HEAD, "tiers": TIERS, "failures": failures,
-        "bottleneck": bottleneck(hosts, told["tiers"], machine, visitors, told["containers"]), "machine": machine, "cores": visitors,
-        "contained": told["containers"], "curves": [("requests a second", *per_second), ("95 % of them within, in seconds", *slow)],
-        "longest": points[-1][0] if points else 0.0, "asked": any(row["requests"] for row in rows), "failed": any(row["failures"] for row in rows),
+        "title": f"{told['env_name']} under {users} visitors for {seconds} s",
+        "when": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "visitors": visitor_rows(rows),
+        "visitor_head": VISITOR_HEAD,
+        "hosts": host_rows(hosts, told["tiers"], balancers_saw(inventory, (seconds + ramp) / 60, given.options)),
+        "host_head": HOST_HEAD,
+        "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
+        "by_tier": tier_rows(told["tiers"], tiers, hosts),
+        "tier_head": TIER_HEAD,
+        "tiers": TIERS,
+        "failures": failures,
+        "bottleneck": bottleneck(hosts, told["tiers"], machine, visitors, told["containers"]),
+        "machine": machine,
+        "cores": visitors,
+        "contained": told["containers"],
+        "curves": [("requests a second", *per_second), ("95 % of them within, in seconds", *slow)],
+        "longest": points[-1][0] if points else 0.0,
+        "asked": any(row["requests"] for row in rows),
+        "failed": any(row["failures"] for row in rows),
     }
 
 
 def load(given):
     """Let loose and tell; the exit code. Raises Refused and Failed."""
-    told = next((found["msg"] for found in ansible.ask(given.inventory, PLAYBOOK, given.options).values() if isinstance(found.get("msg"), dict)), None)
+    told = next(
+        (
+            found["msg"]
+            for found in ansible.ask(given.inventory, PLAYBOOK, given.options).values()
+            if isinstance(found.get("msg"), dict)
+        ),
+        None,
+    )
     if told is None:
         raise errors.Refused("group_vars do not say what visitors do: make converge says why.")
     report = run(given.inventory, told, given)

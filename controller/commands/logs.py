@@ -34,7 +34,9 @@ def asked(request, host, unit, since, now):
     try:
         found = moment(since, now)
     except ValueError:
-        raise ValueError(f'SINCE={since} is no moment: SINCE=30m, 2h or 1d ago, or SINCE="2026-11-25 18:00" (UTC).') from None
+        raise ValueError(
+            f'SINCE={since} is no moment: SINCE=30m, 2h or 1d ago, or SINCE="2026-11-25 18:00" (UTC).'
+        ) from None
     return {"request": request, "host": host, "unit": unit, "since": found}
 
 
@@ -42,9 +44,13 @@ def page(hosts):
     """(lines of all hosts that were asked, sentences about what is missing). hosts: {host: what log_lines returned, or why it did not}."""
     told = {name: said for name, said in hosts.items() if "lines" in said}
     # Several monitors have the same lines.
-    lines = sorted(dict.fromkeys(line for said in told.values() for line in said["lines"]),
-                   key=lambda line: datetime.datetime.fromisoformat(line.partition(" ")[0]))
-    missing = [f"{said['left_off']} older lines are left off: ask for less" for said in told.values() if said["left_off"]]
+    lines = sorted(
+        dict.fromkeys(line for said in told.values() for line in said["lines"]),
+        key=lambda line: datetime.datetime.fromisoformat(line.partition(" ")[0]),
+    )
+    missing = [
+        f"{said['left_off']} older lines are left off: ask for less" for said in told.values() if said["left_off"]
+    ]
     missing += [f"{name} {query.silence(said)}" for name, said in sorted(hosts.items()) if name not in told]
     return lines, missing
 
@@ -61,7 +67,10 @@ def main():
         print(reason, file=sys.stderr)
         return 2
     # The monitors keep the lines of all; where there is none, each host keeps its own.
-    arguments = {name: asked_for | {"directory": tier.hosts[name].values["log_dir"]} for name in tier.groups.get("monitor") or tier.hosts}
+    arguments = {
+        name: asked_for | {"directory": tier.hosts[name].values["log_dir"]}
+        for name in tier.groups.get("monitor") or tier.hosts
+    }
     lines, missing = page(query.ask(tier, query.modules("log_search"), "result", arguments, SEARCH_S))
     print(*lines, sep="\n", end="\n" if lines else "")
     if not lines:

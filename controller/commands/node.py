@@ -59,7 +59,9 @@ def check_address(inventory, host, address, facts):
 
 def check_add(inventory, pool, host, address, facts):
     """The address of a host that may come into a pool. Raises Refused for one that may not."""
-    usage = f"Type it like this: make add-node {typed(facts)} POOL=app NODE=app3" + ("" if facts["env_containers"] else " ADDRESS=198.51.100.23")
+    usage = f"Type it like this: make add-node {typed(facts)} POOL=app NODE=app3" + (
+        "" if facts["env_containers"] else " ADDRESS=198.51.100.23"
+    )
     if not pool or not host:
         raise Refused(f"{'POOL' if not pool else 'NODE'}= is missing. {usage}")
     if pool not in POOLS:
@@ -70,10 +72,14 @@ def check_add(inventory, pool, host, address, facts):
         raise Refused(f"NODE={host} is the name of a group. {usage}")
     if host in inventory.lines:
         if pool not in inventory.pools(host):
-            raise Refused(f"{host} is in '{', '.join(inventory.pools(host)) or 'another group'}' already ({inventory.place(host)}): choose another name.")
+            raise Refused(
+                f"{host} is in '{', '.join(inventory.pools(host)) or 'another group'}' already ({inventory.place(host)}): choose another name."
+            )
         if address and address != inventory.address(host):
-            raise Refused(f"{host} has the address {inventory.address(host)} already ({inventory.place(host)}): leave ADDRESS= out, "
-                          f"or take it out first: make remove-node {typed(facts)} NODE={host}")
+            raise Refused(
+                f"{host} has the address {inventory.address(host)} already ({inventory.place(host)}): leave ADDRESS= out, "
+                f"or take it out first: make remove-node {typed(facts)} NODE={host}"
+            )
         return inventory.address(host)
     if not address and not facts["env_containers"]:
         raise Refused(f"ADDRESS= is missing: nobody but you knows the address of a real host. {usage}")
@@ -91,33 +97,50 @@ def check_remove(inventory, host, facts, pool=""):
     pools = inventory.pools(host)
     if pool:
         if pool not in pools:
-            raise Refused(f"{host} is not in '{pool}' ({inventory.name}); it is in: {', '.join(pools) or 'none that hosts leave'}.")
+            raise Refused(
+                f"{host} is not in '{pool}' ({inventory.name}); it is in: {', '.join(pools) or 'none that hosts leave'}."
+            )
         pools = [pool]
     elif host in inventory.groups.get("quorum", []):
         votes = inventory.groups["quorum"]
         others = [other for pool in pools for other in inventory.groups[pool] if other not in votes]
-        raise Refused(f"{host} is one of the {len(votes)} that agree on which database is primary ({inventory.name}, quorum): it stays."
-                      + (f" One of its jobs can go: make remove-node {typed(facts)} NODE={host} POOL={pools[-1]}" if len(pools) > 1 else
-                         f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}" if others else ""))
+        raise Refused(
+            f"{host} is one of the {len(votes)} that agree on which database is primary ({inventory.name}, quorum): it stays."
+            + (
+                f" One of its jobs can go: make remove-node {typed(facts)} NODE={host} POOL={pools[-1]}"
+                if len(pools) > 1
+                else f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}"
+                if others
+                else ""
+            )
+        )
     if not pools:
         raise Refused(f"{host} is in none of the pools that hosts leave ({', '.join(POOLS)}).")
     if len(pools) > 1:
-        raise Refused(f"{host} is in several pools ({', '.join(pools)}). Say which one it leaves: make remove-node {typed(facts)} "
-                      f"NODE={host} POOL={pools[-1]}")
+        raise Refused(
+            f"{host} is in several pools ({', '.join(pools)}). Say which one it leaves: make remove-node {typed(facts)} "
+            f"NODE={host} POOL={pools[-1]}"
+        )
     if inventory.groups[pools[0]] == [host]:
-        raise Refused(f"{host} is the last of '{pools[0]}'. Put another in first: make add-node {typed(facts)} POOL={pools[0]} NODE=…")
+        raise Refused(
+            f"{host} is the last of '{pools[0]}'. Put another in first: make add-node {typed(facts)} POOL={pools[0]} NODE=…"
+        )
     return pools[0]
 
 
 def play(inventory, playbook, words, **given):
     """Run a playbook; its exit code."""
     extra = [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
-    return subprocess.run(["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks" / playbook), *extra, *words], check=False).returncode
+    return subprocess.run(
+        ["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks" / playbook), *extra, *words], check=False
+    ).returncode
 
 
 def run(words):
     """Do what the words of the command line say; the exit code. Raises Refused."""
-    words, _dashes, more = (words, None, []) if "--" not in words else (words[:words.index("--")], "--", words[words.index("--") + 1:])
+    words, _dashes, more = (
+        (words, None, []) if "--" not in words else (words[: words.index("--")], "--", words[words.index("--") + 1 :])
+    )
     only_write = words[:1] == ["write"]
     verb, path, *given = words[only_write:] if len(words) > 1 + only_write else ("", "")
     if verb not in ("add", "remove"):

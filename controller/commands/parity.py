@@ -36,14 +36,32 @@ PLAYBOOK = ROOT / "playbooks/queries/parity.yml"
 SITE = ROOT / "playbooks/site.yml"
 PAGE = ROOT / "controller/templates/parity.html.j2"
 DECLARED = ROOT / "group_vars/all/parity.yml"
-KINDS = ["host", "task", "fault", "pool", "package", "file", "unit", "timer", "port", "access", "user", "group", "kernel", "release", "setting", "role",
-         "database", "schema"]
+KINDS = [
+    "host",
+    "task",
+    "fault",
+    "pool",
+    "package",
+    "file",
+    "unit",
+    "timer",
+    "port",
+    "access",
+    "user",
+    "group",
+    "kernel",
+    "release",
+    "setting",
+    "role",
+    "database",
+    "schema",
+]
 ABSENT = "none"
 MASK = re.compile(r"<[^<>\n]+>")
-TINY = 4            # characters: with fewer, it is no secret but a word of every other file
-SHORT = 8           # a secret with fewer is only masked where it stands alone
-LINE = 16           # a line of a key with fewer is not masked by itself
-SHOWN_LINES = 60    # of the difference of two files
+TINY = 4  # characters: with fewer, it is no secret but a word of every other file
+SHORT = 8  # a secret with fewer is only masked where it stands alone
+LINE = 16  # a line of a key with fewer is not masked by itself
+SHOWN_LINES = 60  # of the difference of two files
 SHOWN_LETTERS = 300  # of a value
 SHOWN_HOSTS = 4
 
@@ -53,8 +71,8 @@ class Side:
     """One environment: what its hosts answered, and what is to be taken for the same in all."""
 
     name: str
-    hosts: dict                                     # {host: result of host_portrait, or why there is none under "msg"}
-    secrets: dict = dataclasses.field(default_factory=dict)   # {name: text}
+    hosts: dict  # {host: result of host_portrait, or why there is none under "msg"}
+    secrets: dict = dataclasses.field(default_factory=dict)  # {name: text}
     variables: dict = dataclasses.field(default_factory=dict)  # {host: {variable: value, as it is written}}
 
     @property
@@ -74,13 +92,14 @@ class Difference:
     tier: str
     kind: str
     name: str
-    values: list          # [(value, hosts)]
-    why: str = ""         # it is declared
+    values: list  # [(value, hosts)]
+    why: str = ""  # it is declared
     where: str = ""
     diff: list = dataclasses.field(default_factory=list)
 
 
 # ------------------------------------------------------------------ masks
+
 
 def strings(value, name=""):
     """Yield (name, text) of every text in a value of the vault."""
@@ -105,10 +124,16 @@ def secret_masks(secrets):
             for form in (line, json.dumps(line)[1:-1]):
                 found.setdefault(form, f"<secret {name}>")
         if len(text) >= SHORT:
-            for form in (hashlib.md5(raw, usedforsecurity=False).hexdigest(), hashlib.sha256(raw).hexdigest(), base64.b64encode(raw).decode()):
+            for form in (
+                hashlib.md5(raw, usedforsecurity=False).hexdigest(),
+                hashlib.sha256(raw).hexdigest(),
+                base64.b64encode(raw).decode(),
+            ):
                 found.setdefault(form, f"<made of secret {name}>")
-    return [(re.compile(re.escape(form) if len(form) >= SHORT else rf"(?<![\w-]){re.escape(form)}(?![\w-])"), word)
-            for form, word in sorted(found.items(), key=lambda pair: -len(pair[0]))]
+    return [
+        (re.compile(re.escape(form) if len(form) >= SHORT else rf"(?<![\w-]){re.escape(form)}(?![\w-])"), word)
+        for form, word in sorted(found.items(), key=lambda pair: -len(pair[0]))
+    ]
 
 
 # Whatever is a key and not in the vault: that it is another one shows, what it is does not.
@@ -132,16 +157,28 @@ def place_masks(side):
     # "localhost" is this machine's way to ask, and a word of every other file.
     found |= {name: "<site>" for name in known.get("site_hosts", ()) if name != "localhost"}
     found |= {known[name]: word for name, word in (("lb_vip", "<vip>"), ("network_cidr", "<network>")) if name in known}
-    return [(re.compile(rf"(?<![\w.-]){re.escape(text)}(?![\w-]|\.\w)" + (r"(?:/\d+)?" if word in ("<vip>", "<network>") else "")
-                        if not text.startswith("ssh-") else re.escape(text)), word)
-            for text, word in sorted(found.items(), key=lambda pair: -len(pair[0]))]
+    return [
+        (
+            re.compile(
+                rf"(?<![\w.-]){re.escape(text)}(?![\w-]|\.\w)"
+                + (r"(?:/\d+)?" if word in ("<vip>", "<network>") else "")
+                if not text.startswith("ssh-")
+                else re.escape(text)
+            ),
+            word,
+        )
+        for text, word in sorted(found.items(), key=lambda pair: -len(pair[0]))
+    ]
 
 
 def masked(text, masks):
     """A text with all masks applied."""
     for pattern, word in masks:
         text = pattern.sub(lambda _found, word=word: word, text)
-    return KEYS.sub(lambda found: f"<{found[1].lower()} {hashlib.sha256(found[0].encode()).hexdigest()[:8]}, not of the vault>", text)
+    return KEYS.sub(
+        lambda found: f"<{found[1].lower()} {hashlib.sha256(found[0].encode()).hexdigest()[:8]}, not of the vault>",
+        text,
+    )
 
 
 REPEATED = re.compile(r"""("?[^\s",;|<>]*(?:<[^<>\n]+>[^\s",;|<>]*)+"?)(?:(?:,? +|[,|])\1)+(?![\w.:-])""")
@@ -155,9 +192,9 @@ def told_once(text):
     for size in range(1, 13):
         place = 0
         while place + 2 * size <= len(lines):
-            block = lines[place:place + size]
-            if block == lines[place + size:place + 2 * size] and any(MASK.search(line) for line in block):
-                del lines[place:place + size]
+            block = lines[place : place + size]
+            if block == lines[place + size : place + 2 * size] and any(MASK.search(line) for line in block):
+                del lines[place : place + size]
             else:
                 place += 1
     return "\n".join(lines)
@@ -191,13 +228,19 @@ class Eyes:
         for number, rule in enumerate(self.lines):
             if fnmatch.fnmatchcase(f"file {path}", rule["what"]):
                 pattern = re.compile(rule["line"], re.M)
-                taken[number] = " ".join(" ".join(one.split()) for one in (found[0] for found in pattern.finditer(text)))
+                taken[number] = " ".join(
+                    " ".join(one.split()) for one in (found[0] for found in pattern.finditer(text))
+                )
                 text = pattern.sub("<declared>", text)
-        return (f"{said['owner']} {said['mode']}, content {hashlib.sha256(text.encode()).hexdigest()[:12]}",
-                text if said.get("shown") else None, taken)
+        return (
+            f"{said['owner']} {said['mode']}, content {hashlib.sha256(text.encode()).hexdigest()[:12]}",
+            text if said.get("shown") else None,
+            taken,
+        )
 
 
 # ------------------------------------------------------------------ comparison
+
 
 def items(side, host, eyes):
     """({(kind, name): value}, {path: text}, {(path, number of a line rule): what it took out}) of a host."""
@@ -241,12 +284,21 @@ def holds(rule, seen):
 
 def several(hosts):
     """Names of hosts, the first few of many."""
-    return ", ".join(hosts if len(hosts) <= SHOWN_HOSTS + 1 else [*hosts[:SHOWN_HOSTS], f"{len(hosts) - SHOWN_HOSTS} more"])
+    return ", ".join(
+        hosts if len(hosts) <= SHOWN_HOSTS + 1 else [*hosts[:SHOWN_HOSTS], f"{len(hosts) - SHOWN_HOSTS} more"]
+    )
 
 
 def declared_why(kind, name, declared, seen):
     """Why something may differ; empty where nobody declared it."""
-    return next((rule["why"] for rule in declared if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"]) and holds(rule, seen)), "")
+    return next(
+        (
+            rule["why"]
+            for rule in declared
+            if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"]) and holds(rule, seen)
+        ),
+        "",
+    )
 
 
 def text_diff(seen):
@@ -255,7 +307,9 @@ def text_diff(seen):
         return []
     lines, [(most, hosts), *rest] = [], grouped(seen)
     for text, others in rest:
-        lines += difflib.unified_diff(most.splitlines(), text.splitlines(), several(hosts), several(others), n=1, lineterm="")
+        lines += difflib.unified_diff(
+            most.splitlines(), text.splitlines(), several(hosts), several(others), n=1, lineterm=""
+        )
     return lines[:SHOWN_LINES] + (["…"] if len(lines) > SHOWN_LINES else [])
 
 
@@ -274,18 +328,32 @@ def compare_tier(tier, hosts, declared):
     hosts: {label: what items() returned}.
     """
     line_rules = [rule for rule in declared if "line" in rule]
-    for kind, name in sorted({key for found, _texts, _taken in hosts.values() for key in found}, key=lambda key: (KINDS.index(key[0]), key[1])):
+    for kind, name in sorted(
+        {key for found, _texts, _taken in hosts.values() for key in found},
+        key=lambda key: (KINDS.index(key[0]), key[1]),
+    ):
         seen = {label: found.get((kind, name), ABSENT) for label, (found, _texts, _taken) in hosts.items()}
         if kind == "fault":
             yield Difference(tier, kind, name, [("yes", [label for label, value in seen.items() if value == "yes"])])
         elif len(set(seen.values())) > 1:
             # A file that is not there is shown against nothing.
-            texts = {label: "" if seen[label] == ABSENT else texts.get(name) for label, (_found, texts, _taken) in hosts.items()} if kind == "file" else {}
-            yield Difference(tier, kind, name, grouped(seen), declared_why(kind, name, declared, seen), diff=text_diff(texts))
+            texts = (
+                {
+                    label: "" if seen[label] == ABSENT else texts.get(name)
+                    for label, (_found, texts, _taken) in hosts.items()
+                }
+                if kind == "file"
+                else {}
+            )
+            yield Difference(
+                tier, kind, name, grouped(seen), declared_why(kind, name, declared, seen), diff=text_diff(texts)
+            )
     for name, number in sorted({key for _found, _texts, taken in hosts.values() for key in taken}):
         seen = {label: taken.get((name, number), ABSENT) or ABSENT for label, (_found, _texts, taken) in hosts.items()}
         if len(set(seen.values())) > 1:
-            yield Difference(tier, "file", name, grouped(seen), line_rules[number]["why"] if holds(line_rules[number], seen) else "")
+            yield Difference(
+                tier, "file", name, grouped(seen), line_rules[number]["why"] if holds(line_rules[number], seen) else ""
+            )
 
 
 def compare(sides, declared, derived=()):
@@ -296,7 +364,11 @@ def compare(sides, declared, derived=()):
         for host, said in side.hosts.items():
             label = f"{side.name} {host}" if len(sides) > 1 else host
             if "portrait" not in said:
-                reason = "does not answer over SSH" if said.get("unreachable") else f"cannot tell: {eyes.see(said.get('msg', ''))[:200]}"
+                reason = (
+                    "does not answer over SSH"
+                    if said.get("unreachable")
+                    else f"cannot tell: {eyes.see(said.get('msg', ''))[:200]}"
+                )
                 found.append(Difference(side.tier(host), "host", host, [(reason, [label])]))
                 continue
             tiers.setdefault(side.tier(host), {})[label] = items(side, host, eyes)
@@ -304,25 +376,53 @@ def compare(sides, declared, derived=()):
         found += shapes(sides, declared)
     for tier, hosts in tiers.items():
         found += compare_tier(tier, hosts, declared)
-    return sorted(found, key=lambda one: (next((place for place, group in enumerate(ORDER) if one.tier.startswith(group)), 9), one.tier,
-                                          bool(one.why), KINDS.index(one.kind)))
+    return sorted(
+        found,
+        key=lambda one: (
+            next((place for place, group in enumerate(ORDER) if one.tier.startswith(group)), 9),
+            one.tier,
+            bool(one.why),
+            KINDS.index(one.kind),
+        ),
+    )
 
 
 # ------------------------------------------------------------------ where it is set
+
 
 class Repository:
     """Where this repository says what."""
 
     def __init__(self, root=ROOT):
         self.root = root
-        places = [*sorted((root / "group_vars").glob("*.yml")), *sorted((root / "group_vars/all").glob("*.yml")),
-                  *(path for part in ("defaults", "tasks", "templates", "files") for path in sorted(root.glob(f"roles/*/{part}/**/*")))]
-        self.texts = {path.relative_to(root).as_posix(): path.read_text(errors="replace") for path in places
-                      if path.is_file() and path.name != "parity.yml"}
-        self.plain = {name: value for path, text in self.texts.items() if re.match(r"group_vars/|roles/\w+/defaults/", path)
-                      for name, value in (yaml.load(text, preflight.VaultLoader) or {}).items() if isinstance(value, str)}
-        self.written = [one for path, text in self.texts.items() if re.match(r"roles/\w+/tasks/", path)
-                        for task in self.opened(yaml.load(text, preflight.VaultLoader)) for one in self.destinations(path, task)]
+        places = [
+            *sorted((root / "group_vars").glob("*.yml")),
+            *sorted((root / "group_vars/all").glob("*.yml")),
+            *(
+                path
+                for part in ("defaults", "tasks", "templates", "files")
+                for path in sorted(root.glob(f"roles/*/{part}/**/*"))
+            ),
+        ]
+        self.texts = {
+            path.relative_to(root).as_posix(): path.read_text(errors="replace")
+            for path in places
+            if path.is_file() and path.name != "parity.yml"
+        }
+        self.plain = {
+            name: value
+            for path, text in self.texts.items()
+            if re.match(r"group_vars/|roles/\w+/defaults/", path)
+            for name, value in (yaml.load(text, preflight.VaultLoader) or {}).items()
+            if isinstance(value, str)
+        }
+        self.written = [
+            one
+            for path, text in self.texts.items()
+            if re.match(r"roles/\w+/tasks/", path)
+            for task in self.opened(yaml.load(text, preflight.VaultLoader))
+            for one in self.destinations(path, task)
+        ]
 
     def opened(self, tasks):
         """Yield every task, those of blocks too."""
@@ -338,7 +438,9 @@ class Repository:
             together = task.get("files", {}).get(kind) or {}
             for dest, source in together.items() if isinstance(together, dict) else ():
                 yield re.compile(re.escape(dest)), len(dest), f"roles/{role}/{folder}/{source}"
-            for directory in task["files"].get("directories", []) if isinstance(together, str) else ():  # computed: which, the task tells
+            for directory in (
+                task["files"].get("directories", []) if isinstance(together, str) else ()
+            ):  # computed: which, the task tells
                 yield re.compile(f"{re.escape(directory)}/[^/]+"), len(directory), path
         service = (task.get("vars") or {}).get("systemd_dropin_service")
         if service:
@@ -350,6 +452,7 @@ class Repository:
                 continue
             loop = task.get("loop")
             for item in loop if isinstance(loop, list) else [None]:
+
                 def word(text, item=item):
                     def value(found):
                         key = found[1]
@@ -357,15 +460,25 @@ class Repository:
                             return word(self.plain[key])
                         if key == "item" and isinstance(item, str):
                             return item
-                        return str(item[key[5:]]) if isinstance(item, dict) and key.startswith("item.") and key[5:] in item else "\0"
+                        return (
+                            str(item[key[5:]])
+                            if isinstance(item, dict) and key.startswith("item.") and key[5:] in item
+                            else "\0"
+                        )
+
                     return re.sub(r"\{\{\s*(.*?)\s*\}\}", value, str(text))
+
                 source, dest = word(given.get("src", "")), word(given.get("dest", ""))
                 if dest.endswith("/"):
                     dest += source.rpartition("/")[2]
                 made_of = f"roles/{role}/{folder}/{source}" if source and "\0" not in source else path
                 if not dest.strip("\0"):
                     continue  # it could be any file
-                yield re.compile(re.escape(dest).replace("\0", ".*")), len(dest.replace("\0", "")), made_of if made_of in self.texts else path
+                yield (
+                    re.compile(re.escape(dest).replace("\0", ".*")),
+                    len(dest.replace("\0", "")),
+                    made_of if made_of in self.texts else path,
+                )
 
     def source(self, path):
         """The template, file or task that makes a file; None where there is none."""
@@ -428,18 +541,41 @@ def where(difference, sides, repository):
         return f"nothing in this repository {'writes' if kind == 'file' else 'names'} it"
     said = f"set by {source}"
     if len(sides) > 1 and kind == "file":
-        variables = [next((side.variables[host] for host in side.hosts if side.tier(host) == difference.tier and host in side.variables), {}) for side in sides]
+        variables = [
+            next(
+                (
+                    side.variables[host]
+                    for host in side.hosts
+                    if side.tier(host) == difference.tier and host in side.variables
+                ),
+                {},
+            )
+            for side in sides
+        ]
         text = repository.texts[source] if source in repository.texts else ""
         # Those that say where an environment is, and its secrets, are taken for the same.
-        same = {"private_address", "state_dir", *sides[0].known, *(secret.partition(".")[0] for side in sides for secret in side.secrets)}
-        names = [one for one in differing(text, variables) if one not in same and not one.startswith(("ansible_", "inventory_"))]
-        said += "".join(f"; {one} ({', '.join(repository.set_in(one, side.name) or 'inventory' for side in sides)})" for one in names)
+        same = {
+            "private_address",
+            "state_dir",
+            *sides[0].known,
+            *(secret.partition(".")[0] for side in sides for secret in side.secrets),
+        }
+        names = [
+            one
+            for one in differing(text, variables)
+            if one not in same and not one.startswith(("ansible_", "inventory_"))
+        ]
+        said += "".join(
+            f"; {one} ({', '.join(repository.set_in(one, side.name) or 'inventory' for side in sides)})"
+            for one in names
+        )
         if not names and not difference.why:
             said += "; no variable that it reads differs: changed by hand, or not converged"
     return said
 
 
 # ------------------------------------------------------------------ asking
+
 
 def vault(inventory, password_file):
     """{name: text} of every secret of an environment; empty where it has no vault. Raises OSError and AnsibleError where it does not open."""
@@ -464,10 +600,15 @@ def look(inventory, password_file):
 def foretold(inventory, options):
     """Differences with the declaration: what site.yml would change. Exits where it does not get to its end."""
     with waiting("A dry run of the declaration", state_of(inventory), "foretold"):
-        done = subprocess.run(["ansible-playbook", "-i", str(inventory), "--check", "--diff", *options, str(SITE)], capture_output=True, text=True,
-                              check=False, env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json"))
+        done = subprocess.run(
+            ["ansible-playbook", "-i", str(inventory), "--check", "--diff", *options, str(SITE)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json"),
+        )
     try:
-        said = json.loads(done.stdout[done.stdout.index("{"):])
+        said = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
         sys.exit(2)
@@ -477,10 +618,16 @@ def foretold(inventory, options):
 def written(result):
     """Path that a task would write, or the name of what it would change; empty where it does not say."""
     diffs = result.get("diff") or []
-    headers = [one.get("before_header") or "" for one in (diffs if isinstance(diffs, list) else [diffs]) if isinstance(one, dict)]
+    headers = [
+        one.get("before_header") or ""
+        for one in (diffs if isinstance(diffs, list) else [diffs])
+        if isinstance(one, dict)
+    ]
     item = result.get("item")
     item = item.get("dest") or item.get("name") if isinstance(item, dict) else item
-    return next((str(word) for word in (result.get("dest"), *headers, result.get("path"), result.get("name"), item) if word), "").partition(" (")[0]
+    return next(
+        (str(word) for word in (result.get("dest"), *headers, result.get("path"), result.get("name"), item) if word), ""
+    ).partition(" (")[0]
 
 
 def would_change(said):
@@ -509,6 +656,7 @@ def tasks_of(changes, side):
 
 
 # ------------------------------------------------------------------ telling
+
 
 def short(value):
     """A value as one line."""
@@ -540,7 +688,7 @@ def page(title, differences):
 
 
 def counted(number, word):
-    """"1 difference", "2 differences"."""
+    """ "1 difference", "2 differences"."""
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
@@ -550,9 +698,17 @@ def html(title, sides, differences):
     tiers, open_ones = {}, [one for one in differences if not one.why]
     for one in open_ones:
         tiers.setdefault(one.tier, []).append(one)
-    return template.render(title=title, tiers=tiers, short=short, several=several, differences=open_ones, declared=[one for one in differences if one.why],
-                           counted=counted, when=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-                           sides=[(side.name, len(side.hosts)) for side in sides])
+    return template.render(
+        title=title,
+        tiers=tiers,
+        short=short,
+        several=several,
+        differences=open_ones,
+        declared=[one for one in differences if one.why],
+        counted=counted,
+        when=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        sides=[(side.name, len(side.hosts)) for side in sides],
+    )
 
 
 def scrub(text, sides):
@@ -580,10 +736,13 @@ def main():
         sys.exit(__doc__)
     rules = yaml.safe_load(DECLARED.read_text())
     declared, derived = rules["parity_declared"], rules["parity_derived"]
-    inventories = [pathlib.Path(path) for path in given[:2 if verb == "parity" else 1]]
+    inventories = [pathlib.Path(path) for path in given[: 2 if verb == "parity" else 1]]
     own = os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE", state_of(inventories[0]) / "vault-password")
     # The other environment has a vault of its own.
-    passwords = [own, *(path if (path := state_of(inventory) / "vault-password").exists() else own for inventory in inventories[1:])]
+    passwords = [
+        own,
+        *(path if (path := state_of(inventory) / "vault-password").exists() else own for inventory in inventories[1:]),
+    ]
     try:
         with concurrent.futures.ThreadPoolExecutor() as at_once:
             expected = at_once.submit(foretold, inventories[0], given[1:]) if verb == "drift" else None
@@ -596,8 +755,11 @@ def main():
     repository = Repository()
     for one in differences:
         one.where = where(one, sides, repository)
-    differences = [*tasks_of(changes, sides[0]),
-                   *(Difference("?", "host", sentence, [("stopped the look at its declaration", [])]) for sentence in wrong), *differences]
+    differences = [
+        *tasks_of(changes, sides[0]),
+        *(Difference("?", "host", sentence, [("stopped the look at its declaration", [])]) for sentence in wrong),
+        *differences,
+    ]
     title = " with ".join(side.name for side in sides) if verb == "parity" else f"{sides[0].name} with its declaration"
     return tell(title, verb, sides, differences, state_of(inventories[0]) / f"{verb}.html")
 

@@ -76,11 +76,15 @@ class Environment:
 
 # ---------------------------------------------------------------- what is refused
 
+
 def check_environments(env, other):
     """Raise Refused for what is never rebuilt, or not from there."""
     if env.name == NEVER and not env.containers:
-        raise Refused(f"{NEVER} is never destroyed. Where all but its backup host is gone, onto bare hosts: make converge {env.typed} "
-                      """VARS='{"backup_bootstrap": ["--type=default"]}'; try it first: """ f"make rebuild {env.typed} REHEARSE=1")
+        raise Refused(
+            f"{NEVER} is never destroyed. Where all but its backup host is gone, onto bare hosts: make converge {env.typed} "
+            """VARS='{"backup_bootstrap": ["--type=default"]}'; try it first: """
+            f"make rebuild {env.typed} REHEARSE=1"
+        )
     if other is not None and env.name == NEVER:
         raise Refused(f"{NEVER} gets its data from nobody but itself: leave FROM out.")
     if other is not None and env.name == other.name:
@@ -90,7 +94,9 @@ def check_environments(env, other):
 def check_vault(env):
     """Raise Refused where nothing that is in the backups can be read."""
     if not env.vault.exists():
-        raise Refused(f"The secrets of {env.name} are not here ({os.path.relpath(env.vault, ROOT)}): nothing else opens its backups.")
+        raise Refused(
+            f"The secrets of {env.name} are not here ({os.path.relpath(env.vault, ROOT)}): nothing else opens its backups."
+        )
 
 
 def check_rules(rules):
@@ -99,8 +105,14 @@ def check_rules(rules):
     if not rules:
         raise Refused(f"{place} is empty: what of the site's rows is personal?")
     for rule in rules:
-        if not isinstance(rule, dict) or set(rule) not in ({"table"}, {"table", "column", "value"}) or not all(isinstance(word, str) for word in rule.values()):
-            raise Refused(f"{place} has {json.dumps(rule)}: a rule has table, column and value, or a table alone, to empty it.")
+        if (
+            not isinstance(rule, dict)
+            or set(rule) not in ({"table"}, {"table", "column", "value"})
+            or not all(isinstance(word, str) for word in rule.values())
+        ):
+            raise Refused(
+                f"{place} has {json.dumps(rule)}: a rule has table, column and value, or a table alone, to empty it."
+            )
 
 
 def check_bare(env, begun, taken):
@@ -110,8 +122,10 @@ def check_bare(env, begun, taken):
     """
     wrong = sorted(set(taken) - set(begun))
     if wrong:
-        raise Refused(f"{', '.join(wrong)} of {env.name} {'are' if len(wrong) > 1 else 'is'} not bare, and nothing here empties a real host. Install Debian 13 "
-                      "anew there, with a key that lets root in, then type the same again.")
+        raise Refused(
+            f"{', '.join(wrong)} of {env.name} {'are' if len(wrong) > 1 else 'is'} not bare, and nothing here empties a real host. Install Debian 13 "
+            "anew there, with a key that lets root in, then type the same again."
+        )
 
 
 def release_of(other, said, releases=RELEASES, site="site"):
@@ -121,18 +135,24 @@ def release_of(other, said, releases=RELEASES, site="site"):
     """
     silent = [host for host in other.groups["app"] if said.get(host, {}).get("rc") != 0]
     if silent:
-        raise Refused(f"{', '.join(silent)} of {other.name} did not tell which release it serves: make status {other.typed}")
+        raise Refused(
+            f"{', '.join(silent)} of {other.name} did not tell which release it serves: make status {other.typed}"
+        )
     found = {tuple(said[host]["stdout"].split()[:2]) for host in other.groups["app"]}
     if len(found) > 1:
         raise Refused(f"The app hosts of {other.name} serve different releases: make deploy {other.typed}")
     [(version, manifest)] = found
     files = [releases / f"{site}-{version}{part}" for part in PARTS]
     if not all(path.exists() for path in files):
-        raise Refused(f"Release {version} of {other.name} is not in .state/releases of this machine. Copy {site}-{version}.* there from the machine that "
-                      f"deployed it, or deploy from here: make deploy {other.typed}")
+        raise Refused(
+            f"Release {version} of {other.name} is not in .state/releases of this machine. Copy {site}-{version}.* there from the machine that "
+            f"deployed it, or deploy from here: make deploy {other.typed}"
+        )
     if hashlib.sha256(files[-1].read_bytes()).hexdigest() != manifest:
-        raise Refused(f"Release {version} in .state/releases is not the one that {other.name} serves: their manifests differ. Copy {site}-{version}.* "
-                      f"from the machine that deployed it, or deploy from here: make deploy {other.typed}")
+        raise Refused(
+            f"Release {version} in .state/releases is not the one that {other.name} serves: their manifests differ. Copy {site}-{version}.* "
+            f"from the machine that deployed it, or deploy from here: make deploy {other.typed}"
+        )
     return version
 
 
@@ -147,6 +167,7 @@ def plan_of(env, said):
 
 
 # ---------------------------------------------------------------- what is told
+
 
 def moment(seconds):
     """A moment as people read it."""
@@ -163,20 +184,34 @@ def named(env, other, goes, plan, bounds):
 
     goes: names of containers; plan: of the backup host, None with other; bounds: (archive_timeout in seconds, minutes between two backups of uploads).
     """
-    lines = [f"Destroyed is, of {env.name}: {', '.join(goes)}." if goes else f"Nothing of {env.name} stands that would be destroyed."]
+    lines = [
+        f"Destroyed is, of {env.name}: {', '.join(goes)}."
+        if goes
+        else f"Nothing of {env.name} stands that would be destroyed."
+    ]
     if other is not None:
-        return [*lines, f"With {env.backup} go its backups." if goes else "",
-                f"What comes is {other.name}'s: its release, its rows as they are archived, scrubbed, and its uploads."]
-    return [*lines, f"{env.backup} stays. Databases come back from its backup of {plan['backup']} and all WAL after it, "
-            f"uploads from that of {moment(plan.get('uploads'))}.",
-            f"The last WAL came at {moment(plan.get('archived'))}. Lost is what was written since: at most {bounds[0]} s, and the moment it takes to send it; "
-            f"and uploads of the last {bounds[1]} min." + (f" What answers still: make backup {env.typed} brings it along." if goes else ""),
-            f"Beware: the archive lacks {plan['gap']}, and nothing after it comes back." if plan["gap"] else ""]
+        return [
+            *lines,
+            f"With {env.backup} go its backups." if goes else "",
+            f"What comes is {other.name}'s: its release, its rows as they are archived, scrubbed, and its uploads.",
+        ]
+    return [
+        *lines,
+        f"{env.backup} stays. Databases come back from its backup of {plan['backup']} and all WAL after it, "
+        f"uploads from that of {moment(plan.get('uploads'))}.",
+        f"The last WAL came at {moment(plan.get('archived'))}. Lost is what was written since: at most {bounds[0]} s, and the moment it takes to send it; "
+        f"and uploads of the last {bounds[1]} min."
+        + (f" What answers still: make backup {env.typed} brings it along." if goes else ""),
+        f"Beware: the archive lacks {plan['gap']}, and nothing after it comes back." if plan["gap"] else "",
+    ]
 
 
 def scrubbed(rules, rows):
     """What each rule did, as lines."""
-    return [f"{rule['table']}{'.' + rule['column'] if 'column' in rule else ' emptied'}: {count} rows" for rule, count in zip(rules, rows, strict=True)]
+    return [
+        f"{rule['table']}{'.' + rule['column'] if 'column' in rule else ' emptied'}: {count} rows"
+        for rule, count in zip(rules, rows, strict=True)
+    ]
 
 
 def last_change(said):
@@ -187,13 +222,18 @@ def last_change(said):
 
 # ---------------------------------------------------------------- what is done
 
+
 def standing(env, kept):
     """Names of the containers of an environment, but for those of kept hosts. Raises Refused where one of those is gone."""
     words = ["docker", "ps", "--all", "--filter", f"label=realworld={env.name}", "--format", "{{.Names}}"]
-    done = subprocess.run([*([] if os.geteuid() == 0 else ["sudo"]), *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*([] if os.geteuid() == 0 else ["sudo"]), *words], capture_output=True, text=True, check=True
+    )
     names, own = sorted(done.stdout.split()), [f"{env.name}-{host}" for host in kept]
     if not set(own) <= set(names):
-        raise Refused(f"{kept[0]} of {env.name} is gone, and with it the only backups: there is nothing to bring back. make converge {env.typed} begins anew.")
+        raise Refused(
+            f"{kept[0]} of {env.name} is gone, and with it the only backups: there is nothing to bring back. make converge {env.typed} begins anew."
+        )
     return [name for name in names if name not in own]
 
 
@@ -201,7 +241,13 @@ def converged(env, hosts):
     """Those hosts that let the operator in: they are not bare."""
     variables = ansible.hosts(str(env.path), "all")
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        came = pool.map(lambda host: subprocess.run([*ansible.ssh(variables[host]), "true"], capture_output=True, check=False).returncode == 0, hosts)
+        came = pool.map(
+            lambda host: (
+                subprocess.run([*ansible.ssh(variables[host]), "true"], capture_output=True, check=False).returncode
+                == 0
+            ),
+            hosts,
+        )
         return [host for host, in_ in zip(hosts, came) if in_]
 
 
@@ -209,8 +255,14 @@ def step(what, *words, quiet=False, fails=True):
     """Do a step, and say how long it took; its exit code. Raises Failed."""
     begun = time.monotonic()
     print(f"\nrebuild: {what}", flush=True)
-    done = subprocess.run(words, cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), check=False, text=True,
-                          **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}))
+    done = subprocess.run(
+        words,
+        cwd=ROOT,
+        env=dict(os.environ, MAKEFLAGS=""),
+        check=False,
+        text=True,
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}),
+    )
     if done.returncode and fails:
         raise Failed(f"{what} failed{': ' + done.stdout[-3000:] if quiet else ''}")
     print(f"rebuild: {what}: {time.monotonic() - begun:.0f} s", flush=True)
@@ -219,15 +271,21 @@ def step(what, *words, quiet=False, fails=True):
 
 def take_over(other, rules):
     """What the other environment hands over: (variables for the converge, lines about it). Raises Failed."""
-    print(f"\nrebuild: the newest backup of {other.name} is restored on its {other.backup} and scrubbed there", flush=True)
+    print(
+        f"\nrebuild: the newest backup of {other.name} is restored on its {other.backup} and scrubbed there", flush=True
+    )
     said = other.ask("scrub")[other.backup]
     if said.get("rc") != 0:
-        raise Failed(f"Nothing was destroyed. {other.backup} of {other.name}: "
-                     f"{(said.get('stderr', '').splitlines() or [said.get('msg', 'it gave no reason')])[-1]}")
+        raise Failed(
+            f"Nothing was destroyed. {other.backup} of {other.name}: "
+            f"{(said.get('stderr', '').splitlines() or [said.get('msg', 'it gave no reason')])[-1]}"
+        )
     found = json.loads(said["stdout"])
-    return {"backup_taken_from": other.tier_backup}, [f"rows      {other.name}'s backup of {found['backup']} and all WAL after it, scrubbed:",
-                                                       *(f"            {line}" for line in scrubbed(rules, found["rows"])),
-                                                       *([f"beware    the archive lacks {found['gap']}, and nothing after it came"] if found["gap"] else [])]
+    return {"backup_taken_from": other.tier_backup}, [
+        f"rows      {other.name}'s backup of {found['backup']} and all WAL after it, scrubbed:",
+        *(f"            {line}" for line in scrubbed(rules, found["rows"])),
+        *([f"beware    the archive lacks {found['gap']}, and nothing after it came"] if found["gap"] else []),
+    ]
 
 
 def come_back(env, other, plan, version, rules, options):
@@ -248,8 +306,10 @@ def come_back(env, other, plan, version, rules, options):
     env.note.unlink()
     if other is None:
         change = last_change(next(iter(env.ask("came").values())))
-        lines += [f"rows      from the backup of {plan['backup']} and all WAL after it{', to the last change, of ' + change if change else ''}",
-                 f"lost      what was written after the last WAL, of {moment(plan.get('archived'))}, and uploads after {moment(plan.get('uploads'))}"]
+        lines += [
+            f"rows      from the backup of {plan['backup']} and all WAL after it{', to the last change, of ' + change if change else ''}",
+            f"lost      what was written after the last WAL, of {moment(plan.get('archived'))}, and uploads after {moment(plan.get('uploads'))}",
+        ]
     return lines
 
 
@@ -292,10 +352,32 @@ def rebuild(env, other, given):
     took = time.monotonic() - begun
     wrong = step("smoke", sys.executable, "-m", "controller.commands.smoke", str(env.path), fails=False)
     if other is not None:
-        wrong = step("parity", sys.executable, "-m", "controller.commands.parity", "parity", str(env.path), str(other.path), fails=False) or wrong
-    print("\n".join(["", f"  {env.name} {'is back' if not wrong else 'is back, and not as it should be: see above'}, at "
-                     f"{datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}", "",
-                     f"  serves    after {minutes(took)}; looked at after {minutes(time.monotonic() - begun)}", *(f"  {line}" for line in lines), ""]))
+        wrong = (
+            step(
+                "parity",
+                sys.executable,
+                "-m",
+                "controller.commands.parity",
+                "parity",
+                str(env.path),
+                str(other.path),
+                fails=False,
+            )
+            or wrong
+        )
+    print(
+        "\n".join(
+            [
+                "",
+                f"  {env.name} {'is back' if not wrong else 'is back, and not as it should be: see above'}, at "
+                f"{datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}",
+                "",
+                f"  serves    after {minutes(took)}; looked at after {minutes(time.monotonic() - begun)}",
+                *(f"  {line}" for line in lines),
+                "",
+            ]
+        )
+    )
     return 1 if wrong else 0
 
 
@@ -303,7 +385,7 @@ def main():
     """Rebuild, or say why not."""
     words, options = sys.argv[1:], []
     if "--" in words:
-        words, options = words[:words.index("--")], words[words.index("--") + 1:]
+        words, options = words[: words.index("--")], words[words.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], usage=__doc__)
     parser.add_argument("inventory")
     parser.add_argument("--from", dest="other", default="")
@@ -312,7 +394,9 @@ def main():
     given = parser.parse_args(words)
     given.options = options
     try:
-        return told(lambda: rebuild(Environment(given.inventory), Environment(given.other) if given.other else None, given))
+        return told(
+            lambda: rebuild(Environment(given.inventory), Environment(given.other) if given.other else None, given)
+        )
     except Failed as reason:
         print(f"\n{reason}\nMend that and type the same again: it begins anew.", file=sys.stderr)
         return 1

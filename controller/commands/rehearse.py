@@ -78,20 +78,28 @@ def moved(text, name, network, known=()):
     tree = yaml.compose(text, preflight.VaultLoader)
     for line, variable in group_variables(tree):
         if variable.startswith("ansible_") or variable in ADDRESSES:
-            raise Refused(f"{name}:{line}: how to reach hosts belongs into group_vars, where a rehearsal replaces it: move {variable} there.")
+            raise Refused(
+                f"{name}:{line}: how to reach hosts belongs into group_vars, where a rehearsal replaces it: move {variable} there."
+            )
     found = list(variables(tree))
     for host, variable, value in found:
         if variable.startswith("ansible_") and variable not in (*ADDRESSES, *HARMLESS, "ansible_port"):
-            raise Refused(f"{name}:{value.start_mark.line + 1}: {variable} of {host} says how to reach it, and a rehearsal could go there: "
-                          "put it into group_vars.")
+            raise Refused(
+                f"{name}:{value.start_mark.line + 1}: {variable} of {host} says how to reach it, and a rehearsal could go there: "
+                "put it into group_vars."
+            )
     old = {}
     for host, variable, value in found:
         if variable == "ansible_host":
             old[host] = value.value
     new = places(old, network, dict(known))
-    values = [(value, new.get(host) if variable in ADDRESSES else "22") for host, variable, value in found if variable in (*ADDRESSES, "ansible_port")]
+    values = [
+        (value, new.get(host) if variable in ADDRESSES else "22")
+        for host, variable, value in found
+        if variable in (*ADDRESSES, "ansible_port")
+    ]
     for value, word in sorted(values, key=lambda pair: -pair[0].start_mark.index):
-        text = text[:value.start_mark.index] + word + text[value.end_mark.index:]
+        text = text[: value.start_mark.index] + word + text[value.end_mark.index :]
     return text
 
 
@@ -100,8 +108,10 @@ def check_variables(root, env, replaced):
     for path in sorted((root / f"group_vars/{env}").glob("*.yml")):
         for name, line, _value in preflight.keys(preflight.compose(path)):
             if name.startswith("ansible_") and name not in (*replaced, *HARMLESS):
-                raise Refused(f"{path.relative_to(root)}:{line}: {name} says how to reach hosts, and a rehearsal could go there: "
-                              "say in playbooks/vars/rehearsal.yml what it is in one.")
+                raise Refused(
+                    f"{path.relative_to(root)}:{line}: {name} says how to reach hosts, and a rehearsal could go there: "
+                    "say in playbooks/vars/rehearsal.yml what it is in one."
+                )
 
 
 def known_addresses(path):
@@ -129,7 +139,9 @@ def build(source, state, root=ROOT):
         raise Refused(f"The hosts of {env} are containers already: there is nothing to rehearse. Leave REHEARSE=1 out.")
     tree, network, said = state / "inventory", network_of(env), []
     names = [*own["site_hosts"], *(name for name in ("{{ lb_vip }}", "localhost") if name not in own["site_hosts"])]
-    laid_over = string.Template((root / "playbooks/vars/rehearsal.yml").read_text()).substitute(env=env, network=network, site_hosts=json.dumps(names))
+    laid_over = string.Template((root / "playbooks/vars/rehearsal.yml").read_text()).substitute(
+        env=env, network=network, site_hosts=json.dumps(names)
+    )
     check_variables(root, env, yaml.safe_load(laid_over))
     variables_of_env = tree / "group_vars" / env
     variables_of_env.mkdir(parents=True, exist_ok=True)
@@ -138,8 +150,10 @@ def build(source, state, root=ROOT):
     if not inventory.exists() or not seen.exists() or seen.read_text() != text:
         before = known_addresses(inventory)
         new = moved(text, os.path.relpath(source, root), network, before)
-        said += [f"{host} was in the rehearsal only, and is not any more: its container goes with make down ENV={env} REHEARSE=1"
-                 for host in sorted(set(before) - set(Inventory(new).lines))]
+        said += [
+            f"{host} was in the rehearsal only, and is not any more: its container goes with make down ENV={env} REHEARSE=1"
+            for host in sorted(set(before) - set(Inventory(new).lines))
+        ]
         write(inventory, new)
         shutil.copyfile(source, seen)
 

@@ -27,7 +27,7 @@ def rows(ledger):
     """Cells of the table: what ended, and what was begun and never ended."""
     shown = [("when", "who", "verb", "release", "result")]
     for place, entry in enumerate(ledger):
-        later = ledger[place + 1:]
+        later = ledger[place + 1 :]
         result = entry["result"]
         if result == "begun":
             if any(other["release"] == entry["release"] and other["result"] != "begun" for other in later):
@@ -40,8 +40,13 @@ def rows(ledger):
 def page(hosts):
     """(text of the page, whether all hosts serve one release)."""
     ledger, serves = entries(hosts)
-    told = [f"  {name} serves {release}" if release else f"  {name} does not answer" for name, release in sorted(serves.items())]
-    return "\n".join(["", *table(rows(ledger)), "", *told, ""]), len(set(serves.values())) == 1 and None not in serves.values()
+    told = [
+        f"  {name} serves {release}" if release else f"  {name} does not answer"
+        for name, release in sorted(serves.items())
+    ]
+    return "\n".join(["", *table(rows(ledger)), "", *told, ""]), len(
+        set(serves.values())
+    ) == 1 and None not in serves.values()
 
 
 def main():

@@ -31,15 +31,22 @@ from controller.report import table
 
 PLAYBOOK = ROOT / "playbooks/queries/smoke.yml"
 PATIENCE = 10.0  # seconds a visitor waits for an answer
-HELD = 20.0      # seconds a balancer may take to have the virtual IP
-LONGEST = 60.0   # seconds after which nothing more is asked for
-AGAIN = 1.0      # seconds after which what was not there is asked for once more: a host may just have died
-AT_ONCE = 4      # requests under way: no load worth the name
+HELD = 20.0  # seconds a balancer may take to have the virtual IP
+LONGEST = 60.0  # seconds after which nothing more is asked for
+AGAIN = 1.0  # seconds after which what was not there is asked for once more: a host may just have died
+AT_ONCE = 4  # requests under way: no load worth the name
 
 # kind: its content type; request: the id that the balancer gave
 Answer = collections.namedtuple("Answer", "status body kind location request", defaults=("text/html", "", ""))
 SHOWN_WITH = {"link": "href", "script": "src", "img": "src", "source": "src", "video": "src", "audio": "src"}
-RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "apple-touch-icon"}  # of a <link> that is fetched
+RELATIONS = {
+    "stylesheet",
+    "icon",
+    "preload",
+    "modulepreload",
+    "manifest",
+    "apple-touch-icon",
+}  # of a <link> that is fetched
 
 
 class Links(html.parser.HTMLParser):
@@ -66,9 +73,16 @@ def own(link, page, names):
         url = urllib.parse.urlsplit(urllib.parse.urljoin(f"https://{names[0]}{page}", link.strip()))
     except ValueError:
         return ""
-    if not link.strip() or link.strip().startswith("#") or url.scheme not in ("http", "https") or url.hostname not in names:
+    if (
+        not link.strip()
+        or link.strip().startswith("#")
+        or url.scheme not in ("http", "https")
+        or url.hostname not in names
+    ):
         return ""
-    return urllib.parse.quote(url.path or "/", safe="/%:@!$&'()*+,;=~") + (f"?{urllib.parse.quote(url.query, safe='/%:@!$&()*+,;=~?[]')}" if url.query else "")
+    return urllib.parse.quote(url.path or "/", safe="/%:@!$&'()*+,;=~") + (
+        f"?{urllib.parse.quote(url.query, safe='/%:@!$&()*+,;=~?[]')}" if url.query else ""
+    )
 
 
 def visitor(asked):
@@ -81,8 +95,14 @@ def visitor(asked):
             connection.sock = context.wrap_socket(plain, server_hostname=asked["name"])
             connection.request("GET", path)
             answer = connection.getresponse()
-            return Answer(answer.status, answer.read(), answer.headers.get_content_type(), answer.headers.get("Location", ""),
-                          answer.headers.get("X-Request-Id", ""))
+            return Answer(
+                answer.status,
+                answer.read(),
+                answer.headers.get_content_type(),
+                answer.headers.get("Location", ""),
+                answer.headers.get("X-Request-Id", ""),
+            )
+
     return fetch
 
 
@@ -137,7 +157,13 @@ class Crawl:
         """Paths of the site's own that an answer leads to."""
         if not isinstance(answer, Answer) or self.kind(path) != "page" or self.asked.get("pages_only"):
             return []
-        links = [answer.location] if answer.location else Links(answer.body.decode(errors="replace")).found if answer.kind == "text/html" else []
+        links = (
+            [answer.location]
+            if answer.location
+            else Links(answer.body.decode(errors="replace")).found
+            if answer.kind == "text/html"
+            else []
+        )
         return [one for one in (own(link, path, self.names) for link in links) if one]
 
     def run(self):
@@ -166,7 +192,11 @@ class Crawl:
                     if sentence := self.complaint(path, answer):
                         self.wrong[path] = sentence
                     turn += [(one, path) for one in self.leads_to(path, answer)]
-        if "static file" in self.asked["files"] and not self.asked.get("pages_only") and not any(kind == "static file" for kind, _answer, _by in self.seen.values()):
+        if (
+            "static file" in self.asked["files"]
+            and not self.asked.get("pages_only")
+            and not any(kind == "static file" for kind, _answer, _by in self.seen.values())
+        ):
             self.wrong["static file"] = "No page links to a static file"
         return self
 
@@ -178,14 +208,22 @@ class Crawl:
 
 def rows(crawl):
     """Cells of the table: the pages to begin with, the first file of each kind, and a count of all others."""
+
     def told(path):
         _kind, answer, _by = crawl.seen[path]
-        return f"{answer.status}, {len(answer.body)} bytes" if isinstance(answer, Answer) else str(answer or "not asked")
+        return (
+            f"{answer.status}, {len(answer.body)} bytes" if isinstance(answer, Answer) else str(answer or "not asked")
+        )
+
     found = [("what", "path", "answer"), *(("page", path, told(path)) for path in crawl.begin)]
     for kind in ["page", *crawl.asked["files"]]:
         others = [path for path, (is_kind, _a, _b) in crawl.seen.items() if is_kind == kind and path not in crawl.begin]
         if kind != "page":
-            found.append((kind, others[0], told(others[0])) if others else (kind, crawl.asked["files"][kind], "no page links to one"))
+            found.append(
+                (kind, others[0], told(others[0]))
+                if others
+                else (kind, crawl.asked["files"][kind], "no page links to one")
+            )
             others = others[1:]
         if others:
             bad = sum(path in crawl.wrong for path in others)
@@ -196,6 +234,7 @@ def rows(crawl):
 
 
 # ------------------------------------------------------------------ in a browser
+
 
 def origin(asked):
     """The site as a browser names it: a form's sender has to be spelt like that."""
@@ -225,7 +264,9 @@ def make_user(form):
     """Make the user on the first app host that can; why none could, or nothing."""
     words, why = shlex.join(["sudo", "/usr/local/bin/manage", *form["user"]]), "no host of the app pool"
     for door in form["doors"]:
-        done = subprocess.run([*shlex.split(door), words], input=f"{form['secret']}\n", capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*shlex.split(door), words], input=f"{form['secret']}\n", capture_output=True, text=True, check=False
+        )
         if not done.returncode:
             return ""
         why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].replace(form["secret"], "…")
@@ -248,7 +289,11 @@ def sign_in(asked, may_install):
             if why:
                 unmade = make_user(form)
                 why = f"{why}, and its user cannot be made: {unmade}" if unmade else fill_in(asked, window)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # of this machine; what goes wrong on the site is in `why`
+    except (
+        OSError,
+        RuntimeError,
+        subprocess.SubprocessError,
+    ) as error:  # of this machine; what goes wrong on the site is in `why`
         return [("sign in", form["page"], f"not asked: {error}")], {}, f"Nobody tried to sign in: {error}."
     wrong = {"sign in": f"Nobody can sign in at {form['page']}: {why}"} if why else {}
     return [("sign in", form["page"], "nobody can" if why else "works, in a browser")], wrong, ""
@@ -275,7 +320,14 @@ def main():
     if by_deploy:
         asked = json.load(sys.stdin)
     else:
-        asked = next((said["msg"] for said in ansible.ask(sys.argv[1], PLAYBOOK, sys.argv[2:]).values() if isinstance(said.get("msg"), dict)), None)
+        asked = next(
+            (
+                said["msg"]
+                for said in ansible.ask(sys.argv[1], PLAYBOOK, sys.argv[2:]).values()
+                if isinstance(said.get("msg"), dict)
+            ),
+            None,
+        )
     if asked is None:
         print("group_vars do not say what a visitor gets: make converge says why.", file=sys.stderr)
         return 2
@@ -289,7 +341,9 @@ def main():
         print(json.dumps({"wrong": wrong, "left_out": left_out, "failed": crawl.failed()}))
         return 0
     sentences = [*wrong.values(), *([left_out] if left_out else [])]
-    print("\n".join(["", *table(found), "", *(f"  {sentence}" for sentence in sentences), *([""] if sentences else [])]))
+    print(
+        "\n".join(["", *table(found), "", *(f"  {sentence}" for sentence in sentences), *([""] if sentences else [])])
+    )
     return 1 if sentences else 0
 
 

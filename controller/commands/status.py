@@ -20,24 +20,49 @@ def page(hosts):
     hosts: {name: what host_status returned, or why the host did not answer under "msg"}.
     """
     answers = {name: said for name, said in hosts.items() if "does" in said}
-    asked = next((said["asked"] for said in answers.values()), {"groups": {}, "facts": {"env_name": "?", "env_typed": "ENV=?", "lb_vip": "?"}})
+    asked = next(
+        (said["asked"] for said in answers.values()),
+        {"groups": {}, "facts": {"env_name": "?", "env_typed": "ENV=?", "lb_vip": "?"}},
+    )
     groups, facts = asked["groups"], asked["facts"]
     roles, wrong = between(answers, groups, facts)
     rows = [("host", "tier", "health", "does", "uses (! gets no answer)")]
-    for name in sorted(hosts, key=lambda host: [next((n for n, g in enumerate(ORDER) if host in groups.get(g, [])), 9), host]):
+    for name in sorted(
+        hosts, key=lambda host: [next((n for n, g in enumerate(ORDER) if host in groups.get(g, [])), 9), host]
+    ):
         tiers = [group for group in ORDER if name in groups.get(group, [])]
         if name not in answers:
             not_asked = hosts[name].get("not_asked")
-            reason = "over SSH" if hosts[name].get("unreachable") else f"as it should: {hosts[name].get('msg', '')[:200]}"
-            wrong.append(f"{name} was not asked in time: {hosts[name]['msg']}" if not_asked else f"{name} does not answer {reason}")
+            reason = (
+                "over SSH" if hosts[name].get("unreachable") else f"as it should: {hosts[name].get('msg', '')[:200]}"
+            )
+            wrong.append(
+                f"{name} was not asked in time: {hosts[name]['msg']}"
+                if not_asked
+                else f"{name} does not answer {reason}"
+            )
             rows.append((name, " ".join(tiers), "NOT ASKED" if not_asked else "SILENT", "", ""))
             continue
         said = answers[name]
         does = said["does"] | ({"db": roles[name]} if name in roles and "db" in said["does"] else {})
-        sees = "  ".join(f"{pool}: " + " ".join(one if up else f"!{one}" for one, up in said["sees"][pool].items()) for pool in POOLS if pool in said["sees"])
+        sees = "  ".join(
+            f"{pool}: " + " ".join(one if up else f"!{one}" for one, up in said["sees"][pool].items())
+            for pool in POOLS
+            if pool in said["sees"]
+        )
         wrong += [f"{name}: {sentence}" for sentence in said["wrong"]]
-        rows.append((name, " ".join(tiers), "WRONG" if said["wrong"] else "ok", "; ".join(does[tier] for tier in tiers if tier in does), sees))
-    head = f"  {facts['env_name']}   https://{facts['lb_vip']}/   {'all is well' if not wrong else 'something is wrong'}"
+        rows.append(
+            (
+                name,
+                " ".join(tiers),
+                "WRONG" if said["wrong"] else "ok",
+                "; ".join(does[tier] for tier in tiers if tier in does),
+                sees,
+            )
+        )
+    head = (
+        f"  {facts['env_name']}   https://{facts['lb_vip']}/   {'all is well' if not wrong else 'something is wrong'}"
+    )
     body = ["", head, "", *table(rows), ""]
     if wrong:
         body += ["  wrong:", *(f"    {sentence}" for sentence in wrong), ""]
@@ -48,8 +73,15 @@ def page(hosts):
 
 def asked(environment):
     """What every host of an environment says of itself, as {name: what host_status returns, or why it did not answer}."""
-    arguments = {name: {"name": name, "groups": environment.groups, "addresses": host.values["status_addresses"], "facts": host.values["status_facts"]}
-                 for name, host in environment.hosts.items()}
+    arguments = {
+        name: {
+            "name": name,
+            "groups": environment.groups,
+            "addresses": host.values["status_addresses"],
+            "facts": host.values["status_facts"],
+        }
+        for name, host in environment.hosts.items()
+    }
     return query.ask(environment, query.modules("perlbal", "host_look"), "look", arguments)
 
 

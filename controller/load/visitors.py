@@ -31,11 +31,13 @@ gevent.socket.getaddrinfo = at_the_virtual_ip
 @events.init.add_listener
 def of_each_tier(environment, **_more):
     """Count each request once more, for the tier that answers it: the percentiles of several kinds cannot be put together afterwards."""
+
     def count(name, response_time, response_length, exception, **_more):
         row = environment.stats.get(PLAN["tiers"][name], "tier")
         row.log(response_time, response_length)
         if exception:
             row.log_error(exception)
+
     environment.events.request.add_listener(count)
 
 
@@ -81,9 +83,19 @@ class Visitor(FastHttpUser):
         fields = {name: str(value).replace("{today}", today) for name, value in change["fields"].items()}
         token = re.search(r"csrftoken=(\w+)", PLAN["cookies"])
         fields["csrfmiddlewaretoken"] = token[1] if token else ""
-        headers = {"Cookie": PLAN["cookies"], "Referer": f"{self.host}{change['page']}", "Content-Type": "application/x-www-form-urlencoded"}
-        with self.client.post(change["page"], urllib.parse.urlencode(fields), name="change", headers=headers, allow_redirects=False,
-                              catch_response=True) as answer:
+        headers = {
+            "Cookie": PLAN["cookies"],
+            "Referer": f"{self.host}{change['page']}",
+            "Content-Type": "application/x-www-form-urlencoded",
+        }
+        with self.client.post(
+            change["page"],
+            urllib.parse.urlencode(fields),
+            name="change",
+            headers=headers,
+            allow_redirects=False,
+            catch_response=True,
+        ) as answer:
             # A form that is not taken is shown again.
             if answer.status_code not in (302, 303) or PLAN["sign_in_page"] in (answer.headers.get("Location") or ""):
                 answer.failure(f"{answer.status_code} {change['page']}")

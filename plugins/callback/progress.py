@@ -31,7 +31,19 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from controller.progress import duration, ended_line, failed_text, hosts_of, left, read_times, reason, running_line, text_of, typed, write_times
+from controller.progress import (
+    duration,
+    ended_line,
+    failed_text,
+    hosts_of,
+    left,
+    read_times,
+    reason,
+    running_line,
+    text_of,
+    typed,
+    write_times,
+)
 
 DOCUMENTATION = """
     name: progress
@@ -59,8 +71,12 @@ def state_of(inventory: str) -> pathlib.Path | None:
 def key_of(playbook: str, options: Mapping[str, Any]) -> str:
     """What a run is remembered by: its playbook and what decides how much of it there is to do."""
     tags = [tag for tag in options.get("tags") or () if tag != "all"]
-    words = [playbook, *(["--check"] if options.get("check") else []), *([f"--limit {options['subset']}"] if options.get("subset") else []),
-             *([f"--tags {','.join(tags)}"] if tags else [])]
+    words = [
+        playbook,
+        *(["--check"] if options.get("check") else []),
+        *([f"--limit {options['subset']}"] if options.get("subset") else []),
+        *([f"--tags {','.join(tags)}"] if tags else []),
+    ]
     return " ".join(words)
 
 
@@ -88,7 +104,12 @@ class Stage:
 
     def __init__(self, play: Play, begun: float) -> None:
         self.uuid, self.name, self.begun, self.all = play._uuid, play.get_name().strip(), begun, 0
-        self.seen, self.batch, self.failed, self.changed = {}, set(), set(), 0  # seen: hosts, in the order of their first result
+        self.seen, self.batch, self.failed, self.changed = (
+            {},
+            set(),
+            set(),
+            0,
+        )  # seen: hosts, in the order of their first result
 
 
 class Live:
@@ -180,7 +201,11 @@ class CallbackModule(Default):
             return self.print(msg, *rest, screen_only=screen_only, **how)
         if not screen_only:
             self.write(msg)
-        return None if self._display.muted == threading.get_ident() else self.show(msg, *rest, screen_only=screen_only, **how)
+        return (
+            None
+            if self._display.muted == threading.get_ident()
+            else self.show(msg, *rest, screen_only=screen_only, **how)
+        )
 
     def open_log(self) -> None:
         """Begin the log, or go on with the one of the same verb."""
@@ -189,13 +214,25 @@ class CallbackModule(Default):
             return
         path, run, verb = self.state / "last.log", os.environ.get("VERB_RUN", ""), os.environ.get("VERB", "")
         with contextlib.suppress(OSError):
-            same = run and path.exists() and path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].endswith(f" {run}")
+            same = (
+                run
+                and path.exists()
+                and path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].endswith(f" {run}")
+            )
             if not same:
                 path.unlink(missing_ok=True)  # a run that has it open keeps its own
-            self.log = open(path, "a", buffering=1, encoding="utf-8", errors="replace",
-                            opener=lambda name, flags: os.open(name, flags, 0o600))
+            self.log = open(
+                path,
+                "a",
+                buffering=1,
+                encoding="utf-8",
+                errors="replace",
+                opener=lambda name, flags: os.open(name, flags, 0o600),
+            )
             if not same:
-                self.write(f"# {typed(verb) or 'ansible-playbook'}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC, run {run}")
+                self.write(
+                    f"# {typed(verb) or 'ansible-playbook'}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC, run {run}"
+                )
 
     # -------------------------------------------------------------- what runs
 
@@ -207,8 +244,15 @@ class CallbackModule(Default):
         earlier = len(self.stage.seen.keys() - self.stage.batch)
         only = 1 if self.task is not None and self.task.run_once is True else self.stage.all
         elapsed = now - self.stage.begun
-        line = running_line(self.stage.name, self.task.get_name().strip() if self.task is not None else "", (min(earlier + len(self.done), only), only), elapsed,
-                            left(self.before, self.ended, self.stage.name, elapsed), self.note, shutil.get_terminal_size().columns - 1 if self.live.terminal else WIDTH)
+        line = running_line(
+            self.stage.name,
+            self.task.get_name().strip() if self.task is not None else "",
+            (min(earlier + len(self.done), only), only),
+            elapsed,
+            left(self.before, self.ended, self.stage.name, elapsed),
+            self.note,
+            shutil.get_terminal_size().columns - 1 if self.live.terminal else WIDTH,
+        )
         if self.live.terminal:
             self.live.draw(line)
         elif not self.quiet and not self._display.screen and now - self.spoke >= EVERY:
@@ -231,7 +275,10 @@ class CallbackModule(Default):
         with self.lock:
             self.live.clear()
             if not self.quiet and not self._display.screen:
-                self.show(ended_line(stage.name, stage.seen, seconds, stage.changed, len(stage.failed)), color=COLOR_ERROR if stage.failed else None)
+                self.show(
+                    ended_line(stage.name, stage.seen, seconds, stage.changed, len(stage.failed)),
+                    color=COLOR_ERROR if stage.failed else None,
+                )
 
     def end(self) -> None:
         """Leave a clean terminal, and say what failed where the run was cut off before it could."""
@@ -350,8 +397,16 @@ class CallbackModule(Default):
         self._display.screen = screen
         if self.live.terminal and not self.quiet and not screen:
             sums = [stats.summarize(host) for host in stats.processed]
-            self.show("  ".join(["   ", hosts_of([host for host in stats.processed if host != "localhost"] or ["localhost"]), *(f"{sum(one[what] for one in sums)} {what}" for what in ("ok", "changed")),
-                                 duration(time.monotonic() - self.begun)]))
+            self.show(
+                "  ".join(
+                    [
+                        "   ",
+                        hosts_of([host for host in stats.processed if host != "localhost"] or ["localhost"]),
+                        *(f"{sum(one[what] for one in sums)} {what}" for what in ("ok", "changed")),
+                        duration(time.monotonic() - self.begun),
+                    ]
+                )
+            )
         if self.fatal:
             self.say_failures()
         elif self.state and not any((*stats.failures.values(), *stats.dark.values())):

@@ -4,8 +4,11 @@
 def side(samples, names):
     """{"requests", "failures", "times"} of some hosts, over the samples of every balancer; times in seconds, sorted."""
     found = [sample[name] for sample in samples for name in names if name in sample]
-    return {"requests": sum(one["requests"] for one in found), "failures": sum(one["failures"] for one in found),
-            "times": sorted(time for one in found for time in one["times"])}
+    return {
+        "requests": sum(one["requests"] for one in found),
+        "failures": sum(one["failures"] for one in found),
+        "times": sorted(time for one in found for time in one["times"]),
+    }
 
 
 def rate(one):
@@ -30,7 +33,10 @@ def canary_verdict(samples, canaries, limits, elapsed):
     release. limits: seconds, requests, wait (seconds), errors (a part), slower (a factor), slack (seconds). elapsed: seconds.
     """
     names = {name for sample in samples for name in sample}
-    new, old = side(samples, [n for n in names if n in canaries]), side(samples, [n for n in names if n not in canaries])
+    new, old = (
+        side(samples, [n for n in names if n in canaries]),
+        side(samples, [n for n in names if n not in canaries]),
+    )
     words = f"{' and '.join(canaries)} {told(new)}; the others {told(old)}"
     failing = rate(new) > rate(old) + limits["errors"]
     slow = p95(new) > p95(old) * limits["slower"] + limits["slack"]
@@ -42,7 +48,10 @@ def canary_verdict(samples, canaries, limits, elapsed):
             return {"state": "back", "why": f"it {'fails' if failing else 'is slow'}: {words}"}
         return {"state": "promote", "why": words}
     if elapsed >= limits["wait"]:
-        return {"state": "back", "why": f"too few came in {elapsed:.0f} s to judge it ({limits['requests']} are needed): {words}"}
+        return {
+            "state": "back",
+            "why": f"too few came in {elapsed:.0f} s to judge it ({limits['requests']} are needed): {words}",
+        }
     return {"state": "watch", "why": words}
 
 

@@ -15,7 +15,9 @@ def scram_fits(verifier: str, password: str) -> bool:
     if kind != "SCRAM-SHA-256":
         raise ValueError(f"a verifier of {kind}, not of SCRAM-SHA-256")
     iterations, salt = work.split(":")
-    salted = hashlib.pbkdf2_hmac("sha256", unicodedata.normalize("NFKC", password).encode(), base64.b64decode(salt), int(iterations))
+    salted = hashlib.pbkdf2_hmac(
+        "sha256", unicodedata.normalize("NFKC", password).encode(), base64.b64decode(salt), int(iterations)
+    )
     server_key = hmac.new(salted, b"Server Key", hashlib.sha256).digest()
     return hmac.compare_digest(server_key, base64.b64decode(keys.split(":")[1]))
 

@@ -15,5 +15,8 @@ def tally(entry, hosts):
     """Yield (name, whether it failed, seconds or None) of each attempt that tells something; hosts: {address with port: name}."""
     for address, status, seconds in attempts(entry):
         if address in hosts and not (status in ("", "-") and entry["status"] == "499"):  # there the visitor left
-            yield (hosts[address], not status.isdigit() or int(status) >= 500,
-                   float(seconds) if re.fullmatch(r"[0-9.]+", seconds) else None)
+            yield (
+                hosts[address],
+                not status.isdigit() or int(status) >= 500,
+                float(seconds) if re.fullmatch(r"[0-9.]+", seconds) else None,
+            )

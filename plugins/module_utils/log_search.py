@@ -14,8 +14,11 @@ OWN = "ansible-log_lines"  # what Ansible itself tells syslog about a search, wi
 
 def files(directory, host, since):
     """Paths of a host's files, or of everybody's, that have been written to since."""
-    return [path for path in sorted(pathlib.Path(directory).glob("*.log*"))
-            if fnmatch.fnmatchcase(path.name.partition(".log")[0], host or "*") and path.stat().st_mtime >= since]
+    return [
+        path
+        for path in sorted(pathlib.Path(directory).glob("*.log*"))
+        if fnmatch.fnmatchcase(path.name.partition(".log")[0], host or "*") and path.stat().st_mtime >= since
+    ]
 
 
 def read(path):
@@ -36,7 +39,11 @@ def matching(lines, request, unit, since):
             continue
         text = raw.decode(errors="replace").rstrip("\n")
         found = LINE.match(text)
-        if not found or found["name"] == OWN or (unit and found["name"] != unit and not found["name"].startswith(f"{unit}-")):
+        if (
+            not found
+            or found["name"] == OWN
+            or (unit and found["name"] != unit and not found["name"].startswith(f"{unit}-"))
+        ):
             continue
         try:
             at = datetime.datetime.fromisoformat(found["time"]).timestamp()

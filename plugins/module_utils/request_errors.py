@@ -32,12 +32,17 @@ def traceback(lines, request):
     if begun is None:
         return []
     ended = next((number for number in range(begun + 1, len(found)) if not found[number].startswith(" ")), len(found))
-    return found[begun:ended + 1][-MOST:]
+    return found[begun : ended + 1][-MOST:]
 
 
 def result(requests, since):
     """{request: lines of its last traceback} of those that have one, as the module request_errors returns it."""
-    lines = subprocess.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--identifier=apache2", f"--since=-{since:.0f}s"],
-                           capture_output=True, text=True, errors="replace", check=True).stdout.splitlines()
+    lines = subprocess.run(
+        ["journalctl", "--quiet", "--no-pager", "--output=cat", "--identifier=apache2", f"--since=-{since:.0f}s"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=True,
+    ).stdout.splitlines()
     found = {request: traceback(lines, request) for request in requests}
     return {"tracebacks": {request: trace for request, trace in found.items() if trace}}

@@ -85,7 +85,14 @@ class Files:
             os.mkdir(path)
         if self.attributes(path, self.module.params["directory_mode"]) or made:
             self.changed.append(path)
-            self.diff.append({"before_header": path, "after_header": path, "before": {"state": "absent" if made else "directory"}, "after": {"state": "directory"}})
+            self.diff.append(
+                {
+                    "before_header": path,
+                    "after_header": path,
+                    "before": {"state": "absent" if made else "directory"},
+                    "after": {"state": "directory"},
+                }
+            )
 
     def file(self, path, text):
         """Write a file where it is different."""
@@ -96,7 +103,14 @@ class Files:
             with open(path, "rb") as file:
                 before = file.read()
         if before != content:
-            self.diff.append({"before_header": path, "after_header": path, "before": to_text(before or b"", errors="replace"), "after": text})
+            self.diff.append(
+                {
+                    "before_header": path,
+                    "after_header": path,
+                    "before": to_text(before or b"", errors="replace"),
+                    "after": text,
+                }
+            )
             if not self.module.check_mode:
                 self.write(path, content)
         if self.attributes(path, self.module.params["mode"]) or before != content:
@@ -115,10 +129,19 @@ class Files:
 
 def main():
     """Execute the module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "directories": {"type": "list", "elements": "str", "default": []}, "directory_mode": {"type": "str", "default": "0755"},
-        "templates": {"type": "dict"}, "copies": {"type": "dict"}, "contents": {"type": "dict", "default": {}},
-        "owner": {"type": "str"}, "group": {"type": "str"}, "mode": {"type": "str"}})
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "directories": {"type": "list", "elements": "str", "default": []},
+            "directory_mode": {"type": "str", "default": "0755"},
+            "templates": {"type": "dict"},
+            "copies": {"type": "dict"},
+            "contents": {"type": "dict", "default": {}},
+            "owner": {"type": "str"},
+            "group": {"type": "str"},
+            "mode": {"type": "str"},
+        },
+    )
     files = Files(module)
     for path in module.params["directories"]:
         files.directory(path)

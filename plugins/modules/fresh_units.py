@@ -65,15 +65,27 @@ def needed(state, unit):
 
 def main():
     """Run as an Ansible module."""
-    unit = {"name": {"required": True}, "files": {"type": "list", "elements": "path", "required": True},
-            "action": {"choices": ["reload", "restart"], "required": True}}
+    unit = {
+        "name": {"required": True},
+        "files": {"type": "list", "elements": "path", "required": True},
+        "action": {"choices": ["reload", "restart"], "required": True},
+    }
     module = AnsibleModule(
-        argument_spec={"units": {"type": "list", "elements": "dict", "required": True, "options": unit},
-                       "wait": {"type": "bool", "default": True}},
-        supports_check_mode=True)
+        argument_spec={
+            "units": {"type": "list", "elements": "dict", "required": True, "options": unit},
+            "wait": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
     units, wait = module.params["units"], module.params["wait"]
-    command = ["systemctl", "show", "--timestamp=us+utc", "--property",
-               "LoadState,ActiveState,StateChangeTimestamp,NeedDaemonReload,ConditionResult,ConditionTimestamp", *(u["name"] for u in units)]
+    command = [
+        "systemctl",
+        "show",
+        "--timestamp=us+utc",
+        "--property",
+        "LoadState,ActiveState,StateChangeTimestamp,NeedDaemonReload,ConditionResult,ConditionTimestamp",
+        *(u["name"] for u in units),
+    ]
     _rc, out, _err = module.run_command(command, check_rc=True)
     states = [parse(block) for block in out.strip().split("\n\n")]
     if not module.check_mode and any(state["NeedDaemonReload"] == "yes" for state in states):

@@ -53,7 +53,11 @@ def disk(path):
 
 def networks(links):
     """{interface: its IPv4 addresses, each with the length of its prefix}, of what ip tells of links; of one without an address it tells {}."""
-    found = {link["ifname"]: [f"{address['local']}/{address['prefixlen']}" for address in link.get("addr_info", [])] for link in links if link}
+    found = {
+        link["ifname"]: [f"{address['local']}/{address['prefixlen']}" for address in link.get("addr_info", [])]
+        for link in links
+        if link
+    }
     return {name: [] for _number, name in socket.if_nameindex()} | found
 
 
@@ -65,19 +69,26 @@ def main():
     kept = pathlib.Path("/etc/hostname")
     left = pathlib.Path("/usr/sbin/policy-rc.d")
     policy = left.read_bytes() if left.is_file() else None
-    module.exit_json(changed=False, ansible_facts={
-        "memtotal_mb": steady(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20),
-        "processor_vcpus": os.cpu_count(),
-        "disk_mb": disk(pathlib.Path("/var/lib/postgresql")),
-        "interfaces": {address["local"]: link["ifname"] for link in links for address in link.get("addr_info", [])},
-        "networks": networks(links),
-        "ipv6": os.path.exists("/proc/net/if_inet6"),
-        "policy_left": policy == b"#!/bin/sh\nexit 101\n",
-        "configured_daemons": [path.name.removesuffix(".service.d") for path in pathlib.Path("/etc/systemd/system").glob("*.service.d")],
-        "hostnames": sorted({socket.gethostname(), kept.read_text(encoding="utf-8").strip() if kept.is_file() else ""}),
-        "has": [name for name, path in HAS.items() if os.path.exists(path)],
-        "image_holds": os.path.exists("/etc/systemd/system-generators/image-hold"),
-    })
+    module.exit_json(
+        changed=False,
+        ansible_facts={
+            "memtotal_mb": steady(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20),
+            "processor_vcpus": os.cpu_count(),
+            "disk_mb": disk(pathlib.Path("/var/lib/postgresql")),
+            "interfaces": {address["local"]: link["ifname"] for link in links for address in link.get("addr_info", [])},
+            "networks": networks(links),
+            "ipv6": os.path.exists("/proc/net/if_inet6"),
+            "policy_left": policy == b"#!/bin/sh\nexit 101\n",
+            "configured_daemons": [
+                path.name.removesuffix(".service.d") for path in pathlib.Path("/etc/systemd/system").glob("*.service.d")
+            ],
+            "hostnames": sorted(
+                {socket.gethostname(), kept.read_text(encoding="utf-8").strip() if kept.is_file() else ""}
+            ),
+            "has": [name for name, path in HAS.items() if os.path.exists(path)],
+            "image_holds": os.path.exists("/etc/systemd/system-generators/image-hold"),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -41,32 +41,82 @@ PLACES = ["/etc", "/usr/local", "/opt", "/usr/lib/systemd/system", "/var/spool/c
 TEXT_BYTES = 1 << 16  # a larger file is compared, but not shown
 MARK = "Managed by Ansible"
 ANSWER_S = 5  # seconds anybody has to answer
-SLOW_S = 60   # seconds for what reads a lot
+SLOW_S = 60  # seconds for what reads a lot
 
 LEFT_OUT = [
     # Told as users and groups, as units and as kernel settings.
-    "/etc/passwd*", "/etc/group*", "/etc/shadow*", "/etc/gshadow*", "/etc/subuid*", "/etc/subgid*",
-    "/etc/systemd/system/*.wants/*", "/etc/systemd/system/*.requires/*", "/etc/rc?.d/*",
+    "/etc/passwd*",
+    "/etc/group*",
+    "/etc/shadow*",
+    "/etc/gshadow*",
+    "/etc/subuid*",
+    "/etc/subgid*",
+    "/etc/systemd/system/*.wants/*",
+    "/etc/systemd/system/*.requires/*",
+    "/etc/rc?.d/*",
     # A host's own.
-    "/etc/machine-id", "/etc/ssh/ssh_host_*", "/etc/ssl/private/ssl-cert-snakeoil.key", "/etc/ssl/certs/ssl-cert-snakeoil.pem",
+    "/etc/machine-id",
+    "/etc/ssh/ssh_host_*",
+    "/etc/ssl/private/ssl-cert-snakeoil.key",
+    "/etc/ssl/certs/ssl-cert-snakeoil.pem",
     # Written by programs from what is compared.
-    "/etc/ld.so.cache", "/etc/mtab", "/etc/.pwd.lock", "/etc/.updated", "/etc/ssl/certs/*", "/etc/adjtime", "/etc/udev/hwdb.bin",
-    "*/__pycache__/*", "*.pyc",
+    "/etc/ld.so.cache",
+    "/etc/mtab",
+    "/etc/.pwd.lock",
+    "/etc/.updated",
+    "/etc/ssl/certs/*",
+    "/etc/adjtime",
+    "/etc/udev/hwdb.bin",
+    "*/__pycache__/*",
+    "*.pyc",
 ]
 VOLATILE = [  # kernel settings that are none: counters, random numbers, one for each neighbour
-    "kernel.random.*", "kernel.ns_last_pid", "kernel.pty.nr", "kernel.tainted", "kernel.hostname", "fs.dentry-state", "fs.inode-*", "fs.file-nr",
-    "fs.aio-nr", "fs.quota.*", "fs.binfmt_misc.*", "net.ipv?.neigh.*", "net.netfilter.nf_conntrack_count", "net.ipv4.tcp_fastopen_key",
-    "net.ipv6.conf.*.stable_secret", "dev.cdrom.*", "kernel.sched_domain.*", "kernel.usermodehelper.*", "kernel.firmware_config.*",
-    "kernel.perf_event_max_sample_rate", "vm.stat_refresh", "vm.drop_caches", "vm.compact_memory",
+    "kernel.random.*",
+    "kernel.ns_last_pid",
+    "kernel.pty.nr",
+    "kernel.tainted",
+    "kernel.hostname",
+    "fs.dentry-state",
+    "fs.inode-*",
+    "fs.file-nr",
+    "fs.aio-nr",
+    "fs.quota.*",
+    "fs.binfmt_misc.*",
+    "net.ipv?.neigh.*",
+    "net.netfilter.nf_conntrack_count",
+    "net.ipv4.tcp_fastopen_key",
+    "net.ipv6.conf.*.stable_secret",
+    "dev.cdrom.*",
+    "kernel.sched_domain.*",
+    "kernel.usermodehelper.*",
+    "kernel.firmware_config.*",
+    "kernel.perf_event_max_sample_rate",
+    "vm.stat_refresh",
+    "vm.drop_caches",
+    "vm.compact_memory",
 ]
-PASSING = ["user@*", "user-runtime-dir@*", "sshd@*", "ssh@*", "run-*", "session-*"]  # units that come and go with who logs in
+PASSING = [
+    "user@*",
+    "user-runtime-dir@*",
+    "sshd@*",
+    "ssh@*",
+    "run-*",
+    "session-*",
+]  # units that come and go with who logs in
 
 
 def output(*command, within=ANSWER_S, **environment):
     """What a command prints; empty where there is no such command. Raises subprocess.SubprocessError where it fails or takes too long."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=within, errors="replace",
-                              env={**os.environ, "LC_ALL": "C.UTF-8", **environment}).stdout
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=within,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C.UTF-8", **environment},
+        ).stdout
     except FileNotFoundError:
         return ""
 
@@ -172,16 +222,35 @@ def units(listing, shown):
     found = {}
     for line in listing.splitlines():
         name, state = line.split()[:2]
-        if state != "transient" and not any_of(name, PASSING) and name.rpartition(".")[2] in ("service", "socket", "timer", "path"):
+        if (
+            state != "transient"
+            and not any_of(name, PASSING)
+            and name.rpartition(".")[2] in ("service", "socket", "timer", "path")
+        ):
             found[name] = state
     for unit in blocks(shown):
         name = unit.get("Id", "")
-        if any_of(name, PASSING) or unit.get("LoadState") in ("not-found", None) or unit.get("UnitFileState") == "transient":
+        if (
+            any_of(name, PASSING)
+            or unit.get("LoadState") in ("not-found", None)
+            or unit.get("UnitFileState") == "transient"
+        ):
             continue
         # Started by a timer, by a socket, or by a question over D-Bus.
-        asked_for = unit.get("Type") == "oneshot" or unit.get("TriggeredBy") or unit.get("BusName") and unit.get("UnitFileState") == "static"
+        asked_for = (
+            unit.get("Type") == "oneshot"
+            or unit.get("TriggeredBy")
+            or unit.get("BusName")
+            and unit.get("UnitFileState") == "static"
+        )
         state = unit.get("ActiveState")
-        said = ", failed" if state == "failed" else ", running" if state in ("active", "reloading") and not asked_for else ""
+        said = (
+            ", failed"
+            if state == "failed"
+            else ", running"
+            if state in ("active", "reloading") and not asked_for
+            else ""
+        )
         if said or name in found:
             found[name] = (found.get(name) or unit.get("UnitFileState") or "no file") + said
     return found
@@ -191,7 +260,11 @@ def timers(shown):
     """{timer: when}."""
     found = {}
     for unit in blocks(shown):
-        words = [re.sub(r" ; next_elapse=[^}]*", " ", value).strip("{ }") for name, value in sorted(unit.items()) if name != "Id" and value not in ("", "0")]
+        words = [
+            re.sub(r" ; next_elapse=[^}]*", " ", value).strip("{ }")
+            for name, value in sorted(unit.items())
+            if name != "Id" and value not in ("", "0")
+        ]
         found[unit["Id"]] = "; ".join(words)
     return found
 
@@ -220,7 +293,11 @@ def access(shown, ruleset):
         for name in ("IPAddressAllow", "IPAddressDeny"):
             if unit.get(name):
                 found[f"{unit['Id']} {name}"] = " ".join(sorted(set(unit[name].split())))
-    rules = [re.sub(r"counter packets \d+ bytes \d+ ?", "", line) for line in ruleset.splitlines() if "127.0.0.11" not in line]
+    rules = [
+        re.sub(r"counter packets \d+ bytes \d+ ?", "", line)
+        for line in ruleset.splitlines()
+        if "127.0.0.11" not in line
+    ]
     if any(line.strip() for line in rules):
         found["packet filter"] = "\n".join(rules)
     return found
@@ -236,8 +313,15 @@ def users(passwd, group, shadow):
         word = locked.get(name, "")
         secret = "no password needed" if word == "" else "no password" if word[0] in "!*" else "has a password"
         among = sorted(one for one, who in members.items() if name in who.split(","))
-        found[name] = "; ".join([*([f"number {number}"] if int(number) in (0, *range(1000, 60000)) else []), home, shell, secret,
-                                 *(["also in " + " ".join(among)] if among else [])])
+        found[name] = "; ".join(
+            [
+                *([f"number {number}"] if int(number) in (0, *range(1000, 60000)) else []),
+                home,
+                shell,
+                secret,
+                *(["also in " + " ".join(among)] if among else []),
+            ]
+        )
     return found, {name: ",".join(sorted(who.split(","))) for name, who in members.items()}
 
 
@@ -273,7 +357,9 @@ def release(site_root):
         except OSError:
             now = None
         if now != known:
-            wrong.append(f"{name} of release {place.name} is {'missing' if now is None else 'not what was built'}: make deploy builds and brings a new one")
+            wrong.append(
+                f"{name} of release {place.name} is {'missing' if now is None else 'not what was built'}: make deploy builds and brings a new one"
+            )
     return {"current": place.name, "manifest": hashlib.sha256(manifest).hexdigest()}, wrong
 
 
@@ -343,16 +429,37 @@ select coalesce(json_object_agg(name, value), '{}') from (
 
 def sql(port, database, query):
     """What a query comes to, as JSON, in a session that cannot write, of a role that is no superuser and finds no function of the site."""
-    return json.loads(output("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", "/var/run/postgresql", "-p", str(port), "-U", "monitor",
-                             "-d", database, "-c", query, within=SLOW_S,
-                             PGOPTIONS=f"-c search_path=pg_catalog -c default_transaction_read_only=on -c statement_timeout={SLOW_S}s"))
+    return json.loads(
+        output(
+            "psql",
+            "-XqAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            "/var/run/postgresql",
+            "-p",
+            str(port),
+            "-U",
+            "monitor",
+            "-d",
+            database,
+            "-c",
+            query,
+            within=SLOW_S,
+            PGOPTIONS=f"-c search_path=pg_catalog -c default_transaction_read_only=on -c statement_timeout={SLOW_S}s",
+        )
+    )
 
 
 def flat(value, name=""):
     """{"a.b": value} of nested dicts."""
     if not isinstance(value, dict):
         return {name: json.dumps(value)}
-    return {key: one for part, content in value.items() for key, one in flat(content, f"{name}.{part}" if name else part).items()}
+    return {
+        key: one
+        for part, content in value.items()
+        for key, one in flat(content, f"{name}.{part}" if name else part).items()
+    }
 
 
 def pool_status(said):
@@ -369,24 +476,56 @@ class Portrait:
     def system(self):
         """What every host has."""
         place = f"{self.facts['site_root']}/tier"
-        self.found["package"] = packages(output("dpkg-query", "-W", "-f", r"${db:Status-Abbrev}\t${binary:Package}\t${Version}\n", within=SLOW_S))
+        self.found["package"] = packages(
+            output("dpkg-query", "-W", "-f", r"${db:Status-Abbrev}\t${binary:Package}\t${Version}\n", within=SLOW_S)
+        )
         homes = [f"{entry.pw_dir}/.ssh" for entry in pwd.getpwall() if 1000 <= entry.pw_uid < 60000]
         self.found["file"] = files([*PLACES, *homes, place])
-        self.found["user"], self.found["group"] = users(*(pathlib.Path("/etc", name).read_text(encoding="utf-8") for name in ("passwd", "group", "shadow")))
+        self.found["user"], self.found["group"] = users(
+            *(pathlib.Path("/etc", name).read_text(encoding="utf-8") for name in ("passwd", "group", "shadow"))
+        )
         self.found["kernel"] = kernel()
 
     def services(self):
         """What runs, when, and who may reach it."""
         listed = output("systemctl", "list-unit-files", "--plain", "--no-legend", within=SLOW_S)
-        self.found["unit"] = units(listed, output("systemctl", "show", "--all", "-p", "Id,Type,BusName,LoadState,ActiveState,UnitFileState,TriggeredBy",
-                                                  "*.service", "*.socket", "*.timer", "*.path", within=SLOW_S))
-        self.found["timer"] = timers(output("systemctl", "show", "--all", "-p", "Id,TimersCalendar,TimersMonotonic,RandomizedDelayUSec", "*.timer",
-                                            within=SLOW_S))
+        self.found["unit"] = units(
+            listed,
+            output(
+                "systemctl",
+                "show",
+                "--all",
+                "-p",
+                "Id,Type,BusName,LoadState,ActiveState,UnitFileState,TriggeredBy",
+                "*.service",
+                "*.socket",
+                "*.timer",
+                "*.path",
+                within=SLOW_S,
+            ),
+        )
+        self.found["timer"] = timers(
+            output(
+                "systemctl",
+                "show",
+                "--all",
+                "-p",
+                "Id,TimersCalendar,TimersMonotonic,RandomizedDelayUSec",
+                "*.timer",
+                within=SLOW_S,
+            )
+        )
         self.found["port"] = ports(output("ss", "-Hltunp", within=SLOW_S))
         # By name: a pattern finds only units that systemd has in memory, and one that a timer starts is there now and then.
-        services = [name for name in (line.split()[0] for line in listed.splitlines()) if name.endswith(".service") and "@." not in name]
-        self.found["access"] = access(output("systemctl", "show", "-p", "Id,IPAddressAllow,IPAddressDeny", *services, within=SLOW_S),
-                                      output("nft", "list", "ruleset", within=SLOW_S))
+        services = [
+            name
+            for name in (line.split()[0] for line in listed.splitlines())
+            if name.endswith(".service") and "@." not in name
+        ]
+        self.found["access"] = access(
+            output("systemctl", "show", "-p", "Id,IPAddressAllow,IPAddressDeny", *services, within=SLOW_S),
+            output("nft", "list", "ruleset", within=SLOW_S),
+        )
 
     def app(self):
         """An app host: its release, what that declares of the database, and its pool of connections."""
@@ -395,21 +534,38 @@ class Portrait:
         if self.found["release"]["current"] != "none":
             said = output("/usr/local/bin/manage", "shell", "-v", "0", "-c", DECLARED, within=SLOW_S)
             [declared] = [line.removeprefix("portrait:") for line in said.splitlines() if line.startswith("portrait:")]
-            self.faults += [f"{sentence} in the database: release {self.found['release']['current']} declares it" for sentence in json.loads(declared)]
-        status = pool_status(output("pcp_pool_status", "-h", "127.0.0.1", "-U", "follow", "-w", PCPPASSFILE="/etc/pgpool2/pcppass"))
-        self.found["pool"] = {f"pgpool {name}": status[name] for name in ("num_init_children", "max_pool", "child_life_time", "load_balance_mode")
-                              if name in status}
+            self.faults += [
+                f"{sentence} in the database: release {self.found['release']['current']} declares it"
+                for sentence in json.loads(declared)
+            ]
+        status = pool_status(
+            output("pcp_pool_status", "-h", "127.0.0.1", "-U", "follow", "-w", PCPPASSFILE="/etc/pgpool2/pcppass")
+        )
+        self.found["pool"] = {
+            f"pgpool {name}": status[name]
+            for name in ("num_init_children", "max_pool", "child_life_time", "load_balance_mode")
+            if name in status
+        }
 
     def cache(self):
         """A cache host: the shape of its memcached."""
-        with socket.create_connection((self.facts["address"], self.facts["cache_port"]), timeout=ANSWER_S) as connection:
+        with socket.create_connection(
+            (self.facts["address"], self.facts["cache_port"]), timeout=ANSWER_S
+        ) as connection:
             connection.sendall(b"stats settings\r\n")
             said = b""
             while not said.endswith(b"END\r\n") and (more := connection.recv(65536)):
                 said += more
-        settings = dict(line.split(" ", 2)[1:] for line in said.decode().splitlines() if line.startswith("STAT ") and line.count(" ") >= 2)
-        self.found["pool"] = {f"memcached {name}": settings[name] for name in ("maxbytes", "maxconns", "item_size_max", "num_threads", "evictions")
-                              if name in settings}
+        settings = dict(
+            line.split(" ", 2)[1:]
+            for line in said.decode().splitlines()
+            if line.startswith("STAT ") and line.count(" ") >= 2
+        )
+        self.found["pool"] = {
+            f"memcached {name}": settings[name]
+            for name in ("maxbytes", "maxconns", "item_size_max", "num_threads", "evictions")
+            if name in settings
+        }
 
     def db(self):
         """A database: its settings, its roles, and the schema of every database of it."""
@@ -417,20 +573,27 @@ class Portrait:
         self.found["setting"] = sql(port, "postgres", SETTINGS)
         cluster = sql(port, "postgres", CLUSTER)
         self.found["role"], self.found["database"] = cluster["roles"], cluster["databases"]
-        self.found["schema"] = {f"{name}: {what}": value for name in cluster["databases"] for what, value in sql(port, name, SCHEMA).items()}
+        self.found["schema"] = {
+            f"{name}: {what}": value for name in cluster["databases"] for what, value in sql(port, name, SCHEMA).items()
+        }
         connection = http.client.HTTPConnection(self.facts["address"], self.facts["patroni_port"], timeout=ANSWER_S)
         connection.request("GET", "/config")
-        self.found["pool"] = {f"patroni {name}": value for name, value in flat(json.loads(connection.getresponse().read())).items()}
+        self.found["pool"] = {
+            f"patroni {name}": value for name, value in flat(json.loads(connection.getresponse().read())).items()
+        }
         connection.close()
 
 
 def main():
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "tiers": {"type": "list", "elements": "str", "required": True},
-        "facts": {"type": "dict", "required": True},
-        "known": {"type": "dict", "required": True, "no_log": False},
-    })
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "tiers": {"type": "list", "elements": "str", "required": True},
+            "facts": {"type": "dict", "required": True},
+            "known": {"type": "dict", "required": True, "no_log": False},
+        },
+    )
     given = module.params
     host = Portrait(given["tiers"], given["facts"])
     for part in ("system", "services", *(tier for tier in given["tiers"] if hasattr(Portrait, tier))):

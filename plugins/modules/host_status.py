@@ -40,12 +40,15 @@ asked: {type: dict, returned: always, description: "Groups and facts, as they we
 
 def main():
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "name": {"type": "str", "required": True},
-        "groups": {"type": "dict", "required": True},
-        "addresses": {"type": "dict", "required": True},
-        "facts": {"type": "dict", "required": True},
-    })
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "groups": {"type": "dict", "required": True},
+            "addresses": {"type": "dict", "required": True},
+            "facts": {"type": "dict", "required": True},
+        },
+    )
     module.exit_json(changed=False, **look(**module.params))
 
 

@@ -28,7 +28,14 @@ AT_ONCE = 20  # logins
 
 def knock(words):
     """Log in and out again; what ssh ended with and said."""
-    done = subprocess.run([*shlex.split(words), "true"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [*shlex.split(words), "true"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     return {"rc": done.returncode, "stderr": done.stderr.strip()}
 
 

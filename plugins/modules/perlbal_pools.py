@@ -31,8 +31,13 @@ def nodes(port, pool):
 def needed(wanted, found):
     """Commands that make pools found into pools wanted, both as {pool: [address:port]}; additions come first."""
     verbs = [("add", wanted, found), ("remove", found, wanted)]
-    return [f"pool {pool} {verb} {node}" for verb, these, those in verbs for pool in wanted
-            for node in these[pool] if node not in those[pool]]
+    return [
+        f"pool {pool} {verb} {node}"
+        for verb, these, those in verbs
+        for pool in wanted
+        for node in these[pool]
+        if node not in those[pool]
+    ]
 
 
 def busy(port, pools):
@@ -43,11 +48,14 @@ def busy(port, pools):
 
 def main():
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "port": {"type": "int", "required": True},
-        "pools": {"type": "dict", "required": True},
-        "wait_s": {"type": "int", "default": 0},
-    })
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "port": {"type": "int", "required": True},
+            "pools": {"type": "dict", "required": True},
+            "wait_s": {"type": "int", "default": 0},
+        },
+    )
     port, pools, wait_s = (module.params[name] for name in ("port", "pools", "wait_s"))
     try:
         commands = needed(pools, {pool: nodes(port, pool) for pool in pools})
@@ -57,7 +65,9 @@ def main():
         deadline = time.monotonic() + wait_s
         while wait_s and (left := busy(port, pools)):
             if time.monotonic() > deadline:
-                module.fail_json(msg=f"{', '.join(left)} still works on requests after {wait_s} s. Nobody sends it new ones; the same can be run again.")
+                module.fail_json(
+                    msg=f"{', '.join(left)} still works on requests after {wait_s} s. Nobody sends it new ones; the same can be run again."
+                )
             time.sleep(0.1)  # between two looks at a condition with a deadline
     except (OSError, ValueError) as error:
         module.fail_json(msg=f"Perlbal's console on 127.0.0.1:{port}: {error}. On this host: systemctl status perlbal")

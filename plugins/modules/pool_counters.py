@@ -83,8 +83,14 @@ def under_way(table):
 
 def nginx_pools(config):
     """{pool: addresses with ports that get new requests}, from the text of nginx.conf."""
-    return {name: {node for node, options in re.findall(r"^\s*server (\S+?)((?: [^;]*)?);", body, re.M) if " down" not in options}
-            for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)}
+    return {
+        name: {
+            node
+            for node, options in re.findall(r"^\s*server (\S+?)((?: [^;]*)?);", body, re.M)
+            if " down" not in options
+        }
+        for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)
+    }
 
 
 def perlbal_nodes(lines):
@@ -103,7 +109,9 @@ def counted(seen, pools, used, table):
     seen: entries of the log; pools: {pool: {address:port: name}}; used: {pool: nodes that get new requests}; table: text of /proc/net/tcp.
     """
     busy = under_way(table)
-    nodes = {node: node for pool in used.values() for node in pool} | {node: node for pool in pools.values() for node in pool}
+    nodes = {node: node for pool in used.values() for node in pool} | {
+        node: node for pool in pools.values() for node in pool
+    }
     found = {node: {"requests": 0, "failed": 0, "mean": None, "slowest": None} for node in nodes}
     answers = dict.fromkeys(nodes, 0)
     for entry in seen:
@@ -115,34 +123,61 @@ def counted(seen, pools, used, table):
                 answers[node] += 1
                 one["mean"] = (one["mean"] or 0) + (seconds - (one["mean"] or 0)) / answers[node]
                 one["slowest"] = max(seconds, one["slowest"] or 0)
-    return [{"pool": pool, "node": node, "name": names.get(node, node), "used": node in used.get(pool, ()), "open": busy.get(node, 0), **found[node]}
-            for pool, names in pools.items() for node in [*names, *sorted(set(used.get(pool, ())) - set(names))]]
+    return [
+        {
+            "pool": pool,
+            "node": node,
+            "name": names.get(node, node),
+            "used": node in used.get(pool, ()),
+            "open": busy.get(node, 0),
+            **found[node],
+        }
+        for pool, names in pools.items()
+        for node in [*names, *sorted(set(used.get(pool, ())) - set(names))]
+    ]
 
 
 def main():
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "engine": {"type": "str", "required": True},
-        "log": {"type": "path", "required": True},
-        "minutes": {"type": "float", "required": True},
-        "console_port": {"type": "int", "required": True},
-        "vip": {"type": "str", "required": True},
-        "pools": {"type": "dict", "required": True},
-    })
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "engine": {"type": "str", "required": True},
+            "log": {"type": "path", "required": True},
+            "minutes": {"type": "float", "required": True},
+            "console_port": {"type": "int", "required": True},
+            "vip": {"type": "str", "required": True},
+            "pools": {"type": "dict", "required": True},
+        },
+    )
     given = module.params
-    said = {"holds": bool(subprocess.run(["ip", "-oneline", "address", "show", "to", given["vip"]], capture_output=True, check=True).stdout.strip())}
+    said = {
+        "holds": bool(
+            subprocess.run(
+                ["ip", "-oneline", "address", "show", "to", given["vip"]], capture_output=True, check=True
+            ).stdout.strip()
+        )
+    }
     names = list(given["pools"])
     try:
         if given["engine"] == "perlbal":
-            *lines, nodes, uptime = console(given["console_port"], *(f"show pool {name}" for name in names), "nodes", "uptime", within=2.0)
+            *lines, nodes, uptime = console(
+                given["console_port"], *(f"show pool {name}" for name in names), "nodes", "uptime", within=2.0
+            )
             used = {name: {line.split()[0] for line in pool} for name, pool in zip(names, lines)}
             said["began"] = float(dict(line.split() for line in uptime)["starttime"])
         else:
             used = nginx_pools(pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8"))
-        hosts = counted(entries(given["log"], time.time() - 60 * given["minutes"]), given["pools"], used,
-                        pathlib.Path("/proc/net/tcp").read_text(encoding="ascii"))
+        hosts = counted(
+            entries(given["log"], time.time() - 60 * given["minutes"]),
+            given["pools"],
+            used,
+            pathlib.Path("/proc/net/tcp").read_text(encoding="ascii"),
+        )
     except (OSError, ValueError) as error:
-        module.fail_json(msg=f"{given['engine']} does not tell: {error}. On this host: systemctl status {given['engine']}")
+        module.fail_json(
+            msg=f"{given['engine']} does not tell: {error}. On this host: systemctl status {given['engine']}"
+        )
     if given["engine"] == "perlbal":
         totals = perlbal_nodes(nodes)
         for host in hosts:

@@ -27,10 +27,16 @@ EXAMPLE_NETWORKS = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.10
 
 # What one host cannot be at once, and why.
 LOST = "what destroys one takes the other along"
-APART = {"monitor": {"lb": "both want the ports of the web"}, "backup": {"db": LOST, "media": LOST, "app": "both want the same ports"}}
+APART = {
+    "monitor": {"lb": "both want the ports of the web"},
+    "backup": {"db": LOST, "media": LOST, "app": "both want the same ports"},
+}
 
 # What YAML takes a word for that is not in quotes, by its tag: 1.10 is the number 1.1, no is false, 2026-11-30 a day.
-READ_AS = {f"tag:yaml.org,2002:{kind}": said for kind, said in (("float", "number"), ("int", "number"), ("bool", "truth value"), ("timestamp", "date"))}
+READ_AS = {
+    f"tag:yaml.org,2002:{kind}": said
+    for kind, said in (("float", "number"), ("int", "number"), ("bool", "truth value"), ("timestamp", "date"))
+}
 
 # Set by Ansible's users rather than read by a role.
 CONNECTION = re.compile(r"^(ansible_\w+|mitogen_\w+|private_address|host_share)$")
@@ -93,8 +99,10 @@ def check_inventory(path, env, required, values, may_be_empty=()):
     for host, variables in reached.items():
         line, text = variables.get("private_address") or variables.get("ansible_host") or (0, "{{")
         if "{{" not in text and not is_ipv4(text):
-            yield (f"{name}:{line}: other hosts reach {host} at '{text}'. The lists of who may come in, and the virtual IP, take IPv4 addresses: "
-                   "put one there, as private_address where ansible_host is to stay")
+            yield (
+                f"{name}:{line}: other hosts reach {host} at '{text}'. The lists of who may come in, and the virtual IP, take IPv4 addresses: "
+                "put one there, as private_address where ansible_host is to stay"
+            )
     for _group, _line, hosts in groups:
         for host, (line, _variables) in hosts.items():
             if host not in placed:
@@ -107,15 +115,23 @@ def check_inventory(path, env, required, values, may_be_empty=()):
     for group in required:
         if not members.get(group) and not (group in may_be_empty and group in members):
             yield f"{name}:1: the group '{group}' has no hosts" + (
-                f"; where there are to be none, write {group}: {{hosts: {{}}}}" if group in may_be_empty else "")
+                f"; where there are to be none, write {group}: {{hosts: {{}}}}" if group in may_be_empty else ""
+            )
     if len(members.get("quorum", ())) % 2 == 0 and members.get("quorum"):
         yield f"{name}:1: 'quorum' has {len(members['quorum'])} hosts: an even number survives no more than one fewer would"
     for group, _line, hosts in groups:
         for host, (line, _variables) in hosts.items():
             # A vote that is the only one freezes with the primary: nobody else can have become it meanwhile.
-            if group == "quorum" and host in members.get("db", ()) and len(members["db"]) > 1 and len(members["quorum"]) > 1:
-                yield (f"{name}:{line}: {host} is a database and in 'quorum' too. A primary that freezes and thaws together with "
-                       "the leader of etcd may take its lock back, and lose what another primary acknowledged: choose a host that is none")
+            if (
+                group == "quorum"
+                and host in members.get("db", ())
+                and len(members["db"]) > 1
+                and len(members["quorum"]) > 1
+            ):
+                yield (
+                    f"{name}:{line}: {host} is a database and in 'quorum' too. A primary that freezes and thaws together with "
+                    "the leader of etcd may take its lock back, and lose what another primary acknowledged: choose a host that is none"
+                )
             for other, why in APART.get(group, {}).items():
                 if host in members.get(other, ()):
                     yield f"{name}:{line}: {host} is in '{group}' and in '{other}' too: {why}"
@@ -163,7 +179,7 @@ def declared(root):
 def by_group(name, groups, texts):
     """Whether a name is <group>_<what> and some file looks <what> up for whichever groups a host is in."""
     for group in groups:
-        if name.startswith(f"{group}_") and any(f"'{name[len(group):]}'" in text for text in texts):
+        if name.startswith(f"{group}_") and any(f"'{name[len(group) :]}'" in text for text in texts):
             return True
     return False
 
@@ -179,8 +195,12 @@ def words_read(text):
 
 def check_variables(root, inventory, groups):
     """Yield a complaint for each variable that is set and that nothing reads."""
-    sources = [p for d in ("group_vars", "roles", "playbooks", "plugins", "controller", "containers") for p in sorted((root / d).rglob("*"))
-               if p.suffix in (".yml", ".j2", ".py") and p.is_file()]
+    sources = [
+        p
+        for d in ("group_vars", "roles", "playbooks", "plugins", "controller", "containers")
+        for p in sorted((root / d).rglob("*"))
+        if p.suffix in (".yml", ".j2", ".py") and p.is_file()
+    ]
     texts = {path: path.read_text() for path in sources}
     read = set().union(*map(words_read, texts.values()))
     names = declared(root)
@@ -192,7 +212,9 @@ def check_variables(root, inventory, groups):
                 yield f"{path.relative_to(root)}:{line}: {name} is a text, and YAML reads {value.value} as a {READ_AS[value.tag]}: put it in quotes"
     for _group, _line, hosts in inventory_groups(compose(inventory)):
         for _host_line, variables in hosts.values():
-            found += [(pathlib.Path("inventories", inventory.name), name, line) for name, (line, _v) in variables.items()]
+            found += [
+                (pathlib.Path("inventories", inventory.name), name, line) for name, (line, _v) in variables.items()
+            ]
     for path, name, line in found:
         if name in names or CONNECTION.match(name) or by_group(name, groups, texts.values()):
             continue
@@ -210,8 +232,10 @@ def check(root, inventory, required, values, may_be_empty=()):
     """
     complaints = list(check_inventory(inventory, values["env_name"], required, values, may_be_empty))
     if values["env_name"] != inventory.stem:
-        complaints.append(f"group_vars/{values['env_name']}/main.yml: env_name is '{values['env_name']}', "
-                          f"the inventory is {inventory.name}")
+        complaints.append(
+            f"group_vars/{values['env_name']}/main.yml: env_name is '{values['env_name']}', "
+            f"the inventory is {inventory.name}"
+        )
     return complaints + list(check_variables(root, inventory, required))
 
 
@@ -228,7 +252,9 @@ def main():
         supports_check_mode=True,
     )
     p = module.params
-    complaints = check(pathlib.Path(p["root"]), pathlib.Path(p["inventory"]), p["groups"], p["values"], p["may_be_empty"])
+    complaints = check(
+        pathlib.Path(p["root"]), pathlib.Path(p["inventory"]), p["groups"], p["values"], p["may_be_empty"]
+    )
     if complaints:
         module.fail_json(msg="Nothing was touched. To be put right first:\n" + "\n".join(complaints))
     module.exit_json(changed=False)

@@ -52,12 +52,14 @@ def look(root, version, keep):
         # Cut off between the two, a deploy has changed the link and not started the site anew.
         started = root / "tier/realworld/wsgi.py"
         live = started.exists() and started.stat().st_mtime_ns >= (root / "current").lstat().st_mtime_ns
-    entries = sorted(releases.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True) if releases.is_dir() else []
+    entries = (
+        sorted(releases.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True) if releases.is_dir() else []
+    )
     names = [path.name for path in entries if not path.name.startswith(".")]
     # As it will be when this version is current.
     bound = {version, current if current != version else previous} - {""}
     kept = [name for name in names if name in bound]
-    kept += [name for name in names if name not in bound][:max(0, keep - len(bound))]
+    kept += [name for name in names if name not in bound][: max(0, keep - len(bound))]
     here = releases / version
     return {
         "current": current,
@@ -84,10 +86,15 @@ def differences(directory):
     for parent, directories, files in os.walk(directory):
         for name in files + [name for name in directories if os.path.islink(os.path.join(parent, name))]:
             path = os.path.join(parent, name)
-            found[os.path.relpath(path, directory)] = f"-> {os.readlink(path)}" if os.path.islink(path) else sha256(path)
+            found[os.path.relpath(path, directory)] = (
+                f"-> {os.readlink(path)}" if os.path.islink(path) else sha256(path)
+            )
     found.pop("manifest.json")
-    return [f"{name} is {'not what was built' if name in found and name in listed else 'missing' if name in listed else 'too many'}"
-            for name in sorted(found.keys() | listed.keys()) if found.get(name) != listed.get(name)]
+    return [
+        f"{name} is {'not what was built' if name in found and name in listed else 'missing' if name in listed else 'too many'}"
+        for name in sorted(found.keys() | listed.keys())
+        if found.get(name) != listed.get(name)
+    ]
 
 
 def unpack(module, directory, manifest, archive, prove):
@@ -98,10 +105,22 @@ def unpack(module, directory, manifest, archive, prove):
         size = struct.unpack("<I", file.read(4))[0]  # gzip ends with the length of what it holds
     free = shutil.disk_usage(directory.parent).free
     if free < size * 1.2:
-        module.fail_json(msg=f"{directory.parent} has {free // 2**20} MB free; the release needs {int(size * 1.2) // 2**20} MB.")
+        module.fail_json(
+            msg=f"{directory.parent} has {free // 2**20} MB free; the release needs {int(size * 1.2) // 2**20} MB."
+        )
     directory.mkdir(mode=0o755)
-    code, _out, said = module.run_command(["tar", "--extract", "--file", archive, "--directory", str(directory),
-                                           "--no-same-owner", "--preserve-permissions"])
+    code, _out, said = module.run_command(
+        [
+            "tar",
+            "--extract",
+            "--file",
+            archive,
+            "--directory",
+            str(directory),
+            "--no-same-owner",
+            "--preserve-permissions",
+        ]
+    )
     if code:
         module.fail_json(msg=f"The release does not unpack: {said.strip()}")
     if manifest and sha256(directory / "manifest.json") != manifest:
@@ -138,8 +157,10 @@ def main():
     state = look(root, p["version"], p["keep"])
     place = root / "releases" / p["version"]
     if state["complete"] and p["manifest"] and sha256(place / "manifest.json") != p["manifest"]:
-        module.fail_json(msg=f"{place} is another build of {p['version']} than this controller's: deploy from the controller "
-                             "that built it, or remove that version here from .state/releases and from the hosts.")
+        module.fail_json(
+            msg=f"{place} is another build of {p['version']} than this controller's: deploy from the controller "
+            "that built it, or remove that version here from .state/releases and from the hosts."
+        )
     changed = bool(p["archive"]) and not state["complete"]
     if changed and not module.check_mode:
         partial = place.with_name(f".{p['version']}.partial")

@@ -29,6 +29,7 @@ end:
 traffic: {type: dict, returned: always, description: "{host: {requests, failures, times: [seconds]}}"}
 """
 
+
 def count(lines, hosts):
     """{host: {requests, failures, times}} of log lines; hosts: {address with port: name}."""
     found = {name: {"requests": 0, "failures": 0, "times": []} for name in hosts.values()}
@@ -49,7 +50,9 @@ def count(lines, hosts):
 def lines_since(log, since):
     """Lines after a place, also where the log was rotated since. Raises OSError where there is no log."""
     before = f"{log}.1"
-    rotated = os.stat(log).st_ino != since["inode"] and os.path.exists(before) and os.stat(before).st_ino == since["inode"]
+    rotated = (
+        os.stat(log).st_ino != since["inode"] and os.path.exists(before) and os.stat(before).st_ino == since["inode"]
+    )
     lines = []
     for path, offset in ((before, since["offset"]), (log, 0)) if rotated else ((log, since["offset"]),):
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -60,12 +63,15 @@ def lines_since(log, since):
 
 def main():
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "log": {"type": "path", "required": True},
-        "hosts": {"type": "list", "elements": "dict", "required": True},
-        "port": {"type": "int", "required": True},
-        "since": {"type": "dict"},
-    })
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "log": {"type": "path", "required": True},
+            "hosts": {"type": "list", "elements": "dict", "required": True},
+            "port": {"type": "int", "required": True},
+            "since": {"type": "dict"},
+        },
+    )
     given = module.params
     hosts = {f"{one['address']}:{given['port']}": one["name"] for one in given["hosts"]}
     stat = os.stat(given["log"])

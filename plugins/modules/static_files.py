@@ -48,7 +48,9 @@ def kept(root, version):
 
 def records(root):
     """{release: {file name: sha256}} of every release that has files here."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / ".releases").glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / ".releases").glob("*.json"))
+    }
 
 
 def write(path, text):
@@ -64,8 +66,18 @@ def publish(module, root, version, archive, spared):
     staging = root / ".incoming"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700)
-    code, _out, said = module.run_command(["tar", "--extract", "--file", archive, "--directory", str(staging),
-                                           "--no-same-owner", "--preserve-permissions"])
+    code, _out, said = module.run_command(
+        [
+            "tar",
+            "--extract",
+            "--file",
+            archive,
+            "--directory",
+            str(staging),
+            "--no-same-owner",
+            "--preserve-permissions",
+        ]
+    )
     if code:
         module.fail_json(msg=f"The static files do not unpack: {said.strip()}")
     record = {}
@@ -117,7 +129,9 @@ def main():
     if not root.is_dir() and not module.check_mode:
         module.fail_json(msg=f"There is no {root} on this host: converge it before you deploy to it.")
     known = records(root)
-    complete = p["version"] in known and all(sha256(root / name) == digest for name, digest in known[p["version"]].items())
+    complete = p["version"] in known and all(
+        sha256(root / name) == digest for name, digest in known[p["version"]].items()
+    )
     changed = False
     if p["archive"] and not complete:
         changed = True
@@ -130,7 +144,9 @@ def main():
             remove(root, known, p["keep"])
             known = records(root)
     archive = kept(root, p["version"])
-    module.exit_json(changed=changed, complete=complete, releases=sorted(known), archive=str(archive) if archive.exists() else "")
+    module.exit_json(
+        changed=changed, complete=complete, releases=sorted(known), archive=str(archive) if archive.exists() else ""
+    )
 
 
 if __name__ == "__main__":

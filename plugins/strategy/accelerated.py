@@ -69,15 +69,25 @@ class Kept:
     def __init__(self, environment, directory):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.cache, self.buckets = jinja2.FileSystemBytecodeCache(str(directory)), {}
-        self.compile, self.compile_expression, self.thread = environment.compile, environment.compile_expression, threading.local()
+        self.compile, self.compile_expression, self.thread = (
+            environment.compile,
+            environment.compile_expression,
+            threading.local(),
+        )
         environment.compile = lambda *source, **options: self.template(*source, **options)
         environment.compile_expression = lambda *source, **options: self.expression(*source, **options)
 
     def bucket(self, environment, kind, source):
         """Where the code of a source is kept: by all that it depends on. Without code when it is new."""
         context = bits._TemplateCompileContext.current(optional=True)
-        depends = (kind, str(source), context and context.escape_backslashes, jinja2.__version__, ansible.release.__version__,
-                   *(getattr(environment, name) for name in bits._TEMPLATE_OVERRIDE_FIELD_NAMES))
+        depends = (
+            kind,
+            str(source),
+            context and context.escape_backslashes,
+            jinja2.__version__,
+            ansible.release.__version__,
+            *(getattr(environment, name) for name in bits._TEMPLATE_OVERRIDE_FIELD_NAMES),
+        )
         if depends not in self.buckets:
             self.buckets[depends] = self.cache.get_bucket(environment, repr(depends), None, str(source))
         return self.buckets[depends]
@@ -203,7 +213,9 @@ class SharedModel(ansible_mitogen.process.WorkerModel):
             ansible_mitogen.process._worker_model = self.classic
 
 
-class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)):
+class StrategyModule(
+    ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)
+):
     """Tasks host by host in step, over Mitogen's connections."""
 
     model = None  # of all plays
@@ -233,13 +245,20 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
         if task.timeout:
             super()._queue_task(host, task, task_vars, play_context)
             return
-        self._queued_task_cache[(host.name, task._uuid)] = {"host": host, "task": task, "task_vars": task_vars, "play_context": play_context}
+        self._queued_task_cache[(host.name, task._uuid)] = {
+            "host": host,
+            "task": task,
+            "task_vars": task_vars,
+            "play_context": play_context,
+        }
         self._tqm.send_callback("v2_runner_on_start", host, task)
         self._pending_results += 1
         slots = self.slots.get(task._uuid)
         if slots is None:  # of another task: this is the first host of the next one
             throttle = int(TemplateEngine(loader=self._loader, variables=task_vars).template(task.throttle))
-            self.slots = {task._uuid: (slots := threading.Semaphore(min(throttle or len(self._workers), len(self._workers))))}
+            self.slots = {
+                task._uuid: (slots := threading.Semaphore(min(throttle or len(self._workers), len(self._workers))))
+            }
         threading.Thread(target=self.execute, args=(host, task, task_vars, play_context, slots), daemon=True).start()
 
     def execute(self, host, task, task_vars, play_context, slots):
@@ -248,8 +267,22 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
         own._parent = task._parent
         try:
             with slots, _task.TaskContext(own):
-                result = TaskExecutor(host, own, task_vars, play_context, self._loader, get_plugin_loader_namespace(),
-                                      self._final_q, self._variable_manager).run()
-                self._final_q.send_task_result(_RawTaskResult(host=host, task=own, return_data=result, task_fields=own.dump_attrs()))
-        except BaseException as error:  # a result that cannot be pickled is one, too: the play awaits a result of every host
-            self._final_q.send_task_result(_RawTaskResult(host=host, task=own, return_data=result_dict_from_exception(error), task_fields={}))
+                result = TaskExecutor(
+                    host,
+                    own,
+                    task_vars,
+                    play_context,
+                    self._loader,
+                    get_plugin_loader_namespace(),
+                    self._final_q,
+                    self._variable_manager,
+                ).run()
+                self._final_q.send_task_result(
+                    _RawTaskResult(host=host, task=own, return_data=result, task_fields=own.dump_attrs())
+                )
+        except (
+            BaseException
+        ) as error:  # a result that cannot be pickled is one, too: the play awaits a result of every host
+            self._final_q.send_task_result(
+                _RawTaskResult(host=host, task=own, return_data=result_dict_from_exception(error), task_fields={})
+            )
