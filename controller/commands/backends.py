@@ -55,7 +55,7 @@ def rows(said):
 def page(hosts, minutes, now):
     """(text of the page, names of balancers that did not tell).
 
-    hosts: {balancer: what pool_counters returned, or why it did not under "msg"}; now: seconds since 1970.
+    hosts: {balancer: what backend_counters returned, or why it did not under "msg"}; now: seconds since 1970.
     """
     lines, silent = [""], []
     for name, said in sorted(hosts.items()):

@@ -71,7 +71,7 @@ class Side:
     """One environment: what its hosts answered, and what is to be taken for the same in all."""
 
     name: str
-    hosts: dict  # {host: result of host_portrait, or why there is none under "msg"}
+    hosts: dict  # {host: result of host_snapshot, or why there is none under "msg"}
     secrets: dict = dataclasses.field(default_factory=dict)  # {name: text}
     variables: dict = dataclasses.field(default_factory=dict)  # {host: {variable: value, as it is written}}
 
@@ -245,7 +245,7 @@ class Eyes:
 def items(side, host, eyes):
     """({(kind, name): value}, {path: text}, {(path, number of a line rule): what it took out}) of a host."""
     found, texts, taken = {}, {}, {}
-    for kind, values in side.hosts[host]["portrait"].items():
+    for kind, values in side.hosts[host]["snapshot"].items():
         for name, value in values.items():
             seen = eyes.see(name)
             if kind == "file":
@@ -363,7 +363,7 @@ def compare(sides, declared, derived=()):
         eyes = Eyes(side, declared, derived)
         for host, said in side.hosts.items():
             label = f"{side.name} {host}" if len(sides) > 1 else host
-            if "portrait" not in said:
+            if "snapshot" not in said:
                 reason = (
                     "does not answer over SSH"
                     if said.get("unreachable")

@@ -82,7 +82,7 @@ def asked(environment):
         }
         for name, host in environment.hosts.items()
     }
-    return query.ask(environment, query.modules("perlbal", "host_look"), "look", arguments)
+    return query.ask(environment, query.modules("perlbal", "host_probe", "host_health"), "check", arguments)
 
 
 def main():

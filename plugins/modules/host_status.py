@@ -2,7 +2,7 @@
 """Ask a host what it does for the tier, and what is wrong with it."""
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.host_look import look
+from ansible.module_utils.host_health import check
 
 DOCUMENTATION = """
 module: host_status
@@ -49,7 +49,7 @@ def main():
             "facts": {"type": "dict", "required": True},
         },
     )
-    module.exit_json(changed=False, **look(**module.params))
+    module.exit_json(changed=False, **check(**module.params))
 
 
 if __name__ == "__main__":

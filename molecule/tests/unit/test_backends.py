@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from controller.commands import backends
-from plugins.modules import pool_counters as counters
+from plugins.modules import backend_counters as counters
 
 POOLS = {"pages": {"10.0.0.1:8000": "app1", "10.0.0.2:8000": "app2"}, "files": {"10.0.0.3:8080": "media1"}}
 USED = {"pages": {"10.0.0.1:8000", "10.0.0.9:8000"}, "files": {"10.0.0.3:8080"}}

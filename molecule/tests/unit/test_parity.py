@@ -10,7 +10,7 @@ import yaml
 from repository import ROOT
 
 from controller.commands import parity
-from plugins.modules import host_portrait
+from plugins.modules import host_snapshot
 
 RULES = yaml.safe_load((ROOT / "group_vars/all/parity.yml").read_text())
 DECLARED, DERIVED = RULES["parity_declared"], RULES["parity_derived"]
@@ -19,7 +19,7 @@ KEY = "-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n"
 
 
 def file(text, mode="0644", shown=True):
-    """A file, as host_portrait tells of it."""
+    """A file, as host_snapshot tells of it."""
     return {"owner": "root:root", "mode": mode, "sha256": "0" * 64, "text": text, "shown": shown}
 
 
@@ -36,7 +36,7 @@ def environment(name, net, apps=2):
         peers = "".join(f"    # {app}\n    server {addresses[app]}:8000;\n" for app in pools["app"])
         hba = "".join(f'backend_hostname{n} = "{addresses[db]}"\nbackend_port{n} = 5432\n' for n, db in enumerate(pools["db"]))
         password = secrets["db_site_password"]
-        portrait = {
+        snapshot = {
             "package": {"rsyslog": "8.1", "memcached": "1.6"},
             "file": {
                 "/etc/hosts": file(f"{MANAGED}{addresses[host]} {host}\n"),
@@ -56,9 +56,9 @@ def environment(name, net, apps=2):
             "kernel": {"net.core.somaxconn": "4096", "kernel.threads-max": str(len(name))},
         }
         if host in pools["db"]:
-            portrait |= {"setting": {"max_connections": "200", "primary_conninfo": "" if host == "db1" else "somebody"},
+            snapshot |= {"setting": {"max_connections": "200", "primary_conninfo": "" if host == "db1" else "somebody"},
                          "schema": {"site: index story_idx": "CREATE INDEX story_idx ON story (id)"}}
-        answers[host] = {"portrait": portrait, "faults": [], "known": known}
+        answers[host] = {"snapshot": snapshot, "faults": [], "known": known}
     return parity.Side(name, answers, dict(parity.strings(secrets)), {host: {"cache_memory_mb": "{{ host_share }}", "host_share": len(name)} for host in hosts})
 
 
@@ -112,7 +112,7 @@ PLANTED = [
 def test_what_is_planted_is_found_on_either_side(sides, host, kind, name, value):
     for side in sides:
         planted = copy.deepcopy(sides)
-        planted[sides.index(side)].hosts[host]["portrait"][kind][name] = value
+        planted[sides.index(side)].hosts[host]["snapshot"][kind][name] = value
         differences = found(planted)
         assert list(differences) == [(kind, name)]
         assert any(hosts == [f"{side.name} {host}"] for _value, hosts in differences[kind, name].values)
@@ -121,13 +121,13 @@ def test_what_is_planted_is_found_on_either_side(sides, host, kind, name, value)
 
 
 def test_a_host_of_a_pool_that_differs_is_found_within_one_environment(sides):
-    sides[0].hosts["app2"]["portrait"]["kernel"]["net.core.somaxconn"] = "128"
+    sides[0].hosts["app2"]["snapshot"]["kernel"]["net.core.somaxconn"] = "128"
     assert found(sides[:1])["kernel", "net.core.somaxconn"].values == [("128", ["app2"]), ("4096", ["app1"])]
 
 
 def test_what_is_declared_between_environments_is_none_within_one(sides):
-    sides[0].hosts["app2"]["portrait"]["kernel"]["kernel.threads-max"] = "1"
-    sides[0].hosts["app1"]["portrait"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
+    sides[0].hosts["app2"]["snapshot"]["kernel"]["kernel.threads-max"] = "1"
+    sides[0].hosts["app1"]["snapshot"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
     assert set(found(sides)) == set(found(sides[:1])) == {("kernel", "kernel.threads-max"), ("file", "/etc/memcached.conf")}
 
 
@@ -138,7 +138,7 @@ def test_a_difference_of_size_may_be_declared(sides):
 
 def test_a_missing_index_is_found(sides):
     for host in ("db1", "db2"):
-        del sides[1].hosts[host]["portrait"]["schema"]["site: index story_idx"]
+        del sides[1].hosts[host]["snapshot"]["schema"]["site: index story_idx"]
     one = found(sides)["schema", "site: index story_idx"]
     assert one.tier == "db"
     assert (parity.ABSENT, ["production db1", "production db2"]) in one.values
@@ -176,12 +176,12 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
     """Whatever differs, and in whichever form the secret is there."""
     monkeypatch.chdir(tmp_path)
     secret, pin = sides[0].secrets["db_site_password"], sides[0].secrets["pin"]
-    portrait = sides[0].hosts["app1"]["portrait"]
-    portrait["file"]["/etc/patroni/config.yml"] = file(f"{MANAGED}password: {secret}\npin: {pin}\nmore: yes\n")
-    portrait["file"]["/etc/leak"] = file(f"{parity.base64.b64encode(secret.encode()).decode()} {KEY.format('unknownKEY')}")
-    portrait["file"]["/etc/shown"] = file("not for everybody", "0600", shown=False)
-    portrait["user"]["x"] = f"number 1001; /home/{secret}"
-    portrait["kernel"][secret] = "1"
+    snapshot = sides[0].hosts["app1"]["snapshot"]
+    snapshot["file"]["/etc/patroni/config.yml"] = file(f"{MANAGED}password: {secret}\npin: {pin}\nmore: yes\n")
+    snapshot["file"]["/etc/leak"] = file(f"{parity.base64.b64encode(secret.encode()).decode()} {KEY.format('unknownKEY')}")
+    snapshot["file"]["/etc/shown"] = file("not for everybody", "0600", shown=False)
+    snapshot["user"]["x"] = f"number 1001; /home/{secret}"
+    snapshot["kernel"][secret] = "1"
     sides[0].hosts["app1"]["faults"] = [f"cannot log in with {secret}"]
     differences = parity.compare(sides, DECLARED, DERIVED)
     assert parity.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 1
@@ -195,7 +195,7 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
 
 def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sides[0].hosts["app1"]["portrait"]["user"]["<script>alert(1)</script>"] = "&"
+    sides[0].hosts["app1"]["snapshot"]["user"]["<script>alert(1)</script>"] = "&"
     parity.tell("staging with production", "parity", sides, parity.compare(sides, DECLARED, DERIVED), tmp_path / "parity.html")
     page = (tmp_path / "parity.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
@@ -278,7 +278,7 @@ def test_a_dry_run_is_told_host_by_host():
 # ------------------------------------------------------------------ what a host tells of itself
 
 def test_packages():
-    assert host_portrait.packages("ii \tnginx\t1.26-3\nhi \tlibc6:amd64\t2.41\nrc \told\t1\n") == {"nginx": "1.26-3", "libc6": "2.41 (held)"}
+    assert host_snapshot.packages("ii \tnginx\t1.26-3\nhi \tlibc6:amd64\t2.41\nrc \told\t1\n") == {"nginx": "1.26-3", "libc6": "2.41 (held)"}
 
 
 def test_files_are_those_that_no_package_put_there(tmp_path):
@@ -293,11 +293,11 @@ def test_files_are_those_that_no_package_put_there(tmp_path):
     (etc / "blob").write_bytes(b"\0\1")
     (etc / "link").symlink_to("ours")
     (etc / "packaged-link").symlink_to("ours")
-    digest = host_portrait.hashlib.md5(b"as it came").hexdigest()
+    digest = host_snapshot.hashlib.md5(b"as it came").hexdigest()
     (info / "a.md5sums").write_text(f"{digest}  etc/packaged\n")
     (info / "a.list").write_text("/etc/packaged\n/etc/packaged-link\n")
     (info.parent / "status").write_text(f"Package: a\nConffiles:\n /etc/conffile {digest}\n /etc/edited {digest} obsolete\n")
-    found = host_portrait.files(["/etc"], str(tmp_path))
+    found = host_snapshot.files(["/etc"], str(tmp_path))
     assert set(found) == {"/etc/edited", "/etc/ours", "/etc/secret", "/etc/blob", "/etc/link"}
     assert found["/etc/link"]["link"] == "ours"
     assert found["/etc/ours"]["shown"] and not found["/etc/secret"]["shown"]
@@ -311,14 +311,14 @@ def test_units():
              "Id=user@0.service\nType=notify\nLoadState=loaded\nActiveState=active\nUnitFileState=static\n\n"
              "Id=broken.service\nType=simple\nLoadState=loaded\nActiveState=failed\nUnitFileState=enabled\n\n"
              "Id=gone.service\nLoadState=not-found\nActiveState=inactive\n")
-    assert host_portrait.units(listing, shown) == {"nginx.service": "enabled, running", "munin-cron.service": "static", "ssh.socket": "disabled",
+    assert host_snapshot.units(listing, shown) == {"nginx.service": "enabled, running", "munin-cron.service": "static", "ssh.socket": "disabled",
                                                    "broken.service": "enabled, failed"}
 
 
 def test_timers_tell_when_and_not_how_long_until_then():
     shown = ("Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
              "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n")
-    said = host_portrait.timers(shown)
+    said = host_snapshot.timers(shown)
     assert "OnCalendar=hourly" in said["a.timer"] and "OnCalendar=daily" in said["a.timer"] and "5min" in said["a.timer"]
     assert "2026" not in said["a.timer"] and "Thu" not in said["a.timer"]
     assert said["b.timer"] == ""
@@ -330,14 +330,14 @@ def test_ports():
                'udp UNCONN 0 0 127.0.0.11:41234 0.0.0.0:*\nudp UNCONN 0 0 0.0.0.0:51820%eth0 0.0.0.0:*\n'
                'tcp LISTEN 0 128 0.0.0.0:4949 0.0.0.0:* users:(("/usr/sbin/munin",pid=9,fd=4),("munin-node",pid=7,fd=4))\n'
                'udp UNCONN 0 0 10.0.0.1:123 0.0.0.0:* users:(("ntp",pid=1,fd=1))\n')
-    assert host_portrait.ports(listing) == {"tcp 0.0.0.0:80": "nginx", "tcp [::]:22": "sshd systemd", "tcp 0.0.0.0:4949": "munin-node",
+    assert host_snapshot.ports(listing) == {"tcp 0.0.0.0:80": "nginx", "tcp [::]:22": "sshd systemd", "tcp 0.0.0.0:4949": "munin-node",
                                              "udp 10.0.0.1:123": "ntp"}
 
 
 def test_access():
     shown = "Id=memcached.service\nIPAddressAllow=10.0.0.2/32 10.0.0.1/32\nIPAddressDeny=::/0 0.0.0.0/0\n\nId=ssh.service\nIPAddressAllow=\n"
     ruleset = "table ip filter {\n  tcp dport 22 counter packets 5 bytes 300 accept\n  ip daddr 127.0.0.11 dnat to 127.0.0.11:3\n}\n"
-    assert host_portrait.access(shown, ruleset) == {
+    assert host_snapshot.access(shown, ruleset) == {
         "memcached.service IPAddressAllow": "10.0.0.1/32 10.0.0.2/32", "memcached.service IPAddressDeny": "0.0.0.0/0 ::/0",
         "packet filter": "table ip filter {\n  tcp dport 22 accept\n}"}
 
@@ -348,14 +348,14 @@ def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
     def output(*command, **_how):
         asked.append(command)
         return "media-sync.service static -\nmedia-restore@.service static -\n" if "list-unit-files" in command else ""
-    monkeypatch.setattr(host_portrait, "output", output)
-    host_portrait.Portrait([], {}).services()
+    monkeypatch.setattr(host_snapshot, "output", output)
+    host_snapshot.Snapshot([], {}).services()
     [command] = [command for command in asked if "Id,IPAddressAllow,IPAddressDeny" in command]
     assert command[-1] == "media-sync.service"
 
 
 def test_users():
-    found, groups = host_portrait.users("root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
+    found, groups = host_snapshot.users("root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
                                         "sudo:x:27:ops\nops:x:1000:\n", "root:*:1::::::\nops:$y$abc:1::::::\nwww:!:1::::::\n")
     assert found == {"root": "number 0; /root; /bin/bash; no password", "ops": "number 1000; /home/ops; /bin/bash; has a password; also in sudo",
                      "www": "/var/www; /usr/sbin/nologin; no password"}
@@ -367,28 +367,28 @@ def test_kernel_settings(tmp_path):
     (tmp_path / "net/core/somaxconn").write_text("4096\n")
     (tmp_path / "kernel/random").mkdir(parents=True)
     (tmp_path / "kernel/random/uuid").write_text("another one each time\n")
-    found = host_portrait.kernel(str(tmp_path))
+    found = host_snapshot.kernel(str(tmp_path))
     assert set(found) == {"release", "net.core.somaxconn"}
 
 
 def test_a_release_is_compared_with_its_manifest(tmp_path):
     place = tmp_path / "releases/1"
     place.mkdir(parents=True)
-    assert host_portrait.release(tmp_path) == ({"current": "none"}, [])
+    assert host_snapshot.release(tmp_path) == ({"current": "none"}, [])
     (tmp_path / "current").symlink_to("releases/1")
     for name in ("a", "b"):
         (place / name).write_text(name)
-    digest = host_portrait.hashlib.sha256(b"a").hexdigest()
+    digest = host_snapshot.hashlib.sha256(b"a").hexdigest()
     (place / "manifest.json").write_text(json.dumps({"files": {"a": digest, "b": digest, "c": digest}}))
-    said, wrong = host_portrait.release(tmp_path)
+    said, wrong = host_snapshot.release(tmp_path)
     assert said["current"] == "1" and len(said["manifest"]) == 64
     assert ["b of release 1 is not what was built" in wrong[0], "c of release 1 is missing" in wrong[1], len(wrong)] == [True, True, 2]
 
 
 def test_what_pgpool_says_of_itself():
-    assert host_portrait.pool_status("name : num_init_children\nvalue: 26\ndesc : # of children\n\nname : max_pool\nvalue: 1\ndesc : x\n") == {
+    assert host_snapshot.pool_status("name : num_init_children\nvalue: 26\ndesc : # of children\n\nname : max_pool\nvalue: 1\ndesc : x\n") == {
         "num_init_children": "26", "max_pool": "1"}
 
 
 def test_nested_settings_are_told_one_by_one():
-    assert host_portrait.flat({"ttl": 20, "postgresql": {"parameters": {"x": "on"}}}) == {"ttl": "20", "postgresql.parameters.x": '"on"'}
+    assert host_snapshot.flat({"ttl": 20, "postgresql": {"parameters": {"x": "on"}}}) == {"ttl": "20", "postgresql.parameters.x": '"on"'}

@@ -7,14 +7,22 @@ import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
-import threading
 import time
 
+from ansible.module_utils.host_probe import (
+    ANSWER_S,
+    Later,
+    active,
+    connects,
+    http_get,
+    json_get,
+    memcached,
+    output,
+    size,
+)
 from ansible.module_utils.perlbal import console
 
-ANSWER_S = 1.0  # seconds anybody has to answer
 SITE_S = 2.5  # seconds the site has, which asks others itself
 DISK_FULL = 0.92  # part of a file system
 LOOK_OLD_S = 300  # seconds: five looks at the backups
@@ -53,108 +61,6 @@ UNITS = {  # units that have to be active
 }
 # Of those, what a tier without a backup host has not.
 BACKED_UP = {"media-backup.timer", "pgbackrest"}
-
-
-def http_get(address, port, path, within=ANSWER_S):
-    """(status, body) of a request, by HTTP/1.0: the body ends where the connection does. (None, reason) if there is no answer within so many seconds."""
-    until, said = time.monotonic() + within, b""
-    try:
-        with socket.create_connection((address, int(port)), timeout=within) as connection:
-            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\n\r\n".encode())
-            while True:
-                connection.settimeout(max(0.001, until - time.monotonic()))
-                more = connection.recv(65536)
-                if not more:
-                    break
-                said += more
-    except OSError as error:
-        return None, str(error)
-    head, _end, body = said.partition(b"\r\n\r\n")
-    status = re.match(rb"HTTP/\S+ (\d{3})\b", head)
-    return (int(status[1]), body.decode(errors="replace")) if status else (None, "no answer by HTTP")
-
-
-def json_get(address, port, path, within=ANSWER_S):
-    """The JSON that is answered, whatever the status; an empty dict if there is none."""
-    try:
-        return json.loads(http_get(address, port, path, within)[1])
-    except ValueError:
-        return {}
-
-
-def connects(address, port):
-    """Whether a TCP port takes connections within ANSWER_S."""
-    try:
-        socket.create_connection((address, int(port)), timeout=ANSWER_S).close()
-    except OSError:
-        return False
-    return True
-
-
-def memcached(address, port):
-    """A memcached's statistics as {name: text}; empty if it does not answer within ANSWER_S."""
-    try:
-        with socket.create_connection((address, int(port)), timeout=ANSWER_S) as connection:
-            connection.sendall(b"stats\r\n")
-            said = b""
-            while not said.endswith(b"END\r\n") and (more := connection.recv(65536)):
-                said += more
-    except OSError:
-        return {}
-    return dict(line.split()[1:3] for line in said.decode().splitlines() if line.startswith("STAT "))
-
-
-def output(*command, **environment):
-    """What a command prints; empty if it fails or takes over two seconds."""
-    try:
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=2,
-            env={**os.environ, "LC_ALL": "C", **environment},
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def size(path):
-    """Bytes of a file; none of one that has just gone."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-class Later:
-    """What a function returns, which runs meanwhile in a thread of its own."""
-
-    def __init__(self, function, *words):
-        self.found, self.error = None, None
-        self.thread = threading.Thread(target=self.run, args=(function, words), daemon=True)
-        self.thread.start()
-
-    def run(self, function, words):
-        """Keep what it returns or raises."""
-        try:
-            self.found = function(*words)
-        except Exception as error:  # raised where the result is asked for
-            self.error = error
-
-    def result(self):
-        """What it returned, once it has. Raises what it raised."""
-        self.thread.join()
-        if self.error:
-            raise self.error
-        return self.found
-
-
-def active(listed):
-    """({name: state} of units that are loaded, names of those that failed), from what systemctl list-units prints."""
-    rows = [line.split(None, 4)[:4] for line in listed.splitlines() if line.strip()]
-    states = {row[0]: row[2] for row in rows}
-    return states, {name for name, state in states.items() if state == "failed"}
 
 
 class Host:
@@ -451,7 +357,7 @@ class Host:
         self.wrong += state.get("wrong", [])
 
 
-def look(name, groups, addresses, facts):
+def check(name, groups, addresses, facts):
     """Ask this host, by its name in the inventory. groups: {group: hosts}, those that are no tier are passed over; addresses: {host: address}; facts of the tier.
 
     {does, sees, wrong, wrong_itself, raw, asked}, as the module host_status documents them.

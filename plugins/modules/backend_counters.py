@@ -14,7 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.perlbal import console
 
 DOCUMENTATION = """
-module: pool_counters
+module: backend_counters
 short_description: Ask a balancer what it saw of each host behind it
 description: Nothing is changed. A request that was offered to several hosts counts for each of them.
 options:
