@@ -10,6 +10,8 @@ import yaml
 from repository import ROOT
 
 from controller.commands import parity
+from controller.parity import comparison, masks, report, source
+from controller.parity.model import KINDS, Difference, Side
 from plugins.modules import host_snapshot
 
 RULES = yaml.safe_load((ROOT / "group_vars/all/parity.yml").read_text())
@@ -43,7 +45,7 @@ def environment(name, net, apps=2):
                 "/etc/nginx/nginx.conf": file(f"{MANAGED}upstream pages {{\n{peers}}}\nserver_name {name}.example.com;\nvip {net}.100/24;\n"),
                 "/etc/pgpool2/pgpool.conf": file(MANAGED + hba),
                 "/etc/patroni/config.yml": file(f"{MANAGED}password: {json.dumps(password)}\npin: {secrets['pin']}\n", "0600"),
-                "/etc/pgpool2/pcp.conf": file(f"follow:{parity.hashlib.md5(password.encode()).hexdigest()}\n", "0600", shown=False),
+                "/etc/pgpool2/pcp.conf": file(f"follow:{masks.hashlib.md5(password.encode()).hexdigest()}\n", "0600", shown=False),
                 "/etc/nginx/munin.htpasswd": file(f"munin:$6$rounds=5000${host}${name}abc/def\n", "0640", shown=False),
                 "/etc/nginx/site.pem": file(secrets["tls_key"], "0600", shown=False),
                 "/etc/memcached.conf": file(f"{MANAGED}-l {addresses[host]}\n-m {len(name)}\n"),
@@ -59,7 +61,7 @@ def environment(name, net, apps=2):
             snapshot |= {"setting": {"max_connections": "200", "primary_conninfo": "" if host == "db1" else "somebody"},
                          "schema": {"site: index story_idx": "CREATE INDEX story_idx ON story (id)"}}
         answers[host] = {"snapshot": snapshot, "faults": [], "known": known}
-    return parity.Side(name, answers, dict(parity.strings(secrets)), {host: {"cache_memory_mb": "{{ host_share }}", "host_share": len(name)} for host in hosts})
+    return Side(name, answers, dict(masks.strings(secrets)), {host: {"cache_memory_mb": "{{ host_share }}", "host_share": len(name)} for host in hosts})
 
 
 @pytest.fixture(name="sides")
@@ -70,7 +72,7 @@ def sides_fixture():
 
 def found(sides, declared=None):
     """{(kind, name): Difference} that nobody declared."""
-    return {(one.kind, one.name): one for one in parity.compare(sides, DECLARED if declared is None else declared, DERIVED) if not one.why}
+    return {(one.kind, one.name): one for one in comparison.compare(sides, DECLARED if declared is None else declared, DERIVED) if not one.why}
 
 
 def test_where_an_environment_is_and_its_secrets_are_no_difference(sides):
@@ -80,10 +82,10 @@ def test_where_an_environment_is_and_its_secrets_are_no_difference(sides):
 
 
 def test_what_is_declared_is_told_with_its_reason(sides):
-    declared = {f"{one.kind} {one.name}": one for one in parity.compare(sides, DECLARED, DERIVED)}
+    declared = {f"{one.kind} {one.name}": one for one in comparison.compare(sides, DECLARED, DERIVED)}
     assert set(declared) == {"file /etc/memcached.conf", "setting primary_conninfo", "kernel kernel.threads-max"}
     assert all(one.why for one in declared.values())
-    text = parity.page("staging with production", list(declared.values()))
+    text = report.page("staging with production", list(declared.values()))
     assert "0 differences" in text
     assert "setting primary_conninfo: only a standby has somebody to follow" in text
 
@@ -116,7 +118,7 @@ def test_what_is_planted_is_found_on_either_side(sides, host, kind, name, value)
         differences = found(planted)
         assert list(differences) == [(kind, name)]
         assert any(hosts == [f"{side.name} {host}"] for _value, hosts in differences[kind, name].values)
-        text = parity.page("x", list(differences.values()))
+        text = report.page("x", list(differences.values()))
         assert f"{kind} {name}" in text and f"{side.name} {host}" in text
 
 
@@ -141,7 +143,7 @@ def test_a_missing_index_is_found(sides):
         del sides[1].hosts[host]["snapshot"]["schema"]["site: index story_idx"]
     one = found(sides)["schema", "site: index story_idx"]
     assert one.tier == "db"
-    assert (parity.ABSENT, ["production db1", "production db2"]) in one.values
+    assert (comparison.ABSENT, ["production db1", "production db2"]) in one.values
 
 
 def test_what_a_host_says_against_itself_is_a_difference(sides):
@@ -157,8 +159,8 @@ def test_the_size_of_a_pool_is_one_difference_and_not_one_in_every_list(sides):
 def test_a_host_that_does_not_answer_is_told(sides, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sides[0].hosts["app2"] = {"unreachable": True, "msg": "…"}
-    differences = parity.compare(sides, DECLARED, DERIVED)
-    assert parity.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 2
+    differences = comparison.compare(sides, DECLARED, DERIVED)
+    assert report.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 2
     assert "does not answer over SSH" in capsys.readouterr().out
 
 
@@ -166,7 +168,7 @@ def test_an_inventory_that_cannot_be_read_is_no_difference(monkeypatch, capsys):
     """1 is for what differs: where nothing was looked at it is 2, from a thread too."""
     monkeypatch.setattr(parity.ansible, "ask", lambda *_what, **_more: {})
     monkeypatch.setattr(parity.ansible.subprocess, "run", lambda *_what, **_how: types.SimpleNamespace(returncode=1, stderr="no such group"))
-    monkeypatch.setattr(sys, "argv", ["parity.py", "parity", "inventories/staging.yml", "inventories/production.yml"])
+    monkeypatch.setattr(sys, "argv", ["parity.py", "parity", "--inventory", "inventories/staging.yml", "--other", "inventories/production.yml"])
     with pytest.raises(SystemExit) as end:
         parity.main()
     assert end.value.code == 2 and "no such group" in capsys.readouterr().err
@@ -178,25 +180,25 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
     secret, pin = sides[0].secrets["db_site_password"], sides[0].secrets["pin"]
     snapshot = sides[0].hosts["app1"]["snapshot"]
     snapshot["file"]["/etc/patroni/config.yml"] = file(f"{MANAGED}password: {secret}\npin: {pin}\nmore: yes\n")
-    snapshot["file"]["/etc/leak"] = file(f"{parity.base64.b64encode(secret.encode()).decode()} {KEY.format('unknownKEY')}")
+    snapshot["file"]["/etc/leak"] = file(f"{masks.base64.b64encode(secret.encode()).decode()} {KEY.format('unknownKEY')}")
     snapshot["file"]["/etc/shown"] = file("not for everybody", "0600", shown=False)
     snapshot["user"]["x"] = f"number 1001; /home/{secret}"
     snapshot["kernel"][secret] = "1"
     sides[0].hosts["app1"]["faults"] = [f"cannot log in with {secret}"]
-    differences = parity.compare(sides, DECLARED, DERIVED)
-    assert parity.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 1
+    differences = comparison.compare(sides, DECLARED, DERIVED)
+    assert report.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 1
     for text in (capsys.readouterr().out, (tmp_path / "parity.html").read_text()):
         assert "/etc/leak" in text and "/etc/shown" in text and "more: yes" in text
         assert "secret db_site_password" in text
         for word in (*sides[0].secrets.values(), *sides[1].secrets.values(), "unknownKEY", "MHcCAQ", "not for everybody", pin,
-                     parity.hashlib.md5(secret.encode()).hexdigest(), parity.base64.b64encode(secret.encode()).decode()):
+                     masks.hashlib.md5(secret.encode()).hexdigest(), masks.base64.b64encode(secret.encode()).decode()):
             assert word not in text
 
 
 def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sides[0].hosts["app1"]["snapshot"]["user"]["<script>alert(1)</script>"] = "&"
-    parity.tell("staging with production", "parity", sides, parity.compare(sides, DECLARED, DERIVED), tmp_path / "parity.html")
+    report.tell("staging with production", "parity", sides, comparison.compare(sides, DECLARED, DERIVED), tmp_path / "parity.html")
     page = (tmp_path / "parity.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "http" not in page and "src=" not in page
@@ -205,9 +207,9 @@ def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monke
 
 
 def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
-    differences = [parity.Difference("app", "unit", "a", [("x", ["app1"])]), parity.Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
-                   parity.Difference("db", "unit", "c", [("x", ["db1"])], "declared")]
-    page = parity.html("x", sides, differences)
+    differences = [Difference("app", "unit", "a", [("x", ["app1"])]), Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
+                   Difference("db", "unit", "c", [("x", ["db1"])], "declared")]
+    page = report.html("x", sides, differences)
     assert '<h2 id="app">app <small>1 difference</small></h2>' in page and '<a href="#app">app <small>1</small></a>' in page
     assert page.count("<article>") == 1 and 'id="db"' not in page and "db: unit c" in page and "2 declared" in page
 
@@ -215,9 +217,9 @@ def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
 def test_hosts_of_a_pool_are_told_once():
     text = ('caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
             '{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain')
-    assert parity.told_once(r"allow ^(<app>|<app>|<media>|<media>)$") == "allow ^(<app>|<media>)$"
-    assert parity.told_once("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
-    assert parity.told_once(text) == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
+    assert masks.told_once(r"allow ^(<app>|<app>|<media>|<media>)$") == "allow ^(<app>|<media>)$"
+    assert masks.told_once("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
+    assert masks.told_once(text) == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
 
 
 @pytest.mark.parametrize(("kind", "name", "sentence"), [
@@ -237,30 +239,30 @@ def test_says_where_it_is_set(sides, kind, name, sentence):
     for side in sides:
         for variables in side.variables.values():
             variables |= {"cache_memory_mb": side.name, "private_address": side.name}
-    assert parity.where(parity.Difference("cache+quorum", kind, name, []), sides, parity.Repository()).startswith(sentence)
+    assert source.where(Difference("cache+quorum", kind, name, []), sides, source.Repository()).startswith(sentence)
 
 
 def test_names_the_variables_that_a_template_reads_through_others():
     one = {"cache_memory_mb": "{{ host_memory_mb | int }}", "host_memory_mb": "{{ ansible_facts.memtotal_mb * host_share }}", "host_share": 1, "other": 1}
-    assert parity.differing("-m {{ cache_memory_mb }}", (one, one | {"host_share": 0.5, "other": 2})) == ["host_share"]
+    assert source.differing("-m {{ cache_memory_mb }}", (one, one | {"host_share": 0.5, "other": 2})) == ["host_share"]
 
 
 def test_every_other_text_is_shown_against_the_one_that_most_hosts_have():
-    lines = parity.text_diff({"a": "1\n2", "b": "1\n2", "c": "1\n3", "d": ""})
+    lines = comparison.text_diff({"a": "1\n2", "b": "1\n2", "c": "1\n3", "d": ""})
     assert [line for line in lines if line[:3] in ("---", "+++")] == ["--- a, b", "+++ d", "--- a, b", "+++ c"]
     assert "+3" in lines
-    assert parity.text_diff({"a": "1", "b": None}) == []
+    assert comparison.text_diff({"a": "1", "b": None}) == []
 
 
 def test_many_hosts_are_not_all_named():
-    assert parity.several(list("abcde")) == "a, b, c, d, e"
-    assert parity.several(list("abcdefg")) == "a, b, c, d, 3 more"
+    assert comparison.several(list("abcde")) == "a, b, c, d, e"
+    assert comparison.several(list("abcdefg")) == "a, b, c, d, 3 more"
 
 
 def test_a_declaration_has_a_reason():
     for rule in DECLARED:
         assert set(rule) - {"line", "only"} == {"what", "why"} and rule.get("only", "environments") == "environments" and len(rule["why"]) > 10, rule
-        assert rule["what"].split()[0] in parity.KINDS
+        assert rule["what"].split()[0] in KINDS
     assert all(set(rule) == {"what", "as"} for rule in DERIVED)
 
 

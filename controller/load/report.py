@@ -1,0 +1,145 @@
+"""The report of a load: for a terminal, and as a page."""
+
+
+import jinja2
+
+from controller.inventory import ROOT
+from controller.load.analysis import TIERS
+from controller.report import table
+
+REPORT = ROOT / "controller/templates/load.html.j2"
+
+
+def curve(points, place, width=820, height=110):
+    """A curve as SVG's points: place says which of a point's figures; and the highest of them."""
+    highest = max((point[place] for point in points), default=0.0) or 1.0
+    longest = points[-1][0] if points and points[-1][0] else 1.0
+    return " ".join(
+        f"{width * point[0] / longest:.0f},{height - (height - 8) * point[place] / highest:.0f}" for point in points
+    ), highest
+
+
+def part(value):
+    """A part of 1 as people read it."""
+    return "-" if value is None else f"{value:.0%}"
+
+
+def host_rows(hosts, tiers, seen):
+    """Cells about every host; seen: {host: (requests, failures) as the balancers saw them}."""
+    rows = []
+    for tier in TIERS:
+        for name in tiers.get(tier, []):
+            told = hosts.get(name)
+            if not told:
+                rows.append((TIERS[tier], name, "did not tell", "", "", "", "", ""))
+                continue
+            queues = ", ".join(
+                f"{door} {mean:.1f} (at most {most:.0f})" for door, (mean, most) in told["queues"].items()
+            )
+            more = (
+                [f"apache {told['apache-busy']:.0f} of {told['apache-busy'] + told.get('apache-idle', 0):.0f}"]
+                if "apache-busy" in told
+                else []
+            )
+            more += [f"pgpool {told['pool-busy']:.0f} of {told['pool-all']:.0f}"] if "pool-all" in told else []
+            requests_seen, failed = seen.get(name, (None, None))
+            rows.append(
+                (
+                    TIERS[tier],
+                    name,
+                    f"{part(told['cpu'])} (most {part(told['cpu_most'])})",
+                    part(told["memory"]),
+                    part(told["io"]),
+                    queues or "nobody",
+                    ", ".join(more) or "-",
+                    "-" if requests_seen is None else f"{requests_seen}, {failed} failed",
+                )
+            )
+    return rows
+
+
+HOST_HEAD = ("tier", "host", "processor", "memory", "disk wait", "waiting at", "busy", "requests")
+
+
+def visitor_rows(rows):
+    """Cells about what visitors got."""
+    return [
+        (row["kind"], str(row["requests"]), str(row["failures"]), f"{row['rate']:.1f}", *times(row)) for row in rows
+    ]
+
+
+def times(row):
+    """Cells about how long it took."""
+    return [f"{row[name]:.3f}" for name in ("p50", "p95", "p99", "worst")]
+
+
+VISITOR_HEAD = ("kind", "requests", "failed", "a second", "half within", "95 %", "99 %", "slowest, s")
+
+
+def tier_rows(tiers, rows, hosts):
+    """Cells about what each tier did: for visitors, and for the app hosts, by the servers' own counts, which have no times.
+
+    tiers: {tier: hosts}; rows: {tier: row} of requests(); hosts: {name: figures or None}.
+    """
+
+    def summed(tier, name):
+        return sum(told.get(name) or 0 for host in tiers.get(tier, []) if (told := hosts.get(host)))
+
+    found = [
+        (
+            TIERS[tier],
+            "requests",
+            f"{rows[tier]['requests']}",
+            f"{rows[tier]['failures']}",
+            f"{rows[tier]['rate']:.1f}",
+            *times(rows[tier]),
+        )
+        for tier in ("lb", "app", "media")
+        if tier in rows
+    ]
+    for tier, what, failed in (("cache", "lookups", ""), ("db", "transactions", "rolled-back")):
+        if count := summed(tier, what):
+            words = what if failed else f"{what}, {summed(tier, 'found') / count:.0%} found"
+            found.append(
+                (
+                    TIERS[tier],
+                    words,
+                    f"{count:.0f}",
+                    f"{summed(tier, failed):.0f}" if failed else "-",
+                    f"{summed(tier, f'{what}-rate'):.1f}",
+                    *["-"] * 4,
+                )
+            )
+    return found
+
+
+TIER_HEAD = ("tier", "of what", "how many", "failed", *VISITOR_HEAD[3:])
+
+
+def html(report):
+    """The report to read: one file, without anything from elsewhere."""
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        REPORT.read_text(encoding="utf-8")
+    )
+    return template.render(**report)
+
+
+def told_rows(report):
+    """The report's lines for a terminal."""
+    tier, why = report["bottleneck"]
+    errors = ", ".join(f"{TIERS[name]} {failed} of {count}" for name, (count, failed) in report["errors"].items())
+    return [
+        "",
+        f"  {report['title']}",
+        "",
+        *table([VISITOR_HEAD, *report["visitors"]]),
+        "",
+        *table([TIER_HEAD, *report["by_tier"]]),
+        "",
+        *table([HOST_HEAD, *report["hosts"]]),
+        "",
+        f"  failed     {errors or 'nothing was asked for'}",
+        *(f"             {line}" for line in report["failures"][:5]),
+        f"  bottleneck {TIERS.get(tier, tier) or 'none'}: {why}",
+        "",
+    ]

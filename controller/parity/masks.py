@@ -1,0 +1,150 @@
+"""Secrets and what is an environment's own, replaced by what they stand for."""
+
+import base64
+import fnmatch
+import hashlib
+import json
+import re
+
+MASK = re.compile(r"<[^<>\n]+>")
+TINY = 4  # characters: with fewer, it is no secret but a word of every other file
+SHORT = 8  # a secret with fewer is only masked where it stands alone
+LINE = 16  # a line of a key with fewer is not masked by itself
+
+
+def strings(value, name=""):
+    """Yield (name, text) of every text in a value of the vault."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from strings(one, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for one in value:
+            yield from strings(one, name)
+    elif value is not None and not isinstance(value, bool):
+        yield name, str(value)
+
+
+def secret_masks(secrets):
+    """[(regular expression, what stands for it)] of secrets {name: text}, in every form that they take in a file; the longest first."""
+    found = {}
+    for name, text in secrets.items():
+        raw = text.encode()
+        # The first and last line of a key are in every key.
+        lines = [line for line in text.splitlines() if len(line) >= LINE and not line.startswith("-----")]
+        for line in [text.strip(), *lines] if len(text.strip()) >= TINY else []:
+            for form in (line, json.dumps(line)[1:-1]):
+                found.setdefault(form, f"<secret {name}>")
+        if len(text) >= SHORT:
+            for form in (
+                hashlib.md5(raw, usedforsecurity=False).hexdigest(),
+                hashlib.sha256(raw).hexdigest(),
+                base64.b64encode(raw).decode(),
+            ):
+                found.setdefault(form, f"<made of secret {name}>")
+    return [
+        (re.compile(re.escape(form) if len(form) >= SHORT else rf"(?<![\w-]){re.escape(form)}(?![\w-])"), word)
+        for form, word in sorted(found.items(), key=lambda pair: -len(pair[0]))
+    ]
+
+
+# Whatever is a key and not in the vault: that it is another one shows, what it is does not.
+KEYS = re.compile(r"-----BEGIN ([A-Z ]*(?:PRIVATE KEY|CERTIFICATE))-----.*?-----END \1-----", re.S)
+
+
+def derived_masks(rules):
+    """The masks of parity_derived."""
+    return [(re.compile(rule["what"]), rule["as"]) for rule in rules]
+
+
+def place_masks(side):
+    """Masks of where an environment is: hosts by their tier, the virtual IP, the network, the names of the site, the operator's keys."""
+    known, found = side.known, {}
+    for host in known["groups"].get("all", ()):
+        tier = f"<{side.tier(host).partition('+')[0]}>"
+        for word in (known["addresses"].get(host), known["reached"].get(host), host):
+            found[str(word)] = tier
+            found[str(word).replace(".", r"\.")] = tier  # in a regular expression
+    found |= {key: "<operator's key>" for keys in known.get("operator_keys", ()) for key in keys.splitlines()}
+    # "localhost" is this machine's way to ask, and a word of every other file.
+    found |= {name: "<site>" for name in known.get("site_hosts", ()) if name != "localhost"}
+    found |= {known[name]: word for name, word in (("lb_vip", "<vip>"), ("network_cidr", "<network>")) if name in known}
+    return [
+        (
+            re.compile(
+                rf"(?<![\w.-]){re.escape(text)}(?![\w-]|\.\w)"
+                + (r"(?:/\d+)?" if word in ("<vip>", "<network>") else "")
+                if not text.startswith("ssh-")
+                else re.escape(text)
+            ),
+            word,
+        )
+        for text, word in sorted(found.items(), key=lambda pair: -len(pair[0]))
+    ]
+
+
+def masked(text, masks):
+    """A text with all masks applied."""
+    for pattern, word in masks:
+        text = pattern.sub(lambda _found, word=word: word, text)
+    return KEYS.sub(
+        lambda found: f"<{found[1].lower()} {hashlib.sha256(found[0].encode()).hexdigest()[:8]}, not of the vault>",
+        text,
+    )
+
+
+REPEATED = re.compile(r"""("?[^\s",;|<>]*(?:<[^<>\n]+>[^\s",;|<>]*)+"?)(?:(?:,? +|[,|])\1)+(?![\w.:-])""")
+
+
+def told_once(text):
+    """A masked text in which what repeats itself for every host of a pool is there once: words of a line, and blocks of lines."""
+    lines = [REPEATED.sub(r"\1", line) for line in text.splitlines()]
+    # The last of a list has no comma.
+    lines = [line.rstrip(",") if MASK.search(line) or line.strip() in ("},", "],") else line for line in lines]
+    for size in range(1, 13):
+        place = 0
+        while place + 2 * size <= len(lines):
+            block = lines[place : place + size]
+            if block == lines[place + size : place + 2 * size] and any(MASK.search(line) for line in block):
+                del lines[place : place + size]
+            else:
+                place += 1
+    return "\n".join(lines)
+
+
+# pgpool numbers its databases.
+NUMBERED = re.compile(r"(?m)^(backend_[a-z_]+?)\d+ =")
+
+
+class Eyes:
+    """How a side is looked at: with its secrets and places masked, and what is declared of single lines taken out."""
+
+    def __init__(self, side, declared, derived):
+        self.masks, self.seen = [*secret_masks(side.secrets), *derived_masks(derived), *place_masks(side)], {}
+        self.lines = [rule for rule in declared if "line" in rule]
+
+    def see(self, text):
+        """A text, masked. Most hosts say the same: it is looked at once."""
+        if text not in self.seen:
+            self.seen[text] = told_once(NUMBERED.sub(r"\1N =", masked(str(text), self.masks)))
+        return self.seen[text]
+
+    def file(self, path, said):
+        """(what is compared of a file, its text for a diff or None, {line rule's place: what it took out})."""
+        if "link" in said:
+            return f"{said['owner']}, a link to {self.see(said['link'])}", None, {}
+        text, taken = said.get("text"), {}
+        if text is None:
+            return f"{said['owner']} {said['mode']}, content {said['sha256'][:12]}", None, {}
+        text = self.see(text)
+        for number, rule in enumerate(self.lines):
+            if fnmatch.fnmatchcase(f"file {path}", rule["what"]):
+                pattern = re.compile(rule["line"], re.M)
+                taken[number] = " ".join(
+                    " ".join(one.split()) for one in (found[0] for found in pattern.finditer(text))
+                )
+                text = pattern.sub("<declared>", text)
+        return (
+            f"{said['owner']} {said['mode']}, content {hashlib.sha256(text.encode()).hexdigest()[:12]}",
+            text if said.get("shown") else None,
+            taken,
+        )

@@ -1,0 +1,58 @@
+"""The sides of a comparison, and what differs between them."""
+
+import dataclasses
+
+from controller.health import ORDER
+
+KINDS = [
+    "host",
+    "task",
+    "fault",
+    "pool",
+    "package",
+    "file",
+    "unit",
+    "timer",
+    "port",
+    "access",
+    "user",
+    "group",
+    "kernel",
+    "release",
+    "setting",
+    "role",
+    "database",
+    "schema",
+]
+
+
+@dataclasses.dataclass
+class Side:
+    """One environment: what its hosts answered, and what is to be taken for the same in all."""
+
+    name: str
+    hosts: dict  # {host: result of host_snapshot, or why there is none under "msg"}
+    secrets: dict = dataclasses.field(default_factory=dict)  # {name: text}
+    variables: dict = dataclasses.field(default_factory=dict)  # {host: {variable: value, as it is written}}
+
+    @property
+    def known(self):
+        """What the environment is told by."""
+        return next((said["known"] for said in self.hosts.values() if "known" in said), {"groups": {}})
+
+    def tier(self, host):
+        """The groups of a host, as one word: cache+quorum."""
+        return "+".join(group for group in ORDER if host in self.known["groups"].get(group, ())) or "?"
+
+
+@dataclasses.dataclass
+class Difference:
+    """One thing that is not everywhere the same."""
+
+    tier: str
+    kind: str
+    name: str
+    values: list  # [(value, hosts)]
+    why: str = ""  # it is declared
+    where: str = ""
+    diff: list = dataclasses.field(default_factory=list)

@@ -1,0 +1,84 @@
+"""The report of a comparison: for a terminal, and as a page."""
+
+import datetime
+import os
+
+import jinja2
+
+from controller.inventory import ROOT
+from controller.parity.comparison import several
+from controller.parity.masks import masked, secret_masks
+
+PAGE = ROOT / "controller/templates/parity.html.j2"
+SHOWN_LETTERS = 300  # of a value
+
+
+def short(value):
+    """A value as one line."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= SHOWN_LETTERS else f"{line[:SHOWN_LETTERS]} …"
+
+
+def page(title, differences):
+    """The lines that are printed."""
+    open_ones = [one for one in differences if not one.why]
+    lines = ["", f"  {title}   {counted(len(open_ones), 'difference')}, {len(differences) - len(open_ones)} declared"]
+    tier = None
+    for one in open_ones:
+        if one.tier != tier:
+            tier = one.tier
+            lines += ["", f"  {tier}"]
+        lines.append(f"    {one.kind} {one.name}")
+        if one.kind != "fault" or len(one.values) > 1:
+            lines += [f"      {several(hosts)}: {short(value)}" for value, hosts in one.values]
+        else:
+            lines.append(f"      {several(one.values[0][1])}")
+        lines += [f"      | {line}" for line in one.diff]
+        if one.where:
+            lines.append(f"      {one.where}")
+    declared = sorted({f"{one.kind} {one.name}: {one.why}" for one in differences if one.why})
+    if declared:
+        lines += ["", "  declared (group_vars/all/parity.yml)", *(f"    {line}" for line in declared)]
+    return "\n".join([*lines, ""])
+
+
+def counted(number, word):
+    """ "1 difference", "2 differences"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def html(title, sides, differences):
+    """The page to read: one file, without anything from elsewhere."""
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE.read_text())
+    tiers, open_ones = {}, [one for one in differences if not one.why]
+    for one in open_ones:
+        tiers.setdefault(one.tier, []).append(one)
+    return template.render(
+        title=title,
+        tiers=tiers,
+        short=short,
+        several=several,
+        differences=open_ones,
+        declared=[one for one in differences if one.why],
+        counted=counted,
+        when=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        sides=[(side.name, len(side.hosts)) for side in sides],
+    )
+
+
+def scrub(text, sides):
+    """A text in which no secret is left, whatever way it came."""
+    for side in sides:
+        text = masked(text, secret_masks(side.secrets))
+    return text
+
+
+def tell(title, name, sides, differences, path):
+    """Print and write the report; the exit code."""
+    print(scrub(page(title, differences), sides))
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(scrub(html(title, sides, differences), sides))
+    print(f"  to read   {os.path.relpath(path)}\n")
+    if any(one.kind == "host" for one in differences):
+        return 2
+    return 1 if any(not one.why for one in differences) else 0
