@@ -297,13 +297,6 @@ def keep(path: pathlib.Path, made_from: str, rendered: dict) -> None:
     os.replace(file.name, path)
 
 
-def laid_over(words: list[str]) -> tuple[str, ...]:
-    """The variables that options of a command line lay over an environment's own. Raises Unusable for any other option."""
-    if len(words) % 2 or any(word not in ("-e", "--extra-vars") for word in words[::2]):
-        raise Unusable(f"This verb takes -e VARIABLES and no other option: {' '.join(words)}")
-    return tuple(words[1::2])
-
-
 def load(inventory: str | os.PathLike, over: tuple[str, ...] = ()) -> Environment:
     """The environment of an inventory file; over: what `-e` gives Ansible. Raises Unusable."""
     inventory = pathlib.Path(inventory)

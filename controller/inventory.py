@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+from typing import Any
 
 import yaml
 
@@ -11,6 +12,7 @@ from plugins.modules import preflight
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 POOLS = ["lb", "app", "media", "cache", "db"]
 JOBS = [*POOLS, "quorum", "monitor", "backup"]
+Facts = dict[str, Any]  # variables of an environment, as group_vars/ENV/main.yml sets them
 
 
 def last_line(node):

@@ -1,19 +1,20 @@
 """Go from one drawing of an environment to another while it serves, with the data in place.
 
-    climb.py begin INVENTORY [RUNG]            write INVENTORY as the drawing RUNG has it, where there is none yet; the first one where none is named
-    climb.py climb INVENTORY [RUNG] [--check]  change what stands until it is RUNG; the next one where none is named
+begin writes the inventory as the drawing of a rung has it, where there is none yet; the first one where none is named. climb changes what stands
+until it is that rung; the next one where none is named.
 
 The drawings of inventories/ENV.yml are inventories/ENV/*.yml, in the order of their names. A climb is a sequence of verbs that there are anyway:
 hosts come into a pool before others leave it, so that somebody has the data at any time. Cut off anywhere, it can be run again to the same end.
 What cannot be is refused, with exit code 2, before anything is touched.
 """
 
+import argparse
 import os
-import pathlib
 import subprocess
 import sys
 
-from controller.errors import Refused, near, told
+from controller import arguments
+from controller.errors import Refused, exit_code, near
 from controller.inventory import JOBS, ROOT, Inventory, facts_of, typed, write
 
 # The way up: what others lean on first. App hosts before balancers: Apache starts anew for a balancer that is new, and another host serves meanwhile.
@@ -76,7 +77,7 @@ def begin(path, name):
 
 
 def steps(now, then):
-    """The words that make is told, one verb after another, from one inventory to another. Raises Refused where no verbs lead there.
+    """The words that make is given, one verb after another, from one inventory to another. Raises Refused where no verbs lead there.
 
     A failover is only for a primary that leaves: who climbs asks first.
     """
@@ -129,7 +130,7 @@ def make(facts, *words, quiet=False):
     command = ["make", "--no-print-directory", *words, *typed(facts).split()]
     if not quiet:
         print(f"\nclimb: {' '.join(word for word in command if not word.startswith('--'))}", flush=True)
-    # make hands what it was told on its command line to those it starts: this verb's own words are not for the others.
+    # make hands what it was given on its command line to those it starts: this verb's own words are not for the others.
     env = dict(os.environ, MAKEFLAGS="", RUNG="", CHECK="")
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=quiet, check=False).returncode == 0
 
@@ -170,19 +171,24 @@ def climb(path, name, check):
     return 0
 
 
-def main():
+def main() -> int:
     """Do what the arguments say; the exit code. Raises Refused."""
-    words = [word for word in sys.argv[1:] if word != "--check"]
-    if len(words) not in (2, 3) or words[0] not in ("begin", "climb"):
-        sys.exit(__doc__)
-    path, name = pathlib.Path(words[1]).resolve(), (words[2:] or [""])[0]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("begin", "climb"):
+        options = verbs.add_parser(verb)
+        arguments.add_inventory(options)
+        options.add_argument("--rung", default="", help="name of a drawing")
+    options.add_argument("--check", action="store_true", help="print the verbs and change nothing")
+    args = parser.parse_args()
+    path = args.inventory.resolve()
     if not drawings(path):
         raise Refused(f"There are no drawings of {path.stem}: no inventories/{path.stem}/*.yml.")
-    if words[0] == "climb":
-        return climb(path, name, "--check" in sys.argv)
-    begin(path, name)
+    if args.verb == "climb":
+        return climb(path, args.rung, args.check)
+    begin(path, args.rung)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(told(main))
+    sys.exit(exit_code(main))

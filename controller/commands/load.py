@@ -1,21 +1,17 @@
 """Let visitors loose on a site, by its virtual IP, and tell what they got and which tier was out of what.
 
-    load.py INVENTORY --locust PROGRAM [--users N] [--seconds N] [--anyway] [OPTION OF ANSIBLE-PLAYBOOK …]
-
 Visitors are Locust's (controller/load/visitors.py); what they do is site_load of group_vars/all/site.yml. While they are at it every host is asked,
 over the ssh that is there anyway, for its processor, memory, disks, and who waits at which door. The report goes to .state/ENV/load.html.
 Real hosts of production are asked with --anyway only, and then nobody signs in or changes anything. Exits with 1 where a request failed,
 with 2 where nobody could be let loose.
 """
 
-import argparse
 import csv
 import datetime
 import http.client
 import http.cookies
 import json
 import os
-import pathlib
 import re
 import secrets
 import shlex
@@ -26,7 +22,7 @@ import sys
 import time
 import urllib.parse
 
-from controller import ansible, errors
+from controller import ansible, arguments, errors
 from controller.commands import smoke
 from controller.inventory import ROOT, state_of
 from controller.load.analysis import KINDS, TIERS, bottleneck, figures, history, requests
@@ -204,10 +200,10 @@ def let_loose(locust, plan_file, place, users, seconds, ramp):
     return process.returncode, (used.ru_utime + used.ru_stime) / (time.monotonic() - begun)
 
 
-def run(inventory, told, given):
+def run(inventory, told, args):
     """Let visitors loose and look meanwhile; the report. Raises Refused and Failed."""
-    users, seconds = bounds(given.users, given.seconds)
-    production = spared(told, given.anyway)
+    users, seconds = bounds(args.users, args.seconds)
+    production = spared(told, args.anyway)
     if not smoke.held(told["smoke"]):
         raise errors.Refused(f"Nobody answers at {told['smoke']['address']}: on a balancer, journalctl -u keepalived")
     crawl = smoke.Crawl(told["smoke"], smoke.visitor(told["smoke"])).run()
@@ -218,7 +214,7 @@ def run(inventory, told, given):
     variables = ansible.hosts(inventory, "all")
     first, load = variables[told["tiers"]["app"][0]], told["load"]
     signs_in = bool(load.get("sign_in")) and not production
-    place = state_of(pathlib.Path(inventory)) / "load"
+    place = state_of(inventory) / "load"
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     plan_file, cookies, looks, made = place / "plan.json", "", {}, False
     ramp = max(1, min(RAMP_S, seconds // 5))
@@ -244,7 +240,7 @@ def run(inventory, told, given):
                 f"{told['addresses'][name]}/{told['cache_port']}" if caches else "",
             )
         looks[""] = looking(None, count)
-        code, visitors = let_loose(given.locust, plan_file, place, users, seconds, ramp)
+        code, visitors = let_loose(args.locust, plan_file, place, users, seconds, ramp)
         seen = {name: settled(samples(seen_by(look), told["doors"]), ramp) for name, look in looks.items()}
         if code:
             raise Failed(f"Locust failed with {code}: {place / 'locust.log'}")
@@ -268,7 +264,9 @@ def run(inventory, told, given):
         "when": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "visitors": visitor_rows(rows),
         "visitor_head": VISITOR_HEAD,
-        "hosts": host_rows(hosts, told["tiers"], balancers_saw(inventory, (seconds + ramp) / 60, given.options)),
+        "hosts": host_rows(
+            hosts, told["tiers"], balancers_saw(inventory, (seconds + ramp) / 60, arguments.extra_vars(args))
+        ),
         "host_head": HOST_HEAD,
         "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
         "by_tier": tier_rows(told["tiers"], tiers, hosts),
@@ -286,21 +284,21 @@ def run(inventory, told, given):
     }
 
 
-def load(given):
+def load(args):
     """Let loose and tell; the exit code. Raises Refused and Failed."""
     told = next(
         (
             found["msg"]
-            for found in ansible.ask(given.inventory, PLAYBOOK, given.options).values()
+            for found in ansible.ask(args.inventory, PLAYBOOK, arguments.extra_vars(args)).values()
             if isinstance(found.get("msg"), dict)
         ),
         None,
     )
     if told is None:
         raise errors.Refused("group_vars do not say what visitors do: make converge says why.")
-    report = run(given.inventory, told, given)
+    report = run(args.inventory, told, args)
     print("\n".join(told_rows(report)))
-    path = state_of(pathlib.Path(given.inventory)) / "load.html"
+    path = state_of(args.inventory) / "load.html"
     path.write_text(html(report), encoding="utf-8")
     print(f"  to read    {os.path.relpath(path)}\n")
     return 1 if report["failed"] or not report["asked"] else 0
@@ -308,15 +306,15 @@ def load(given):
 
 def main():
     """Say by the exit code whether every request was answered."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], usage=__doc__)
-    parser.add_argument("inventory")
+    parser = arguments.parser_of(__doc__)
     parser.add_argument("--locust", required=True)
     parser.add_argument("--users", default="50")
     parser.add_argument("--seconds", default="60")
     parser.add_argument("--anyway", action="store_true")
-    given, given.options = parser.parse_known_args()
+    arguments.add_extra_vars(parser)
+    args = parser.parse_args()
     try:
-        return errors.told(lambda: load(given))
+        return errors.exit_code(lambda: load(args))
     except (Failed, OSError, http.client.HTTPException) as reason:
         print(f"Nothing was measured. {reason}", file=sys.stderr)
         return 2

@@ -1,14 +1,14 @@
 """Put a host into a pool of a standing tier, or take one out of it.
 
-    node.py add INVENTORY POOL NODE [ADDRESS] [-- words for ansible-playbook]
-    node.py remove INVENTORY NODE [POOL] [-- words for ansible-playbook]
-    node.py write add INVENTORY POOL NODE ADDRESS    only the line in the inventory; prints {"changed": …}
-    node.py write remove INVENTORY NODE [POOL]
+    node.py add --inventory PATH --pool app --node app3 [--address ADDRESS]
+    node.py remove --inventory PATH --node app3 [--pool app]
 
+With --write-only they change the line in the inventory and nothing else, and print {"changed": …}.
 Input that cannot be right is refused here, with exit code 2, before anything is touched. The playbooks add_node.yml
 and remove_node.yml do the rest: they ask the tier, and change the inventory themselves once they know that it can be done.
 """
 
+import argparse
 import ipaddress
 import json
 import os
@@ -16,9 +16,11 @@ import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 
-from controller.errors import Refused, near, told
-from controller.inventory import POOLS, ROOT, Inventory, facts_of, typed, write
+from controller import arguments
+from controller.errors import Refused, exit_code, near
+from controller.inventory import POOLS, ROOT, Facts, Inventory, facts_of, typed, write
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -128,49 +130,64 @@ def check_remove(inventory, host, facts, pool=""):
     return pools[0]
 
 
-def play(inventory, playbook, words, **given):
+def play(inventory: pathlib.Path, playbook: str, options: Sequence[str], **variables: object) -> int:
     """Run a playbook; its exit code."""
-    extra = [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
-    return subprocess.run(
-        ["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks" / playbook), *extra, *words], check=False
-    ).returncode
+    extra = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+    command = ["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks" / playbook), *extra, *options]
+    return subprocess.run(command, check=False).returncode
 
 
-def run(words):
-    """Do what the words of the command line say; the exit code. Raises Refused."""
-    words, _dashes, more = (
-        (words, None, []) if "--" not in words else (words[: words.index("--")], "--", words[words.index("--") + 1 :])
-    )
-    only_write = words[:1] == ["write"]
-    verb, path, *given = words[only_write:] if len(words) > 1 + only_write else ("", "")
-    if verb not in ("add", "remove"):
-        sys.exit(__doc__)
-    path = pathlib.Path(path).resolve()
-    facts = facts_of(path)
-    inventory = Inventory(path.read_text(), os.path.relpath(path, ROOT))
-    if verb == "remove":
-        host, pool = (given + ["", ""])[:2]
-        if only_write:
-            print(json.dumps({"changed": write(path, inventory.without_host(host, pool))}))
-            return 0
-        pool = check_remove(inventory, host, facts, pool)
-        stays = inventory.jobs(host) != [pool]
-        inventory.without_host(host, pool if stays else "")  # raises where it cannot be done later
-        return play(path, "remove_node.yml", more, node=host, node_pool=pool, node_stays=stays)
-    pool, host, address = (given + ["", "", ""])[:3]
-    address = check_add(inventory, pool, host, address, facts)
+def add(args: argparse.Namespace, facts: Facts, inventory: Inventory, options: Sequence[str]) -> int:
+    """Add a host; the exit code. Raises Refused."""
+    path, pool, host = args.inventory, args.pool, args.node
+    address = check_add(inventory, pool, host, args.address, facts)
     text = inventory.text if host in inventory.lines else inventory.with_host(pool, host, address)
-    if only_write:
+    if args.write_only:
         print(json.dumps({"changed": write(path, text)}))
         return 0
-    # As the inventory will be. Its own name, for the time that it takes to know that it may.
+    # As the inventory will be, under a name of its own until it is known that the host may be added.
     planned = path.with_suffix(".yaml")
     planned.write_text(text)
     try:
-        return play(planned, "add_node.yml", more, node=host, node_pool=pool, node_address=address, node_inventory=path)
+        return play(
+            planned, "add_node.yml", options, node=host, node_pool=pool, node_address=address, node_inventory=path
+        )
     finally:
         planned.unlink()
 
 
+def remove(args: argparse.Namespace, facts: Facts, inventory: Inventory, options: Sequence[str]) -> int:
+    """Remove a host; the exit code. Raises Refused."""
+    path, host = args.inventory, args.node
+    if args.write_only:
+        print(json.dumps({"changed": write(path, inventory.without_host(host, args.pool))}))
+        return 0
+    pool = check_remove(inventory, host, facts, args.pool)
+    stays = inventory.jobs(host) != [pool]
+    inventory.without_host(host, pool if stays else "")  # raises where it cannot be done later
+    return play(path, "remove_node.yml", options, node=host, node_pool=pool, node_stays=stays)
+
+
+def run(words: Sequence[str]) -> int:
+    """Do what the words of a command line say; the exit code. Raises Refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("add", "remove"):
+        options = verbs.add_parser(verb)
+        arguments.add_inventory(options)
+        options.add_argument("--pool", default="")
+        options.add_argument("--node", default="")
+        options.add_argument("--write-only", action="store_true", help="change the inventory and nothing else")
+        options.add_argument("--check", action="store_true", help="a dry run")
+        arguments.add_extra_vars(options)
+        if verb == "add":
+            options.add_argument("--address", default="")
+    args = parser.parse_args(words)
+    args.inventory = args.inventory.resolve()
+    inventory = Inventory(args.inventory.read_text(), os.path.relpath(args.inventory, ROOT))
+    more = [*(["--check", "--diff"] if args.check else []), *arguments.extra_vars(args)]
+    return {"add": add, "remove": remove}[args.verb](args, facts_of(args.inventory), inventory, more)
+
+
 if __name__ == "__main__":
-    sys.exit(told(lambda: run(sys.argv[1:])))
+    sys.exit(exit_code(lambda: run(sys.argv[1:])))

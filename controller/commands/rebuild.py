@@ -1,7 +1,5 @@
 """Destroy an environment and bring it back from nothing.
 
-    rebuild.py INVENTORY [--from INVENTORY] [--yes] [--check] [-- OPTION OF ANSIBLE-PLAYBOOK …]
-
 Without --from its data come back from its own backups: its backup host stays, everything else goes. With it everything goes, and what
 comes is another environment's: the release that serves there, its uploads, and its rows as they are archived, scrubbed by site_scrub of
 group_vars/all/site.yml before they leave its backup host.
@@ -10,7 +8,6 @@ Where hosts are containers they are removed; real ones have to be bare. Cut off 
 where it refuses, and nothing is touched then; with 1 where it fails or what came up is not as it should be.
 """
 
-import argparse
 import concurrent.futures
 import datetime
 import hashlib
@@ -25,8 +22,8 @@ import time
 
 import yaml
 
-from controller import ansible, lock
-from controller.errors import Refused, told
+from controller import ansible, arguments, lock
+from controller.errors import Refused, exit_code
 from controller.inventory import ROOT, Inventory, facts_of, state_of, typed, vault_of
 
 PLAYBOOK = ROOT / "playbooks/queries/rebuild.yml"
@@ -313,7 +310,7 @@ def come_back(env, other, plan, version, rules, options):
     return lines
 
 
-def rebuild(env, other, given):
+def rebuild(env, other, args):
     """Ask, and do it; the exit code. Raises Refused and Failed."""
     site = yaml.safe_load((ROOT / "group_vars/all/site.yml").read_text())
     backup = yaml.safe_load((ROOT / "group_vars/all/backup.yml").read_text())
@@ -334,9 +331,9 @@ def rebuild(env, other, given):
         plan = plan_of(env, env.ask("plan")[env.backup])
     bounds = backup["backup_archive_timeout_s"], backup["backup_media_every_min"]
     print("\n".join(["", *(f"  {line}" for line in named(env, other, goes, plan, bounds) if line), ""]), flush=True)
-    if given.check:
+    if args.check:
         return 0
-    if not given.yes:
+    if not args.yes:
         try:
             answer = input("  Type yes to do it: ")
         except EOFError:
@@ -348,9 +345,9 @@ def rebuild(env, other, given):
     if busy:
         raise Refused(busy)
     begun = time.monotonic()
-    lines = come_back(env, other, plan, version, rules, given.options)
+    lines = come_back(env, other, plan, version, rules, arguments.extra_vars(args))
     took = time.monotonic() - begun
-    wrong = step("smoke", sys.executable, "-m", "controller.commands.smoke", str(env.path), fails=False)
+    wrong = step("smoke", sys.executable, "-m", "controller.commands.smoke", "--inventory", str(env.path), fails=False)
     if other is not None:
         wrong = (
             step(
@@ -359,7 +356,9 @@ def rebuild(env, other, given):
                 "-m",
                 "controller.commands.parity",
                 "parity",
+                "--inventory",
                 str(env.path),
+                "--other",
                 str(other.path),
                 fails=False,
             )
@@ -381,21 +380,17 @@ def rebuild(env, other, given):
     return 1 if wrong else 0
 
 
-def main():
-    """Rebuild, or say why not."""
-    words, options = sys.argv[1:], []
-    if "--" in words:
-        words, options = words[: words.index("--")], words[words.index("--") + 1 :]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], usage=__doc__)
-    parser.add_argument("inventory")
-    parser.add_argument("--from", dest="other", default="")
-    parser.add_argument("--yes", action="store_true")
-    parser.add_argument("--check", action="store_true")
-    given = parser.parse_args(words)
-    given.options = options
+def main() -> int:
+    """Rebuild, or print why not."""
+    parser = arguments.parser_of(__doc__)
+    parser.add_argument("--from", dest="other", help="inventory of the environment whose data are taken")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--check", action="store_true", help="print what would be destroyed, and nothing else")
+    arguments.add_extra_vars(parser)
+    args = parser.parse_args()
     try:
-        return told(
-            lambda: rebuild(Environment(given.inventory), Environment(given.other) if given.other else None, given)
+        return exit_code(
+            lambda: rebuild(Environment(args.inventory), Environment(args.other) if args.other else None, args)
         )
     except Failed as reason:
         print(f"\n{reason}\nMend that and type the same again: it begins anew.", file=sys.stderr)

@@ -1,9 +1,7 @@
 """Describe an environment of real hosts as containers on this machine: the same inventory and variables, other addresses.
 
-    rehearse.py INVENTORY STATE
-
-Writes STATE/inventory/: the inventory with every address moved into a network of this machine, links to the repository's
-group_vars, and playbooks/vars/rehearsal.yml laid over the environment's own. Written anew when INVENTORY has changed since: hosts keep
+Writes inventory/ of the state directory: the inventory with every address moved into a network of this machine, links to the repository's
+group_vars, and playbooks/vars/rehearsal.yml laid over the environment's own. Written anew when the inventory has changed since: hosts keep
 their addresses, and those that only the rehearsal had are named. Exits with 2 where the environment cannot be rehearsed.
 """
 
@@ -18,7 +16,8 @@ import zlib
 
 import yaml
 
-from controller.errors import Refused, told
+from controller import arguments
+from controller.errors import Refused, exit_code
 from controller.inventory import ROOT, Inventory, sections, write
 from plugins.modules import preflight
 
@@ -168,14 +167,15 @@ def build(source, state, root=ROOT):
     return said
 
 
-def main():
-    """Build, and say what there is to say. Raises Refused."""
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    for sentence in build(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()):
+def main() -> int:
+    """Build, and print what there is to report. Raises Refused."""
+    parser = arguments.parser_of(__doc__)
+    parser.add_argument("--state", required=True, type=pathlib.Path, help="directory of the rehearsal")
+    args = parser.parse_args()
+    for sentence in build(args.inventory.resolve(), args.state.resolve()):
         print(f"rehearsal: {sentence}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(told(main))
+    sys.exit(exit_code(main))

@@ -1,8 +1,7 @@
 """Ask a site, by its virtual IP, for what its visitors rely on: pages by what they say, and what they lead to and show themselves with.
 
-    smoke.py INVENTORY [OPTION OF ANSIBLE-PLAYBOOK …]
-    smoke.py -                                         what to ask for comes as JSON, and so does what is wrong: how a deploy asks,
-                                                       and a converge, which asks for the pages of site_smoke only ("pages_only")
+With --stdin what to ask for comes as JSON, and so does what is wrong: how a deploy asks, and a converge, which asks for the pages of site_smoke
+only ("pages_only").
 
 site_smoke of group_vars/all/site.yml has the pages to begin with. From there every link of the site's own is followed, static files and uploads are
 fetched, each once, at most site_smoke_most of a kind and LONGEST seconds long. Then site_smoke_sign_in signs in, in a real browser; a deploy leaves
@@ -10,6 +9,7 @@ that out where this machine has none.
 Exits with 1 where something is not as it should be, with 2 where nobody could be asked.
 """
 
+import argparse
 import collections
 import concurrent.futures
 import contextlib
@@ -25,7 +25,7 @@ import sys
 import time
 import urllib.parse
 
-from controller import ansible, browser
+from controller import ansible, arguments, browser
 from controller.inventory import ROOT
 from controller.report import table
 
@@ -314,20 +314,17 @@ def held(asked):
 
 def main():
     """Print what came."""
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    by_deploy = sys.argv[1] == "-"
-    if by_deploy:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--inventory", help="inventory of the environment")
+    source.add_argument("--stdin", action="store_true", help="read what to ask for as JSON, and print JSON")
+    arguments.add_extra_vars(parser)
+    args = parser.parse_args()
+    if args.stdin:
         asked = json.load(sys.stdin)
     else:
-        asked = next(
-            (
-                said["msg"]
-                for said in ansible.ask(sys.argv[1], PLAYBOOK, sys.argv[2:]).values()
-                if isinstance(said.get("msg"), dict)
-            ),
-            None,
-        )
+        answers = ansible.ask(args.inventory, PLAYBOOK, arguments.extra_vars(args)).values()
+        asked = next((answer["msg"] for answer in answers if isinstance(answer.get("msg"), dict)), None)
     if asked is None:
         print("group_vars do not say what a visitor gets: make converge says why.", file=sys.stderr)
         return 2
@@ -335,9 +332,9 @@ def main():
         print(f"Nobody answers at {asked['address']}: on a balancer, journalctl -u keepalived", file=sys.stderr)
         return 2
     crawl = Crawl(asked, visitor(asked)).run()
-    more, refused, left_out = sign_in(asked, may_install=not by_deploy)
+    more, refused, left_out = sign_in(asked, may_install=not args.stdin)
     found, wrong = rows(crawl) + more, crawl.wrong | refused
-    if by_deploy:
+    if args.stdin:
         print(json.dumps({"wrong": wrong, "left_out": left_out, "failed": crawl.failed()}))
         return 0
     sentences = [*wrong.values(), *([left_out] if left_out else [])]

@@ -1,6 +1,5 @@
 """The report of a load: for a terminal, and as a page."""
 
-
 import jinja2
 
 from controller.inventory import ROOT

@@ -86,7 +86,7 @@ def test_the_page():
 
 @pytest.mark.parametrize("asked", ["x", "0", "-5", "nan"])
 def test_a_wrong_time_is_refused(asked, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["backends.py", "inventories/local.yml", asked])
+    monkeypatch.setattr(sys, "argv", ["backends.py", "--inventory=inventories/local.yml", f"--minutes={asked}"])
     with pytest.raises(SystemExit) as refusal:
         backends.main()
     assert f"MINUTES={asked} is no number of minutes: make pool MINUTES=5" in str(refusal.value)

@@ -71,11 +71,11 @@ def test_since(words, seconds):
     (("", "", "", "yesterday"), "SINCE=yesterday is no moment")])
 def test_what_cannot_be_asked_is_refused(words, sentence):
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
-        logs.asked(*words, NOW)
+        logs.search_arguments(*words, NOW)
 
 
 def test_what_is_asked():
-    assert logs.asked(ID, "app1", "", "1h", NOW) == {"request": ID, "host": "app1", "unit": "", "since": NOW.timestamp() - 3600}
+    assert logs.search_arguments(ID, "app1", "", "1h", NOW) == {"request": ID, "host": "app1", "unit": "", "since": NOW.timestamp() - 3600}
 
 
 def test_lines_of_several_hosts_are_one_story_and_the_silent_are_named():

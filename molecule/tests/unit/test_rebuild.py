@@ -78,7 +78,7 @@ def test_what_may_be_rebuilt(env, other):
 
 
 def test_the_program_refuses_production():
-    words = [sys.executable, "-m", "controller.commands.rebuild", ROOT / "inventories/production.yml", "--yes"]
+    words = [sys.executable, "-m", "controller.commands.rebuild", "--inventory", ROOT / "inventories/production.yml", "--yes"]
     done = subprocess.run(words, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("Nothing was touched. production is never destroyed.") and not done.stdout
 
@@ -86,7 +86,7 @@ def test_the_program_refuses_production():
 def test_a_rehearsal_is_rebuilt_from_a_rehearsal():
     words = ["make", "--no-print-directory", "--dry-run", "rebuild", "ENV=staging", "FROM=production", "REHEARSE=1", "YES=1"]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "controller.commands.rebuild .state/staging-rehearsal/inventory/staging.yml --from .state/production-rehearsal/inventory/production.yml --yes" in said
+    assert "controller.commands.rebuild --inventory .state/staging-rehearsal/inventory/staging.yml --from .state/production-rehearsal/inventory/production.yml --yes" in said
 
 
 def test_real_hosts_have_to_be_bare():

@@ -177,7 +177,7 @@ def test_it_ends(monkeypatch):
 
 
 def test_a_deploy_is_told_by_path(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["smoke.py", "-"])
+    monkeypatch.setattr(sys, "argv", ["smoke.py", "--stdin"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(ASKED)))
     monkeypatch.setattr(smoke, "held", lambda asked: True)
     monkeypatch.setattr(smoke, "AGAIN", 0)
@@ -233,7 +233,7 @@ def served(tmp_path):
 ])
 def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong, failed):
     asked = served | {"pages": [{"path": path, "says": says} for path, says in pages.items()], "pages_only": True, "tries": 1, "held_s": 1}
-    done = subprocess.run([sys.executable, "-m", "controller.commands.smoke", "-"], input=json.dumps(asked), capture_output=True, text=True, check=False,
+    done = subprocess.run([sys.executable, "-m", "controller.commands.smoke", "--stdin"], input=json.dumps(asked), capture_output=True, text=True, check=False,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
