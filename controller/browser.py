@@ -4,7 +4,6 @@ What a page does to it reaches little: it runs as an unprivileged user, in Chrom
 """
 
 import base64
-import collections
 import contextlib
 import fcntl
 import hashlib
@@ -21,6 +20,8 @@ import stat
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -47,7 +48,14 @@ NO_SANDBOX = (
     "namespaces (sysctl kernel.unprivileged_userns_clone=1 on Debian, kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu)"
 )
 USERS = range(61184, 65520)  # those that systemd sets apart for users without a name
-Site = collections.namedtuple("Site", "name address key")
+
+
+class Site(NamedTuple):
+    """A site, the address at which it is, and the key that it shows."""
+
+    name: str
+    address: str
+    key: str
 
 
 def trust(authority: pathlib.Path | str) -> ssl.SSLContext:
@@ -111,7 +119,7 @@ def sandboxed() -> bool:
     return asked.returncode == 0
 
 
-def install(say):
+def install(say: Callable[[str], None]) -> None:
     """Have Chromium, and what its sandbox needs where the kernel gives it none; say so where it has to be installed."""
     wanted = ([] if shutil.which("chromium") else ["chromium", "fonts-dejavu-core"]) + (
         [] if sandboxed() else ["chromium-sandbox"]
@@ -138,7 +146,7 @@ def install(say):
     )
 
 
-def high(descriptor):
+def high(descriptor: int) -> int:
     """The same descriptor under a number that nobody else is given."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD, 20)
     os.close(descriptor)
@@ -152,14 +160,14 @@ ATTEMPTS = 5  # to load a page
 class Browser:
     """A browser with one page, which finds these sites and no other."""
 
-    def __init__(self, *sites: Site):
+    def __init__(self, *sites: Site) -> None:
         found = [f"MAP {site.name} {site.address}" for site in sites]
         self.flags = [
             f"--host-resolver-rules={', '.join([*found, 'MAP * ~NOTFOUND'])}",
             f"--ignore-certificate-errors-spki-list={','.join(site.key for site in sites)}",
         ]
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if not sandboxed():
             raise OSError(NO_SANDBOX)
         self.user = user()
@@ -203,7 +211,7 @@ class Browser:
             raise
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         """End it, and remove what it has written."""
         self.process.terminate()
         try:
@@ -215,7 +223,7 @@ class Browser:
         os.close(self.answers)
         self.profile.cleanup()
 
-    def message(self, until):
+    def message(self, until: float) -> dict[str, Any]:
         """The next thing the browser says. Raises TimeoutError and ConnectionError."""
         while b"\0" not in self.rest:
             if not select.select([self.answers], [], [], max(0.0, until - time.monotonic()))[0]:
@@ -227,7 +235,7 @@ class Browser:
         said, _end, self.rest = self.rest.partition(b"\0")
         return json.loads(said)
 
-    def call(self, method, **parameters):
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The result of a command. Raises RuntimeError where it failed."""
         self.number += 1
         command = {"id": self.number, "method": method, "params": parameters} | (
@@ -245,19 +253,19 @@ class Browser:
                 return said["result"]
             self.events.append(said)
 
-    def await_event(self, method):
+    def await_event(self, method: str) -> None:
         """Await that an event comes, or has come since the last go()."""
         until = time.monotonic() + PATIENCE
         while not any(event.get("method") == method for event in self.events):
             self.events.append(self.message(until))
 
-    def go(self, what):
+    def go(self, what: Callable[[], object]) -> None:
         """Do something that loads a page, and await that it is there."""
         self.events.clear()
         what()
         self.await_event("Page.loadEventFired")
 
-    def open(self, url):
+    def open(self, url: str) -> None:
         """Load a page; again where the network of this machine changed meanwhile, as it does when a container comes or goes.
 
         Raises RuntimeError where there is none, or the site has another key.
@@ -269,33 +277,33 @@ class Browser:
         if said["errorText"]:
             raise RuntimeError(f"{url}: {said['errorText']}")
 
-    def size(self, width, height):
+    def size(self, width: int, height: int) -> None:
         """Be a screen of that size."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
 
-    def login(self, user, password):
+    def login(self, user: str, password: str) -> None:
         """Send a name and a password along with every request."""
         words = base64.b64encode(f"{user}:{password}".encode()).decode()
         self.call("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {words}"})
 
-    def logout(self):
+    def logout(self) -> None:
         """Send them no longer."""
         self.call("Network.setExtraHTTPHeaders", headers={})
 
-    def leave(self):
+    def leave(self) -> None:
         """Close the page, whose script would ask on and on."""
         self.open("about:blank")
 
-    def value(self, expression):
+    def value(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page. Raises RuntimeError where it throws."""
         said = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in said:
             raise RuntimeError(f"{expression}: {said['exceptionDetails']}")
         return said["result"].get("value")
 
-    def picture(self, path):
+    def picture(self, path: str | os.PathLike[str]) -> None:
         """Write what is to be seen, as PNG."""
         pathlib.Path(path).write_bytes(
             base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])

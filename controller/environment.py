@@ -10,6 +10,7 @@ import re
 import sys
 import sysconfig
 import tempfile
+from typing import Any
 
 from controller.ssh import Login
 
@@ -218,7 +219,7 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
     asked, get = set(), lookup_loader.get
 
     @functools.wraps(get)
-    def noted(plugin, *words, **options):
+    def noted(plugin: str, *words: Any, **options: Any) -> Any:
         asked.add(plugin.removeprefix("ansible.builtin."))
         return get(plugin, *words, **options)
 

@@ -1,12 +1,18 @@
 """What the answers of several hosts together tell is wrong with a tier. Also installed on the monitor: standard library only."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Answers = Mapping[str, Mapping[str, Any]]  # {host: what host_status returned}, of those that answered
 ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor", "backup"]  # as a request passes them
 CONFIRMING = ("sync_standby", "quorum_standby")  # Patroni's roles of standbys that every commit waits for
 LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained about
 LOGS_S = 60  # seconds that two rsyslogs have to find each other
 
 
-def databases(answers, members, scope):
+def databases(
+    answers: Answers, members: Sequence[str], scope: str | None
+) -> tuple[dict[str, str], list[str], list[str]]:
     """(role of each database as {name: words}, sentences about the cluster), by the primary's word. scope: the cluster's name for patronictl."""
     primaries = [name for name in members if answers.get(name, {}).get("raw", {}).get("role") == "primary"]
     wrong = []
@@ -46,7 +52,9 @@ def databases(answers, members, scope):
     return roles, primaries, wrong
 
 
-def between(answers, groups, facts):
+def between(
+    answers: Answers, groups: Mapping[str, Sequence[str]], facts: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
     """(role of each database, sentences) that only the answers of several hosts together tell."""
     roles, primaries, wrong = databases(answers, groups.get("db", []), facts.get("patroni_scope"))
     holders = [name for name, answer in answers.items() if answer["raw"].get("holds")]
@@ -77,7 +85,7 @@ def between(answers, groups, facts):
     return roles, wrong
 
 
-def outdated(answers, typed):
+def outdated(answers: Answers, typed: str) -> list[str]:
     """Sentences about hosts that came from a golden image made for other packages than theirs are now. That is not wrong: a converge installs the rest."""
     images = {name: answer["raw"].get("image", {"lacks": [], "spare": []}) for name, answer in answers.items()}
     return [

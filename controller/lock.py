@@ -27,7 +27,7 @@ echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-
 """
 
 
-def hold(login, who):
+def hold(login: openssh.Login, who: str) -> subprocess.Popen[bytes]:
     """A process that asks a host for its lock, on a connection of its own, and keeps it while its input is open."""
     first, *words = openssh.options(login, None)
     own = [
@@ -48,7 +48,7 @@ def hold(login, who):
     )
 
 
-def take(inventory, verb):
+def take(inventory: str, verb: str) -> tuple[dict[str, subprocess.Popen[bytes]], str]:
     """(the processes that hold the locks while this one has their input, who else has one, as a sentence or nothing)."""
     who = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
     try:
@@ -68,7 +68,7 @@ def take(inventory, verb):
     return held, ""
 
 
-def main():
+def main() -> int:
     """Take the locks and become the command."""
     if len(sys.argv) < 4:
         sys.exit(__doc__)

@@ -10,12 +10,14 @@ What cannot be is refused, with exit code 2, before anything is touched.
 
 import argparse
 import os
+import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
 from controller import arguments
 from controller.errors import Refused, exit_code, near
-from controller.inventory import JOBS, ROOT, Inventory, facts_of, typed, write
+from controller.inventory import JOBS, ROOT, Facts, Inventory, facts_of, typed, write
 
 # The way up: what others lean on first. App hosts before balancers: Apache starts anew for a balancer that is new, and another host serves meanwhile.
 ORDER = ["db", "media", "app", "lb", "cache"]
@@ -23,35 +25,35 @@ ORDER = ["db", "media", "app", "lb", "cache"]
 STAYS = {"quorum": "a vote", "monitor": "the graphs", "backup": "the backups"}
 
 
-def drawings(path):
+def drawings(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """{name: file} of the drawings of an inventory, from the lowest rung to the highest."""
     return {one.stem: one for one in sorted(path.with_suffix("").glob("*.yml"))}
 
 
-def read(path):
+def read(path: pathlib.Path) -> Inventory:
     """The inventory that a file is."""
     return Inventory(path.read_text(), os.path.relpath(path, ROOT))
 
 
-def members(inventory):
+def members(inventory: Inventory) -> dict[str, set[str]]:
     """{job: its hosts}."""
     return {job: set(inventory.groups.get(job, [])) for job in JOBS}
 
 
-def known(rungs, name):
+def known(rungs: Mapping[str, pathlib.Path], name: str) -> pathlib.Path:
     """The file of a drawing. Raises Refused where there is none of that name."""
     if name not in rungs:
         raise Refused(f"There is no rung '{name}'{near(name, list(rungs))} There are: {', '.join(rungs)}.")
     return rungs[name]
 
 
-def standing(path):
+def standing(path: pathlib.Path) -> str:
     """The name of the drawing that an inventory is; empty where it is none."""
     now = members(read(path))
     return next((name for name, file in drawings(path).items() if members(read(file)) == now), "")
 
 
-def following(path):
+def following(path: pathlib.Path) -> str:
     """The name of the rung after the one that stands. Raises Refused where that is not one of them, or the last."""
     names, now = list(drawings(path)), standing(path)
     if not now:
@@ -63,7 +65,7 @@ def following(path):
     return names[names.index(now) + 1]
 
 
-def begin(path, name):
+def begin(path: pathlib.Path, name: str) -> None:
     """Write an inventory as a drawing has it. Raises Refused where it is there and another one."""
     rungs = drawings(path)
     drawing = known(rungs, name or next(iter(rungs)))
@@ -76,7 +78,7 @@ def begin(path, name):
         )
 
 
-def steps(now, then):
+def steps(now: Inventory, then: Inventory) -> list[list[str]]:
     """The words that make is given, one verb after another, from one inventory to another. Raises Refused where no verbs lead there.
 
     A failover is only for a primary that leaves: who climbs asks first.
@@ -109,7 +111,7 @@ def steps(now, then):
     return found
 
 
-def votes(now, then):
+def votes(now: Inventory, then: Inventory) -> list[str]:
     """Hosts of a quorum of several, which takes new members one at a time: those first, while the others have a majority.
 
     All of them: a climb that was cut off left a drawing that does not tell who has no seat yet. For one that has its seat it is only a look.
@@ -118,14 +120,14 @@ def votes(now, then):
     return sorted(voters, key=lambda host: host in now.groups["quorum"]) if len(voters) > 1 else []
 
 
-def doors(now, then):
+def doors(now: Inventory, then: Inventory) -> list[list[str]]:
     """The verb by which the members that are there let new ones in; none where nobody is new."""
     voters = then.groups["quorum"]
     here = [host for host in voters if host in now.groups["quorum"]]
     return [["site", f"LIMIT={','.join(here)}", "TAGS=etcd_clients"]] if here and len(voters) > 1 else []
 
 
-def make(facts, *words, quiet=False):
+def make(facts: Facts, *words: str, quiet: bool = False) -> bool:
     """Run a verb, as an operator types it; whether it worked."""
     command = ["make", "--no-print-directory", *words, *typed(facts).split()]
     if not quiet:
@@ -135,7 +137,13 @@ def make(facts, *words, quiet=False):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=quiet, check=False).returncode == 0
 
 
-def go(path, drawing, facts, todo, ends):
+def go(
+    path: pathlib.Path,
+    drawing: pathlib.Path,
+    facts: Facts,
+    todo: Sequence[Sequence[str]],
+    ends: Sequence[Sequence[str]],
+) -> bool:
     """Type the verbs, and write the drawing before the last of them; whether all of it worked."""
     for words in todo:
         if words[0] == "failover" and not make(facts, *words, "CHECK=1", quiet=True):
@@ -147,7 +155,7 @@ def go(path, drawing, facts, todo, ends):
     return all(make(facts, *words) for words in [["up"], *ends])
 
 
-def climb(path, name, check):
+def climb(path: pathlib.Path, name: str, check: bool) -> int:
     """Climb; the exit code. Raises Refused."""
     facts = facts_of(path)
     name = name or following(path)

@@ -6,12 +6,14 @@ Real hosts of production are asked with --anyway only, and then nobody signs in 
 with 2 where nobody could be let loose.
 """
 
+import argparse
 import csv
 import datetime
 import http.client
 import http.cookies
 import json
 import os
+import pathlib
 import re
 import secrets
 import shlex
@@ -21,6 +23,8 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from controller import ansible, arguments, errors
 from controller.commands import smoke
@@ -52,7 +56,7 @@ class Failed(Exception):
     """Why nothing was measured, as a sentence."""
 
 
-def bounds(users, seconds):
+def bounds(users: str, seconds: str) -> tuple[int, int]:
     """Both as numbers. Raises Refused."""
     for name, text, least in (("USERS", users, 1), ("SECONDS", seconds, 10)):
         if not re.fullmatch(r"\d+", text) or int(text) < least:
@@ -60,7 +64,7 @@ def bounds(users, seconds):
     return int(users), int(seconds)
 
 
-def spared(told, anyway):
+def spared(told: Mapping[str, Any], anyway: bool) -> bool:
     """Whether this is production itself, which is asked and never changed. Raises Refused where it is not to be asked either."""
     production = told["env_name"] == "production" and not told["containers"]
     if production and not anyway:
@@ -71,7 +75,7 @@ def spared(told, anyway):
     return production
 
 
-def plan(told, crawl, cookies, production):
+def plan(told: Mapping[str, Any], crawl: smoke.Crawl, cookies: str, production: bool) -> dict[str, Any]:
     """What load/visitors.py is told. Raises Failed where there is nothing to do."""
     load, found = told["load"], {}
     for path, (kind, answer, _by) in crawl.seen.items():
@@ -110,7 +114,7 @@ def plan(told, crawl, cookies, production):
     }
 
 
-def manage(variables, words, entered=""):
+def manage(variables: Mapping[str, Any], words: Sequence[str], entered: str = "") -> None:
     """Run a management command on a host. Raises Failed where it fails."""
     done = subprocess.run(
         [*ansible.ssh(variables), shlex.join(["sudo", "/usr/local/bin/manage", *words])],
@@ -125,13 +129,13 @@ def manage(variables, words, entered=""):
         )
 
 
-def sign_in(asked, form, password):
+def sign_in(asked: Mapping[str, Any], form: Mapping[str, Any], password: str) -> str:
     """The cookies of who has signed in, as a header. Raises Failed where that fails."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the smoke test has just checked it
     jar = http.cookies.SimpleCookie()
 
-    def fetch(method, body=None, **headers):
+    def fetch(method: str, body: str | None = None, **headers: str) -> tuple[int, str]:
         connection = http.client.HTTPSConnection(asked["name"], asked["port"], timeout=PATIENCE)
         connection.sock = context.wrap_socket(
             socket.create_connection((asked["address"], asked["port"]), timeout=PATIENCE), server_hostname=asked["name"]
@@ -156,7 +160,7 @@ def sign_in(asked, form, password):
     return "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
 
 
-def balancers_saw(inventory, minutes, options):
+def balancers_saw(inventory: pathlib.Path, minutes: float, options: Sequence[str]) -> dict[str, tuple[int, int]]:
     """{host: (requests, failures)} of those behind the balancers, all balancers together."""
     found = {}
     for said in ansible.ask(inventory, POOL, [*options, "-e", f"pool_minutes={minutes:g}"]).values():
@@ -166,7 +170,9 @@ def balancers_saw(inventory, minutes, options):
     return found
 
 
-def let_loose(locust, plan_file, place, users, seconds, ramp):
+def let_loose(
+    locust: str, plan_file: pathlib.Path, place: pathlib.Path, users: int, seconds: int, ramp: int
+) -> tuple[int, float]:
     """Run Locust; (its exit code, the cores it used)."""
     words = [
         locust,
@@ -200,7 +206,7 @@ def let_loose(locust, plan_file, place, users, seconds, ramp):
     return process.returncode, (used.ru_utime + used.ru_stime) / (time.monotonic() - begun)
 
 
-def run(inventory, told, args):
+def run(inventory: pathlib.Path, told: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Let visitors loose and look meanwhile; the report. Raises Refused and Failed."""
     users, seconds = bounds(args.users, args.seconds)
     production = spared(told, args.anyway)
@@ -284,7 +290,7 @@ def run(inventory, told, args):
     }
 
 
-def load(args):
+def load(args: argparse.Namespace) -> int:
     """Let loose and tell; the exit code. Raises Refused and Failed."""
     told = next(
         (
@@ -304,7 +310,7 @@ def load(args):
     return 1 if report["failed"] or not report["asked"] else 0
 
 
-def main():
+def main() -> int:
     """Say by the exit code whether every request was answered."""
     parser = arguments.parser_of(__doc__)
     parser.add_argument("--locust", required=True)

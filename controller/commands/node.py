@@ -25,7 +25,7 @@ from controller.inventory import POOLS, ROOT, Facts, Inventory, facts_of, typed,
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-def next_address(inventory, pool, facts):
+def next_address(inventory: Inventory, pool: str, facts: Facts) -> str:
     """The next free address of a pool's range: the ten that its first host is one of; when they are taken, the upper half of the network."""
     network = ipaddress.ip_network(facts["network_cidr"])
     first = min(ipaddress.ip_address(inventory.address(host)) for host in inventory.groups[pool])
@@ -39,7 +39,7 @@ def next_address(inventory, pool, facts):
     raise Refused(f"network_cidr {network} has no free address left (group_vars/{facts['env_name']}/main.yml).")
 
 
-def check_address(inventory, host, address, facts):
+def check_address(inventory: Inventory, host: str, address: str, facts: Facts) -> None:
     """Raise Refused for an address that a host cannot have."""
     main = f"group_vars/{facts['env_name']}/main.yml"
     other = inventory.addresses.get(address)
@@ -59,7 +59,7 @@ def check_address(inventory, host, address, facts):
             raise Refused(f"{address} is outside what hosts of network_cidr {network} may have ({main}).")
 
 
-def check_add(inventory, pool, host, address, facts):
+def check_add(inventory: Inventory, pool: str, host: str, address: str, facts: Facts) -> str:
     """The address of a host that may come into a pool. Raises Refused for one that may not."""
     usage = f"Type it like this: make add-node {typed(facts)} POOL=app NODE=app3" + (
         "" if facts["env_containers"] else " ADDRESS=198.51.100.23"
@@ -90,7 +90,7 @@ def check_add(inventory, pool, host, address, facts):
     return address
 
 
-def check_remove(inventory, host, facts, pool=""):
+def check_remove(inventory: Inventory, host: str, facts: Facts, pool: str = "") -> str:
     """The pool that a host may leave, as far as the inventory tells; pool where one is named. Raises Refused for one that may not."""
     if not host:
         raise Refused(f"NODE= is missing. Type it like this: make remove-node {typed(facts)} NODE=app3")

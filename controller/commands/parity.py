@@ -14,6 +14,8 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 from ansible.errors import AnsibleError
@@ -33,7 +35,7 @@ SITE = ROOT / "playbooks/site.yml"
 DECLARED = ROOT / "group_vars/all/parity.yml"
 
 
-def vault(inventory, password_file):
+def vault(inventory: pathlib.Path, password_file: str | os.PathLike[str]) -> dict[str, str]:
     """{name: text} of every secret of an environment; empty where it has no vault. Raises OSError and AnsibleError where it does not open."""
     path = vault_of(inventory)
     if not path.exists():
@@ -45,7 +47,7 @@ def vault(inventory, password_file):
     return found
 
 
-def look(inventory, password_file):
+def look(inventory: pathlib.Path, password_file: str | os.PathLike[str]) -> Side:
     """A Side, asked now."""
     with concurrent.futures.ThreadPoolExecutor() as at_once:
         hosts = at_once.submit(ansible.ask, str(inventory), PLAYBOOK, ANSIBLE_VAULT_PASSWORD_FILE=str(password_file))
@@ -53,7 +55,7 @@ def look(inventory, password_file):
         return Side(inventory.stem, hosts.result(), vault(inventory, password_file), variables)
 
 
-def foretold(inventory, options):
+def foretold(inventory: pathlib.Path, options: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Differences with the declaration: what site.yml would change. Exits where it does not get to its end."""
     with waiting("A dry run of the declaration", state_of(inventory), "foretold"):
         done = subprocess.run(
@@ -71,7 +73,7 @@ def foretold(inventory, options):
     return would_change(said)
 
 
-def written(result):
+def written(result: Mapping[str, Any]) -> str:
     """Path that a task would write, or the name of what it would change; empty where it does not say."""
     diffs = result.get("diff") or []
     headers = [
@@ -86,7 +88,7 @@ def written(result):
     ).partition(" (")[0]
 
 
-def would_change(said):
+def would_change(said: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
     """({host: [task, with the files that it would write]}, sentences about what failed), from what the JSON callback printed."""
     changes, wrong = {}, []
     for play in said["plays"]:
@@ -102,7 +104,7 @@ def would_change(said):
     return changes, wrong
 
 
-def tasks_of(changes, side):
+def tasks_of(changes: Mapping[str, Sequence[str]], side: Side) -> list[Difference]:
     """A Difference for every task that would change hosts of a tier."""
     found = {}
     for host, tasks in changes.items():

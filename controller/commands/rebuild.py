@@ -8,6 +8,7 @@ Where hosts are containers they are removed; real ones have to be bare. Cut off 
 where it refuses, and nothing is touched then; with 1 where it fails or what came up is not as it should be.
 """
 
+import argparse
 import concurrent.futures
 import datetime
 import hashlib
@@ -19,6 +20,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import yaml
 
@@ -39,7 +42,7 @@ class Failed(Exception):
 class Environment:
     """An environment, as its inventory and group_vars describe it."""
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path) -> None:
         self.path = pathlib.Path(path).resolve()
         self.name, self.state = self.path.stem, state_of(self.path)
         self.note = self.state / "rebuild.json"  # the hosts of a rebuild that has not ended
@@ -50,22 +53,22 @@ class Environment:
         self.hosts, self.groups = list(inventory.lines), inventory.groups
 
     @property
-    def variables(self):
+    def variables(self) -> dict[str, str]:
         """What this environment's own verbs find in theirs. Each has a vault of its own."""
         password = self.state / "vault-password"
         return {"ENV": self.name, **({"ANSIBLE_VAULT_PASSWORD_FILE": str(password)} if password.exists() else {})}
 
-    def ask(self, tag):
+    def ask(self, tag: str) -> dict[str, dict[str, Any]]:
         """What hosts answer to the first task of rebuild.yml with a tag, as {host: result}."""
         return next(iter(ansible.answers(str(self.path), PLAYBOOK, ["--tags", tag], **self.variables).values()))
 
     @property
-    def backup(self):
+    def backup(self) -> str:
         """Name of the backup host."""
         return self.groups["backup"][0]
 
     @property
-    def tier_backup(self):
+    def tier_backup(self) -> str:
         """The command that reaches the program of the backup host, as a word of a shell."""
         variables = ansible.hosts(str(self.path), "backup", **self.variables)[self.backup]
         return shlex.join([*ansible.ssh(variables), "sudo", "/usr/local/sbin/tier-backup"])
@@ -74,7 +77,7 @@ class Environment:
 # ---------------------------------------------------------------- what is refused
 
 
-def check_environments(env, other):
+def check_environments(env: Environment, other: Environment | None) -> None:
     """Raise Refused for what is never rebuilt, or not from there."""
     if env.name == NEVER and not env.containers:
         raise Refused(
@@ -88,7 +91,7 @@ def check_environments(env, other):
         raise Refused(f"FROM={other.name} is what would be destroyed. From its own backups: leave FROM out.")
 
 
-def check_vault(env):
+def check_vault(env: Environment) -> None:
     """Raise Refused where nothing that is in the backups can be read."""
     if not env.vault.exists():
         raise Refused(
@@ -96,7 +99,7 @@ def check_vault(env):
         )
 
 
-def check_rules(rules):
+def check_rules(rules: Sequence[Any]) -> None:
     """Raise Refused for rules of site_scrub that cannot be meant."""
     place = "group_vars/all/site.yml: site_scrub"
     if not rules:
@@ -112,7 +115,7 @@ def check_rules(rules):
             )
 
 
-def check_bare(env, begun, taken):
+def check_bare(env: Environment, begun: Iterable[str], taken: Iterable[str]) -> None:
     """Raise Refused for real hosts that are not bare, but for those that a rebuild which was cut off has begun.
 
     begun: hosts it was for; taken: hosts that let the operator in.
@@ -125,7 +128,9 @@ def check_bare(env, begun, taken):
         )
 
 
-def release_of(other, said, releases=RELEASES, site="site"):
+def release_of(
+    other: Environment, said: Mapping[str, Mapping[str, Any]], releases: pathlib.Path = RELEASES, site: str = "site"
+) -> str:
     """The release that another environment serves, once all of it is known to be here.
 
     said: {app host: what it says of it}. Raises Refused, with what to do.
@@ -153,7 +158,7 @@ def release_of(other, said, releases=RELEASES, site="site"):
     return version
 
 
-def plan_of(env, said):
+def plan_of(env: Environment, said: Mapping[str, Any]) -> dict[str, Any]:
     """What the backup host can bring back. Raises Refused where it cannot."""
     if said.get("unreachable") or "rc" not in said:
         why = "does not answer over SSH" + (f": docker start {env.name}-{env.backup}" if env.containers else "")
@@ -166,17 +171,23 @@ def plan_of(env, said):
 # ---------------------------------------------------------------- what is told
 
 
-def moment(seconds):
+def moment(seconds: float | None) -> str:
     """A moment as people read it."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)) if seconds else "an unknown time"
 
 
-def minutes(seconds):
+def minutes(seconds: float) -> str:
     """A time as people read it."""
     return f"{seconds / 60:.1f} min"
 
 
-def named(env, other, goes, plan, bounds):
+def named(
+    env: Environment,
+    other: Environment | None,
+    goes: Sequence[str],
+    plan: Mapping[str, Any] | None,
+    bounds: tuple[int, int],
+) -> list[str]:
     """What is destroyed, what comes, and what is lost, as lines.
 
     goes: names of containers; plan: of the backup host, None with other; bounds: (archive_timeout in seconds, minutes between two backups of uploads).
@@ -203,7 +214,7 @@ def named(env, other, goes, plan, bounds):
     ]
 
 
-def scrubbed(rules, rows):
+def scrubbed(rules: Sequence[Mapping[str, str]], rows: Sequence[int]) -> list[str]:
     """What each rule did, as lines."""
     return [
         f"{rule['table']}{'.' + rule['column'] if 'column' in rule else ' emptied'}: {count} rows"
@@ -211,7 +222,7 @@ def scrubbed(rules, rows):
     ]
 
 
-def last_change(said):
+def last_change(said: Mapping[str, Any]) -> str:
     """When the last change was made that came back, as PostgreSQL tells it; nothing where it does not."""
     found = re.search(r"at log time (\S+ \S+)", said.get("stdout", ""))
     return found[1] if found else ""
@@ -220,7 +231,7 @@ def last_change(said):
 # ---------------------------------------------------------------- what is done
 
 
-def standing(env, kept):
+def standing(env: Environment, kept: Sequence[str]) -> list[str]:
     """Names of the containers of an environment, but for those of kept hosts. Raises Refused where one of those is gone."""
     words = ["docker", "ps", "--all", "--filter", f"label=realworld={env.name}", "--format", "{{.Names}}"]
     done = subprocess.run(
@@ -234,7 +245,7 @@ def standing(env, kept):
     return [name for name in names if name not in own]
 
 
-def converged(env, hosts):
+def converged(env: Environment, hosts: Sequence[str]) -> list[str]:
     """Those hosts that let the operator in: they are not bare."""
     variables = ansible.hosts(str(env.path), "all")
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -248,7 +259,7 @@ def converged(env, hosts):
         return [host for host, in_ in zip(hosts, came) if in_]
 
 
-def step(what, *words, quiet=False, fails=True):
+def step(what: str, *words: str, quiet: bool = False, fails: bool = True) -> int:
     """Do a step, and say how long it took; its exit code. Raises Failed."""
     begun = time.monotonic()
     print(f"\nrebuild: {what}", flush=True)
@@ -266,7 +277,7 @@ def step(what, *words, quiet=False, fails=True):
     return done.returncode
 
 
-def take_over(other, rules):
+def take_over(other: Environment, rules: Sequence[Mapping[str, str]]) -> tuple[dict[str, Any], list[str]]:
     """What the other environment hands over: (variables for the converge, lines about it). Raises Failed."""
     print(
         f"\nrebuild: the newest backup of {other.name} is restored on its {other.backup} and scrubbed there", flush=True
@@ -285,7 +296,14 @@ def take_over(other, rules):
     ]
 
 
-def come_back(env, other, plan, version, rules, options):
+def come_back(
+    env: Environment,
+    other: Environment | None,
+    plan: Mapping[str, Any] | None,
+    version: str,
+    rules: Sequence[Mapping[str, str]],
+    options: Sequence[str],
+) -> list[str]:
     """Destroy and build; lines about it. Raises Failed."""
     if other is not None:
         chosen, lines = take_over(other, rules)
@@ -310,7 +328,7 @@ def come_back(env, other, plan, version, rules, options):
     return lines
 
 
-def rebuild(env, other, args):
+def rebuild(env: Environment, other: Environment | None, args: argparse.Namespace) -> int:
     """Ask, and do it; the exit code. Raises Refused and Failed."""
     site = yaml.safe_load((ROOT / "group_vars/all/site.yml").read_text())
     backup = yaml.safe_load((ROOT / "group_vars/all/backup.yml").read_text())

@@ -13,6 +13,7 @@ import shutil
 import string
 import sys
 import zlib
+from collections.abc import Iterable, Iterator, Mapping
 
 import yaml
 
@@ -27,12 +28,12 @@ HARMLESS = ("ansible_python_interpreter",)
 VIP = 100  # number of the virtual IP in the network
 
 
-def network_of(env):
+def network_of(env: str) -> str:
     """The first three numbers of an environment's network on this machine: the same in every checkout, apart from that of local."""
     return f"172.30.{100 + zlib.crc32(env.encode()) % 100}"
 
 
-def variables(node):
+def variables(node: yaml.Node | None) -> Iterator[tuple[str, str, yaml.Node]]:
     """Yield (host, name of a variable, node of its value) for every variable of a host."""
     for _group, hosts in sections(node):
         for host, _line, body in preflight.keys(hosts):
@@ -40,7 +41,7 @@ def variables(node):
                 yield host, name, value
 
 
-def group_variables(node):
+def group_variables(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
     """Yield (line, name) for every variable that an inventory gives a group."""
     for _group, _line, body in preflight.keys(node):
         for section, _number, content in preflight.keys(body):
@@ -50,7 +51,7 @@ def group_variables(node):
                 yield from group_variables(content)
 
 
-def places(old, network, known):
+def places(old: Mapping[str, str], network: str, known: Mapping[str, str]) -> dict[str, str]:
     """{host: its address in the network}, where it had one before its own; else by the last number of its real one; else the next that is free.
 
     old: {host: its real address}; known: {host: address} of an earlier rehearsal. Raises Refused where there are too many hosts.
@@ -72,7 +73,7 @@ def places(old, network, known):
     return {host: f"{network}.{number}" for host, number in found.items()}
 
 
-def moved(text, name, network, known=()):
+def moved(text: str, name: str, network: str, known: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> str:
     """The text of an inventory with every host in the network, everything else as it was. Raises Refused where it says more than addresses."""
     tree = yaml.compose(text, preflight.VaultLoader)
     for line, variable in group_variables(tree):
@@ -102,7 +103,7 @@ def moved(text, name, network, known=()):
     return text
 
 
-def check_variables(root, env, replaced):
+def check_variables(root: pathlib.Path, env: str, replaced: Iterable[str]) -> None:
     """Raise Refused for a variable of an environment that says how to reach hosts and that a rehearsal does not replace. Vaulted files are not read."""
     for path in sorted((root / f"group_vars/{env}").glob("*.yml")):
         for name, line, _value in preflight.keys(preflight.compose(path)):
@@ -113,7 +114,7 @@ def check_variables(root, env, replaced):
                 )
 
 
-def known_addresses(path):
+def known_addresses(path: pathlib.Path) -> dict[str, str]:
     """{host: address} of an inventory file; empty where there is none."""
     if not path.exists():
         return {}
@@ -121,7 +122,7 @@ def known_addresses(path):
     return {host: address for address, host in inventory.addresses.items()}
 
 
-def link(path, target):
+def link(path: pathlib.Path, target: pathlib.Path) -> None:
     """Make a link that works wherever the checkout is moved to. One that is right stays: another verb may be reading through it."""
     to = os.path.relpath(target, path.parent)
     if path.is_symlink() and os.readlink(path) == to:
@@ -130,7 +131,7 @@ def link(path, target):
     path.symlink_to(to)
 
 
-def build(source, state, root=ROOT):
+def build(source: pathlib.Path, state: pathlib.Path, root: pathlib.Path = ROOT) -> list[str]:
     """Write the tree; what there is to say about it, as a list of sentences. Raises Refused."""
     env, text = source.stem, source.read_text()
     own = yaml.safe_load((root / f"group_vars/{env}/main.yml").read_text())

@@ -24,10 +24,12 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from controller import ansible, arguments, browser
 from controller.inventory import ROOT
-from controller.report import table
+from controller.report import Row, table
 
 PLAYBOOK = ROOT / "playbooks/queries/smoke.yml"
 PATIENCE = 10.0  # seconds a visitor waits for an answer
@@ -36,8 +38,6 @@ LONGEST = 60.0  # seconds after which nothing more is asked for
 AGAIN = 1.0  # seconds after which what was not there is asked for once more: a host may just have died
 AT_ONCE = 4  # requests under way: no load worth the name
 
-# kind: its content type; request: the id that the balancer gave
-Answer = collections.namedtuple("Answer", "status body kind location request", defaults=("text/html", "", ""))
 SHOWN_WITH = {"link": "href", "script": "src", "img": "src", "source": "src", "video": "src", "audio": "src"}
 RELATIONS = {
     "stylesheet",
@@ -49,15 +49,25 @@ RELATIONS = {
 }  # of a <link> that is fetched
 
 
+class Answer(NamedTuple):
+    """An answer. kind: its content type; request: the id that the balancer gave."""
+
+    status: int
+    body: bytes
+    kind: str = "text/html"
+    location: str = ""
+    request: str = ""
+
+
 class Links(html.parser.HTMLParser):
     """What a page leads to and shows itself with, in its order: found."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.found = []
         self.feed(text)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         relation = set(given.get("rel", "").lower().split())
         if tag == "a" and "nofollow" not in relation:
@@ -67,7 +77,7 @@ class Links(html.parser.HTMLParser):
             self.found += [one.split()[0] for one in given.get("srcset", "").split(",") if one.strip()]
 
 
-def own(link, page, names):
+def own(link: str, page: str, names: Sequence[str]) -> str:
     """Path and query of a link that a page of the site has; empty where it leads elsewhere, or to nothing."""
     try:
         url = urllib.parse.urlsplit(urllib.parse.urljoin(f"https://{names[0]}{page}", link.strip()))
@@ -85,11 +95,11 @@ def own(link, page, names):
     )
 
 
-def visitor(asked):
+def visitor(asked: Mapping[str, Any]) -> Callable[[str], Answer]:
     """fetch(path) as a browser does it, with the site's name: an Answer. Raises OSError and HTTPException."""
     context, port = browser.trust(asked["authority"]), int(asked["port"])
 
-    def fetch(path):
+    def fetch(path: str) -> Answer:
         with contextlib.closing(http.client.HTTPSConnection(asked["name"], port, timeout=PATIENCE)) as connection:
             plain = socket.create_connection((asked["address"], port), timeout=PATIENCE)
             connection.sock = context.wrap_socket(plain, server_hostname=asked["name"])
@@ -112,18 +122,20 @@ class Crawl:
     seen: {path: (kind, its Answer or why there is none, the page that leads there)}; wrong: {path: sentence}; left: paths not asked for.
     """
 
-    def __init__(self, asked, fetch, pause=time.sleep):
+    def __init__(
+        self, asked: Mapping[str, Any], fetch: Callable[[str], Answer], pause: Callable[[float], object] = time.sleep
+    ) -> None:
         self.asked, self.fetch, self.pause = asked, fetch, pause
         self.begin = {page["path"]: page["says"] for page in asked["pages"]}
         self.names = asked.get("names") or [asked.get("name", "site")]
         self.seen, self.wrong, self.left = {}, {}, set()
         self.until = time.monotonic() + LONGEST
 
-    def kind(self, path):
+    def kind(self, path: str) -> str:
         """page, or a name of asked["files"]."""
         return next((what for what, prefix in self.asked["files"].items() if path.startswith(prefix)), "page")
 
-    def complaint(self, path, answer):
+    def complaint(self, path: str, answer: Answer | str) -> str:
         """What is wrong with an answer, as a sentence; empty where nothing is."""
         kind, by, says = self.kind(path), self.seen[path][2], self.begin.get(path)
         if isinstance(answer, str):
@@ -137,7 +149,7 @@ class Crawl:
                 return "" if told else f"The page {path} does not say {says}" + (f": {why}" if answer.request else "")
         return f"The {kind} {path} is not there: {why}" + (f" ({by} links to it)" if by else "")
 
-    def get(self, path):
+    def get(self, path: str) -> Answer | str | None:
         """Ask for one, and again where it is not as it should be. Nothing where the time is over."""
         answer, tries = "", self.asked.get("tries", 2)
         for attempt in range(tries):
@@ -153,7 +165,7 @@ class Crawl:
                 self.pause(AGAIN)
         return answer
 
-    def leads_to(self, path, answer):
+    def leads_to(self, path: str, answer: Answer | str) -> list[str]:
         """Paths of the site's own that an answer leads to."""
         if not isinstance(answer, Answer) or self.kind(path) != "page" or self.asked.get("pages_only"):
             return []
@@ -166,7 +178,7 @@ class Crawl:
         )
         return [one for one in (own(link, path, self.names) for link in links) if one]
 
-    def run(self):
+    def run(self) -> Self:
         """Ask for everything, those that are linked to from nearer the beginning first."""
         counts = collections.Counter()
         turn = [(path, "") for path in self.begin]
@@ -200,16 +212,16 @@ class Crawl:
             self.wrong["static file"] = "No page links to a static file"
         return self
 
-    def failed(self):
+    def failed(self) -> list[str]:
         """Ids of the requests that the site itself failed at."""
         answers = [answer for _kind, answer, _by in self.seen.values() if isinstance(answer, Answer)]
         return [answer.request for answer in answers if answer.status >= 500 and answer.request]
 
 
-def rows(crawl):
+def rows(crawl: Crawl) -> list[Row]:
     """Cells of the table: the pages to begin with, the first file of each kind, and a count of all others."""
 
-    def told(path):
+    def told(path: str) -> str:
         _kind, answer, _by = crawl.seen[path]
         return (
             f"{answer.status}, {len(answer.body)} bytes" if isinstance(answer, Answer) else str(answer or "not asked")
@@ -236,17 +248,17 @@ def rows(crawl):
 # ------------------------------------------------------------------ in a browser
 
 
-def origin(asked):
+def origin(asked: Mapping[str, Any]) -> str:
     """The site as a browser names it: a form's sender has to be spelt like that."""
     return f"https://{asked['name']}{'' if int(asked['port']) == 443 else ':' + str(asked['port'])}"
 
 
-def field(name):
+def field(name: str) -> str:
     """A field of a form, in JavaScript."""
     return f"document.querySelector({json.dumps(f'[name={json.dumps(name)}]')})"
 
 
-def fill_in(asked, window):
+def fill_in(asked: Mapping[str, Any], window: browser.Browser) -> str:
     """Sign in as a person does; why that did not come to what it should, or nothing."""
     form = asked["sign_in"]
     try:
@@ -260,7 +272,7 @@ def fill_in(asked, window):
     return "" if re.search(form["says"], said) else f"the page says {said[:200]!r}"
 
 
-def make_user(form):
+def make_user(form: Mapping[str, Any]) -> str:
     """Make the user on the first app host that can; why none could, or nothing."""
     words, why = shlex.join(["sudo", "/usr/local/bin/manage", *form["user"]]), "no host of the app pool"
     for door in form["doors"]:
@@ -273,7 +285,7 @@ def make_user(form):
     return why
 
 
-def sign_in(asked, may_install):
+def sign_in(asked: Mapping[str, Any], may_install: bool) -> tuple[list[Row], dict[str, str], str]:
     """(rows of the table, {"sign in": sentence about what is wrong}, why nobody was asked or nothing)."""
     form = asked.get("sign_in")
     if not form:
@@ -299,7 +311,7 @@ def sign_in(asked, may_install):
     return [("sign in", form["page"], "nobody can" if why else "works, in a browser")], wrong, ""
 
 
-def held(asked):
+def held(asked: Mapping[str, Any]) -> bool:
     """Await that somebody takes connections at the virtual IP; whether anybody does."""
     deadline = time.monotonic() + asked.get("held_s", HELD)
     while True:
@@ -312,7 +324,7 @@ def held(asked):
             time.sleep(0.2)  # between two tries with a deadline
 
 
-def main():
+def main() -> int:
     """Print what came."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)

@@ -2,8 +2,27 @@
 
 import csv
 import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict
 
-from controller.load.probe import rate
+from controller.load.probe import Sample, rate
+
+Figures = dict[str, Any]  # of a host: see figures()
+Point = tuple[float, float, float]  # seconds since it began, requests a second, 95th percentile in seconds
+
+
+class Row(TypedDict):
+    """What visitors got of a kind: counts, requests a second, and seconds within which a share of them was answered."""
+
+    kind: str
+    requests: int
+    failures: int
+    rate: float
+    p50: float
+    p95: float
+    p99: float
+    worst: float
+
 
 # Of a host's processor, memory or time: what is more has nothing left.
 CPU_FULL, IO_FULL, MEMORY_FULL = 0.85, 0.25, 0.95
@@ -12,7 +31,7 @@ TIERS = {"lb": "balancers", "app": "app hosts", "media": "media hosts", "cache":
 KINDS = {"page": "app", "session": "app", "change": "app", "static": "media", "media": "media"}
 
 
-def figures(seen, contained):
+def figures(seen: Sequence[Sample], contained: bool) -> Figures | None:
     """What a host's samples come to: parts of 1 for cpu (of the machine's cores), memory, io; cores used; who waits where; None where nobody tells."""
     if len(seen) < 2:
         return None
@@ -61,12 +80,18 @@ def figures(seen, contained):
     return told
 
 
-def waiting(host, door):
+def waiting(host: Figures | None, door: str) -> float:
     """How many waited at a door of a host, in the mean."""
     return host["queues"].get(door, (0.0, 0.0))[0] if host else 0.0
 
 
-def bottleneck(hosts, tiers, machine, visitors, contained):
+def bottleneck(
+    hosts: Mapping[str, Figures | None],
+    tiers: Mapping[str, Sequence[str]],
+    machine: Figures | None,
+    visitors: float,
+    contained: bool,
+) -> tuple[str, str]:
     """(tier, or "visitors", "machine", "" for none; why, as a sentence).
 
     hosts: {name: figures or None}; machine: figures of this machine; visitors: cores that the visitors themselves used.
@@ -80,10 +105,10 @@ def bottleneck(hosts, tiers, machine, visitors, contained):
             "Ask from several machines, or with longer pauses."
         )
 
-    def of(tier):
+    def of(tier: str) -> dict[str, Figures]:
         return {name: known[name] for name in tiers.get(tier, []) if name in known}
 
-    def hardest(among, what):
+    def hardest(among: Mapping[str, Figures], what: str) -> str:
         return max(among, key=lambda name: among[name].get(what) or 0.0)
 
     saturated = bool(contained and machine and machine["cpu"] >= CPU_FULL)
@@ -127,7 +152,7 @@ def bottleneck(hosts, tiers, machine, visitors, contained):
     return "", "No tier was out of anything: let more visitors loose (USERS)."
 
 
-def requests(lines):
+def requests(lines: Iterable[str]) -> tuple[list[Row], dict[str, Row]]:
     """(rows of the kinds, {tier: row}) of Locust's statistics; a row: {kind, requests, failures, rate, p50 … worst} in seconds.
 
     The kinds come first and all of them together last; that is the balancers' row, too: they see them all.
@@ -154,7 +179,7 @@ def requests(lines):
     return kinds, tiers | ({"lb": every[-1]} if every else {})
 
 
-def history(lines):
+def history(lines: Iterable[str]) -> list[Point]:
     """[(seconds since it began, requests a second, 95th percentile in seconds)], while visitors were there."""
     found = []
     for row in csv.DictReader(lines):

@@ -4,8 +4,13 @@ import shlex
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
 from controller import ansible
+
+Sample = dict[str, float]  # {name: figure} of a host at a moment
+Probe = tuple[subprocess.Popen[bytes], IO[str]]  # the process, and the file that it writes
 
 EVERY_S = 2  # seconds between two looks at a host
 
@@ -51,7 +56,7 @@ done
 """
 
 
-def looking(variables, count, *of_tier):
+def looking(variables: Mapping[str, Any] | None, count: int, *of_tier: object) -> Probe:
     """(a process that looks at a host, or at this machine where variables are None; the file it writes to). It ends by itself, sooner or later."""
     words = ["sh", "-c", LOOK, "load-look", str(EVERY_S), str(count), *map(str, of_tier), *[""] * (5 - len(of_tier))]
     command = words if variables is None else [*ansible.ssh(variables), shlex.join(["sudo", *words])]
@@ -59,7 +64,7 @@ def looking(variables, count, *of_tier):
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL), told
 
 
-def seen_by(look):
+def seen_by(look: Probe) -> str:
     """What a look has said so far; it is over."""
     process, told = look
     process.terminate()
@@ -68,7 +73,7 @@ def seen_by(look):
     return told.read()
 
 
-def samples(text, doors):
+def samples(text: str, doors: Mapping[str, str]) -> list[Sample]:
     """[{name: figure}] of what a host said; queues are added up by the doors they are at, as queue-DOOR. doors: {port, or address:port: DOOR}."""
     found, one = [], {}
     for line in text.splitlines():
@@ -91,12 +96,12 @@ def samples(text, doors):
     return found
 
 
-def settled(seen, ramp):
+def settled(seen: Sequence[Sample], ramp: float) -> list[Sample]:
     """Samples of the time after the visitors had arrived."""
     return [one for one in seen if one["at"] >= seen[0]["at"] + ramp]
 
 
-def rate(seen, name, scale=1.0):
+def rate(seen: Sequence[Sample], name: str, scale: float = 1.0) -> tuple[float, float] | tuple[None, None]:
     """What a counter grew by in a second, in the mean and at most; (None, None) where there is none."""
     steps = [
         (after[name] - before[name]) * scale / (after["at"] - before["at"])

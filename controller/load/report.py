@@ -1,15 +1,19 @@
 """The report of a load: for a terminal, and as a page."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import jinja2
 
 from controller.inventory import ROOT
-from controller.load.analysis import TIERS
+from controller.load.analysis import TIERS, Figures, Point, Row
+from controller.report import Row as Cells
 from controller.report import table
 
 REPORT = ROOT / "controller/templates/load.html.j2"
 
 
-def curve(points, place, width=820, height=110):
+def curve(points: Sequence[Point], place: int, width: int = 820, height: int = 110) -> tuple[str, float]:
     """A curve as SVG's points: place says which of a point's figures; and the highest of them."""
     highest = max((point[place] for point in points), default=0.0) or 1.0
     longest = points[-1][0] if points and points[-1][0] else 1.0
@@ -18,12 +22,14 @@ def curve(points, place, width=820, height=110):
     ), highest
 
 
-def part(value):
+def part(value: float | None) -> str:
     """A part of 1 as people read it."""
     return "-" if value is None else f"{value:.0%}"
 
 
-def host_rows(hosts, tiers, seen):
+def host_rows(
+    hosts: Mapping[str, Figures | None], tiers: Mapping[str, Sequence[str]], seen: Mapping[str, tuple[int, int]]
+) -> list[Cells]:
     """Cells about every host; seen: {host: (requests, failures) as the balancers saw them}."""
     rows = []
     for tier in TIERS:
@@ -60,14 +66,14 @@ def host_rows(hosts, tiers, seen):
 HOST_HEAD = ("tier", "host", "processor", "memory", "disk wait", "waiting at", "busy", "requests")
 
 
-def visitor_rows(rows):
+def visitor_rows(rows: Iterable[Row]) -> list[Cells]:
     """Cells about what visitors got."""
     return [
         (row["kind"], str(row["requests"]), str(row["failures"]), f"{row['rate']:.1f}", *times(row)) for row in rows
     ]
 
 
-def times(row):
+def times(row: Row) -> list[str]:
     """Cells about how long it took."""
     return [f"{row[name]:.3f}" for name in ("p50", "p95", "p99", "worst")]
 
@@ -75,13 +81,15 @@ def times(row):
 VISITOR_HEAD = ("kind", "requests", "failed", "a second", "half within", "95 %", "99 %", "slowest, s")
 
 
-def tier_rows(tiers, rows, hosts):
+def tier_rows(
+    tiers: Mapping[str, Sequence[str]], rows: Mapping[str, Row], hosts: Mapping[str, Figures | None]
+) -> list[Cells]:
     """Cells about what each tier did: for visitors, and for the app hosts, by the servers' own counts, which have no times.
 
     tiers: {tier: hosts}; rows: {tier: row} of requests(); hosts: {name: figures or None}.
     """
 
-    def summed(tier, name):
+    def summed(tier: str, name: str) -> float:
         return sum(told.get(name) or 0 for host in tiers.get(tier, []) if (told := hosts.get(host)))
 
     found = [
@@ -115,7 +123,7 @@ def tier_rows(tiers, rows, hosts):
 TIER_HEAD = ("tier", "of what", "how many", "failed", *VISITOR_HEAD[3:])
 
 
-def html(report):
+def html(report: Mapping[str, Any]) -> str:
     """The report to read: one file, without anything from elsewhere."""
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         REPORT.read_text(encoding="utf-8")
@@ -123,7 +131,7 @@ def html(report):
     return template.render(**report)
 
 
-def told_rows(report):
+def told_rows(report: Mapping[str, Any]) -> list[str]:
     """The report's lines for a terminal."""
     tier, why = report["bottleneck"]
     errors = ", ".join(f"{TIERS[name]} {failed} of {count}" for name, (count, failed) in report["errors"].items())

@@ -1,37 +1,48 @@
 """Compares the hosts of one or two environments, tier by tier."""
 
+import dataclasses
 import difflib
 import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
 
 from controller.health import ORDER
-from controller.parity.masks import Eyes
-from controller.parity.model import KINDS, Difference
+from controller.parity.masks import Rule, View
+from controller.parity.model import KINDS, Difference, Side
 
 ABSENT = "none"
 SHOWN_LINES = 60  # of the difference of two files
 SHOWN_HOSTS = 4
 
 
-def items(side, host, eyes):
-    """({(kind, name): value}, {path: text}, {(path, number of a line rule): what it took out}) of a host."""
-    found, texts, taken = {}, {}, {}
+@dataclasses.dataclass
+class Items:
+    """What is compared of a host. values: {(kind, name): value}; texts: {path: text of a file}; taken: {(path, number of a line rule): what it took out}."""
+
+    values: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    texts: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    taken: dict[tuple[str, int], str] = dataclasses.field(default_factory=dict)
+
+
+def items(side: Side, host: str, view: View) -> Items:
+    """What is compared of a host, masked."""
+    result = Items()
     for kind, values in side.hosts[host]["snapshot"].items():
         for name, value in values.items():
-            seen = eyes.see(name)
+            masked = view.mask(name)
             if kind == "file":
-                value, text, rules = eyes.file(name, value)
-                texts[seen] = text
-                taken |= {(seen, number): one for number, one in rules.items()}
+                value, text, rules = view.file(name, value)
+                result.texts[masked] = text
+                result.taken |= {(masked, number): line for number, line in rules.items()}
             elif kind == "access" and name != "packet filter":
-                value = " ".join(sorted(set(eyes.see(value).split())))
+                value = " ".join(sorted(set(view.mask(value).split())))
             else:
-                value = eyes.see(value)
-            found[kind, seen] = value
-    found |= {("fault", eyes.see(sentence)): "yes" for sentence in side.hosts[host].get("faults", ())}
-    return found, texts, taken
+                value = view.mask(value)
+            result.values[kind, masked] = value
+    result.values |= {("fault", view.mask(problem)): "yes" for problem in side.hosts[host].get("faults", ())}
+    return result
 
 
-def grouped(seen):
+def grouped(seen: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     """[(value, hosts)] of {host: value}; what most hosts have comes first."""
     found = {}
     for host, value in seen.items():
@@ -39,7 +50,7 @@ def grouped(seen):
     return sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0]))
 
 
-def agreed(seen):
+def agreed(seen: Mapping[str, str]) -> bool:
     """Whether the hosts of each environment agree. seen: {label: value}."""
     values = {}
     for label, value in seen.items():
@@ -47,31 +58,31 @@ def agreed(seen):
     return all(len(several) == 1 for several in values.values())
 
 
-def holds(rule, seen):
+def applies(rule: Rule, seen: Mapping[str, str]) -> bool:
     """Whether a rule declares what was seen: one between environments says nothing of hosts that differ within one."""
     return "only" not in rule or agreed(seen)
 
 
-def several(hosts):
+def several(hosts: Sequence[str]) -> str:
     """Names of hosts, the first few of many."""
     return ", ".join(
         hosts if len(hosts) <= SHOWN_HOSTS + 1 else [*hosts[:SHOWN_HOSTS], f"{len(hosts) - SHOWN_HOSTS} more"]
     )
 
 
-def declared_why(kind, name, declared, seen):
+def declared_why(kind: str, name: str, declared: Sequence[Rule], seen: Mapping[str, str]) -> str:
     """Why something may differ; empty where nobody declared it."""
     return next(
         (
             rule["why"]
             for rule in declared
-            if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"]) and holds(rule, seen)
+            if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"]) and applies(rule, seen)
         ),
         "",
     )
 
 
-def text_diff(seen):
+def text_diff(seen: Mapping[str, str | None]) -> list[str]:
     """Lines of the difference between the text that most hosts have and every other; empty where one may not be shown. seen: {host: text}."""
     if not seen or any(text is None for text in seen.values()):
         return []
@@ -83,7 +94,7 @@ def text_diff(seen):
     return lines[:SHOWN_LINES] + (["…"] if len(lines) > SHOWN_LINES else [])
 
 
-def shapes(sides, declared):
+def shapes(sides: Sequence[Side], declared: Sequence[Rule]) -> Iterator[Difference]:
     """Yield a Difference for every tier that has not as many hosts on every side."""
     tiers = sorted({side.tier(host) for side in sides for host in side.hosts})
     for tier in tiers:
@@ -92,56 +103,44 @@ def shapes(sides, declared):
             yield Difference(tier, "pool", "hosts", grouped(seen), declared_why("pool", "hosts", declared, {}))
 
 
-def compare_tier(tier, hosts, declared):
-    """Yield a Difference for everything that is not the same on every host.
-
-    hosts: {label: what items() returned}.
-    """
+def compare_tier(tier: str, hosts: Mapping[str, Items], declared: Sequence[Rule]) -> Iterator[Difference]:
+    """Yield a Difference for everything that is not the same on every host. hosts: {label: its items}."""
     line_rules = [rule for rule in declared if "line" in rule]
-    for kind, name in sorted(
-        {key for found, _texts, _taken in hosts.values() for key in found},
-        key=lambda key: (KINDS.index(key[0]), key[1]),
-    ):
-        seen = {label: found.get((kind, name), ABSENT) for label, (found, _texts, _taken) in hosts.items()}
+    keys = {key for host in hosts.values() for key in host.values}
+    for kind, name in sorted(keys, key=lambda key: (KINDS.index(key[0]), key[1])):
+        seen = {label: host.values.get((kind, name), ABSENT) for label, host in hosts.items()}
         if kind == "fault":
             yield Difference(tier, kind, name, [("yes", [label for label, value in seen.items() if value == "yes"])])
         elif len(set(seen.values())) > 1:
-            # A file that is not there is shown against nothing.
-            texts = (
-                {
-                    label: "" if seen[label] == ABSENT else texts.get(name)
-                    for label, (_found, texts, _taken) in hosts.items()
-                }
-                if kind == "file"
-                else {}
-            )
-            yield Difference(
-                tier, kind, name, grouped(seen), declared_why(kind, name, declared, seen), diff=text_diff(texts)
-            )
-    for name, number in sorted({key for _found, _texts, taken in hosts.values() for key in taken}):
-        seen = {label: taken.get((name, number), ABSENT) or ABSENT for label, (_found, _texts, taken) in hosts.items()}
+            texts: dict[str, str | None] = {}
+            if kind == "file":
+                # A file that is not there is shown against nothing.
+                texts = {label: "" if seen[label] == ABSENT else host.texts.get(name) for label, host in hosts.items()}
+            why = declared_why(kind, name, declared, seen)
+            yield Difference(tier, kind, name, grouped(seen), why, diff=text_diff(texts))
+    for name, number in sorted({key for host in hosts.values() for key in host.taken}):
+        seen = {label: host.taken.get((name, number), ABSENT) or ABSENT for label, host in hosts.items()}
         if len(set(seen.values())) > 1:
-            yield Difference(
-                tier, "file", name, grouped(seen), line_rules[number]["why"] if holds(line_rules[number], seen) else ""
-            )
+            why = line_rules[number]["why"] if applies(line_rules[number], seen) else ""
+            yield Difference(tier, "file", name, grouped(seen), why)
 
 
-def compare(sides, declared, derived=()):
+def compare(sides: Sequence[Side], declared: Sequence[Rule], derived: Sequence[Rule] = ()) -> list[Difference]:
     """Every Difference between the hosts of one or two sides, tier by tier in the order in which a request passes them."""
     found, tiers = [], {}
     for side in sides:
-        eyes = Eyes(side, declared, derived)
+        view = View(side, declared, derived)
         for host, said in side.hosts.items():
             label = f"{side.name} {host}" if len(sides) > 1 else host
             if "snapshot" not in said:
                 reason = (
                     "does not answer over SSH"
                     if said.get("unreachable")
-                    else f"cannot tell: {eyes.see(said.get('msg', ''))[:200]}"
+                    else f"cannot tell: {view.mask(said.get('msg', ''))[:200]}"
                 )
                 found.append(Difference(side.tier(host), "host", host, [(reason, [label])]))
                 continue
-            tiers.setdefault(side.tier(host), {})[label] = items(side, host, eyes)
+            tiers.setdefault(side.tier(host), {})[label] = items(side, host, view)
     if len(sides) > 1:
         found += shapes(sides, declared)
     for tier, hosts in tiers.items():

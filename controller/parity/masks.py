@@ -5,14 +5,20 @@ import fnmatch
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from controller.parity.model import Side
+
+Rule = Mapping[str, str]  # of group_vars/all/parity.yml
+Mask = tuple[re.Pattern[str], str]  # what is replaced, and what stands for it
 MASK = re.compile(r"<[^<>\n]+>")
 TINY = 4  # characters: with fewer, it is no secret but a word of every other file
 SHORT = 8  # a secret with fewer is only masked where it stands alone
 LINE = 16  # a line of a key with fewer is not masked by itself
 
 
-def strings(value, name=""):
+def strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Yield (name, text) of every text in a value of the vault."""
     if isinstance(value, dict):
         for key, one in value.items():
@@ -24,7 +30,7 @@ def strings(value, name=""):
         yield name, str(value)
 
 
-def secret_masks(secrets):
+def secret_masks(secrets: Mapping[str, str]) -> list[Mask]:
     """[(regular expression, what stands for it)] of secrets {name: text}, in every form that they take in a file; the longest first."""
     found = {}
     for name, text in secrets.items():
@@ -51,12 +57,12 @@ def secret_masks(secrets):
 KEYS = re.compile(r"-----BEGIN ([A-Z ]*(?:PRIVATE KEY|CERTIFICATE))-----.*?-----END \1-----", re.S)
 
 
-def derived_masks(rules):
+def derived_masks(rules: Sequence[Rule]) -> list[Mask]:
     """The masks of parity_derived."""
     return [(re.compile(rule["what"]), rule["as"]) for rule in rules]
 
 
-def place_masks(side):
+def environment_masks(side: Side) -> list[Mask]:
     """Masks of where an environment is: hosts by their tier, the virtual IP, the network, the names of the site, the operator's keys."""
     known, found = side.known, {}
     for host in known["groups"].get("all", ()):
@@ -82,7 +88,7 @@ def place_masks(side):
     ]
 
 
-def masked(text, masks):
+def masked(text: str, masks: Sequence[Mask]) -> str:
     """A text with all masks applied."""
     for pattern, word in masks:
         text = pattern.sub(lambda _found, word=word: word, text)
@@ -95,7 +101,7 @@ def masked(text, masks):
 REPEATED = re.compile(r"""("?[^\s",;|<>]*(?:<[^<>\n]+>[^\s",;|<>]*)+"?)(?:(?:,? +|[,|])\1)+(?![\w.:-])""")
 
 
-def told_once(text):
+def deduplicated(text: str) -> str:
     """A masked text in which what repeats itself for every host of a pool is there once: words of a line, and blocks of lines."""
     lines = [REPEATED.sub(r"\1", line) for line in text.splitlines()]
     # The last of a list has no comma.
@@ -115,27 +121,27 @@ def told_once(text):
 NUMBERED = re.compile(r"(?m)^(backend_[a-z_]+?)\d+ =")
 
 
-class Eyes:
+class View:
     """How a side is looked at: with its secrets and places masked, and what is declared of single lines taken out."""
 
-    def __init__(self, side, declared, derived):
-        self.masks, self.seen = [*secret_masks(side.secrets), *derived_masks(derived), *place_masks(side)], {}
+    def __init__(self, side: Side, declared: Sequence[Rule], derived: Sequence[Rule]) -> None:
+        self.masks, self.seen = [*secret_masks(side.secrets), *derived_masks(derived), *environment_masks(side)], {}
         self.lines = [rule for rule in declared if "line" in rule]
 
-    def see(self, text):
+    def mask(self, text: str) -> str:
         """A text, masked. Most hosts say the same: it is looked at once."""
         if text not in self.seen:
-            self.seen[text] = told_once(NUMBERED.sub(r"\1N =", masked(str(text), self.masks)))
+            self.seen[text] = deduplicated(NUMBERED.sub(r"\1N =", masked(str(text), self.masks)))
         return self.seen[text]
 
-    def file(self, path, said):
+    def file(self, path: str, said: Mapping[str, Any]) -> tuple[str, str | None, dict[int, str]]:
         """(what is compared of a file, its text for a diff or None, {line rule's place: what it took out})."""
         if "link" in said:
-            return f"{said['owner']}, a link to {self.see(said['link'])}", None, {}
+            return f"{said['owner']}, a link to {self.mask(said['link'])}", None, {}
         text, taken = said.get("text"), {}
         if text is None:
             return f"{said['owner']} {said['mode']}, content {said['sha256'][:12]}", None, {}
-        text = self.see(text)
+        text = self.mask(text)
         for number, rule in enumerate(self.lines):
             if fnmatch.fnmatchcase(f"file {path}", rule["what"]):
                 pattern = re.compile(rule["line"], re.M)

@@ -1,6 +1,7 @@
 """The sides of a comparison, and what differs between them."""
 
 import dataclasses
+from typing import Any
 
 from controller.health import ORDER
 
@@ -31,16 +32,18 @@ class Side:
     """One environment: what its hosts answered, and what is to be taken for the same in all."""
 
     name: str
-    hosts: dict  # {host: result of host_snapshot, or why there is none under "msg"}
-    secrets: dict = dataclasses.field(default_factory=dict)  # {name: text}
-    variables: dict = dataclasses.field(default_factory=dict)  # {host: {variable: value, as it is written}}
+    hosts: dict[str, dict[str, Any]]  # {host: result of host_snapshot, or why there is none under "msg"}
+    secrets: dict[str, str] = dataclasses.field(default_factory=dict)  # {name: text}
+    variables: dict[str, dict[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )  # {host: {variable: value, as it is written}}
 
     @property
-    def known(self):
+    def known(self) -> dict[str, Any]:
         """What the environment is told by."""
         return next((said["known"] for said in self.hosts.values() if "known" in said), {"groups": {}})
 
-    def tier(self, host):
+    def tier(self, host: str) -> str:
         """The groups of a host, as one word: cache+quorum."""
         return "+".join(group for group in ORDER if host in self.known["groups"].get(group, ())) or "?"
 
@@ -52,7 +55,7 @@ class Difference:
     tier: str
     kind: str
     name: str
-    values: list  # [(value, hosts)]
+    values: list[tuple[str, list[str]]]  # [(value, hosts)]
     why: str = ""  # it is declared
     where: str = ""
-    diff: list = dataclasses.field(default_factory=list)
+    diff: list[str] = dataclasses.field(default_factory=list)

@@ -2,24 +2,27 @@
 
 import datetime
 import os
+import pathlib
+from collections.abc import Sequence
 
 import jinja2
 
 from controller.inventory import ROOT
 from controller.parity.comparison import several
 from controller.parity.masks import masked, secret_masks
+from controller.parity.model import Difference, Side
 
 PAGE = ROOT / "controller/templates/parity.html.j2"
 SHOWN_LETTERS = 300  # of a value
 
 
-def short(value):
+def short(value: object) -> str:
     """A value as one line."""
     line = " ".join(str(value).split())
     return line if len(line) <= SHOWN_LETTERS else f"{line[:SHOWN_LETTERS]} …"
 
 
-def page(title, differences):
+def page(title: str, differences: Sequence[Difference]) -> str:
     """The lines that are printed."""
     open_ones = [one for one in differences if not one.why]
     lines = ["", f"  {title}   {counted(len(open_ones), 'difference')}, {len(differences) - len(open_ones)} declared"]
@@ -42,12 +45,12 @@ def page(title, differences):
     return "\n".join([*lines, ""])
 
 
-def counted(number, word):
+def counted(number: int, word: str) -> str:
     """ "1 difference", "2 differences"."""
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def html(title, sides, differences):
+def html(title: str, sides: Sequence[Side], differences: Sequence[Difference]) -> str:
     """The page to read: one file, without anything from elsewhere."""
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE.read_text())
     tiers, open_ones = {}, [one for one in differences if not one.why]
@@ -66,14 +69,14 @@ def html(title, sides, differences):
     )
 
 
-def scrub(text, sides):
+def scrub(text: str, sides: Sequence[Side]) -> str:
     """A text in which no secret is left, whatever way it came."""
     for side in sides:
         text = masked(text, secret_masks(side.secrets))
     return text
 
 
-def tell(title, name, sides, differences, path):
+def tell(title: str, name: str, sides: Sequence[Side], differences: Sequence[Difference], path: pathlib.Path) -> int:
     """Print and write the report; the exit code."""
     print(scrub(page(title, differences), sides))
     path.parent.mkdir(exist_ok=True, parents=True)

@@ -1,18 +1,25 @@
 """Where this repository sets what differs."""
 
 import json
+import pathlib
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import yaml
 
 from controller.inventory import ROOT
+from controller.parity.model import Difference, Side
 from plugins.modules import preflight
+
+Task = dict[str, Any]  # as YAML has it
+Destination = tuple[re.Pattern[str], int, str]  # a path, letters of it that are sure, the file that it is made of
 
 
 class Repository:
     """Where this repository says what."""
 
-    def __init__(self, root=ROOT):
+    def __init__(self, root: pathlib.Path = ROOT) -> None:
         self.root = root
         places = [
             *sorted((root / "group_vars").glob("*.yml")),
@@ -43,14 +50,14 @@ class Repository:
             for one in self.destinations(path, task)
         ]
 
-    def opened(self, tasks):
+    def opened(self, tasks: Iterable[Task] | None) -> Iterator[Task]:
         """Yield every task, those of blocks too."""
         for task in tasks or []:
             yield task
             for part in ("block", "rescue", "always"):
                 yield from self.opened(task.get(part))
 
-    def destinations(self, path, task):
+    def destinations(self, path: str, task: Task) -> Iterator[Destination]:
         """Yield (pattern of a path, letters of it that are sure, file that it is made of) of everything that a task writes."""
         role = path.split("/")[1]
         for kind, folder in (("templates", "templates"), ("copies", "files")):
@@ -72,8 +79,8 @@ class Repository:
             loop = task.get("loop")
             for item in loop if isinstance(loop, list) else [None]:
 
-                def word(text, item=item):
-                    def value(found):
+                def word(text: object, item: Any = item) -> str:
+                    def value(found: re.Match[str]) -> str:
                         key = found[1]
                         if key in self.plain:
                             return word(self.plain[key])
@@ -99,12 +106,12 @@ class Repository:
                     made_of if made_of in self.texts else path,
                 )
 
-    def source(self, path):
+    def source(self, path: str) -> str | None:
         """The template, file or task that makes a file; None where there is none."""
         fitting = [(sure, made_of) for pattern, sure, made_of in self.written if pattern.fullmatch(path)]
         return max(fitting)[1] if fitting else None
 
-    def line(self, word):
+    def line(self, word: str) -> str | None:
         """First line that has a word, as file:number; None."""
         pattern = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
         for path, text in self.texts.items():
@@ -113,7 +120,7 @@ class Repository:
                     return f"{path}:{number}"
         return None
 
-    def set_in(self, name, env):
+    def set_in(self, name: str, env: str) -> str | None:
         """Where an environment sets a variable, as file:number."""
         for path in sorted((self.root / "group_vars" / env).glob("*.yml")):
             for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -122,12 +129,12 @@ class Repository:
         return None
 
 
-def words(value):
+def words(value: Any) -> set[str]:
     """The words of a value."""
     return set(re.findall(r"[a-z_]\w*", json.dumps(value)))
 
 
-def differing(text, sides_variables):
+def differing(text: str, sides_variables: Sequence[Mapping[str, Any]]) -> list[str]:
     """Variables that a text reads, be it through others, and that are not written the same on both sides. sides_variables: two {variable: value}."""
     one, other = sides_variables
     seen, ahead = set(), words(text) & set(one)
@@ -137,7 +144,7 @@ def differing(text, sides_variables):
     return sorted(name for name in seen if one[name] != other.get(name))
 
 
-def key_word(kind, name):
+def key_word(kind: str, name: str) -> str:
     """The word by which a repository names what is compared."""
     if kind == "port":
         return name.rpartition(":")[2]
@@ -146,7 +153,7 @@ def key_word(kind, name):
     return re.sub(r"\.(service|socket|timer|path)$", "", name.split()[0])
 
 
-def where(difference, sides, repository):
+def where(difference: Difference, sides: Sequence[Side], repository: Repository) -> str:
     """Where what differs is set, as a sentence; empty where only its host knows."""
     kind, name = difference.kind, difference.name
     if kind in ("host", "task", "fault"):

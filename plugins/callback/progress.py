@@ -136,24 +136,32 @@ class Live:
 class Tee:
     """What Ansible's own callback takes for its display: everything goes to the log, and to the screen where that is wanted."""
 
-    def __init__(self, progress, display):
+    def __init__(self, progress: CallbackModule, display: Any) -> None:
         self.progress, self.real, self.screen, self.muted = progress, display, False, None  # muted: a thread
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def display(self, msg, color=None, stderr=False, screen_only=False, log_only=False, newline=True):
+    def display(
+        self,
+        msg: str,
+        color: str | None = None,
+        stderr: bool = False,
+        screen_only: bool = False,
+        log_only: bool = False,
+        newline: bool = True,
+    ) -> None:
         """In place of Display.display."""
         if not screen_only:
             self.progress.write(msg)
         if self.screen and not log_only:
             self.progress.show(msg, color=color, stderr=stderr, newline=newline)
 
-    def banner(self, msg, color=None, cows=True):
+    def banner(self, msg: str, color: str | None = None, cows: bool = True) -> None:
         """In place of Display.banner."""
         type(self.real).banner(self, msg, color, cows)
 
-    def _error(self, *error, **how):
+    def _error(self, *error: Any, **how: Any) -> None:
         """In place of Display._error: the trace of a task that failed, rescued or not."""
         self.muted = None if self.screen else threading.get_ident()
         try:
@@ -169,7 +177,7 @@ class CallbackModule(Default):
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "progress"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.real, self.pid, self.log, self.state = self._display, os.getpid(), None, None
         self._display, self.print = Tee(self, self.real), self.real.display
@@ -195,7 +203,7 @@ class CallbackModule(Default):
             self.print(text, **how)
             sys.stdout.flush()
 
-    def heard(self, msg, *rest, screen_only=False, **how):
+    def heard(self, msg: str, *rest: Any, screen_only: bool = False, **how: Any) -> None:
         """In place of Display.display for everybody but this callback: warnings, errors, questions. Forked workers pass theirs on."""
         if os.getpid() != self.pid:
             return self.print(msg, *rest, screen_only=screen_only, **how)
@@ -320,13 +328,13 @@ class CallbackModule(Default):
 
     # -------------------------------------------------------------- what Ansible calls
 
-    def _handle_exception(self, result, use_stderr=False):
+    def _handle_exception(self, result: dict[str, Any], use_stderr: bool = False) -> None:
         """Ansible hides the result of a task with no_log, and not why it failed."""
         if "censored" in result:
             result.pop("exception", None)
         super()._handle_exception(result, use_stderr=use_stderr)
 
-    def v2_playbook_on_start(self, playbook):
+    def v2_playbook_on_start(self, playbook: Any) -> None:
         self._display.screen = bool(os.environ.get("VERBOSE") or context.CLIARGS.get("check") or self.real.verbosity)
         self.open_log()
         self.key = key_of(os.path.basename(playbook._file_name), context.CLIARGS)
@@ -336,7 +344,7 @@ class CallbackModule(Default):
         threading.Thread(target=self.tick, daemon=True, name="progress").start()
         super().v2_playbook_on_start(playbook)
 
-    def v2_playbook_on_play_start(self, play):
+    def v2_playbook_on_play_start(self, play: Play) -> None:
         if self.stage is None or self.stage.uuid != play._uuid:  # or else its next batch
             self.end_stage()
             self.stage, self.spoke = Stage(play, time.monotonic()), time.monotonic()
@@ -345,7 +353,7 @@ class CallbackModule(Default):
         self.task, self.done, self.stage.batch, self.note = None, set(), set(), ""
         super().v2_playbook_on_play_start(play)
 
-    def _task_start(self, task, prefix=None):
+    def _task_start(self, task: Task, prefix: str | None = None) -> None:
         self.task, self.done, self.note = task, set(), ""
         self.asks = task.action.rpartition(".")[2] == "pause"
         if self.live.terminal:
@@ -355,7 +363,7 @@ class CallbackModule(Default):
                 self.draw()
         super()._task_start(task, prefix)
 
-    def v2_runner_on_ok(self, result):
+    def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         self.result(result)
         if result.result.get("changed"):
             self.stage.changed += 1
@@ -364,19 +372,19 @@ class CallbackModule(Default):
                 self.show("\n".join(f"    {line}" for line in text_of(result.result["msg"]).splitlines()))
         super().v2_runner_on_ok(result)
 
-    def v2_runner_on_skipped(self, result):
+    def v2_runner_on_skipped(self, result: CallbackTaskResult) -> None:
         self.result(result)
         super().v2_runner_on_skipped(result)
 
-    def v2_runner_on_failed(self, result, ignore_errors=False):
+    def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
         self.failure(result, ignore_errors)
         super().v2_runner_on_failed(result, ignore_errors)
 
-    def v2_runner_on_unreachable(self, result):
+    def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
         self.failure(result, result.task.ignore_unreachable is True)
         super().v2_runner_on_unreachable(result)
 
-    def v2_runner_retry(self, result):
+    def v2_runner_retry(self, result: CallbackTaskResult) -> None:
         said = result.result.get("running_for")  # plugins/modules/long_command.py
         if said is None:
             super().v2_runner_retry(result)
@@ -384,7 +392,7 @@ class CallbackModule(Default):
         self.note = result.result.get("last_line", "")
         self._display.display(f"running: [{self.host_label(result)}] {duration(said)}: {self.note}")
 
-    def v2_playbook_on_stats(self, stats):
+    def v2_playbook_on_stats(self, stats: Any) -> None:
         self.stop.set()
         self.end_stage()
         # What was to be rescued and was not, for whatever reason, is not kept back.

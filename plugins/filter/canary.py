@@ -1,7 +1,18 @@
 """Judge a release that serves beside another one."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
 
-def side(samples, names):
+
+class Traffic(TypedDict):
+    """Requests to some hosts. times: seconds of those that were answered."""
+
+    requests: int
+    failures: int
+    times: list[float]
+
+
+def side(samples: Iterable[Mapping[str, Traffic]], names: Sequence[str]) -> Traffic:
     """{"requests", "failures", "times"} of some hosts, over the samples of every balancer; times in seconds, sorted."""
     found = [sample[name] for sample in samples for name in names if name in sample]
     return {
@@ -11,22 +22,24 @@ def side(samples, names):
     }
 
 
-def rate(one):
+def rate(one: Traffic) -> float:
     """Which part of a side's requests failed."""
     return one["failures"] / one["requests"] if one["requests"] else 0.0
 
 
-def p95(one):
+def p95(one: Traffic) -> float:
     """Seconds within which 95 % of a side's requests were answered; 0 where there were none."""
     return one["times"][int(len(one["times"]) * 0.95)] if one["times"] else 0.0
 
 
-def told(one):
+def told(one: Traffic) -> str:
     """A side in words."""
     return f"{one['requests']} requests, {100 * rate(one):.1f} % failed, 95 % within {p95(one):.3f} s"
 
 
-def canary_verdict(samples, canaries, limits, elapsed):
+def canary_verdict(
+    samples: Sequence[Mapping[str, Traffic]], canaries: Sequence[str], limits: Mapping[str, float], elapsed: float
+) -> dict[str, str]:
     """{"state": promote, back or watch, "why": words}.
 
     samples: one {host: {"requests", "failures", "times" (seconds)}} of every balancer. canaries: names of hosts on the new
@@ -58,6 +71,6 @@ def canary_verdict(samples, canaries, limits, elapsed):
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self):
+    def filters(self) -> dict[str, Callable[..., Any]]:
         """Filters by name."""
         return {"canary_verdict": canary_verdict}

@@ -1,6 +1,8 @@
 """Networks that interfaces are in."""
 
 import ipaddress
+from collections.abc import Callable
+from typing import Any
 
 
 def networks_with(addresses: list[str], address: str) -> list[str]:
@@ -13,6 +15,6 @@ def networks_with(addresses: list[str], address: str) -> list[str]:
 class FilterModule:
     """What templates may call."""
 
-    def filters(self):
+    def filters(self) -> dict[str, Callable[..., Any]]:
         """{name: function}"""
         return {"networks_with": networks_with}

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import hmac
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 
 def scram_fits(verifier: str, password: str) -> bool:
@@ -30,6 +32,6 @@ def scram_differs(role: dict[str, str], passwords: dict[str, str]) -> str:
 class FilterModule:
     """What templates may call."""
 
-    def filters(self):
+    def filters(self) -> dict[str, Callable[..., Any]]:
         """{name: function}"""
         return {"scram_differs": scram_differs}

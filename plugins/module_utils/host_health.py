@@ -3,12 +3,15 @@
 Starting Python and importing modules is most of what a look costs a host: http.client, concurrent.futures and shutil alone were half of it.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import pathlib
 import re
 import subprocess
 import time
+from collections.abc import Callable, Iterable, Mapping
 
 from ansible.module_utils.host_probe import (
     ANSWER_S,
@@ -22,6 +25,10 @@ from ansible.module_utils.host_probe import (
     size,
 )
 from ansible.module_utils.perlbal import console
+
+TYPE_CHECKING = False  # what is only for a type checker is not imported: that takes longer than all else
+if TYPE_CHECKING:
+    from typing import Any
 
 SITE_S = 2.5  # seconds the site has, which asks others itself
 DISK_FULL = 0.92  # part of a file system
@@ -66,17 +73,17 @@ BACKED_UP = {"media-backup.timer", "pgbackrest"}
 class Host:
     """This host, with what is found out about it."""
 
-    def __init__(self, members, facts):
+    def __init__(self, members: dict[str, dict[str, str]], facts: dict[str, Any]) -> None:
         self.members, self.facts = members, facts
         self.names = {address: name for name, address in members["all"].items()}
         self.does, self.sees, self.wrong, self.unheard, self.raw, self.asked = {}, {}, [], [], {}, []
 
-    def uses(self, pool, group, addresses, answers):
+    def uses(self, pool: str, group: str, addresses: Iterable[str], answers: Callable[[str], object]) -> None:
         """Ask everybody in a pool of this host's, without waiting; answers(address) tells whether one answers."""
         addresses = list(dict.fromkeys(addresses))
         self.asked.append((pool, self.members[group], addresses, [Later(answers, a) for a in addresses]))
 
-    def heard(self):
+    def heard(self) -> None:
         """Note who answered, and complain where the inventory says otherwise or one is silent."""
         for pool, declared, addresses, answers in self.asked:
             seen = self.sees[pool] = {
@@ -91,7 +98,7 @@ class Host:
             ]
             self.unheard += [f"gets no answer from {name} of its {pool}" for name, up in seen.items() if not up]
 
-    def services(self, units):
+    def services(self, units: Iterable[str]) -> None:
         """Every unit that has to be active, and those that failed."""
         states, failed = active(
             subprocess.run(
@@ -109,7 +116,7 @@ class Host:
             for unit in sorted(failed | down)
         ]
 
-    def clock(self, states):
+    def clock(self, states: Mapping[str, str]) -> None:
         """Whether what sets the clock has been told the time, where it runs: in a container it does not."""
         running = [unit for unit in CLOCKS if states.get(f"{unit}.service") == "active"]
         if (
@@ -119,7 +126,7 @@ class Host:
         ):
             self.wrong.append(f"no time server has told it the time: journalctl -u {running[0]}")
 
-    def disks(self):
+    def disks(self) -> None:
         """The file systems that can fill up."""
         for place in sorted(
             {str(p) for p in map(pathlib.Path, ["/", "/var", self.facts["site_root"]]) if p.is_mount()}
@@ -129,7 +136,7 @@ class Host:
             if used / (used + disk.f_bavail) > DISK_FULL:
                 self.wrong.append(f"{place} is {100 * used // (used + disk.f_bavail)} % full")
 
-    def logs(self):
+    def logs(self) -> None:
         """Whether its log lines reach the monitors."""
         monitors = {
             name: address for name, address in self.members["monitor"].items() if address != self.facts["address"]
@@ -152,7 +159,7 @@ class Host:
                     f"{waiting >> 20} MiB of log lines wait for {name}; beyond log_queue_max new ones stay here: journalctl -u rsyslog"
                 )
 
-    def image(self, groups, path="/var/lib/realworld-image"):
+    def image(self, groups: Iterable[str], path: str = "/var/lib/realworld-image") -> None:
         """The golden image that the host came from, as {date, lacks: packages, spare: packages}, where it was made for its groups as they are."""
         if not pathlib.Path(path).exists():
             return
@@ -164,7 +171,7 @@ class Host:
                 "spare": sorted(set(image["packages"]) - packages),
             }
 
-    def lb(self):
+    def lb(self) -> None:
         """A balancer: the virtual IP, and the pools of its engine."""
         facts = self.facts
         holds = bool(output("ip", "-oneline", "address", "show", "to", facts["lb_vip"]).strip())
@@ -179,7 +186,7 @@ class Host:
         )
         self.uses("files", "media", pools["files"], lambda a: http_get(a, facts["media_port"], "/")[0] is not None)
 
-    def nginx(self):
+    def nginx(self) -> dict[str, list[str]]:
         """{pool: addresses} of an nginx."""
         config = pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8")
         return {
@@ -187,7 +194,7 @@ class Host:
             for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)
         }
 
-    def perlbal(self):
+    def perlbal(self) -> dict[str, list[str]]:
         """{pool: addresses} of a Perlbal, as its console has them."""
         names = ["pages", "files"]
         live = dict(
@@ -203,7 +210,7 @@ class Host:
             )
         return {name: [node.split(":")[0] for node in nodes] for name, nodes in live.items()}
 
-    def app(self):
+    def app(self) -> None:
         """An app host: the site's own word, its pgpool, its caches, and where its uploads go."""
         facts = self.facts
         site = json.loads(pathlib.Path(f"/etc/{facts['site_name']}/site.json").read_text(encoding="utf-8"))
@@ -243,7 +250,7 @@ class Host:
             f"{part}: {health[part]}" for part in ("django", "database", "cache") if health.get(part, "ok") != "ok"
         ]
 
-    def media(self):
+    def media(self) -> None:
         """A media host: its files, and whether it keeps up with the others."""
         if http_get(self.facts["address"], self.facts["media_port"], "/")[0] is None:
             self.wrong.append("its lighttpd does not answer: systemctl status lighttpd")
@@ -253,7 +260,7 @@ class Host:
         )
         self.does["media"] = f"{count} upload{'' if count == 1 else 's'}"
 
-    def cache(self):
+    def cache(self) -> None:
         """A cache host."""
         stats = memcached(self.facts["address"], self.facts["cache_port"])
         if not stats:
@@ -265,7 +272,7 @@ class Host:
             + (f", {100 * int(stats['get_hits']) // gets} % hits" if gets else "")
         )
 
-    def db(self):
+    def db(self) -> None:
         """A database: what its Patroni says of it and of all."""
         own = json_get(self.facts["address"], self.facts["patroni_port"], "/patroni")
         self.raw["cluster"] = json_get(self.facts["address"], self.facts["patroni_port"], "/cluster")
@@ -285,7 +292,7 @@ class Host:
         if own.get("pending_restart"):
             self.wrong.append("PostgreSQL waits for a restart to take a setting")
 
-    def lost_slots(self):
+    def lost_slots(self) -> list[str]:
         """Replication slots of standbys for which this primary has kept no WAL. Empty where it does not tell."""
         told = subprocess.run(
             [
@@ -309,14 +316,14 @@ class Host:
         )
         return told.stdout.split()
 
-    def quorum(self):
+    def quorum(self) -> None:
         """A member of etcd."""
         healthy = json_get(self.facts["address"], self.facts["etcd_metrics_port"], "/health").get("health") == "true"
         self.does["quorum"] = "etcd votes" if healthy else "etcd is silent"
         if not healthy:
             self.wrong.append("its etcd is not in the quorum: systemctl status etcd")
 
-    def monitor(self):
+    def monitor(self) -> None:
         """The monitor."""
         everyone = set(self.members["all"].values())
         for watcher, path, line in (
@@ -340,7 +347,7 @@ class Host:
         if not page.exists() or time.time() - page.stat().st_mtime > PAGE_OLD_S:
             self.wrong.append("its page is blind: journalctl -u status-page")
 
-    def backup(self):
+    def backup(self) -> None:
         """The backup host: how old the backups are, and what is wrong with them."""
         path = pathlib.Path(self.facts["backup_state"])
         state = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -357,7 +364,9 @@ class Host:
         self.wrong += state.get("wrong", [])
 
 
-def check(name, groups, addresses, facts):
+def check(
+    name: str, groups: Mapping[str, Iterable[str]], addresses: Mapping[str, str], facts: dict[str, Any]
+) -> dict[str, Any]:
     """Ask this host, by its name in the inventory. groups: {group: hosts}, those that are no tier are passed over; addresses: {host: address}; facts of the tier.
 
     {does, sees, wrong, wrong_itself, raw, asked}, as the module host_status documents them.

@@ -1,17 +1,25 @@
 """Questions to services of a host and to other hosts, by bare sockets. It needs no Ansible on the host (host_health.py)."""
 
+from __future__ import annotations
+
 import json
 import os
+import pathlib
 import re
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+
+TYPE_CHECKING = False  # what is only for a type checker is not imported: that takes longer than all else
+if TYPE_CHECKING:
+    from typing import Any
 
 ANSWER_S = 1.0  # seconds anybody has to answer
 
 
-def http_get(address, port, path, within=ANSWER_S):
+def http_get(address: str, port: int | str, path: str, within: float = ANSWER_S) -> tuple[int, str] | tuple[None, str]:
     """(status, body) of a request, by HTTP/1.0: the body ends where the connection does. (None, reason) if there is no answer within so many seconds."""
     until, said = time.monotonic() + within, b""
     try:
@@ -30,7 +38,7 @@ def http_get(address, port, path, within=ANSWER_S):
     return (int(status[1]), body.decode(errors="replace")) if status else (None, "no answer by HTTP")
 
 
-def json_get(address, port, path, within=ANSWER_S):
+def json_get(address: str, port: int | str, path: str, within: float = ANSWER_S) -> dict[str, Any]:
     """The JSON that is answered, whatever the status; an empty dict if there is none."""
     try:
         return json.loads(http_get(address, port, path, within)[1])
@@ -38,7 +46,7 @@ def json_get(address, port, path, within=ANSWER_S):
         return {}
 
 
-def connects(address, port):
+def connects(address: str, port: int | str) -> bool:
     """Whether a TCP port takes connections within ANSWER_S."""
     try:
         socket.create_connection((address, int(port)), timeout=ANSWER_S).close()
@@ -47,7 +55,7 @@ def connects(address, port):
     return True
 
 
-def memcached(address, port):
+def memcached(address: str, port: int | str) -> dict[str, str]:
     """A memcached's statistics as {name: text}; empty if it does not answer within ANSWER_S."""
     try:
         with socket.create_connection((address, int(port)), timeout=ANSWER_S) as connection:
@@ -60,7 +68,7 @@ def memcached(address, port):
     return dict(line.split()[1:3] for line in said.decode().splitlines() if line.startswith("STAT "))
 
 
-def output(*command, **environment):
+def output(*command: str, **environment: str) -> str:
     """What a command prints; empty if it fails or takes over two seconds."""
     try:
         return subprocess.run(
@@ -75,7 +83,7 @@ def output(*command, **environment):
         return ""
 
 
-def size(path):
+def size(path: pathlib.Path) -> int:
     """Bytes of a file; none of one that has just gone."""
     try:
         return path.stat().st_size
@@ -86,19 +94,19 @@ def size(path):
 class Later:
     """What a function returns, which runs meanwhile in a thread of its own."""
 
-    def __init__(self, function, *words):
+    def __init__(self, function: Callable[..., Any], *words: Any) -> None:
         self.found, self.error = None, None
         self.thread = threading.Thread(target=self.run, args=(function, words), daemon=True)
         self.thread.start()
 
-    def run(self, function, words):
+    def run(self, function: Callable[..., Any], words: tuple[Any, ...]) -> None:
         """Keep what it returns or raises."""
         try:
             self.found = function(*words)
         except Exception as error:  # raised where the result is asked for
             self.error = error
 
-    def result(self):
+    def result(self) -> Any:
         """What it returned, once it has. Raises what it raised."""
         self.thread.join()
         if self.error:
@@ -106,7 +114,7 @@ class Later:
         return self.found
 
 
-def active(listed):
+def active(listed: str) -> tuple[dict[str, str], set[str]]:
     """({name: state} of units that are loaded, names of those that failed), from what systemctl list-units prints."""
     rows = [line.split(None, 4)[:4] for line in listed.splitlines() if line.strip()]
     states = {row[0]: row[2] for row in rows}

@@ -1,18 +1,25 @@
 """Finds lines in the logs that a host keeps of all. It needs no Ansible on the host: `make logs` sends it to a bare Python."""
 
+from __future__ import annotations
+
 import datetime
 import fnmatch
 import gzip
 import heapq
 import pathlib
 import re
+from collections.abc import Iterable, Iterator
+
+TYPE_CHECKING = False  # what is only for a type checker is not imported: that takes longer than all else
+if TYPE_CHECKING:
+    from typing import Any
 
 # Time, host, name[process]: words
 LINE = re.compile(r"(?P<time>\S+) (?P<host>\S+) (?P<name>[^\s:\[]+)")
 OWN = "ansible-log_lines"  # what Ansible itself tells syslog about a search, with the words that were searched for
 
 
-def files(directory, host, since):
+def files(directory: str, host: str, since: float) -> list[pathlib.Path]:
     """Paths of a host's files, or of everybody's, that have been written to since."""
     return [
         path
@@ -21,7 +28,7 @@ def files(directory, host, since):
     ]
 
 
-def read(path):
+def read(path: pathlib.Path) -> Iterator[bytes]:
     """Yield the lines of a file, which may be compressed. One that is rotated meanwhile ends where it ends."""
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rb") as lines:
@@ -31,7 +38,7 @@ def read(path):
             return
 
 
-def matching(lines, request, unit, since):
+def matching(lines: Iterable[bytes], request: str, unit: str, since: float) -> Iterator[tuple[float, str]]:
     """Yield (time in seconds since 1970, text) of the lines that are asked for."""
     word = request.encode()
     for raw in lines:
@@ -53,7 +60,9 @@ def matching(lines, request, unit, since):
             yield at, text
 
 
-def search(directory, request="", host="", unit="", since=0, most=10000):
+def search(
+    directory: str, request: str = "", host: str = "", unit: str = "", since: float = 0, most: int = 10000
+) -> tuple[list[str], int]:
     """(lines in the order of time, how many older ones there are)."""
     newest, count = [], 0
     for path in files(directory, host, since):
@@ -71,7 +80,7 @@ def search(directory, request="", host="", unit="", since=0, most=10000):
     return [text for _at, _count, text in sorted(newest)], count - len(newest)
 
 
-def result(**asked):
+def result(**asked: Any) -> dict[str, Any]:
     """The same, as the module log_lines returns it."""
     lines, left_off = search(**asked)
     return {"lines": lines, "left_off": left_off}

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Iterable
 
 # [module:level] [pid …:tid …] [remote …] words: a line of Apache's error log. What a thread writes comes in its order, and lines of others between.
 LINE = re.compile(r"\[[\w:]*\] \[(?P<thread>pid [^\]]*)\](?: \[(?:remote|client) [^\]]*\])? ?(?P<words>.*)")
@@ -11,7 +12,7 @@ BEGINS = "Traceback (most recent call last):"
 MOST = 40  # lines of a traceback: the last of them
 
 
-def records(lines, request):
+def records(lines: Iterable[str], request: str) -> list[str]:
     """What was logged for a request, line by line."""
     whose, found = {}, []
     for line in lines:
@@ -25,7 +26,7 @@ def records(lines, request):
     return found
 
 
-def traceback(lines, request):
+def traceback(lines: Iterable[str], request: str) -> list[str]:
     """Lines of the last traceback of a request: what led to it is left out. Empty where there is none."""
     found = records(lines, request)
     begun = max((number for number, line in enumerate(found) if line.strip() == BEGINS), default=None)
@@ -35,7 +36,7 @@ def traceback(lines, request):
     return found[begun : ended + 1][-MOST:]
 
 
-def result(requests, since):
+def result(requests: Iterable[str], since: float) -> dict[str, dict[str, list[str]]]:
     """{request: lines of its last traceback} of those that have one, as the module request_errors returns it."""
     lines = subprocess.run(
         ["journalctl", "--quiet", "--no-pager", "--output=cat", "--identifier=apache2", f"--since=-{since:.0f}s"],

@@ -7,6 +7,8 @@ import os
 import pathlib
 import pwd
 import stat
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 TEXT_BYTES = 1 << 16  # a larger file is compared, but not shown
 MARK = "Managed by Ansible"
@@ -40,12 +42,12 @@ LEFT_OUT = [
 ]
 
 
-def any_of(name, patterns):
+def any_of(name: str, patterns: Iterable[str]) -> bool:
     """Whether a name matches one of several patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def packaged(root="/"):
+def packaged(root: str = "/") -> tuple[dict[str, str], set[str]]:
     """({path: md5 that its package gives it}, paths that belong to a package)."""
     info, sums, owned = pathlib.Path(root, "var/lib/dpkg"), {}, set()
     for path in info.glob("info/*.md5sums"):
@@ -61,7 +63,7 @@ def packaged(root="/"):
     return sums, owned
 
 
-def name_of(number, table):
+def name_of(number: int, table: Callable[[int], Sequence[Any]]) -> str:
     """Name of a user or a group; its number where it has none."""
     try:
         return table(number)[0]
@@ -69,7 +71,7 @@ def name_of(number, table):
         return str(number)
 
 
-def described(path):
+def described(path: pathlib.Path) -> dict[str, Any]:
     """What a file is, and its content."""
     found = path.lstat()
     said = {"owner": f"{name_of(found.st_uid, pwd.getpwuid)}:{name_of(found.st_gid, grp.getgrgid)}"}
@@ -87,7 +89,7 @@ def described(path):
     return said
 
 
-def files(places, root="/"):
+def files(places: Iterable[str], root: str = "/") -> dict[str, dict[str, Any]]:
     """{path: what it is} of every file below some places that no package has put there as it is."""
     sums, owned = packaged(root)
     found = {}

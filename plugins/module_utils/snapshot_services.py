@@ -14,7 +14,7 @@ PASSING = [
 ]  # units that come and go with who logs in
 
 
-def blocks(shown):
+def blocks(shown: str) -> list[dict[str, str]]:
     """Dicts of what `systemctl show` prints, one for each unit. A property that it prints several times is joined into one."""
     found = []
     for block in filter(str.strip, shown.split("\n\n")):
@@ -25,7 +25,7 @@ def blocks(shown):
     return found
 
 
-def units(listing, shown):
+def units(listing: str, shown: str) -> dict[str, str]:
     """{unit: whether it is enabled, and runs}. What runs only when something asks for it is told when it failed."""
     found = {}
     for line in listing.splitlines():
@@ -64,7 +64,7 @@ def units(listing, shown):
     return found
 
 
-def timers(shown):
+def timers(shown: str) -> dict[str, str]:
     """{timer: when}."""
     found = {}
     for unit in blocks(shown):
@@ -77,7 +77,7 @@ def timers(shown):
     return found
 
 
-def ports(listing):
+def ports(listing: str) -> dict[str, str]:
     """{"tcp address:port": programs that listen there}. Ports that are lent to who asks are none."""
     found = {}
     for line in listing.splitlines():
@@ -94,7 +94,7 @@ def ports(listing):
     return {name: " ".join(sorted(programs)) or "the kernel" for name, programs in found.items()}
 
 
-def access(shown, ruleset):
+def access(shown: str, ruleset: str) -> dict[str, str]:
     """{what: who may reach it}: the addresses that units take packets from, and the rules of the packet filter."""
     found = {}
     for unit in blocks(shown):

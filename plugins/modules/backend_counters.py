@@ -8,6 +8,8 @@ import pathlib
 import re
 import subprocess
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ansible.module_utils.balancer_log import tally
 from ansible.module_utils.basic import AnsibleModule
@@ -40,7 +42,7 @@ hosts:
 BLOCK = 1 << 20  # bytes of a log that are read at once, from its end
 
 
-def backwards(path):
+def backwards(path: str) -> Iterator[bytes]:
     """Yield the lines of a file, the last one first. None where there is no file."""
     try:
         with open(path, "rb") as file:
@@ -56,7 +58,7 @@ def backwards(path):
         return
 
 
-def entries(log, since):
+def entries(log: str, since: float) -> Iterator[dict[str, str]]:
     """Yield entries of a log and of the one that was rotated before it, the last one first, back to a time in seconds since 1970."""
     for path in (log, f"{log}.1"):
         for line in backwards(path):
@@ -69,7 +71,7 @@ def entries(log, since):
             yield entry
 
 
-def under_way(table):
+def under_way(table: str) -> dict[str, int]:
     """{address:port: connections to it}, from the text of /proc/net/tcp."""
     found = {}
     for line in table.splitlines()[1:]:
@@ -81,7 +83,7 @@ def under_way(table):
     return found
 
 
-def nginx_pools(config):
+def nginx_pools(config: str) -> dict[str, set[str]]:
     """{pool: addresses with ports that get new requests}, from the text of nginx.conf."""
     return {
         name: {
@@ -93,7 +95,7 @@ def nginx_pools(config):
     }
 
 
-def perlbal_nodes(lines):
+def perlbal_nodes(lines: Iterable[str]) -> dict[str, dict[str, int]]:
     """{address:port: {counter: number}}, from what its console says to `nodes`."""
     found = {}
     for line in lines:
@@ -103,7 +105,12 @@ def perlbal_nodes(lines):
     return found
 
 
-def counted(seen, pools, used, table):
+def counted(
+    seen: Iterable[Mapping[str, str]],
+    pools: Mapping[str, Mapping[str, str]],
+    used: Mapping[str, Iterable[str]],
+    table: str,
+) -> list[dict[str, Any]]:
     """The hosts as the module returns them, but for perlbal's own counters.
 
     seen: entries of the log; pools: {pool: {address:port: name}}; used: {pool: nodes that get new requests}; table: text of /proc/net/tcp.
@@ -137,7 +144,7 @@ def counted(seen, pools, used, table):
     ]
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         supports_check_mode=True,

@@ -67,16 +67,16 @@ from ansible.module_utils.common.text.converters import to_bytes, to_text
 class Files:
     """What a task asks of a host's files, and what came of it."""
 
-    def __init__(self, module):
+    def __init__(self, module: AnsibleModule) -> None:
         self.module, self.changed, self.diff = module, [], []
 
-    def attributes(self, path, mode):
+    def attributes(self, path: str, mode: str) -> bool:
         """Set owner, group and mode of a path; whether they were different."""
         given = {name: self.module.params[name] for name in ("owner", "group")}
         arguments = self.module.load_file_common_arguments({"path": path, "mode": mode, **given})
         return self.module.set_fs_attributes_if_different(arguments, False)
 
-    def directory(self, path):
+    def directory(self, path: str) -> None:
         """Make a directory."""
         made = not os.path.isdir(path)
         if made and os.path.lexists(path):
@@ -94,7 +94,7 @@ class Files:
                 }
             )
 
-    def file(self, path, text):
+    def file(self, path: str, text: str) -> None:
         """Write a file where it is different."""
         content, before = to_bytes(text), None
         if os.path.isdir(path):
@@ -116,7 +116,7 @@ class Files:
         if self.attributes(path, self.module.params["mode"]) or before != content:
             self.changed.append(path)
 
-    def write(self, path, content):
+    def write(self, path: str, content: bytes) -> None:
         """Put a content in the place of a file."""
         handle, name = tempfile.mkstemp(dir=self.module.tmpdir)
         with open(handle, "wb") as file:
@@ -127,7 +127,7 @@ class Files:
             self.module.add_cleanup_file(name)
 
 
-def main():
+def main() -> None:
     """Execute the module."""
     module = AnsibleModule(
         supports_check_mode=True,

@@ -3,6 +3,8 @@
 
 import datetime
 import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -36,7 +38,7 @@ actions: {type: list, returned: always, description: "What was done, or would be
 FORMAT = "%a %Y-%m-%d %H:%M:%S.%f UTC"
 
 
-def newest(paths):
+def newest(paths: Iterable[str]) -> float:
     """Time of the last change, in seconds since the epoch, of any file or folder at or below paths; 0 where none exists."""
     latest = 0.0
     for path in map(pathlib.Path, paths):
@@ -46,12 +48,12 @@ def newest(paths):
     return latest
 
 
-def parse(block):
+def parse(block: str) -> dict[str, str]:
     """Properties of one unit from `systemctl show`."""
     return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
 
 
-def needed(state, unit):
+def needed(state: Mapping[str, str], unit: Mapping[str, Any]) -> str | None:
     """What a unit needs: "start", its own action, or None. state holds systemd's properties of it."""
     if state["ActiveState"] not in ("active", "reloading", "activating"):
         # Tried, and not meant for this host: a condition of the unit itself says no.
@@ -63,7 +65,7 @@ def needed(state, unit):
     return unit["action"] if newest(unit["files"]) > since.timestamp() else None
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     unit = {
         "name": {"required": True},

@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import socket
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -38,20 +40,20 @@ ansible_facts:
 HAS = {"cloud-init": "/etc/cloud/cloud.cfg.d", "systemd-resolved": "/usr/lib/systemd/system/systemd-resolved.service"}
 
 
-def steady(mebibytes):
+def steady(mebibytes: int) -> int:
     """Memory rounded down by an eighth at most: a kernel keeps some MiB more or less for itself at each boot, and no setting may move with them."""
     step = 1 << max(0, mebibytes.bit_length() - 4)
     return mebibytes // step * step
 
 
-def disk(path):
+def disk(path: pathlib.Path) -> int:
     """The size in MiB of the file system that a path is on, or would be on."""
     here = next(place for place in (path, *path.parents) if place.exists())
     sizes = os.statvfs(here)
     return sizes.f_blocks * sizes.f_frsize // 2**20
 
 
-def networks(links):
+def networks(links: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """{interface: its IPv4 addresses, each with the length of its prefix}, of what ip tells of links; of one without an address it tells {}."""
     found = {
         link["ifname"]: [f"{address['local']}/{address['prefixlen']}" for address in link.get("addr_info", [])]
@@ -61,7 +63,7 @@ def networks(links):
     return {name: [] for _number, name in socket.if_nameindex()} | found
 
 
-def main():
+def main() -> None:
     """Look at the host."""
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     _rc, told, _err = module.run_command(["ip", "-json", "-4", "address"], check_rc=True)

@@ -10,6 +10,7 @@ import pwd
 import re
 import socket
 import subprocess
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.snapshot_files import any_of, files
@@ -68,7 +69,7 @@ VOLATILE = [  # kernel settings that are none: counters, random numbers, one for
 ]
 
 
-def output(*command, within=ANSWER_S, **environment):
+def output(*command: str, within: float = ANSWER_S, **environment: str) -> str:
     """What a command prints; empty where there is no such command. Raises subprocess.SubprocessError where it fails or takes too long."""
     try:
         return subprocess.run(
@@ -84,14 +85,14 @@ def output(*command, within=ANSWER_S, **environment):
         return ""
 
 
-def reason(error):
+def reason(error: Exception) -> str:
     """What went wrong, in a few words."""
     if isinstance(error, subprocess.CalledProcessError):
         return f"{' '.join(error.cmd[:3])}: {' '.join((error.stderr or '').split()[-20:])}"
     return f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def packages(listing):
+def packages(listing: str) -> dict[str, str]:
     """{package: version}, from lines of state, name and version."""
     found = {}
     for line in listing.splitlines():
@@ -101,7 +102,7 @@ def packages(listing):
     return found
 
 
-def users(passwd, group, shadow):
+def users(passwd: str, group: str, shadow: str) -> tuple[dict[str, str], dict[str, str]]:
     """({user: what it may}, {group: members}), from the texts of the three files. Numbers below 1000 are given out in the order of installation."""
     members = {line.split(":")[0]: line.split(":")[3] for line in group.splitlines() if line.count(":") == 3}
     locked = {line.split(":")[0]: line.split(":")[1] for line in shadow.splitlines() if line.count(":") > 2}
@@ -123,7 +124,7 @@ def users(passwd, group, shadow):
     return found, {name: ",".join(sorted(who.split(","))) for name, who in members.items()}
 
 
-def kernel(root="/proc/sys"):
+def kernel(root: str = "/proc/sys") -> dict[str, str]:
     """{setting: value} of every kernel setting that can be read."""
     found = {"release": os.uname().release}
     for parent, _directories, names in os.walk(root):
@@ -140,7 +141,7 @@ def kernel(root="/proc/sys"):
     return found
 
 
-def release(site_root):
+def release(site_root: str) -> tuple[dict[str, str], list[str]]:
     """({what: value} of the current release, sentences about files that are not what its manifest says)."""
     current = pathlib.Path(site_root, "current")
     if not current.is_symlink():
@@ -161,7 +162,7 @@ def release(site_root):
     return {"current": place.name, "manifest": hashlib.sha256(manifest).hexdigest()}, wrong
 
 
-def sql(port, database, query):
+def sql(port: int | str, database: str, query: str) -> Any:
     """What a query comes to, as JSON, in a session that cannot write, of a role that is no superuser and finds no function of the site."""
     return json.loads(
         output(
@@ -185,7 +186,7 @@ def sql(port, database, query):
     )
 
 
-def flat(value, name=""):
+def flat(value: Any, name: str = "") -> dict[str, str]:
     """{"a.b": value} of nested dicts."""
     if not isinstance(value, dict):
         return {name: json.dumps(value)}
@@ -196,7 +197,7 @@ def flat(value, name=""):
     }
 
 
-def pool_status(said):
+def pool_status(said: str) -> dict[str, str]:
     """{setting: value}, from what pcp_pool_status prints."""
     return dict(re.findall(r"^name\s*:\s*(\S+)\s*\nvalue\s*:\s*(.*?)\s*$", said, re.M))
 
@@ -204,10 +205,10 @@ def pool_status(said):
 class Snapshot:
     """This host, part by part."""
 
-    def __init__(self, tiers, facts):
+    def __init__(self, tiers: list[str], facts: dict[str, Any]) -> None:
         self.tiers, self.facts, self.found, self.faults = tiers, facts, {}, []
 
-    def system(self):
+    def system(self) -> None:
         """What every host has."""
         place = f"{self.facts['site_root']}/tier"
         self.found["package"] = packages(
@@ -220,7 +221,7 @@ class Snapshot:
         )
         self.found["kernel"] = kernel()
 
-    def services(self):
+    def services(self) -> None:
         """What runs, when, and who may reach it."""
         listed = output("systemctl", "list-unit-files", "--plain", "--no-legend", within=SLOW_S)
         self.found["unit"] = units(
@@ -261,7 +262,7 @@ class Snapshot:
             output("nft", "list", "ruleset", within=SLOW_S),
         )
 
-    def app(self):
+    def app(self) -> None:
         """An app host: its release, what that declares of the database, and its pool of connections."""
         self.found["release"], wrong = release(self.facts["site_root"])
         self.faults += wrong
@@ -281,7 +282,7 @@ class Snapshot:
             if name in status
         }
 
-    def cache(self):
+    def cache(self) -> None:
         """A cache host: the shape of its memcached."""
         with socket.create_connection(
             (self.facts["address"], self.facts["cache_port"]), timeout=ANSWER_S
@@ -301,7 +302,7 @@ class Snapshot:
             if name in settings
         }
 
-    def db(self):
+    def db(self) -> None:
         """A database: its settings, its roles, and the schema of every database of it."""
         port = self.facts["db_port"]
         self.found["setting"] = sql(port, "postgres", SETTINGS)
@@ -318,7 +319,7 @@ class Snapshot:
         connection.close()
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         supports_check_mode=True,

@@ -38,7 +38,7 @@ asked: {type: dict, returned: always, description: "Groups and facts, as they we
 """
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         supports_check_mode=True,

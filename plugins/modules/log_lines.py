@@ -24,7 +24,7 @@ left_off: {type: int, returned: always, description: How many older ones there a
 """
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         supports_check_mode=True,

@@ -2,6 +2,7 @@
 """Bring the pools of a Perlbal that runs into a declared state."""
 
 import time
+from collections.abc import Mapping, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.perlbal import console
@@ -23,12 +24,15 @@ commands: {type: list, returned: always, description: What the console was told.
 """
 
 
-def nodes(port, pool):
+Pools = Mapping[str, Sequence[str]]  # {pool: [address:port]}
+
+
+def nodes(port: int, pool: str) -> list[str]:
     """Who is in a pool, as a list of address:port."""
     return [line.split()[0] for line in console(port, f"show pool {pool}")[0]]
 
 
-def needed(wanted, found):
+def needed(wanted: Pools, found: Pools) -> list[str]:
     """Commands that make pools found into pools wanted, both as {pool: [address:port]}; additions come first."""
     verbs = [("add", wanted, found), ("remove", found, wanted)]
     return [
@@ -40,13 +44,13 @@ def needed(wanted, found):
     ]
 
 
-def busy(port, pools):
+def busy(port: int, pools: Pools) -> list[str]:
     """Who is at work on a request and in no pool, as a list of address:port."""
     members = {node for pool in pools.values() for node in pool}
     return [line.split()[0] for line in console(port, "backends")[0] if line.split()[0] not in members]
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         supports_check_mode=True,

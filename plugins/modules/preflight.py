@@ -5,6 +5,8 @@ import difflib
 import ipaddress
 import pathlib
 import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import yaml
 from ansible.module_utils.basic import AnsibleModule
@@ -21,6 +23,8 @@ options:
   may_be_empty: {type: list, elements: str, required: true, description: Those of them that need no hosts where the inventory names them.}
   values: {type: dict, required: true, description: The environment's own variables, as group_vars set them.}
 """
+
+Hosts = Mapping[str, tuple[int, Mapping[str, tuple[int, str]]]]  # {host: (line, {variable: (line, value)})}
 
 # Addresses that RFC 5737 reserves for documentation: an inventory nobody has filled in.
 EXAMPLE_NETWORKS = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
@@ -42,7 +46,7 @@ READ_AS = {
 CONNECTION = re.compile(r"^(ansible_\w+|mitogen_\w+|private_address|host_share)$")
 
 
-def keys(node):
+def keys(node: yaml.Node | None) -> Iterator[tuple[str, int, yaml.Node]]:
     """Yield (name, line, value node) for each key of a YAML mapping node; lines count from 1."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -56,13 +60,13 @@ class VaultLoader(yaml.SafeLoader):
 VaultLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
-def compose(path):
+def compose(path: pathlib.Path) -> yaml.Node | None:
     """The YAML node tree of a file; None where it is vaulted or empty. Raises yaml.YAMLError."""
     text = path.read_text()
     return None if text.startswith("$ANSIBLE_VAULT") else yaml.compose(text, VaultLoader)
 
 
-def inventory_groups(node):
+def inventory_groups(node: yaml.Node | None) -> Iterator[tuple[str, int, Hosts]]:
     """Yield (group, line, {host: (line, {variable: (line, value)})}) for every group of an inventory tree."""
     for group, line, body in keys(node):
         hosts = {}
@@ -75,7 +79,9 @@ def inventory_groups(node):
         yield group, line, hosts
 
 
-def check_inventory(path, env, required, values, may_be_empty=()):
+def check_inventory(
+    path: pathlib.Path, env: str, required: Sequence[str], values: Mapping[str, Any], may_be_empty: Sequence[str] = ()
+) -> Iterator[str]:
     """Yield a complaint for everything wrong with who is where. Groups in may_be_empty need no hosts, but have to be named."""
     name = f"inventories/{path.name}"
     groups = list(inventory_groups(compose(path)))
@@ -138,7 +144,7 @@ def check_inventory(path, env, required, values, may_be_empty=()):
     yield from check_addresses(name, addresses, values)
 
 
-def is_ipv4(text):
+def is_ipv4(text: str) -> bool:
     """Whether a text is an IPv4 address."""
     try:
         return ipaddress.ip_address(text).version == 4
@@ -146,7 +152,7 @@ def is_ipv4(text):
         return False
 
 
-def check_addresses(name, addresses, values):
+def check_addresses(name: str, addresses: Mapping[str, tuple[str, int]], values: Mapping[str, Any]) -> Iterator[str]:
     """Yield a complaint for each address that cannot work."""
     main = f"group_vars/{values['env_name']}/main.yml"
     network = ipaddress.ip_network(values["network_cidr"])
@@ -166,7 +172,7 @@ def check_addresses(name, addresses, values):
         yield f"{main}: lb_vip {values['lb_vip']} is outside network_cidr {network}"
 
 
-def declared(root):
+def declared(root: pathlib.Path) -> dict[str, set[str]]:
     """{name: types} of what some role's argument_specs declare."""
     names = {}
     for path in root.glob("roles/*/meta/argument_specs.yml"):
@@ -176,7 +182,7 @@ def declared(root):
     return names
 
 
-def by_group(name, groups, texts):
+def by_group(name: str, groups: Iterable[str], texts: Collection[str]) -> bool:
     """Whether a name is <group>_<what> and some file looks <what> up for whichever groups a host is in."""
     for group in groups:
         if name.startswith(f"{group}_") and any(f"'{name[len(group) :]}'" in text for text in texts):
@@ -184,7 +190,7 @@ def by_group(name, groups, texts):
     return False
 
 
-def words_read(text):
+def words_read(text: str) -> set[str]:
     """The words of a file, without its comments and the names of what it sets."""
     words = set()
     for line in text.splitlines():
@@ -193,7 +199,7 @@ def words_read(text):
     return words
 
 
-def check_variables(root, inventory, groups):
+def check_variables(root: pathlib.Path, inventory: pathlib.Path, groups: Sequence[str]) -> Iterator[str]:
     """Yield a complaint for each variable that is set and that nothing reads."""
     sources = [
         p
@@ -223,7 +229,13 @@ def check_variables(root, inventory, groups):
             yield f"{path}:{line}: nothing reads '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
-def check(root, inventory, required, values, may_be_empty=()):
+def check(
+    root: pathlib.Path,
+    inventory: pathlib.Path,
+    required: Sequence[str],
+    values: Mapping[str, Any],
+    may_be_empty: Sequence[str] = (),
+) -> list[str]:
     """Every complaint about an environment, as a list of sentences.
 
     root and inventory are pathlib.Paths; required names the groups of a tier, may_be_empty those of them that need no hosts; values holds
@@ -239,7 +251,7 @@ def check(root, inventory, required, values, may_be_empty=()):
     return complaints + list(check_variables(root, inventory, required))
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={

@@ -7,6 +7,8 @@ import os
 import pathlib
 import shutil
 import struct
+from collections.abc import Sequence
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -38,12 +40,12 @@ stale: {type: list, returned: always, description: Entries of releases/ to remov
 """
 
 
-def linked(link):
+def linked(link: pathlib.Path) -> str:
     """Name of the release a link points to, or ''."""
     return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
 
-def look(root, version, keep):
+def look(root: pathlib.Path, version: str, keep: int) -> dict[str, Any]:
     """What is on this host (see RETURN)."""
     releases = root / "releases"
     current, previous = linked(root / "current"), linked(root / "previous")
@@ -73,13 +75,13 @@ def look(root, version, keep):
     }
 
 
-def sha256(path):
+def sha256(path: str | os.PathLike[str]) -> str:
     """sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def differences(directory):
+def differences(directory: pathlib.Path) -> list[str]:
     """Files of an unpacked release that are not what its manifest says, as a list of sentences."""
     listed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["files"]
     found = {}
@@ -97,7 +99,7 @@ def differences(directory):
     ]
 
 
-def unpack(module, directory, manifest, archive, prove):
+def unpack(module: AnsibleModule, directory: pathlib.Path, manifest: str, archive: str, prove: Sequence[str]) -> None:
     """Unpack and prove a release under a name of its own; fails the module where it is not good."""
     shutil.rmtree(directory, ignore_errors=True)
     with open(archive, "rb") as file:
@@ -137,7 +139,7 @@ def unpack(module, directory, manifest, archive, prove):
                 module.warn(line.removeprefix("?: "))
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={

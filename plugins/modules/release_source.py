@@ -9,6 +9,8 @@ import pathlib
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -38,6 +40,8 @@ epoch: {type: int, returned: unless built, description: The date of every file i
 packed: {type: str, returned: unless built, description: The packed source.}
 """
 
+Paths = Mapping[str, pathlib.Path]  # {name in the release: file}
+
 # A developer's own, never the site's. A directory with pyvenv.cfg in it is a virtualenv by any name.
 NOT_SOURCE = {
     ".git",
@@ -65,7 +69,7 @@ NOT_SOURCE_ENDINGS = (".pyc", ".log")
 IGNORE_FILE = ".realworldignore"
 
 
-def own(directory, name, patterns=()):
+def own(directory: str, name: str, patterns: Iterable[str] = ()) -> bool:
     """Whether a file or directory of the source is a developer's own; its directory is relative to the source."""
     path = os.path.join(directory, name)
     return (
@@ -77,7 +81,7 @@ def own(directory, name, patterns=()):
     )
 
 
-def directory_files(root):
+def directory_files(root: pathlib.Path) -> Iterator[str]:
     """Relative names of the files and links of a directory that no git knows."""
     ignore = root / IGNORE_FILE
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
@@ -97,7 +101,7 @@ def directory_files(root):
                 yield os.path.join(inside, name)
 
 
-def git(root, *arguments):
+def git(root: pathlib.Path, *arguments: str) -> str:
     """What a git command says. Raises subprocess.CalledProcessError."""
     # Whoever owns the directory: git only reads, and its configuration runs nothing. A hook that runs this has set GIT_DIR and the like.
     command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", root, *arguments]
@@ -111,17 +115,17 @@ def git(root, *arguments):
     ).stdout
 
 
-def git_names(root, *options):
+def git_names(root: pathlib.Path, *options: str) -> list[str]:
     """Names that git lists, relative to a directory and below it."""
     return [name for name in git(root, "ls-files", "-z", *options).split("\0") if name]
 
 
-def git_files(root):
+def git_files(root: pathlib.Path) -> list[str]:
     """Relative names of the files a checkout tracks, those of submodules included."""
     return git_names(root, "--recurse-submodules")
 
 
-def git_ignores(root):
+def git_ignores(root: pathlib.Path) -> bool:
     """Whether git ignores a directory itself. Raises subprocess.CalledProcessError."""
     try:
         git(root.parent, "check-ignore", "--quiet", root.name)
@@ -132,7 +136,7 @@ def git_ignores(root):
     return True
 
 
-def known_to_git(root):
+def known_to_git(root: pathlib.Path) -> bool:
     """Whether git says which files of a directory are the site's. Raises ValueError, in a sentence, where it should and cannot."""
     place = root.resolve()
     tree = next((directory for directory in (place, *place.parents) if (directory / ".git").exists()), None)
@@ -154,7 +158,7 @@ def known_to_git(root):
         ) from error
 
 
-def working_files(root):
+def working_files(root: pathlib.Path) -> Iterator[str]:
     """Relative names of what git tracks in a directory and of what it does not ignore there, submodules included."""
     tracked = git_names(root)
     others = [
@@ -172,14 +176,14 @@ def working_files(root):
             yield from (os.path.join(name, inner) for inner in working_files(path))
 
 
-def read(path):
+def read(path: pathlib.Path) -> tuple[str, bytes]:
     """A file's mode and content as they count: whether it can be executed, and a link's target."""
     if path.is_symlink():
         return "link", os.readlink(path).encode()
     return "program" if os.access(path, os.X_OK) else "file", path.read_bytes()
 
 
-def digest(paths):
+def digest(paths: Paths) -> str:
     """sha256 over names, modes and contents of {name: pathlib.Path}."""
     total = hashlib.sha256()
     for name, path in sorted(paths.items()):
@@ -188,7 +192,7 @@ def digest(paths):
     return total.hexdigest()
 
 
-def survey(source, commit, requirements):
+def survey(source: pathlib.Path, commit: str, requirements: str) -> tuple[str, Paths, int]:
     """Kind, {name: path} and date of a source. Raises ValueError, in a sentence, and CalledProcessError."""
     if commit:
         names = git_files(source)
@@ -224,7 +228,7 @@ def survey(source, commit, requirements):
     return kind, paths, int(max(path.lstat().st_mtime for path in paths.values()))
 
 
-def pack(paths, target):
+def pack(paths: Paths, target: pathlib.Path) -> None:
     """Write {name: path} into a tar file that only its owner reads."""
     partial = target.with_name(target.name + ".partial")
     with (
@@ -236,7 +240,7 @@ def pack(paths, target):
     partial.rename(target)
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
@@ -254,7 +258,7 @@ def main():
     p = module.params
     artifacts = pathlib.Path(p["artifacts"])
 
-    def found(version):
+    def found(version: str) -> dict[str, Any]:
         manifest = artifacts / f"{p['site']}-{version}.json"
         built = (artifacts / f"{p['site']}-{version}.tar.gz").exists()
         return {

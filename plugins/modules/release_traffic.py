@@ -3,6 +3,8 @@
 
 import json
 import os
+from collections.abc import Iterable, Mapping
+from typing import TypedDict
 
 from ansible.module_utils.balancer_log import tally
 from ansible.module_utils.basic import AnsibleModule
@@ -30,7 +32,15 @@ traffic: {type: dict, returned: always, description: "{host: {requests, failures
 """
 
 
-def count(lines, hosts):
+class Traffic(TypedDict):
+    """Requests to some hosts. times: seconds of those that were answered."""
+
+    requests: int
+    failures: int
+    times: list[float]
+
+
+def count(lines: Iterable[str], hosts: Mapping[str, str]) -> dict[str, Traffic]:
     """{host: {requests, failures, times}} of log lines; hosts: {address with port: name}."""
     found = {name: {"requests": 0, "failures": 0, "times": []} for name in hosts.values()}
     for line in lines:
@@ -47,7 +57,7 @@ def count(lines, hosts):
     return found
 
 
-def lines_since(log, since):
+def lines_since(log: str, since: Mapping[str, int]) -> list[str]:
     """Lines after a place, also where the log was rotated since. Raises OSError where there is no log."""
     before = f"{log}.1"
     rotated = (
@@ -61,7 +71,7 @@ def lines_since(log, since):
     return lines
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         supports_check_mode=True,

@@ -21,7 +21,7 @@ tracebacks: {type: dict, returned: always, description: "{request: lines of its 
 """
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         supports_check_mode=True,

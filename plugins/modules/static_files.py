@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Collection, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -32,7 +33,7 @@ archive: {type: str, returned: always, description: "Where its archive is kept o
 """
 
 
-def sha256(path):
+def sha256(path: pathlib.Path) -> str:
     """sha256 of a file, '' if there is none."""
     try:
         with open(path, "rb") as file:
@@ -41,19 +42,19 @@ def sha256(path):
         return ""
 
 
-def kept(root, version):
+def kept(root: pathlib.Path, version: str) -> pathlib.Path:
     """Where the archive of a published release stays."""
     return root / ".releases" / f"{version}.tar.gz"
 
 
-def records(root):
+def records(root: pathlib.Path) -> dict[str, dict[str, str]]:
     """{release: {file name: sha256}} of every release that has files here."""
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / ".releases").glob("*.json"))
     }
 
 
-def write(path, text):
+def write(path: pathlib.Path, text: str) -> None:
     """Replace a file's content at once."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
@@ -61,7 +62,7 @@ def write(path, text):
     partial.rename(path)
 
 
-def publish(module, root, version, archive, spared):
+def publish(module: AnsibleModule, root: pathlib.Path, version: str, archive: str, spared: Collection[str]) -> None:
     """Put a release's files where they are served, but for the names in spared. Fails the module if they do not unpack."""
     staging = root / ".incoming"
     shutil.rmtree(staging, ignore_errors=True)
@@ -97,7 +98,7 @@ def publish(module, root, version, archive, spared):
     os.replace(archive, kept(root, version))
 
 
-def remove(root, known, keep):
+def remove(root: pathlib.Path, known: Mapping[str, Mapping[str, str]], keep: Collection[str]) -> None:
     """Remove the files that only releases outside keep have."""
     wanted = {name for version in keep for name in known.get(version, {})}
     for version in known.keys() - set(keep):
@@ -111,7 +112,7 @@ def remove(root, known, keep):
         (root / ".releases" / f"{version}.json").unlink()
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
