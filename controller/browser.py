@@ -74,7 +74,7 @@ def trusted(name: str, address: str, port: int, authority: pathlib.Path | str) -
         socket.create_connection((address, port), timeout=10) as plain,
         trust(authority).wrap_socket(plain, server_hostname=name) as shown,
     ):
-        return Site(name, address, spki(x509.load_der_x509_certificate(shown.getpeercert(binary_form=True))))
+        return Site(name, address, spki(x509.load_der_x509_certificate(shown.getpeercert(binary_form=True) or b"")))
 
 
 def spki(certificate: x509.Certificate) -> str:
@@ -92,41 +92,41 @@ def user() -> int | None:
         with contextlib.suppress(OSError):  # it has ended meanwhile
             taken.add(process.stat().st_uid)
     while True:
-        found = random.choice(USERS)
+        candidate = random.choice(USERS)
         with contextlib.suppress(KeyError):
-            pwd.getpwuid(found)
+            pwd.getpwuid(candidate)
             continue
-        if found not in taken:
-            return found
+        if candidate not in taken:
+            return candidate
 
 
-def as_user(who: int | None) -> dict:
+def as_user(number: int | None) -> dict:
     """The same for subprocess."""
-    return {} if who is None else {"user": who, "group": who, "extra_groups": []}
+    return {} if number is None else {"user": number, "group": number, "extra_groups": []}
 
 
 def sandboxed() -> bool:
     """Whether Chromium can have its sandbox here: from the kernel, or by the helper that is root for it."""
     if HELPER.exists() and HELPER.stat().st_uid == 0 and HELPER.stat().st_mode & stat.S_ISUID:
         return True
-    asked = subprocess.run(
+    result = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--pid", "--fork", "true"],
         cwd="/",
         check=False,
         capture_output=True,
         **as_user(user()),
     )
-    return asked.returncode == 0
+    return result.returncode == 0
 
 
-def install(say: Callable[[str], None]) -> None:
+def install(report: Callable[[str], None]) -> None:
     """Have Chromium, and what its sandbox needs where the kernel gives it none; say so where it has to be installed."""
     wanted = ([] if shutil.which("chromium") else ["chromium", "fonts-dejavu-core"]) + (
         [] if sandboxed() else ["chromium-sandbox"]
     )
     if not wanted:
         return
-    say(f"installing Debian's {' and '.join(wanted)}")
+    report(f"installing Debian's {' and '.join(wanted)}")
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     subprocess.run([*sudo, "apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(
@@ -161,9 +161,9 @@ class Browser:
     """A browser with one page, which finds these sites and no other."""
 
     def __init__(self, *sites: Site) -> None:
-        found = [f"MAP {site.name} {site.address}" for site in sites]
+        rules = [f"MAP {site.name} {site.address}" for site in sites]
         self.flags = [
-            f"--host-resolver-rules={', '.join([*found, 'MAP * ~NOTFOUND'])}",
+            f"--host-resolver-rules={', '.join([*rules, 'MAP * ~NOTFOUND'])}",
             f"--ignore-certificate-errors-spki-list={','.join(site.key for site in sites)}",
         ]
 
@@ -174,15 +174,15 @@ class Browser:
         self.profile = tempfile.TemporaryDirectory(prefix="chromium-", dir="/tmp", ignore_cleanup_errors=True)
         if self.user is not None:
             os.chown(self.profile.name, self.user, self.user)
-        (its_in, self.out), (self.answers, its_out) = (tuple(map(high, os.pipe())) for _ in range(2))
+        (browser_in, self.out), (self.answers, browser_out) = (tuple(map(high, os.pipe())) for _ in range(2))
         self.process = subprocess.Popen(
             [
                 PYTHON,
                 "-I",
                 "-c",
                 LAUNCH,
-                str(its_in),
-                str(its_out),
+                str(browser_in),
+                str(browser_out),
                 "chromium",
                 *FLAGS,
                 *self.flags,
@@ -190,7 +190,7 @@ class Browser:
                 f"--user-data-dir={self.profile.name}",
                 "about:blank",
             ],
-            pass_fds=(its_in, its_out),
+            pass_fds=(browser_in, browser_out),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -198,9 +198,10 @@ class Browser:
             env={"HOME": self.profile.name, "PATH": "/usr/bin:/bin"},
             **as_user(self.user),
         )
-        os.close(its_in)
-        os.close(its_out)
-        self.rest, self.number, self.events, self.session = b"", 0, [], None
+        os.close(browser_in)
+        os.close(browser_out)
+        self.rest, self.number, self.session = b"", 0, ""
+        self.events: list[dict[str, Any]] = []
         try:
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
             self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -232,8 +233,8 @@ class Browser:
             if not more:
                 raise ConnectionError("the browser is gone")
             self.rest += more
-        said, _end, self.rest = self.rest.partition(b"\0")
-        return json.loads(said)
+        message, _end, self.rest = self.rest.partition(b"\0")
+        return json.loads(message)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The result of a command. Raises RuntimeError where it failed."""
@@ -246,12 +247,12 @@ class Browser:
             sent = sent[os.write(self.out, sent) :]
         until = time.monotonic() + PATIENCE
         while True:
-            said = self.message(until)
-            if said.get("id") == self.number:
-                if "error" in said:
-                    raise RuntimeError(f"{method}: {said['error']}")
-                return said["result"]
-            self.events.append(said)
+            message = self.message(until)
+            if message.get("id") == self.number:
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']}")
+                return message["result"]
+            self.events.append(message)
 
     def await_event(self, method: str) -> None:
         """Await that an event comes, or has come since the last go()."""
@@ -270,12 +271,12 @@ class Browser:
 
         Raises RuntimeError where there is none, or the site has another key.
         """
-        said = {"errorText": NETWORK_CHANGED}
+        answer = {"errorText": NETWORK_CHANGED}
         for _attempt in range(ATTEMPTS):
-            if said.get("errorText") == NETWORK_CHANGED:
-                self.go(lambda: said.update({"errorText": ""} | self.call("Page.navigate", url=url)))
-        if said["errorText"]:
-            raise RuntimeError(f"{url}: {said['errorText']}")
+            if answer.get("errorText") == NETWORK_CHANGED:
+                self.go(lambda: answer.update({"errorText": ""} | self.call("Page.navigate", url=url)))
+        if answer["errorText"]:
+            raise RuntimeError(f"{url}: {answer['errorText']}")
 
     def size(self, width: int, height: int) -> None:
         """Be a screen of that size."""
@@ -285,8 +286,8 @@ class Browser:
 
     def login(self, user: str, password: str) -> None:
         """Send a name and a password along with every request."""
-        words = base64.b64encode(f"{user}:{password}".encode()).decode()
-        self.call("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {words}"})
+        credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.call("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {credentials}"})
 
     def logout(self) -> None:
         """Send them no longer."""
@@ -298,10 +299,10 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page. Raises RuntimeError where it throws."""
-        said = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        if "exceptionDetails" in said:
-            raise RuntimeError(f"{expression}: {said['exceptionDetails']}")
-        return said["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
 
     def picture(self, path: str | os.PathLike[str]) -> None:
         """Write what is to be seen, as PNG."""

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import ansible_mitogen.process
 import ansible_mitogen.services
@@ -137,6 +138,7 @@ def session_of(state: pathlib.Path) -> Session | None:
             stderr=log,
             start_new_session=True,
         )
+    assert process.stdout
     listens = select.select([process.stdout], [], [], START_S)[0] and process.stdout.readline()
     process.stdout.close()
     if not listens:
@@ -155,11 +157,9 @@ class Checked:
     """Makes Mitogen's service of connections ask a host for an answer before a verb uses a connection that an earlier one made."""
 
     def __init__(self) -> None:
-        self.verb, self.answered, self.locks = (
-            0,
-            {},
-            {},
-        )  # of the verb that is served; {key: verb in which its host answered}, {key: lock}
+        self.verb = 0  # number of the verb that is served
+        self.answered: dict[Any, int] = {}  # {key: verb in which its host answered}
+        self.locks: dict[Any, threading.Lock] = {}  # {key: lock}
         self.wait_or_start = ansible_mitogen.services.ContextService._wait_or_start
         ansible_mitogen.services.ContextService._wait_or_start = lambda service, spec, via=None: self.get(
             service, spec, via
@@ -207,8 +207,8 @@ class Multiplexer(ansible_mitogen.process.MuxProcess):
 def await_end(control: socket.socket, lock: pathlib.Path) -> bool:
     """Wait for the end of a verb. Whether it said that it is done, and its environment is still there."""
     with control:
-        said = control.makefile("rb").read()
-    return said == DONE and lock.exists()
+        message = control.makefile("rb").read()
+    return message == DONE and lock.exists()
 
 
 def serve(path: str, lock: pathlib.Path, key: str) -> None:

@@ -101,7 +101,7 @@ def sources(inventory: pathlib.Path, password: pathlib.Path | None) -> list[path
         directory / kind for directory in (inventory.parent, ROOT / "playbooks") for kind in ("group_vars", "host_vars")
     ]
     trees += [ROOT / "plugins", ROOT / "controller"]
-    found = [
+    files = [
         inventory,
         ROOT / DECLARED,
         pathlib.Path(os.environ.get("ANSIBLE_CONFIG") or ROOT / "ansible.cfg"),
@@ -110,8 +110,8 @@ def sources(inventory: pathlib.Path, password: pathlib.Path | None) -> list[path
     for tree in trees:
         for directory, below, names in os.walk(tree, followlinks=True):
             below[:] = [name for name in below if name != "__pycache__"]
-            found += [pathlib.Path(directory, name) for name in names]
-    return sorted(set(found))
+            files += [pathlib.Path(directory, name) for name in names]
+    return sorted(set(files))
 
 
 def fingerprint(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Path | None) -> str:
@@ -160,7 +160,7 @@ def constant(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.P
 
 def login(name: str, variables: dict, check_host_key: bool = True) -> Login:
     """How to log in to a host as Ansible would, by its rendered variables. Raises Unusable where that takes more than OpenSSH and a key."""
-    known = {variable for variables_of_one in CONNECTION.values() for variable in variables_of_one} | HARMLESS
+    known = {variable for names_of_setting in CONNECTION.values() for variable in names_of_setting} | HARMLESS
     beyond = sorted(
         variable
         for variable, value in variables.items()
@@ -176,19 +176,21 @@ def login(name: str, variables: dict, check_host_key: bool = True) -> Login:
         raise Unusable(
             f"{name} is reached with {', '.join(beyond)}: this verb knows OpenSSH with a key and sudo without a password only."
         )
-    found = {
+    settings = {
         what: next((variables[variable] for variable in names if variables.get(variable) not in (None, "")), None)
         for what, names in CONNECTION.items()
     }
     return Login(
-        address=str(found["address"] or name),
-        port=int(found["port"]) if found["port"] else None,
-        user=found["user"],
-        key=os.path.expanduser(found["key"]) if found["key"] else None,
-        arguments=" ".join(filter(None, (found["arguments"], found["common_arguments"], found["extra_arguments"]))),
+        address=str(settings["address"] or name),
+        port=int(settings["port"]) if settings["port"] else None,
+        user=settings["user"],
+        key=os.path.expanduser(settings["key"]) if settings["key"] else None,
+        arguments=" ".join(
+            filter(None, (settings["arguments"], settings["common_arguments"], settings["extra_arguments"]))
+        ),
         check_host_key=check_host_key
-        if found["check_host_key"] is None
-        else str(found["check_host_key"]).lower() not in ("false", "no", "0", "off"),
+        if settings["check_host_key"] is None
+        else str(settings["check_host_key"]).lower() not in ("false", "no", "0", "off"),
     )
 
 
@@ -219,9 +221,9 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
     asked, get = set(), lookup_loader.get
 
     @functools.wraps(get)
-    def noted(plugin: str, *words: Any, **options: Any) -> Any:
+    def noted(plugin: str, *arguments: Any, **options: Any) -> Any:
         asked.add(plugin.removeprefix("ansible.builtin."))
-        return get(plugin, *words, **options)
+        return get(plugin, *arguments, **options)
 
     try:
         load_plugins()
@@ -268,7 +270,9 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
                     login(host.name, {name: rendered[name] for name in names}, constants.HOST_KEY_CHECKING)
                 ),
             }
-        groups = {name: [str(one) for one in names] for name, names in inventories.get_groups_dict().items()}
+        groups = {
+            name: [str(host_name) for host_name in names] for name, names in inventories.get_groups_dict().items()
+        }
     except AnsibleError as error:
         raise Unusable(str(error)) from error
     finally:
@@ -282,8 +286,8 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
 def kept(path: pathlib.Path, made_from: str) -> dict | None:
     """The values that a file keeps, if they are made from the same; else None."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found["rendered"] if found["made_from"] == made_from else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["rendered"] if content["made_from"] == made_from else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

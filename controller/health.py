@@ -25,7 +25,7 @@ def databases(
     elif not primaries and len(unheard) < len(members):
         wrong.append(f"None of the databases that answered is the primary; {', '.join(unheard)} did not answer.")
     clusters = [answers.get(name, {}).get("raw", {}).get("cluster") for name in [*primaries, *members]]
-    cluster = next((one for one in clusters if one), {})
+    cluster: Mapping[str, Any] = next((one for one in clusters if one), {})
     lost = [slot for name in primaries for slot in answers[name]["raw"].get("lost_slots", [])]
     roles, confirming = {}, [one["name"] for one in cluster.get("members", []) if one["role"] in CONFIRMING]
     for member in cluster.get("members", []):

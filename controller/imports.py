@@ -35,13 +35,13 @@ class Imports:
         mitogen.master.ModuleFinder.find_related = lambda finder, name: self.related(finder, name)
         module_finder.scan = self.scanned
 
-    def kept(self, name: str, found: Callable[[], Any], paths: Callable[[Any], list[str]]) -> Any:
+    def kept(self, name: str, find: Callable[[], Any], paths: Callable[[Any], list[str]]) -> Any:
         """What is known under a name, or what is found now. paths: of what was found, the files that it depends on."""
         with contextlib.suppress(KeyError, OSError):
             result, files = self.known[name]
             if all(os.stat(path).st_mtime_ns == changed for path, changed in files):
                 return result
-        result = found()
+        result = find()
         self.known[name] = result, [(path, os.stat(path).st_mtime_ns) for path in paths(result)]
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self.path.parent, delete=False) as file:
             json.dump(self.known, file)
@@ -54,9 +54,9 @@ class Imports:
 
     def scanned(self, module_name: str, module_path: str, search_path: tuple[str, ...]) -> list[tuple[str, str, bool]]:
         """In place of ansible_mitogen.module_finder.scan."""
-        found = self.kept(
+        modules = self.kept(
             f"scan {module_name} {module_path} {search_path}",
             lambda: self.scan(module_name, module_path, search_path),
-            lambda found: [module_path, *(path for _name, path, _package in found)],
+            lambda modules: [module_path, *(path for _name, path, _package in modules)],
         )
-        return [tuple(one) for one in found]
+        return [tuple(module) for module in modules]

@@ -42,9 +42,9 @@ class Inventory:
         self.text, self.name = text, name
         tree = yaml.compose(text, preflight.VaultLoader)
         self.sections = list(sections(tree))
-        self.lines = {}  # host: number of the line that brings it in, from 1
-        self.addresses = {}  # address: host
-        self.groups = {}  # group: its hosts in their order
+        self.lines: dict[str, int] = {}  # host: number of the line that brings it in, from 1
+        self.addresses: dict[str, str] = {}  # address: host
+        self.groups: dict[str, list[str]] = {}  # group: its hosts in their order
         for group, _line, hosts in preflight.inventory_groups(tree):
             for host, (line, variables) in hosts.items():
                 self.groups.setdefault(group, []).append(host)
@@ -77,10 +77,10 @@ class Inventory:
             )
         indent = " " * hosts.value[0][0].start_mark.column
         lines = self.text.splitlines(keepends=True)
-        place = last_line(hosts)
-        if not lines[place].endswith("\n"):
-            lines[place] += "\n"
-        lines.insert(place + 1, f"{indent}{host}: {{ansible_host: {address}}}\n")
+        number = last_line(hosts)
+        if not lines[number].endswith("\n"):
+            lines[number] += "\n"
+        lines.insert(number + 1, f"{indent}{host}: {{ansible_host: {address}}}\n")
         return "".join(lines)
 
     def without_host(self, host: str, pool: str = "") -> str:

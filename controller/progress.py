@@ -40,21 +40,21 @@ def left(before: Plays, ended: Plays, name: str, elapsed: float) -> float | None
     if not before:
         return None
 
-    def found(play: str, start: int) -> int | None:
+    def position(play: str, start: int) -> int | None:
         """Where a play is from a place on; None where it is not."""
         return next(
             (number for number, (other, _seconds) in enumerate(before) if number >= start and other == play), None
         )
 
-    place, expected, taken = 0, 0.0, 0.0
+    start, expected, taken = 0, 0.0, 0.0
     for play, seconds in ended:
-        number = found(play, place)
+        number = position(play, start)
         if number is not None:
-            place, expected, taken = number + 1, expected + before[number][1], taken + seconds
+            start, expected, taken = number + 1, expected + before[number][1], taken + seconds
     pace = min(max(taken / expected, 0.25), 4.0) if expected >= 5 else 1.0
-    here = found(name, place)
-    rest = before[place if here is None else here + 1 :]
-    return (max(before[here][1] * pace - elapsed, 0) if here is not None else 0) + sum(
+    current = position(name, start)
+    rest = before[start if current is None else current + 1 :]
+    return (max(before[current][1] * pace - elapsed, 0) if current is not None else 0) + sum(
         seconds for _play, seconds in rest
     ) * pace
 
@@ -66,14 +66,14 @@ def hosts_of(names: Collection[str]) -> str:
 
 def ended_line(name: str, hosts: Collection[str], seconds: float, changed: int, failed: int) -> str:
     """The line of a stage that has ended. hosts: their names; changed, failed: numbers of results and of hosts."""
-    words = [
+    columns = [
         f"  {'✗' if failed else '✓'} {name:<44}",
         f"{hosts_of(hosts):<10}",
         f"{duration(seconds):>11}",
         *([f"{changed} changed"] if changed else []),
         *([f"{failed} failed"] if failed else []),
     ]
-    return "  ".join(words).rstrip()
+    return "  ".join(columns).rstrip()
 
 
 def running_line(
@@ -116,48 +116,48 @@ def reason(result: Mapping[str, Any]) -> str:
         return "\n".join(dict.fromkeys(reason(item) for item in items))
     if result.get("censored"):
         return result["censored"]
-    said = text_of(result.get("msg") or "")
+    message = text_of(result.get("msg") or "")
     more = last_lines(result.get("stderr") or result.get("module_stderr")) or last_lines(
         result.get("stdout") or result.get("module_stdout")
     )
-    if not said and not more:
+    if not message and not more:
         more = last_lines(result.get("exception"))[-1:]
-    lines = [said] if said else []
-    return "\n".join([*lines, *(line for line in more if line.strip() not in said)]) or "It gave no reason."
+    lines = [message] if message else []
+    return "\n".join([*lines, *(line for line in more if line.strip() not in message)]) or "It gave no reason."
 
 
 def grouped(failures: Iterable[Failure]) -> list[tuple[str, str, str, list[str]]]:
     """[(task, its file and line, reason, hosts)] of failures: hosts that failed alike together."""
-    found = {}
-    for host, *what in failures:
-        hosts = found.setdefault(tuple(what), [])
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for host, task, location, cause in failures:
+        hosts = groups.setdefault((task, location, cause), [])
         if host not in hosts:
             hosts.append(host)
-    return [(*what, sorted(hosts)) for what, hosts in found.items()]
+    return [(*what, sorted(hosts)) for what, hosts in groups.items()]
 
 
 def typed(verb: str) -> str:
     """What was typed, as a shell takes it, from what the Makefile says of it: spaces, backslashes and dollars as make writes them."""
-    words = [re.sub(r"\\(.)", r"\1", word).replace("$$", "$") for word in re.findall(r"(?:\\.|[^\\ ])+", verb)]
+    arguments = [re.sub(r"\\(.)", r"\1", word).replace("$$", "$") for word in re.findall(r"(?:\\.|[^\\ ])+", verb)]
     return " ".join(
         f"{name}{equals}{shlex.quote(value) if value else ''}"
-        for name, equals, value in (word.partition("=") for word in words)
+        for name, equals, value in (word.partition("=") for word in arguments)
     )
 
 
 def failed_text(failures: Collection[Failure], log: str, verb: str) -> str:
     """What is printed about failures, and what to do next. log: where the whole log is, or empty; verb: what was typed, or empty."""
-    lines = []
-    for task, place, why, hosts in grouped(failures):
+    lines: list[str] = []
+    for task, location, cause, hosts in grouped(failures):
         lines += [
             *([""] if lines else []),
-            f"Failed: {task}{f'  ({place})' if place else ''}",
+            f"Failed: {task}{f'  ({location})' if location else ''}",
             f"  on {', '.join(hosts)}",
-            *(f"  {line}" for line in why.splitlines()),
+            *(f"  {line}" for line in cause.splitlines()),
         ]
     lines += ["", *([f"  whole log   {log}"] if log else [])]
     # A reason that says what to type is not contradicted.
-    if verb and not any(re.search(r"\bmake [a-z-]+", why) for *_what, why in failures):
+    if verb and not any(re.search(r"\bmake [a-z-]+", cause) for *_what, cause in failures):
         lines.append(f"  then again  {typed(verb)}")
     return "\n".join(lines).strip("\n")
 

@@ -27,7 +27,7 @@ STAYS = {"quorum": "a vote", "monitor": "the graphs", "backup": "the backups"}
 
 def drawings(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """{name: file} of the drawings of an inventory, from the lowest rung to the highest."""
-    return {one.stem: one for one in sorted(path.with_suffix("").glob("*.yml"))}
+    return {file.stem: file for file in sorted(path.with_suffix("").glob("*.yml"))}
 
 
 def read(path: pathlib.Path) -> Inventory:
@@ -78,58 +78,58 @@ def begin(path: pathlib.Path, name: str) -> None:
         )
 
 
-def steps(now: Inventory, then: Inventory) -> list[list[str]]:
+def steps(current: Inventory, target: Inventory) -> list[list[str]]:
     """The words that make is given, one verb after another, from one inventory to another. Raises Refused where no verbs lead there.
 
     A failover is only for a primary that leaves: who climbs asks first.
     """
-    old, new, found, here = members(now), members(then), [], set(now.lines)
-    for host in sorted(here & set(then.lines)):
-        if now.address(host) != then.address(host):
+    old, new, verbs, present = members(current), members(target), [], set(current.lines)
+    for host in sorted(present & set(target.lines)):
+        if current.address(host) != target.address(host):
             raise Refused(
-                f"{host} is at {now.address(host)} ({now.place(host)}) and at {then.address(host)} ({then.place(host)})."
+                f"{host} is at {current.address(host)} ({current.place(host)}) and at {target.address(host)} ({target.place(host)})."
             )
     for job, what in STAYS.items():
         if gone := old[job] - new[job]:
             raise Refused(
-                f"{', '.join(sorted(gone))} has {what} in {now.name} and not in {then.name}: no verb takes that away."
+                f"{', '.join(sorted(gone))} has {what} in {current.name} and not in {target.name}: no verb takes that away."
             )
     for pool in ORDER:
         if not new[pool]:
-            raise Refused(f"'{pool}' would be left without hosts ({then.name}).")
-        for host in [host for host in then.groups[pool] if host not in old[pool]]:
-            if host in here:
+            raise Refused(f"'{pool}' would be left without hosts ({target.name}).")
+        for host in [host for host in target.groups[pool] if host not in old[pool]]:
+            if host in present:
                 raise Refused(
-                    f"{host} would come into '{pool}' ({then.name}) and has other work: a climb puts new hosts into a pool."
+                    f"{host} would come into '{pool}' ({target.name}) and has other work: a climb puts new hosts into a pool."
                 )
-            here.add(host)
-            found.append(["add-node", f"POOL={pool}", f"NODE={host}", f"ADDRESS={then.address(host)}"])
-        leave = [host for host in now.groups[pool] if host not in new[pool]]
+            present.add(host)
+            verbs.append(["add-node", f"POOL={pool}", f"NODE={host}", f"ADDRESS={target.address(host)}"])
+        leave = [host for host in current.groups[pool] if host not in new[pool]]
         if leave and pool == "db":
-            found.append(["failover", f"NODE={then.groups[pool][0]}"])
-        found += [["remove-node", f"POOL={pool}", f"NODE={host}"] for host in leave]
-    return found
+            verbs.append(["failover", f"NODE={target.groups[pool][0]}"])
+        verbs += [["remove-node", f"POOL={pool}", f"NODE={host}"] for host in leave]
+    return verbs
 
 
-def votes(now: Inventory, then: Inventory) -> list[str]:
+def votes(current: Inventory, target: Inventory) -> list[str]:
     """Hosts of a quorum of several, which takes new members one at a time: those first, while the others have a majority.
 
     All of them: a climb that was cut off left a drawing that does not tell who has no seat yet. For one that has its seat it is only a look.
     """
-    voters = then.groups["quorum"]
-    return sorted(voters, key=lambda host: host in now.groups["quorum"]) if len(voters) > 1 else []
+    voters = target.groups["quorum"]
+    return sorted(voters, key=lambda host: host in current.groups["quorum"]) if len(voters) > 1 else []
 
 
-def doors(now: Inventory, then: Inventory) -> list[list[str]]:
+def client_access(current: Inventory, target: Inventory) -> list[list[str]]:
     """The verb by which the members that are there let new ones in; none where nobody is new."""
-    voters = then.groups["quorum"]
-    here = [host for host in voters if host in now.groups["quorum"]]
-    return [["site", f"LIMIT={','.join(here)}", "TAGS=etcd_clients"]] if here and len(voters) > 1 else []
+    voters = target.groups["quorum"]
+    present = [host for host in voters if host in current.groups["quorum"]]
+    return [["site", f"LIMIT={','.join(present)}", "TAGS=etcd_clients"]] if present and len(voters) > 1 else []
 
 
-def make(facts: Facts, *words: str, quiet: bool = False) -> bool:
+def make(facts: Facts, *goals: str, quiet: bool = False) -> bool:
     """Run a verb, as an operator types it; whether it worked."""
-    command = ["make", "--no-print-directory", *words, *typed(facts).split()]
+    command = ["make", "--no-print-directory", *goals, *typed(facts).split()]
     if not quiet:
         print(f"\nclimb: {' '.join(word for word in command if not word.startswith('--'))}", flush=True)
     # make hands what it was given on its command line to those it starts: this verb's own words are not for the others.
@@ -137,7 +137,7 @@ def make(facts: Facts, *words: str, quiet: bool = False) -> bool:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=quiet, check=False).returncode == 0
 
 
-def go(
+def run_verbs(
     path: pathlib.Path,
     drawing: pathlib.Path,
     facts: Facts,
@@ -145,14 +145,14 @@ def go(
     ends: Sequence[Sequence[str]],
 ) -> bool:
     """Type the verbs, and write the drawing before the last of them; whether all of it worked."""
-    for words in todo:
-        if words[0] == "failover" and not make(facts, *words, "CHECK=1", quiet=True):
+    for verb in todo:
+        if verb[0] == "failover" and not make(facts, *verb, "CHECK=1", quiet=True):
             continue  # it is the primary already; where it cannot be, remove-node says why
-        if not make(facts, *words):
+        if not make(facts, *verb):
             return False
     # The line of each host where the drawing has it. The rest needs no verb of its own.
     write(path, drawing.read_text())
-    return all(make(facts, *words) for words in [["up"], *ends])
+    return all(make(facts, *verb) for verb in [["up"], *ends])
 
 
 def climb(path: pathlib.Path, name: str, check: bool) -> int:
@@ -165,12 +165,16 @@ def climb(path: pathlib.Path, name: str, check: bool) -> int:
     cut = [] if standing(path) else [["converge"]]
     todo, ends = (
         [*cut, *steps(now, then)],
-        [*doors(now, then), *(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)), ["converge"]],
+        [
+            *client_access(now, then),
+            *(["site", f"LIMIT={host}", "TAGS=base,etcd"] for host in votes(now, then)),
+            ["converge"],
+        ],
     )
     if check:
-        print("\n".join("make " + " ".join([*words, typed(facts)]) for words in [*todo, *ends]))
+        print("\n".join("make " + " ".join([*verb, typed(facts)]) for verb in [*todo, *ends]))
         return 0
-    if not go(path, drawing, facts, todo, ends):
+    if not run_verbs(path, drawing, facts, todo, ends):
         print(
             f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}",
             file=sys.stderr,

@@ -30,7 +30,7 @@ from controller import ansible, arguments, errors
 from controller.commands import smoke
 from controller.inventory import ROOT, state_of
 from controller.load.analysis import KINDS, TIERS, bottleneck, figures, history, requests
-from controller.load.probe import EVERY_S, looking, samples, seen_by, settled
+from controller.load.probe import EVERY_S, probe_output, samples, settled, start_probe
 from controller.load.report import (
     HOST_HEAD,
     TIER_HEAD,
@@ -38,8 +38,8 @@ from controller.load.report import (
     curve,
     host_rows,
     html,
+    terminal_lines,
     tier_rows,
-    told_rows,
     visitor_rows,
 )
 
@@ -56,7 +56,7 @@ class Failed(Exception):
     """Why nothing was measured, as a sentence."""
 
 
-def bounds(users: str, seconds: str) -> tuple[int, int]:
+def parse_limits(users: str, seconds: str) -> tuple[int, int]:
     """Both as numbers. Raises Refused."""
     for name, text, least in (("USERS", users, 1), ("SECONDS", seconds, 10)):
         if not re.fullmatch(r"\d+", text) or int(text) < least:
@@ -64,9 +64,9 @@ def bounds(users: str, seconds: str) -> tuple[int, int]:
     return int(users), int(seconds)
 
 
-def spared(told: Mapping[str, Any], anyway: bool) -> bool:
+def check_production(settings: Mapping[str, Any], anyway: bool) -> bool:
     """Whether this is production itself, which is asked and never changed. Raises Refused where it is not to be asked either."""
-    production = told["env_name"] == "production" and not told["containers"]
+    production = settings["env_name"] == "production" and not settings["containers"]
     if production and not anyway:
         raise errors.Refused(
             "This is production: its visitors would wait behind these. Load a rehearsal of it: make converge load ENV=production "
@@ -75,16 +75,17 @@ def spared(told: Mapping[str, Any], anyway: bool) -> bool:
     return production
 
 
-def plan(told: Mapping[str, Any], crawl: smoke.Crawl, cookies: str, production: bool) -> dict[str, Any]:
+def plan(settings: Mapping[str, Any], crawl: smoke.Crawl, cookies: str, production: bool) -> dict[str, Any]:
     """What load/visitors.py is told. Raises Failed where there is nothing to do."""
-    load, found = told["load"], {}
+    load = settings["load"]
+    paths: dict[str, list[str]] = {}
     for path, (kind, answer, _by) in crawl.seen.items():
         if isinstance(answer, smoke.Answer) and answer.status == 200:
-            found.setdefault(kind, []).append(path)
+            paths.setdefault(kind, []).append(path)
     has = {
-        "page": found.get("page"),
-        "static": found.get("static file"),
-        "media": found.get("upload"),
+        "page": paths.get("page"),
+        "static": paths.get("static file"),
+        "media": paths.get("upload"),
         "session": cookies and load.get("session"),
         "change": cookies and load.get("change") and not production,
     }
@@ -98,9 +99,9 @@ def plan(told: Mapping[str, Any], crawl: smoke.Crawl, cookies: str, production: 
         raise Failed("group_vars/all/site.yml: nothing of site_load.mix is left to do.")
     return {
         "tiers": KINDS,
-        "name": told["smoke"]["name"],
-        "address": told["smoke"]["address"],
-        "origin": smoke.origin(told["smoke"]),
+        "name": settings["smoke"]["name"],
+        "address": settings["smoke"]["address"],
+        "origin": smoke.origin(settings["smoke"]),
         "pause": PAUSE,
         "patience": PATIENCE,
         "mix": mix,
@@ -114,10 +115,10 @@ def plan(told: Mapping[str, Any], crawl: smoke.Crawl, cookies: str, production: 
     }
 
 
-def manage(variables: Mapping[str, Any], words: Sequence[str], entered: str = "") -> None:
+def manage(variables: Mapping[str, Any], command: Sequence[str], entered: str = "") -> None:
     """Run a management command on a host. Raises Failed where it fails."""
     done = subprocess.run(
-        [*ansible.ssh(variables), shlex.join(["sudo", "/usr/local/bin/manage", *words])],
+        [*ansible.ssh(variables), shlex.join(["sudo", "/usr/local/bin/manage", *command])],
         input=entered,
         capture_output=True,
         text=True,
@@ -125,24 +126,24 @@ def manage(variables: Mapping[str, Any], words: Sequence[str], entered: str = ""
     )
     if done.returncode:
         raise Failed(
-            f"manage {words[0]} failed on {variables['ansible_host']}: {' '.join((done.stdout + done.stderr).split())[-400:]}"
+            f"manage {command[0]} failed on {variables['ansible_host']}: {' '.join((done.stdout + done.stderr).split())[-400:]}"
         )
 
 
-def sign_in(asked: Mapping[str, Any], form: Mapping[str, Any], password: str) -> str:
+def sign_in(site: Mapping[str, Any], form: Mapping[str, Any], password: str) -> str:
     """The cookies of who has signed in, as a header. Raises Failed where that fails."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the smoke test has just checked it
     jar = http.cookies.SimpleCookie()
 
     def fetch(method: str, body: str | None = None, **headers: str) -> tuple[int, str]:
-        connection = http.client.HTTPSConnection(asked["name"], asked["port"], timeout=PATIENCE)
+        connection = http.client.HTTPSConnection(site["name"], site["port"], timeout=PATIENCE)
         connection.sock = context.wrap_socket(
-            socket.create_connection((asked["address"], asked["port"]), timeout=PATIENCE), server_hostname=asked["name"]
+            socket.create_connection((site["address"], site["port"]), timeout=PATIENCE), server_hostname=site["name"]
         )
         sent = "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
         connection.request(
-            method, form["page"], body, {"Cookie": sent, "Referer": smoke.origin(asked) + form["page"], **headers}
+            method, form["page"], body, {"Cookie": sent, "Referer": smoke.origin(site) + form["page"], **headers}
         )
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
@@ -160,21 +161,21 @@ def sign_in(asked: Mapping[str, Any], form: Mapping[str, Any], password: str) ->
     return "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
 
 
-def balancers_saw(inventory: pathlib.Path, minutes: float, options: Sequence[str]) -> dict[str, tuple[int, int]]:
+def balancer_counts(inventory: pathlib.Path, minutes: float, options: Sequence[str]) -> dict[str, tuple[int, int]]:
     """{host: (requests, failures)} of those behind the balancers, all balancers together."""
-    found = {}
-    for said in ansible.ask(inventory, POOL, [*options, "-e", f"pool_minutes={minutes:g}"]).values():
-        for host in said.get("hosts", []):
-            had = found.get(host["name"], (0, 0))
-            found[host["name"]] = (had[0] + host["requests"], had[1] + host["failed"])
-    return found
+    counts: dict[str, tuple[int, int]] = {}
+    for answer in ansible.ask(inventory, POOL, [*options, "-e", f"pool_minutes={minutes:g}"]).values():
+        for host in answer.get("hosts", []):
+            before = counts.get(host["name"], (0, 0))
+            counts[host["name"]] = (before[0] + host["requests"], before[1] + host["failed"])
+    return counts
 
 
-def let_loose(
-    locust: str, plan_file: pathlib.Path, place: pathlib.Path, users: int, seconds: int, ramp: int
+def run_locust(
+    locust: str, plan_file: pathlib.Path, directory: pathlib.Path, users: int, seconds: int, ramp: int
 ) -> tuple[int, float]:
     """Run Locust; (its exit code, the cores it used)."""
-    words = [
+    command = [
         locust,
         "--headless",
         "--locustfile",
@@ -194,95 +195,97 @@ def let_loose(
         "--exit-code-on-error",
         "0",
         "--csv",
-        str(place / "locust"),
+        str(directory / "locust"),
     ]
-    with open(place / "locust.log", "w", encoding="utf-8") as log:
+    with open(directory / "locust.log", "w", encoding="utf-8") as log:
         begun = time.monotonic()
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ, LOAD_PLAN=str(plan_file))
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ, LOAD_PLAN=str(plan_file))
         )
         _pid, code, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(code)
     return process.returncode, (used.ru_utime + used.ru_stime) / (time.monotonic() - begun)
 
 
-def run(inventory: pathlib.Path, told: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Let visitors loose and look meanwhile; the report. Raises Refused and Failed."""
-    users, seconds = bounds(args.users, args.seconds)
-    production = spared(told, args.anyway)
-    if not smoke.held(told["smoke"]):
-        raise errors.Refused(f"Nobody answers at {told['smoke']['address']}: on a balancer, journalctl -u keepalived")
-    crawl = smoke.Crawl(told["smoke"], smoke.visitor(told["smoke"])).run()
+    users, seconds = parse_limits(args.users, args.seconds)
+    production = check_production(settings, args.anyway)
+    if not smoke.held(settings["smoke"]):
+        raise errors.Refused(
+            f"Nobody answers at {settings['smoke']['address']}: on a balancer, journalctl -u keepalived"
+        )
+    crawl = smoke.Crawl(settings["smoke"], smoke.visitor(settings["smoke"])).run()
     if crawl.wrong:
         raise errors.Refused(
-            f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {told['env_typed']}"
+            f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {settings['env_typed']}"
         )
     variables = ansible.hosts(inventory, "all")
-    first, load = variables[told["tiers"]["app"][0]], told["load"]
+    first, load = variables[settings["tiers"]["app"][0]], settings["load"]
     signs_in = bool(load.get("sign_in")) and not production
-    place = state_of(inventory) / "load"
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    plan_file, cookies, looks, made = place / "plan.json", "", {}, False
+    directory = state_of(inventory) / "load"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    plan_file, cookies, probes, made = directory / "plan.json", "", {}, False
     ramp = max(1, min(RAMP_S, seconds // 5))
     try:
         if signs_in:
             password = secrets.token_urlsafe(16)
             manage(first, load["before"], f"{password}\n")
             made = True
-            cookies = sign_in(told["smoke"], load["sign_in"], password)
+            cookies = sign_in(settings["smoke"], load["sign_in"], password)
         plan_file.touch(mode=0o600)
-        plan_file.write_text(json.dumps(plan(told, crawl, cookies, production)), encoding="utf-8")
-        print(f"load: {users} visitors at https://{told['smoke']['address']}/ for {seconds} s", flush=True)
+        plan_file.write_text(json.dumps(plan(settings, crawl, cookies, production)), encoding="utf-8")
+        print(f"load: {users} visitors at https://{settings['smoke']['address']}/ for {seconds} s", flush=True)
         count = (seconds + ramp) // EVERY_S + 10
-        for name in sorted({one for members in told["tiers"].values() for one in members}):
-            serves, stores, caches = (name in told["tiers"][tier] for tier in ("app", "db", "cache"))
-            looks[name] = looking(
+        for name in sorted({host for members in settings["tiers"].values() for host in members}):
+            serves, stores, caches = (name in settings["tiers"][tier] for tier in ("app", "db", "cache"))
+            probes[name] = start_probe(
                 variables[name],
                 count,
-                told["apache_status"] if serves else "",
+                settings["apache_status"] if serves else "",
                 "yes" if serves else "",
-                told["database"]["port"] if stores else "",
-                told["database"]["name"],
-                f"{told['addresses'][name]}/{told['cache_port']}" if caches else "",
+                settings["database"]["port"] if stores else "",
+                settings["database"]["name"],
+                f"{settings['addresses'][name]}/{settings['cache_port']}" if caches else "",
             )
-        looks[""] = looking(None, count)
-        code, visitors = let_loose(args.locust, plan_file, place, users, seconds, ramp)
-        seen = {name: settled(samples(seen_by(look), told["doors"]), ramp) for name, look in looks.items()}
+        probes[""] = start_probe(None, count)
+        code, visitors = run_locust(args.locust, plan_file, directory, users, seconds, ramp)
+        seen = {name: settled(samples(probe_output(probe), settings["doors"]), ramp) for name, probe in probes.items()}
         if code:
-            raise Failed(f"Locust failed with {code}: {place / 'locust.log'}")
+            raise Failed(f"Locust failed with {code}: {directory / 'locust.log'}")
     finally:
         plan_file.unlink(missing_ok=True)
-        for process, _told in looks.values():
+        for process, _output in probes.values():
             process.terminate()
         if made and load.get("after"):
             manage(first, load["after"])
     machine = figures(seen.pop(""), False)
-    hosts = {name: figures(found, told["containers"]) for name, found in seen.items()}
-    rows, tiers = requests((place / "locust_stats.csv").read_text(encoding="utf-8").splitlines())
+    hosts = {name: figures(host_samples, settings["containers"]) for name, host_samples in seen.items()}
+    rows, tiers = requests((directory / "locust_stats.csv").read_text(encoding="utf-8").splitlines())
     failures = [
         f"{row['Occurrences']} times {row['Name']}: {row['Error']}"[:200]
-        for row in csv.DictReader((place / "locust_failures.csv").read_text(encoding="utf-8").splitlines())
+        for row in csv.DictReader((directory / "locust_failures.csv").read_text(encoding="utf-8").splitlines())
     ]
-    points = history((place / "locust_stats_history.csv").read_text(encoding="utf-8").splitlines())
+    points = history((directory / "locust_stats_history.csv").read_text(encoding="utf-8").splitlines())
     per_second, slow = curve(points, 1), curve(points, 2)
     return {
-        "title": f"{told['env_name']} under {users} visitors for {seconds} s",
+        "title": f"{settings['env_name']} under {users} visitors for {seconds} s",
         "when": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "visitors": visitor_rows(rows),
         "visitor_head": VISITOR_HEAD,
         "hosts": host_rows(
-            hosts, told["tiers"], balancers_saw(inventory, (seconds + ramp) / 60, arguments.extra_vars(args))
+            hosts, settings["tiers"], balancer_counts(inventory, (seconds + ramp) / 60, arguments.extra_vars(args))
         ),
         "host_head": HOST_HEAD,
         "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
-        "by_tier": tier_rows(told["tiers"], tiers, hosts),
+        "by_tier": tier_rows(settings["tiers"], tiers, hosts),
         "tier_head": TIER_HEAD,
         "tiers": TIERS,
         "failures": failures,
-        "bottleneck": bottleneck(hosts, told["tiers"], machine, visitors, told["containers"]),
+        "bottleneck": bottleneck(hosts, settings["tiers"], machine, visitors, settings["containers"]),
         "machine": machine,
         "cores": visitors,
-        "contained": told["containers"],
+        "contained": settings["containers"],
         "curves": [("requests a second", *per_second), ("95 % of them within, in seconds", *slow)],
         "longest": points[-1][0] if points else 0.0,
         "asked": any(row["requests"] for row in rows),
@@ -292,18 +295,18 @@ def run(inventory: pathlib.Path, told: Mapping[str, Any], args: argparse.Namespa
 
 def load(args: argparse.Namespace) -> int:
     """Let loose and tell; the exit code. Raises Refused and Failed."""
-    told = next(
+    settings = next(
         (
-            found["msg"]
-            for found in ansible.ask(args.inventory, PLAYBOOK, arguments.extra_vars(args)).values()
-            if isinstance(found.get("msg"), dict)
+            answer["msg"]
+            for answer in ansible.ask(args.inventory, PLAYBOOK, arguments.extra_vars(args)).values()
+            if isinstance(answer.get("msg"), dict)
         ),
         None,
     )
-    if told is None:
+    if settings is None:
         raise errors.Refused("group_vars do not say what visitors do: make converge says why.")
-    report = run(args.inventory, told, args)
-    print("\n".join(told_rows(report)))
+    report = run(args.inventory, settings, args)
+    print("\n".join(terminal_lines(report)))
     path = state_of(args.inventory) / "load.html"
     path.write_text(html(report), encoding="utf-8")
     print(f"  to read    {os.path.relpath(path)}\n")

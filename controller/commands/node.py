@@ -168,7 +168,7 @@ def remove(args: argparse.Namespace, facts: Facts, inventory: Inventory, options
     return play(path, "remove_node.yml", options, node=host, node_pool=pool, node_stays=stays)
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Do what the words of a command line say; the exit code. Raises Refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -182,7 +182,7 @@ def run(words: Sequence[str]) -> int:
         arguments.add_extra_vars(options)
         if verb == "add":
             options.add_argument("--address", default="")
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     args.inventory = args.inventory.resolve()
     inventory = Inventory(args.inventory.read_text(), os.path.relpath(args.inventory, ROOT))
     more = [*(["--check", "--diff"] if args.check else []), *arguments.extra_vars(args)]

@@ -26,7 +26,7 @@ from controller.inventory import ROOT, state_of, vault_of
 from controller.parity.comparison import compare
 from controller.parity.masks import strings
 from controller.parity.model import Difference, Side
-from controller.parity.report import tell
+from controller.parity.report import publish
 from controller.parity.source import Repository, where
 from controller.waiting import waiting
 
@@ -41,13 +41,13 @@ def vault(inventory: pathlib.Path, password_file: str | os.PathLike[str]) -> dic
     if not path.exists():
         return {}
     lock = VaultLib([("default", VaultSecret(pathlib.Path(password_file).read_bytes().strip()))])
-    found = {}
+    secrets = {}
     for name, text in strings(yaml.safe_load(lock.decrypt(path.read_text()))):
-        found[name if name not in found else f"{name}'"] = text
-    return found
+        secrets[name if name not in secrets else f"{name}'"] = text
+    return secrets
 
 
-def look(inventory: pathlib.Path, password_file: str | os.PathLike[str]) -> Side:
+def collect(inventory: pathlib.Path, password_file: str | os.PathLike[str]) -> Side:
     """A Side, asked now."""
     with concurrent.futures.ThreadPoolExecutor() as at_once:
         hosts = at_once.submit(ansible.ask, str(inventory), PLAYBOOK, ANSIBLE_VAULT_PASSWORD_FILE=str(password_file))
@@ -55,7 +55,7 @@ def look(inventory: pathlib.Path, password_file: str | os.PathLike[str]) -> Side
         return Side(inventory.stem, hosts.result(), vault(inventory, password_file), variables)
 
 
-def foretold(inventory: pathlib.Path, options: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def predicted_changes(inventory: pathlib.Path, options: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Differences with the declaration: what site.yml would change. Exits where it does not get to its end."""
     with waiting("A dry run of the declaration", state_of(inventory), "foretold"):
         done = subprocess.run(
@@ -66,20 +66,20 @@ def foretold(inventory: pathlib.Path, options: Sequence[str]) -> tuple[dict[str,
             env=dict(os.environ, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json"),
         )
     try:
-        said = json.loads(done.stdout[done.stdout.index("{") :])
+        result = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
         sys.exit(2)
-    return would_change(said)
+    return would_change(result)
 
 
-def written(result: Mapping[str, Any]) -> str:
+def changed_item(result: Mapping[str, Any]) -> str:
     """Path that a task would write, or the name of what it would change; empty where it does not say."""
     diffs = result.get("diff") or []
     headers = [
-        one.get("before_header") or ""
-        for one in (diffs if isinstance(diffs, list) else [diffs])
-        if isinstance(one, dict)
+        diff.get("before_header") or ""
+        for diff in (diffs if isinstance(diffs, list) else [diffs])
+        if isinstance(diff, dict)
     ]
     item = result.get("item")
     item = item.get("dest") or item.get("name") if isinstance(item, dict) else item
@@ -88,29 +88,32 @@ def written(result: Mapping[str, Any]) -> str:
     ).partition(" (")[0]
 
 
-def would_change(said: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+def would_change(output: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
     """({host: [task, with the files that it would write]}, sentences about what failed), from what the JSON callback printed."""
-    changes, wrong = {}, []
-    for play in said["plays"]:
+    changes: dict[str, list[str]] = {}
+    wrong: list[str] = []
+    for play in output["plays"]:
         for task in play["tasks"]:
             for host, result in task["hosts"].items():
                 name = task["task"]["name"]
                 if result.get("unreachable") or result.get("failed"):
                     wrong.append(f"{host}: {name}: {str(result.get('msg', ''))[:300]}")
                 elif result.get("changed") and host != "localhost":
-                    parts = [one for one in result.get("results", [result]) if one.get("changed")]
-                    paths = sorted({path for one in parts for path in [written(one)] if path})
+                    parts = [item for item in result.get("results", [result]) if item.get("changed")]
+                    paths = sorted({path for result in parts for path in [changed_item(result)] if path})
                     changes.setdefault(host, []).append(name + (f" ({', '.join(paths)})" if paths else ""))
     return changes, wrong
 
 
 def tasks_of(changes: Mapping[str, Sequence[str]], side: Side) -> list[Difference]:
     """A Difference for every task that would change hosts of a tier."""
-    found = {}
+    hosts_of_tasks: dict[tuple[str, str], list[str]] = {}
     for host, tasks in changes.items():
         for task in tasks:
-            found.setdefault((side.tier(host), task), []).append(host)
-    return [Difference(tier, "task", task, [("it would change", hosts)]) for (tier, task), hosts in found.items()]
+            hosts_of_tasks.setdefault((side.tier(host), task), []).append(host)
+    return [
+        Difference(tier, "task", task, [("it would change", hosts)]) for (tier, task), hosts in hosts_of_tasks.items()
+    ]
 
 
 def main() -> int:
@@ -135,9 +138,11 @@ def main() -> int:
     try:
         with concurrent.futures.ThreadPoolExecutor() as threads:
             expected = (
-                threads.submit(foretold, args.inventory, arguments.extra_vars(args)) if args.verb == "drift" else None
+                threads.submit(predicted_changes, args.inventory, arguments.extra_vars(args))
+                if args.verb == "drift"
+                else None
             )
-            sides = list(threads.map(look, inventories, passwords))
+            sides = list(threads.map(collect, inventories, passwords))
             changes, wrong = expected.result() if expected else ({}, [])
     except (OSError, AnsibleError) as error:
         print(f"Nothing was compared. {error}", file=sys.stderr)
@@ -155,7 +160,7 @@ def main() -> int:
         title = " with ".join(side.name for side in sides)
     else:
         title = f"{sides[0].name} with its declaration"
-    return tell(title, args.verb, sides, differences, state_of(args.inventory) / f"{args.verb}.html")
+    return publish(title, args.verb, sides, differences, state_of(args.inventory) / f"{args.verb}.html")
 
 
 if __name__ == "__main__":

@@ -101,9 +101,9 @@ def check_vault(env: Environment) -> None:
 
 def check_rules(rules: Sequence[Any]) -> None:
     """Raise Refused for rules of site_scrub that cannot be meant."""
-    place = "group_vars/all/site.yml: site_scrub"
+    setting = "group_vars/all/site.yml: site_scrub"
     if not rules:
-        raise Refused(f"{place} is empty: what of the site's rows is personal?")
+        raise Refused(f"{setting} is empty: what of the site's rows is personal?")
     for rule in rules:
         if (
             not isinstance(rule, dict)
@@ -111,7 +111,7 @@ def check_rules(rules: Sequence[Any]) -> None:
             or not all(isinstance(word, str) for word in rule.values())
         ):
             raise Refused(
-                f"{place} has {json.dumps(rule)}: a rule has table, column and value, or a table alone, to empty it."
+                f"{setting} has {json.dumps(rule)}: a rule has table, column and value, or a table alone, to empty it."
             )
 
 
@@ -129,21 +129,21 @@ def check_bare(env: Environment, begun: Iterable[str], taken: Iterable[str]) -> 
 
 
 def release_of(
-    other: Environment, said: Mapping[str, Mapping[str, Any]], releases: pathlib.Path = RELEASES, site: str = "site"
+    other: Environment, answers: Mapping[str, Mapping[str, Any]], releases: pathlib.Path = RELEASES, site: str = "site"
 ) -> str:
     """The release that another environment serves, once all of it is known to be here.
 
-    said: {app host: what it says of it}. Raises Refused, with what to do.
+    answers: {app host: what it says of it}. Raises Refused, with what to do.
     """
-    silent = [host for host in other.groups["app"] if said.get(host, {}).get("rc") != 0]
+    silent = [host for host in other.groups["app"] if answers.get(host, {}).get("rc") != 0]
     if silent:
         raise Refused(
             f"{', '.join(silent)} of {other.name} did not tell which release it serves: make status {other.typed}"
         )
-    found = {tuple(said[host]["stdout"].split()[:2]) for host in other.groups["app"]}
-    if len(found) > 1:
+    releases_served = {tuple(answers[host]["stdout"].split()[:2]) for host in other.groups["app"]}
+    if len(releases_served) > 1:
         raise Refused(f"The app hosts of {other.name} serve different releases: make deploy {other.typed}")
-    [(version, manifest)] = found
+    [(version, manifest)] = releases_served
     files = [releases / f"{site}-{version}{part}" for part in PARTS]
     if not all(path.exists() for path in files):
         raise Refused(
@@ -158,14 +158,14 @@ def release_of(
     return version
 
 
-def plan_of(env: Environment, said: Mapping[str, Any]) -> dict[str, Any]:
+def plan_of(env: Environment, answer: Mapping[str, Any]) -> dict[str, Any]:
     """What the backup host can bring back. Raises Refused where it cannot."""
-    if said.get("unreachable") or "rc" not in said:
+    if answer.get("unreachable") or "rc" not in answer:
         why = "does not answer over SSH" + (f": docker start {env.name}-{env.backup}" if env.containers else "")
         raise Refused(f"{env.backup} has the only backups of {env.name}, and {why}.")
-    if said["rc"]:
-        raise Refused(f"{env.backup}: {(said['stderr'].splitlines() or ['it gave no reason'])[-1]}")
-    return json.loads(said["stdout"])
+    if answer["rc"]:
+        raise Refused(f"{env.backup}: {(answer['stderr'].splitlines() or ['it gave no reason'])[-1]}")
+    return json.loads(answer["stdout"])
 
 
 # ---------------------------------------------------------------- what is told
@@ -181,16 +181,16 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
 
 
-def named(
+def announcement(
     env: Environment,
     other: Environment | None,
     goes: Sequence[str],
-    plan: Mapping[str, Any] | None,
+    plan: Mapping[str, Any],
     bounds: tuple[int, int],
 ) -> list[str]:
     """What is destroyed, what comes, and what is lost, as lines.
 
-    goes: names of containers; plan: of the backup host, None with other; bounds: (archive_timeout in seconds, minutes between two backups of uploads).
+    goes: names of containers; plan: of the backup host, empty with other; bounds: (archive_timeout in seconds, minutes between two backups of uploads).
     """
     lines = [
         f"Destroyed is, of {env.name}: {', '.join(goes)}."
@@ -222,10 +222,10 @@ def scrubbed(rules: Sequence[Mapping[str, str]], rows: Sequence[int]) -> list[st
     ]
 
 
-def last_change(said: Mapping[str, Any]) -> str:
+def last_change(answer: Mapping[str, Any]) -> str:
     """When the last change was made that came back, as PostgreSQL tells it; nothing where it does not."""
-    found = re.search(r"at log time (\S+ \S+)", said.get("stdout", ""))
-    return found[1] if found else ""
+    match = re.search(r"at log time (\S+ \S+)", answer.get("stdout", ""))
+    return match[1] if match else ""
 
 
 # ---------------------------------------------------------------- what is done
@@ -233,9 +233,9 @@ def last_change(said: Mapping[str, Any]) -> str:
 
 def standing(env: Environment, kept: Sequence[str]) -> list[str]:
     """Names of the containers of an environment, but for those of kept hosts. Raises Refused where one of those is gone."""
-    words = ["docker", "ps", "--all", "--filter", f"label=realworld={env.name}", "--format", "{{.Names}}"]
+    command = ["docker", "ps", "--all", "--filter", f"label=realworld={env.name}", "--format", "{{.Names}}"]
     done = subprocess.run(
-        [*([] if os.geteuid() == 0 else ["sudo"]), *words], capture_output=True, text=True, check=True
+        [*([] if os.geteuid() == 0 else ["sudo"]), *command], capture_output=True, text=True, check=True
     )
     names, own = sorted(done.stdout.split()), [f"{env.name}-{host}" for host in kept]
     if not set(own) <= set(names):
@@ -248,32 +248,25 @@ def standing(env: Environment, kept: Sequence[str]) -> list[str]:
 def converged(env: Environment, hosts: Sequence[str]) -> list[str]:
     """Those hosts that let the operator in: they are not bare."""
     variables = ansible.hosts(str(env.path), "all")
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        came = pool.map(
-            lambda host: (
-                subprocess.run([*ansible.ssh(variables[host]), "true"], capture_output=True, check=False).returncode
-                == 0
-            ),
-            hosts,
-        )
-        return [host for host, in_ in zip(hosts, came) if in_]
+
+    def lets_in(host: str) -> bool:
+        command = [*ansible.ssh(variables[host]), "true"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        return [host for host, reached in zip(hosts, threads.map(lets_in, hosts)) if reached]
 
 
-def step(what: str, *words: str, quiet: bool = False, fails: bool = True) -> int:
+def step(title: str, *command: str, quiet: bool = False, fails: bool = True) -> int:
     """Do a step, and say how long it took; its exit code. Raises Failed."""
     begun = time.monotonic()
-    print(f"\nrebuild: {what}", flush=True)
-    done = subprocess.run(
-        words,
-        cwd=ROOT,
-        env=dict(os.environ, MAKEFLAGS=""),
-        check=False,
-        text=True,
-        **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}),
-    )
+    print(f"\nrebuild: {title}", flush=True)
+    variables = dict(os.environ, MAKEFLAGS="")
+    stdout, stderr = (subprocess.PIPE, subprocess.STDOUT) if quiet else (None, None)
+    done = subprocess.run(command, cwd=ROOT, env=variables, check=False, text=True, stdout=stdout, stderr=stderr)
     if done.returncode and fails:
-        raise Failed(f"{what} failed{': ' + done.stdout[-3000:] if quiet else ''}")
-    print(f"rebuild: {what}: {time.monotonic() - begun:.0f} s", flush=True)
+        raise Failed(f"{title} failed{': ' + done.stdout[-3000:] if quiet else ''}")
+    print(f"rebuild: {title}: {time.monotonic() - begun:.0f} s", flush=True)
     return done.returncode
 
 
@@ -282,24 +275,24 @@ def take_over(other: Environment, rules: Sequence[Mapping[str, str]]) -> tuple[d
     print(
         f"\nrebuild: the newest backup of {other.name} is restored on its {other.backup} and scrubbed there", flush=True
     )
-    said = other.ask("scrub")[other.backup]
-    if said.get("rc") != 0:
+    answer = other.ask("scrub")[other.backup]
+    if answer.get("rc") != 0:
         raise Failed(
             f"Nothing was destroyed. {other.backup} of {other.name}: "
-            f"{(said.get('stderr', '').splitlines() or [said.get('msg', 'it gave no reason')])[-1]}"
+            f"{(answer.get('stderr', '').splitlines() or [answer.get('msg', 'it gave no reason')])[-1]}"
         )
-    found = json.loads(said["stdout"])
+    result = json.loads(answer["stdout"])
     return {"backup_taken_from": other.tier_backup}, [
-        f"rows      {other.name}'s backup of {found['backup']} and all WAL after it, scrubbed:",
-        *(f"            {line}" for line in scrubbed(rules, found["rows"])),
-        *([f"beware    the archive lacks {found['gap']}, and nothing after it came"] if found["gap"] else []),
+        f"rows      {other.name}'s backup of {result['backup']} and all WAL after it, scrubbed:",
+        *(f"            {line}" for line in scrubbed(rules, result["rows"])),
+        *([f"beware    the archive lacks {result['gap']}, and nothing after it came"] if result["gap"] else []),
     ]
 
 
-def come_back(
+def restore(
     env: Environment,
     other: Environment | None,
-    plan: Mapping[str, Any] | None,
+    plan: Mapping[str, Any],
     version: str,
     rules: Sequence[Mapping[str, str]],
     options: Sequence[str],
@@ -334,7 +327,8 @@ def rebuild(env: Environment, other: Environment | None, args: argparse.Namespac
     backup = yaml.safe_load((ROOT / "group_vars/all/backup.yml").read_text())
     rules = site["site_scrub"]
     check_environments(env, other)
-    plan, version, kept = None, "", []
+    plan: dict[str, Any] = {}
+    version, kept = "", []
     if other is not None:
         check_rules(rules)
         version = release_of(other, other.ask("release"), site=site["site_name"])
@@ -348,7 +342,9 @@ def rebuild(env: Environment, other: Environment | None, args: argparse.Namespac
     if other is None:
         plan = plan_of(env, env.ask("plan")[env.backup])
     bounds = backup["backup_archive_timeout_s"], backup["backup_media_every_min"]
-    print("\n".join(["", *(f"  {line}" for line in named(env, other, goes, plan, bounds) if line), ""]), flush=True)
+    print(
+        "\n".join(["", *(f"  {line}" for line in announcement(env, other, goes, plan, bounds) if line), ""]), flush=True
+    )
     if args.check:
         return 0
     if not args.yes:
@@ -363,7 +359,7 @@ def rebuild(env: Environment, other: Environment | None, args: argparse.Namespac
     if busy:
         raise Refused(busy)
     begun = time.monotonic()
-    lines = come_back(env, other, plan, version, rules, arguments.extra_vars(args))
+    lines = restore(env, other, plan, version, rules, arguments.extra_vars(args))
     took = time.monotonic() - begun
     wrong = step("smoke", sys.executable, "-m", "controller.commands.smoke", "--inventory", str(env.path), fails=False)
     if other is not None:

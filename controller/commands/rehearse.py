@@ -51,26 +51,28 @@ def group_variables(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
                 yield from group_variables(content)
 
 
-def places(old: Mapping[str, str], network: str, known: Mapping[str, str]) -> dict[str, str]:
+def new_addresses(old: Mapping[str, str], network: str, known: Mapping[str, str]) -> dict[str, str]:
     """{host: its address in the network}, where it had one before its own; else by the last number of its real one; else the next that is free.
 
     old: {host: its real address}; known: {host: address} of an earlier rehearsal. Raises Refused where there are too many hosts.
     """
     room = [number for number in range(2, 255) if number != VIP]
-    found = {host: int(known[host].rpartition(".")[2]) for host in old if known.get(host, "").startswith(f"{network}.")}
-    for host in (host for host in old if host not in found):
+    numbers = {
+        host: int(known[host].rpartition(".")[2]) for host in old if known.get(host, "").startswith(f"{network}.")
+    }
+    for host in (host for host in old if host not in numbers):
         try:
             number = int(ipaddress.IPv4Address(old[host])) % 256
         except ValueError:
             continue  # a name
-        if number in room and number not in found.values():
-            found[host] = number
-    for host in (host for host in old if host not in found):
-        free = [number for number in room if number not in found.values()]
+        if number in room and number not in numbers.values():
+            numbers[host] = number
+    for host in (host for host in old if host not in numbers):
+        free = [number for number in room if number not in numbers.values()]
         if not free:
             raise Refused(f"A rehearsal has room for {len(room)} hosts, and the inventory has {len(old)}.")
-        found[host] = free[0]
-    return {host: f"{network}.{number}" for host, number in found.items()}
+        numbers[host] = free[0]
+    return {host: f"{network}.{number}" for host, number in numbers.items()}
 
 
 def moved(text: str, name: str, network: str, known: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> str:
@@ -81,21 +83,21 @@ def moved(text: str, name: str, network: str, known: Mapping[str, str] | Iterabl
             raise Refused(
                 f"{name}:{line}: how to reach hosts belongs into group_vars, where a rehearsal replaces it: move {variable} there."
             )
-    found = list(variables(tree))
-    for host, variable, value in found:
+    settings = list(variables(tree))
+    for host, variable, value in settings:
         if variable.startswith("ansible_") and variable not in (*ADDRESSES, *HARMLESS, "ansible_port"):
             raise Refused(
                 f"{name}:{value.start_mark.line + 1}: {variable} of {host} says how to reach it, and a rehearsal could go there: "
                 "put it into group_vars."
             )
     old = {}
-    for host, variable, value in found:
+    for host, variable, value in settings:
         if variable == "ansible_host":
             old[host] = value.value
-    new = places(old, network, dict(known))
+    new = new_addresses(old, network, dict(known))
     values = [
-        (value, new.get(host) if variable in ADDRESSES else "22")
-        for host, variable, value in found
+        (value, new.get(host, value.value) if variable in ADDRESSES else "22")
+        for host, variable, value in settings
         if variable in (*ADDRESSES, "ansible_port")
     ]
     for value, word in sorted(values, key=lambda pair: -pair[0].start_mark.index):
@@ -137,7 +139,7 @@ def build(source: pathlib.Path, state: pathlib.Path, root: pathlib.Path = ROOT) 
     own = yaml.safe_load((root / f"group_vars/{env}/main.yml").read_text())
     if own["env_containers"]:
         raise Refused(f"The hosts of {env} are containers already: there is nothing to rehearse. Leave REHEARSE=1 out.")
-    tree, network, said = state / "inventory", network_of(env), []
+    tree, network, notes = state / "inventory", network_of(env), []
     names = [*own["site_hosts"], *(name for name in ("{{ lb_vip }}", "localhost") if name not in own["site_hosts"])]
     laid_over = string.Template((root / "playbooks/vars/rehearsal.yml").read_text()).substitute(
         env=env, network=network, site_hosts=json.dumps(names)
@@ -150,7 +152,7 @@ def build(source: pathlib.Path, state: pathlib.Path, root: pathlib.Path = ROOT) 
     if not inventory.exists() or not seen.exists() or seen.read_text() != text:
         before = known_addresses(inventory)
         new = moved(text, os.path.relpath(source, root), network, before)
-        said += [
+        notes += [
             f"{host} was in the rehearsal only, and is not any more: its container goes with make down ENV={env} REHEARSE=1"
             for host in sorted(set(before) - set(Inventory(new).lines))
         ]
@@ -165,7 +167,7 @@ def build(source: pathlib.Path, state: pathlib.Path, root: pathlib.Path = ROOT) 
             link(variables_of_env / path.name, path)
     # The last of the directory: later files win.
     write(variables_of_env / "zz_rehearsal.yml", laid_over)
-    return said
+    return notes
 
 
 def main() -> int:

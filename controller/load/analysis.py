@@ -3,7 +3,7 @@
 import csv
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from controller.load.probe import Sample, rate
 
@@ -31,20 +31,20 @@ TIERS = {"lb": "balancers", "app": "app hosts", "media": "media hosts", "cache":
 KINDS = {"page": "app", "session": "app", "change": "app", "static": "media", "media": "media"}
 
 
-def figures(seen: Sequence[Sample], contained: bool) -> Figures | None:
+def figures(samples: Sequence[Sample], contained: bool) -> Figures | None:
     """What a host's samples come to: parts of 1 for cpu (of the machine's cores), memory, io; cores used; who waits where; None where nobody tells."""
-    if len(seen) < 2:
+    if len(samples) < 2:
         return None
-    cores = seen[-1].get("cores", 1.0)
-    told = {"cores": cores, "queues": {}}
-    if contained and "usage" in seen[-1]:
-        mean, most = rate(seen, "usage", 1e-6)
-        told |= {"used": mean, "cpu": mean / cores, "cpu_most": most / cores}
-        told["memory"] = max(
+    cores = samples[-1].get("cores", 1.0)
+    result: Figures = {"cores": cores, "queues": {}}
+    if contained and "usage" in samples[-1]:
+        mean, most = rate(samples, "usage", 1e-6)
+        result |= {"used": mean, "cpu": (mean or 0.0) / cores, "cpu_most": (most or 0.0) / cores}
+        result["memory"] = max(
             (
-                (one["used"] - one.get("inactive", 0)) / 1024 / one["MemTotal"]
-                for one in seen
-                if "used" in one and "MemTotal" in one
+                (sample["used"] - sample.get("inactive", 0)) / 1024 / sample["MemTotal"]
+                for sample in samples
+                if "used" in sample and "MemTotal" in sample
             ),
             default=None,
         )
@@ -54,30 +54,30 @@ def figures(seen: Sequence[Sample], contained: bool) -> Figures | None:
                 after["busy"] - before["busy"],
                 after["busy"] + after["idle"] + after["iowait"] - before["busy"] - before["idle"] - before["iowait"],
             )
-            for before, after in zip(seen, seen[1:])
+            for before, after in zip(samples, samples[1:])
         ]
         shares = [busy / total for busy, total in ticks if total > 0] or [0.0]
-        told |= {
+        result |= {
             "cpu": statistics.mean(shares),
             "cpu_most": max(shares),
             "used": statistics.mean(shares) * cores,
-            "memory": max(1 - one["MemAvailable"] / one["MemTotal"] for one in seen),
+            "memory": max(1 - sample["MemAvailable"] / sample["MemTotal"] for sample in samples),
         }
     own = "own" if contained else "host"
-    told["io"] = rate(seen, f"{own}-io", 1e-6)[0]
-    told["cpu_wait"] = rate(seen, f"{own}-cpu", 1e-6)[0]
-    for door in sorted({name for one in seen for name in one if name.startswith("queue-")}):
-        waiting = [one.get(door, 0.0) for one in seen]
-        told["queues"][door.removeprefix("queue-")] = (statistics.mean(waiting), max(waiting))
+    result["io"] = rate(samples, f"{own}-io", 1e-6)[0]
+    result["cpu_wait"] = rate(samples, f"{own}-cpu", 1e-6)[0]
+    for door in sorted({name for sample in samples for name in sample if name.startswith("queue-")}):
+        waiting = [sample.get(door, 0.0) for sample in samples]
+        result["queues"][door.removeprefix("queue-")] = (statistics.mean(waiting), max(waiting))
     for name in ("transactions", "rolled-back", "lookups", "found"):
-        counts = [one[name] for one in seen if name in one]
+        counts = [sample[name] for sample in samples if name in sample]
         if len(counts) > 1:
-            told[name], told[f"{name}-rate"] = counts[-1] - counts[0], rate(seen, name)[0]
+            result[name], result[f"{name}-rate"] = counts[-1] - counts[0], rate(samples, name)[0]
     for name in ("apache-busy", "apache-idle", "pool-busy", "pool-all"):
-        values = [one[name] for one in seen if name in one]
+        values = [sample[name] for sample in samples if name in sample]
         if values:
-            told[name] = statistics.mean(values)
-    return told
+            result[name] = statistics.mean(values)
+    return result
 
 
 def waiting(host: Figures | None, door: str) -> float:
@@ -96,7 +96,7 @@ def bottleneck(
 
     hosts: {name: figures or None}; machine: figures of this machine; visitors: cores that the visitors themselves used.
     """
-    known = {name: told for name, told in hosts.items() if told}
+    known = {name: figures for name, figures in hosts.items() if figures}
     if not known:
         return "", "No host told how it was."
     if visitors >= 0.9:
@@ -113,37 +113,40 @@ def bottleneck(
 
     saturated = bool(contained and machine and machine["cpu"] >= CPU_FULL)
     database = of("db")
-    database_full = bool(database) and max(told["cpu"] for told in database.values()) >= CPU_FULL
-    at_pool = max((waiting(told, "pgpool") for told in of("app").values()), default=0.0)
+    database_full = bool(database) and max(figures["cpu"] for figures in database.values()) >= CPU_FULL
+    at_pool = max((waiting(figures, "pgpool") for figures in of("app").values()), default=0.0)
     if at_pool >= WAITING and not database_full and not saturated:
-        name = max(of("app"), key=lambda one: waiting(known[one], "pgpool"))
+        name = max(of("app"), key=lambda host: waiting(known[host], "pgpool"))
         return "app", (
             f"{waiting(known[name], 'pgpool'):.1f} requests waited for a session of pgpool on {name}, and no database was out of processor: "
             f"the pool is too small. group_vars/all/pgpool.yml: pool_children, and db_max_connections"
         )
     by_tier = {tier: hardest(of(tier), "used" if contained else "cpu") for tier in TIERS if of(tier)}
-    if contained and saturated:
-        tier = max(by_tier, key=lambda one: known[by_tier[one]]["used"])
+    if machine and saturated:
+        tier = max(by_tier, key=lambda tier_name: known[by_tier[tier_name]]["used"])
         return tier, (
             f"This machine's {machine['cores']:.0f} cores were {machine['cpu']:.0%} busy, and all hosts share them. {by_tier[tier]} used most, "
             f"{known[by_tier[tier]]['used']:.2f} cores: with machines of their own the {TIERS[tier]} would be out of processor first."
         )
-    tier = max(by_tier, key=lambda one: known[by_tier[one]]["cpu"])
-    told = known[by_tier[tier]]
-    if told["cpu"] >= CPU_FULL:
+    tier = max(by_tier, key=lambda tier_name: known[by_tier[tier_name]]["cpu"])
+    figures = known[by_tier[tier]]
+    if figures["cpu"] >= CPU_FULL:
         return (
             tier,
-            f"{by_tier[tier]} was out of processor: {told['cpu']:.0%} of its {told['cores']:.0f} cores busy in the mean.",
+            f"{by_tier[tier]} was out of processor: {figures['cpu']:.0%} of its {figures['cores']:.0f} cores busy in the mean.",
         )
-    for what, full, words in (
+    for what, full, description in (
         ("io", IO_FULL, "waited for its disk {:.0%} of the time"),
         ("memory", MEMORY_FULL, "had {:.0%} of its memory in use"),
     ):
-        tier = max(by_tier, key=lambda one: max((told.get(what) or 0.0 for told in of(one).values()), default=0.0))
+        tier = max(
+            by_tier,
+            key=lambda tier_name: max((figures.get(what) or 0.0 for figures in of(tier_name).values()), default=0.0),
+        )
         name = hardest(of(tier), what)
         if (known[name].get(what) or 0.0) >= full:
-            return tier, f"{name} {words.format(known[name][what])}."
-    threads = max(of("app"), key=lambda one: waiting(known[one], "wsgi"), default="")
+            return tier, f"{name} {description.format(known[name][what])}."
+    threads = max(of("app"), key=lambda host: waiting(known[host], "wsgi"), default="")
     if threads and waiting(known[threads], "wsgi") >= WAITING:
         return "app", (
             f"{waiting(known[threads], 'wsgi'):.1f} requests waited for a thread of the site on {threads}, whose processor was not out of time: "
@@ -157,22 +160,24 @@ def requests(lines: Iterable[str]) -> tuple[list[Row], dict[str, Row]]:
 
     The kinds come first and all of them together last; that is the balancers' row, too: they see them all.
     """
-    kinds, tiers = [], {}
-    for said in csv.DictReader(lines):
-        if not said["Name"] or not int(said["Request Count"]):
+    kinds: list[Row] = []
+    tiers: dict[str, Row] = {}
+    for line in csv.DictReader(lines):
+        if not line["Name"] or not int(line["Request Count"]):
             continue
-        row = {
-            "kind": "all" if said["Name"] == "Aggregated" else said["Name"],
-            "requests": int(said["Request Count"]),
-            "failures": int(said["Failure Count"]),
-            "rate": float(said["Requests/s"]),
+        p50, p95, p99, worst = (float(line[share]) / 1000 for share in ("50%", "95%", "99%", "100%"))
+        row: Row = {
+            "kind": "all" if line["Name"] == "Aggregated" else line["Name"],
+            "requests": int(line["Request Count"]),
+            "failures": int(line["Failure Count"]),
+            "rate": float(line["Requests/s"]),
+            "p50": p50,
+            "p95": p95,
+            "p99": p99,
+            "worst": worst,
         }
-        row |= {
-            name: float(said[share]) / 1000
-            for name, share in (("p50", "50%"), ("p95", "95%"), ("p99", "99%"), ("worst", "100%"))
-        }
-        if said["Type"] == "tier":
-            tiers[said["Name"]] = row
+        if line["Type"] == "tier":
+            tiers[line["Name"]] = row
         else:
             kinds.append(row)
     every = [row for row in kinds if row["kind"] == "all"]
@@ -181,9 +186,9 @@ def requests(lines: Iterable[str]) -> tuple[list[Row], dict[str, Row]]:
 
 def history(lines: Iterable[str]) -> list[Point]:
     """[(seconds since it began, requests a second, 95th percentile in seconds)], while visitors were there."""
-    found = []
+    points = []
     for row in csv.DictReader(lines):
         if row["Name"] == "Aggregated" and float(row["User Count"]) > 0:
             slow = float(row["95%"]) / 1000 if row["95%"] not in ("N/A", "") else 0.0
-            found.append((float(row["Timestamp"]), float(row["Requests/s"]), slow))
-    return [(at - found[0][0], per_second, slow) for at, per_second, slow in found]
+            points.append((float(row["Timestamp"]), float(row["Requests/s"]), slow))
+    return [(at - points[0][0], per_second, slow) for at, per_second, slow in points]

@@ -17,7 +17,7 @@ EVERY_S = 2  # seconds between two looks at a host
 
 # A look at a host, every $1 seconds, $2 times. $3: port of Apache's server-status, $4: whether there is a pgpool, $5: port of a PostgreSQL,
 # $6: its database, $7: address/port of a memcached; or nothing.
-LOOK = r"""
+PROBE = r"""
 count=$2
 while [ "$count" -gt 0 ]; do
   count=$((count - 1))
@@ -56,56 +56,66 @@ done
 """
 
 
-def looking(variables: Mapping[str, Any] | None, count: int, *of_tier: object) -> Probe:
+def start_probe(variables: Mapping[str, Any] | None, count: int, *of_tier: object) -> Probe:
     """(a process that looks at a host, or at this machine where variables are None; the file it writes to). It ends by itself, sooner or later."""
-    words = ["sh", "-c", LOOK, "load-look", str(EVERY_S), str(count), *map(str, of_tier), *[""] * (5 - len(of_tier))]
-    command = words if variables is None else [*ansible.ssh(variables), shlex.join(["sudo", *words])]
-    told = tempfile.TemporaryFile("w+")
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.DEVNULL), told
+    arguments = [
+        "sh",
+        "-c",
+        PROBE,
+        "load-look",
+        str(EVERY_S),
+        str(count),
+        *map(str, of_tier),
+        *[""] * (5 - len(of_tier)),
+    ]
+    command = arguments if variables is None else [*ansible.ssh(variables), shlex.join(["sudo", *arguments])]
+    output = tempfile.TemporaryFile("w+")
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL), output
 
 
-def seen_by(look: Probe) -> str:
+def probe_output(probe: Probe) -> str:
     """What a look has said so far; it is over."""
-    process, told = look
+    process, output = probe
     process.terminate()
     process.wait()
-    told.seek(0)
-    return told.read()
+    output.seek(0)
+    return output.read()
 
 
 def samples(text: str, doors: Mapping[str, str]) -> list[Sample]:
     """[{name: figure}] of what a host said; queues are added up by the doors they are at, as queue-DOOR. doors: {port, or address:port: DOOR}."""
-    found, one = [], {}
+    result: list[Sample] = []
+    sample: Sample = {}
     for line in text.splitlines():
-        words = line.split()
-        if words == ["."]:
-            found.append(one)
-            one = {}
-        elif words[:1] == ["stat"] and len(words) > 8:
-            user, nice, system, idle, iowait, *rest = map(int, words[1:9])
-            one |= {"busy": user + nice + system + sum(rest), "idle": idle, "iowait": iowait}
-        elif words[:1] == ["queue"] and len(words) == 3:
-            door = "wsgi" if "/wsgi." in words[2] else doors.get(words[2]) or doors.get(words[2].rpartition(":")[2])
+        fields = line.split()
+        if fields == ["."]:
+            result.append(sample)
+            sample = {}
+        elif fields[:1] == ["stat"] and len(fields) > 8:
+            user, nice, system, idle, iowait, *rest = map(int, fields[1:9])
+            sample |= {"busy": user + nice + system + sum(rest), "idle": idle, "iowait": iowait}
+        elif fields[:1] == ["queue"] and len(fields) == 3:
+            door = "wsgi" if "/wsgi." in fields[2] else doors.get(fields[2]) or doors.get(fields[2].rpartition(":")[2])
             if door:
-                one[f"queue-{door}"] = one.get(f"queue-{door}", 0.0) + float(words[1])
-        elif len(words) == 2:
+                sample[f"queue-{door}"] = sample.get(f"queue-{door}", 0.0) + float(fields[1])
+        elif len(fields) == 2:
             try:
-                one[words[0].rstrip(":")] = float(words[1])
+                sample[fields[0].rstrip(":")] = float(fields[1])
             except ValueError:
                 continue
-    return found
+    return result
 
 
-def settled(seen: Sequence[Sample], ramp: float) -> list[Sample]:
+def settled(samples: Sequence[Sample], ramp: float) -> list[Sample]:
     """Samples of the time after the visitors had arrived."""
-    return [one for one in seen if one["at"] >= seen[0]["at"] + ramp]
+    return [sample for sample in samples if sample["at"] >= samples[0]["at"] + ramp]
 
 
-def rate(seen: Sequence[Sample], name: str, scale: float = 1.0) -> tuple[float, float] | tuple[None, None]:
+def rate(samples: Sequence[Sample], name: str, scale: float = 1.0) -> tuple[float, float] | tuple[None, None]:
     """What a counter grew by in a second, in the mean and at most; (None, None) where there is none."""
     steps = [
         (after[name] - before[name]) * scale / (after["at"] - before["at"])
-        for before, after in zip(seen, seen[1:])
+        for before, after in zip(samples, samples[1:])
         if name in before and name in after and after["at"] > before["at"]
     ]
     return (statistics.mean(steps), max(steps)) if steps else (None, None)

@@ -13,12 +13,12 @@ from controller.report import table
 REPORT = ROOT / "controller/templates/load.html.j2"
 
 
-def curve(points: Sequence[Point], place: int, width: int = 820, height: int = 110) -> tuple[str, float]:
+def curve(points: Sequence[Point], column: int, width: int = 820, height: int = 110) -> tuple[str, float]:
     """A curve as SVG's points: place says which of a point's figures; and the highest of them."""
-    highest = max((point[place] for point in points), default=0.0) or 1.0
+    highest = max((point[column] for point in points), default=0.0) or 1.0
     longest = points[-1][0] if points and points[-1][0] else 1.0
     return " ".join(
-        f"{width * point[0] / longest:.0f},{height - (height - 8) * point[place] / highest:.0f}" for point in points
+        f"{width * point[0] / longest:.0f},{height - (height - 8) * point[column] / highest:.0f}" for point in points
     ), highest
 
 
@@ -31,30 +31,30 @@ def host_rows(
     hosts: Mapping[str, Figures | None], tiers: Mapping[str, Sequence[str]], seen: Mapping[str, tuple[int, int]]
 ) -> list[Cells]:
     """Cells about every host; seen: {host: (requests, failures) as the balancers saw them}."""
-    rows = []
+    rows: list[Cells] = []
     for tier in TIERS:
         for name in tiers.get(tier, []):
-            told = hosts.get(name)
-            if not told:
+            figures = hosts.get(name)
+            if not figures:
                 rows.append((TIERS[tier], name, "did not tell", "", "", "", "", ""))
                 continue
             queues = ", ".join(
-                f"{door} {mean:.1f} (at most {most:.0f})" for door, (mean, most) in told["queues"].items()
+                f"{door} {mean:.1f} (at most {most:.0f})" for door, (mean, most) in figures["queues"].items()
             )
             more = (
-                [f"apache {told['apache-busy']:.0f} of {told['apache-busy'] + told.get('apache-idle', 0):.0f}"]
-                if "apache-busy" in told
+                [f"apache {figures['apache-busy']:.0f} of {figures['apache-busy'] + figures.get('apache-idle', 0):.0f}"]
+                if "apache-busy" in figures
                 else []
             )
-            more += [f"pgpool {told['pool-busy']:.0f} of {told['pool-all']:.0f}"] if "pool-all" in told else []
+            more += [f"pgpool {figures['pool-busy']:.0f} of {figures['pool-all']:.0f}"] if "pool-all" in figures else []
             requests_seen, failed = seen.get(name, (None, None))
             rows.append(
                 (
                     TIERS[tier],
                     name,
-                    f"{part(told['cpu'])} (most {part(told['cpu_most'])})",
-                    part(told["memory"]),
-                    part(told["io"]),
+                    f"{part(figures['cpu'])} (most {part(figures['cpu_most'])})",
+                    part(figures["memory"]),
+                    part(figures["io"]),
                     queues or "nobody",
                     ", ".join(more) or "-",
                     "-" if requests_seen is None else f"{requests_seen}, {failed} failed",
@@ -90,9 +90,9 @@ def tier_rows(
     """
 
     def summed(tier: str, name: str) -> float:
-        return sum(told.get(name) or 0 for host in tiers.get(tier, []) if (told := hosts.get(host)))
+        return sum(figures.get(name) or 0 for host in tiers.get(tier, []) if (figures := hosts.get(host)))
 
-    found = [
+    lines: list[Cells] = [
         (
             TIERS[tier],
             "requests",
@@ -106,18 +106,18 @@ def tier_rows(
     ]
     for tier, what, failed in (("cache", "lookups", ""), ("db", "transactions", "rolled-back")):
         if count := summed(tier, what):
-            words = what if failed else f"{what}, {summed(tier, 'found') / count:.0%} found"
-            found.append(
+            title = what if failed else f"{what}, {summed(tier, 'found') / count:.0%} found"
+            lines.append(
                 (
                     TIERS[tier],
-                    words,
+                    title,
                     f"{count:.0f}",
                     f"{summed(tier, failed):.0f}" if failed else "-",
                     f"{summed(tier, f'{what}-rate'):.1f}",
                     *["-"] * 4,
                 )
             )
-    return found
+    return lines
 
 
 TIER_HEAD = ("tier", "of what", "how many", "failed", *VISITOR_HEAD[3:])
@@ -131,7 +131,7 @@ def html(report: Mapping[str, Any]) -> str:
     return template.render(**report)
 
 
-def told_rows(report: Mapping[str, Any]) -> list[str]:
+def terminal_lines(report: Mapping[str, Any]) -> list[str]:
     """The report's lines for a terminal."""
     tier, why = report["bottleneck"]
     errors = ", ".join(f"{TIERS[name]} {failed} of {count}" for name, (count, failed) in report["errors"].items())

@@ -21,9 +21,9 @@ KINDS, WEIGHTS = zip(*PLAN["mix"].items())
 resolve = gevent.socket.getaddrinfo
 
 
-def at_the_virtual_ip(host: str, *words: Any, **more: Any) -> Any:
+def at_the_virtual_ip(host: str, *arguments: Any, **options: Any) -> Any:
     """The site's name is the virtual IP's, whatever a resolver knows."""
-    return resolve(PLAN["address"] if host == PLAN["name"] else host, *words, **more)
+    return resolve(PLAN["address"] if host == PLAN["name"] else host, *arguments, **options)
 
 
 gevent.socket.getaddrinfo = at_the_virtual_ip

@@ -44,15 +44,15 @@ def items(side: Side, host: str, view: View) -> Items:
 
 def grouped(seen: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     """[(value, hosts)] of {host: value}; what most hosts have comes first."""
-    found = {}
+    groups: dict[str, list[str]] = {}
     for host, value in seen.items():
-        found.setdefault(value, []).append(host)
-    return sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+        groups.setdefault(value, []).append(host)
+    return sorted(groups.items(), key=lambda pair: (-len(pair[1]), pair[0]))
 
 
 def agreed(seen: Mapping[str, str]) -> bool:
     """Whether the hosts of each environment agree. seen: {label: value}."""
-    values = {}
+    values: dict[str, set[str]] = {}
     for label, value in seen.items():
         values.setdefault(label.rpartition(" ")[0], set()).add(value)
     return all(len(several) == 1 for several in values.values())
@@ -82,11 +82,13 @@ def declared_why(kind: str, name: str, declared: Sequence[Rule], seen: Mapping[s
     )
 
 
-def text_diff(seen: Mapping[str, str | None]) -> list[str]:
-    """Lines of the difference between the text that most hosts have and every other; empty where one may not be shown. seen: {host: text}."""
-    if not seen or any(text is None for text in seen.values()):
+def text_diff(texts: Mapping[str, str | None]) -> list[str]:
+    """Lines of the difference between the text that most hosts have and every other; empty where one may not be shown. texts: {host: text}."""
+    shown = {host: text for host, text in texts.items() if text is not None}
+    if not texts or len(shown) < len(texts):
         return []
-    lines, [(most, hosts), *rest] = [], grouped(seen)
+    lines: list[str] = []
+    (most, hosts), *rest = grouped(shown)
     for text, others in rest:
         lines += difflib.unified_diff(
             most.splitlines(), text.splitlines(), several(hosts), several(others), n=1, lineterm=""
@@ -127,30 +129,31 @@ def compare_tier(tier: str, hosts: Mapping[str, Items], declared: Sequence[Rule]
 
 def compare(sides: Sequence[Side], declared: Sequence[Rule], derived: Sequence[Rule] = ()) -> list[Difference]:
     """Every Difference between the hosts of one or two sides, tier by tier in the order in which a request passes them."""
-    found, tiers = [], {}
+    differences: list[Difference] = []
+    tiers: dict[str, dict[str, Items]] = {}
     for side in sides:
         view = View(side, declared, derived)
-        for host, said in side.hosts.items():
+        for host, answer in side.hosts.items():
             label = f"{side.name} {host}" if len(sides) > 1 else host
-            if "snapshot" not in said:
+            if "snapshot" not in answer:
                 reason = (
                     "does not answer over SSH"
-                    if said.get("unreachable")
-                    else f"cannot tell: {view.mask(said.get('msg', ''))[:200]}"
+                    if answer.get("unreachable")
+                    else f"cannot tell: {view.mask(answer.get('msg', ''))[:200]}"
                 )
-                found.append(Difference(side.tier(host), "host", host, [(reason, [label])]))
+                differences.append(Difference(side.tier(host), "host", host, [(reason, [label])]))
                 continue
             tiers.setdefault(side.tier(host), {})[label] = items(side, host, view)
     if len(sides) > 1:
-        found += shapes(sides, declared)
+        differences += shapes(sides, declared)
     for tier, hosts in tiers.items():
-        found += compare_tier(tier, hosts, declared)
+        differences += compare_tier(tier, hosts, declared)
     return sorted(
-        found,
-        key=lambda one: (
-            next((place for place, group in enumerate(ORDER) if one.tier.startswith(group)), 9),
-            one.tier,
-            bool(one.why),
-            KINDS.index(one.kind),
+        differences,
+        key=lambda difference: (
+            next((number for number, group in enumerate(ORDER) if difference.tier.startswith(group)), 9),
+            difference.tier,
+            bool(difference.why),
+            KINDS.index(difference.kind),
         ),
     )

@@ -21,35 +21,35 @@ LINE = 16  # a line of a key with fewer is not masked by itself
 def strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Yield (name, text) of every text in a value of the vault."""
     if isinstance(value, dict):
-        for key, one in value.items():
-            yield from strings(one, f"{name}.{key}" if name else str(key))
+        for key, item in value.items():
+            yield from strings(item, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list):
-        for one in value:
-            yield from strings(one, name)
+        for item in value:
+            yield from strings(item, name)
     elif value is not None and not isinstance(value, bool):
         yield name, str(value)
 
 
 def secret_masks(secrets: Mapping[str, str]) -> list[Mask]:
     """[(regular expression, what stands for it)] of secrets {name: text}, in every form that they take in a file; the longest first."""
-    found = {}
+    masks: dict[str, str] = {}
     for name, text in secrets.items():
         raw = text.encode()
         # The first and last line of a key are in every key.
         lines = [line for line in text.splitlines() if len(line) >= LINE and not line.startswith("-----")]
         for line in [text.strip(), *lines] if len(text.strip()) >= TINY else []:
             for form in (line, json.dumps(line)[1:-1]):
-                found.setdefault(form, f"<secret {name}>")
+                masks.setdefault(form, f"<secret {name}>")
         if len(text) >= SHORT:
             for form in (
                 hashlib.md5(raw, usedforsecurity=False).hexdigest(),
                 hashlib.sha256(raw).hexdigest(),
                 base64.b64encode(raw).decode(),
             ):
-                found.setdefault(form, f"<made of secret {name}>")
+                masks.setdefault(form, f"<made of secret {name}>")
     return [
         (re.compile(re.escape(form) if len(form) >= SHORT else rf"(?<![\w-]){re.escape(form)}(?![\w-])"), word)
-        for form, word in sorted(found.items(), key=lambda pair: -len(pair[0]))
+        for form, word in sorted(masks.items(), key=lambda pair: -len(pair[0]))
     ]
 
 
@@ -64,36 +64,37 @@ def derived_masks(rules: Sequence[Rule]) -> list[Mask]:
 
 def environment_masks(side: Side) -> list[Mask]:
     """Masks of where an environment is: hosts by their tier, the virtual IP, the network, the names of the site, the operator's keys."""
-    known, found = side.known, {}
+    known = side.known
+    masks: dict[str, str] = {}
     for host in known["groups"].get("all", ()):
         tier = f"<{side.tier(host).partition('+')[0]}>"
-        for word in (known["addresses"].get(host), known["reached"].get(host), host):
-            found[str(word)] = tier
-            found[str(word).replace(".", r"\.")] = tier  # in a regular expression
-    found |= {key: "<operator's key>" for keys in known.get("operator_keys", ()) for key in keys.splitlines()}
+        for name in (known["addresses"].get(host), known["reached"].get(host), host):
+            masks[str(name)] = tier
+            masks[str(name).replace(".", r"\.")] = tier  # in a regular expression
+    masks |= {key: "<operator's key>" for keys in known.get("operator_keys", ()) for key in keys.splitlines()}
     # "localhost" is this machine's way to ask, and a word of every other file.
-    found |= {name: "<site>" for name in known.get("site_hosts", ()) if name != "localhost"}
-    found |= {known[name]: word for name, word in (("lb_vip", "<vip>"), ("network_cidr", "<network>")) if name in known}
+    masks |= {name: "<site>" for name in known.get("site_hosts", ()) if name != "localhost"}
+    masks |= {known[name]: mask for name, mask in (("lb_vip", "<vip>"), ("network_cidr", "<network>")) if name in known}
     return [
         (
             re.compile(
                 rf"(?<![\w.-]){re.escape(text)}(?![\w-]|\.\w)"
-                + (r"(?:/\d+)?" if word in ("<vip>", "<network>") else "")
+                + (r"(?:/\d+)?" if mask in ("<vip>", "<network>") else "")
                 if not text.startswith("ssh-")
                 else re.escape(text)
             ),
-            word,
+            mask,
         )
-        for text, word in sorted(found.items(), key=lambda pair: -len(pair[0]))
+        for text, mask in sorted(masks.items(), key=lambda pair: -len(pair[0]))
     ]
 
 
 def masked(text: str, masks: Sequence[Mask]) -> str:
     """A text with all masks applied."""
-    for pattern, word in masks:
-        text = pattern.sub(lambda _found, word=word: word, text)
+    for pattern, mask in masks:
+        text = pattern.sub(mask.replace("\\", r"\\"), text)
     return KEYS.sub(
-        lambda found: f"<{found[1].lower()} {hashlib.sha256(found[0].encode()).hexdigest()[:8]}, not of the vault>",
+        lambda match: f"<{match[1].lower()} {hashlib.sha256(match[0].encode()).hexdigest()[:8]}, not of the vault>",
         text,
     )
 
@@ -107,13 +108,13 @@ def deduplicated(text: str) -> str:
     # The last of a list has no comma.
     lines = [line.rstrip(",") if MASK.search(line) or line.strip() in ("},", "],") else line for line in lines]
     for size in range(1, 13):
-        place = 0
-        while place + 2 * size <= len(lines):
-            block = lines[place : place + size]
-            if block == lines[place + size : place + 2 * size] and any(MASK.search(line) for line in block):
-                del lines[place : place + size]
+        start = 0
+        while start + 2 * size <= len(lines):
+            block = lines[start : start + size]
+            if block == lines[start + size : start + 2 * size] and any(MASK.search(line) for line in block):
+                del lines[start : start + size]
             else:
-                place += 1
+                start += 1
     return "\n".join(lines)
 
 
@@ -125,32 +126,33 @@ class View:
     """How a side is looked at: with its secrets and places masked, and what is declared of single lines taken out."""
 
     def __init__(self, side: Side, declared: Sequence[Rule], derived: Sequence[Rule]) -> None:
-        self.masks, self.seen = [*secret_masks(side.secrets), *derived_masks(derived), *environment_masks(side)], {}
+        self.masks = [*secret_masks(side.secrets), *derived_masks(derived), *environment_masks(side)]
+        self.known: dict[str, str] = {}  # what was masked already
         self.lines = [rule for rule in declared if "line" in rule]
 
     def mask(self, text: str) -> str:
         """A text, masked. Most hosts say the same: it is looked at once."""
-        if text not in self.seen:
-            self.seen[text] = deduplicated(NUMBERED.sub(r"\1N =", masked(str(text), self.masks)))
-        return self.seen[text]
+        if text not in self.known:
+            self.known[text] = deduplicated(NUMBERED.sub(r"\1N =", masked(str(text), self.masks)))
+        return self.known[text]
 
-    def file(self, path: str, said: Mapping[str, Any]) -> tuple[str, str | None, dict[int, str]]:
+    def file(self, path: str, entry: Mapping[str, Any]) -> tuple[str, str | None, dict[int, str]]:
         """(what is compared of a file, its text for a diff or None, {line rule's place: what it took out})."""
-        if "link" in said:
-            return f"{said['owner']}, a link to {self.mask(said['link'])}", None, {}
-        text, taken = said.get("text"), {}
+        if "link" in entry:
+            return f"{entry['owner']}, a link to {self.mask(entry['link'])}", None, {}
+        text, taken = entry.get("text"), {}
         if text is None:
-            return f"{said['owner']} {said['mode']}, content {said['sha256'][:12]}", None, {}
+            return f"{entry['owner']} {entry['mode']}, content {entry['sha256'][:12]}", None, {}
         text = self.mask(text)
         for number, rule in enumerate(self.lines):
             if fnmatch.fnmatchcase(f"file {path}", rule["what"]):
                 pattern = re.compile(rule["line"], re.M)
                 taken[number] = " ".join(
-                    " ".join(one.split()) for one in (found[0] for found in pattern.finditer(text))
+                    " ".join(line.split()) for line in (match[0] for match in pattern.finditer(text))
                 )
                 text = pattern.sub("<declared>", text)
         return (
-            f"{said['owner']} {said['mode']}, content {hashlib.sha256(text.encode()).hexdigest()[:12]}",
-            text if said.get("shown") else None,
+            f"{entry['owner']} {entry['mode']}, content {hashlib.sha256(text.encode()).hexdigest()[:12]}",
+            text if entry.get("shown") else None,
             taken,
         )

@@ -41,7 +41,7 @@ class Side:
     @property
     def known(self) -> dict[str, Any]:
         """What the environment is told by."""
-        return next((said["known"] for said in self.hosts.values() if "known" in said), {"groups": {}})
+        return next((answer["known"] for answer in self.hosts.values() if "known" in answer), {"groups": {}})
 
     def tier(self, host: str) -> str:
         """The groups of a host, as one word: cache+quorum."""

@@ -24,22 +24,24 @@ def short(value: object) -> str:
 
 def page(title: str, differences: Sequence[Difference]) -> str:
     """The lines that are printed."""
-    open_ones = [one for one in differences if not one.why]
+    open_ones = [difference for difference in differences if not difference.why]
     lines = ["", f"  {title}   {counted(len(open_ones), 'difference')}, {len(differences) - len(open_ones)} declared"]
     tier = None
-    for one in open_ones:
-        if one.tier != tier:
-            tier = one.tier
+    for difference in open_ones:
+        if difference.tier != tier:
+            tier = difference.tier
             lines += ["", f"  {tier}"]
-        lines.append(f"    {one.kind} {one.name}")
-        if one.kind != "fault" or len(one.values) > 1:
-            lines += [f"      {several(hosts)}: {short(value)}" for value, hosts in one.values]
+        lines.append(f"    {difference.kind} {difference.name}")
+        if difference.kind != "fault" or len(difference.values) > 1:
+            lines += [f"      {several(hosts)}: {short(value)}" for value, hosts in difference.values]
         else:
-            lines.append(f"      {several(one.values[0][1])}")
-        lines += [f"      | {line}" for line in one.diff]
-        if one.where:
-            lines.append(f"      {one.where}")
-    declared = sorted({f"{one.kind} {one.name}: {one.why}" for one in differences if one.why})
+            lines.append(f"      {several(difference.values[0][1])}")
+        lines += [f"      | {line}" for line in difference.diff]
+        if difference.where:
+            lines.append(f"      {difference.where}")
+    declared = sorted(
+        {f"{difference.kind} {difference.name}: {difference.why}" for difference in differences if difference.why}
+    )
     if declared:
         lines += ["", "  declared (group_vars/all/parity.yml)", *(f"    {line}" for line in declared)]
     return "\n".join([*lines, ""])
@@ -53,16 +55,17 @@ def counted(number: int, word: str) -> str:
 def html(title: str, sides: Sequence[Side], differences: Sequence[Difference]) -> str:
     """The page to read: one file, without anything from elsewhere."""
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE.read_text())
-    tiers, open_ones = {}, [one for one in differences if not one.why]
-    for one in open_ones:
-        tiers.setdefault(one.tier, []).append(one)
+    tiers: dict[str, list[Difference]] = {}
+    open_ones = [difference for difference in differences if not difference.why]
+    for difference in open_ones:
+        tiers.setdefault(difference.tier, []).append(difference)
     return template.render(
         title=title,
         tiers=tiers,
         short=short,
         several=several,
         differences=open_ones,
-        declared=[one for one in differences if one.why],
+        declared=[difference for difference in differences if difference.why],
         counted=counted,
         when=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         sides=[(side.name, len(side.hosts)) for side in sides],
@@ -76,12 +79,12 @@ def scrub(text: str, sides: Sequence[Side]) -> str:
     return text
 
 
-def tell(title: str, name: str, sides: Sequence[Side], differences: Sequence[Difference], path: pathlib.Path) -> int:
+def publish(title: str, name: str, sides: Sequence[Side], differences: Sequence[Difference], path: pathlib.Path) -> int:
     """Print and write the report; the exit code."""
     print(scrub(page(title, differences), sides))
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(scrub(html(title, sides, differences), sides))
     print(f"  to read   {os.path.relpath(path)}\n")
-    if any(one.kind == "host" for one in differences):
+    if any(difference.kind == "host" for difference in differences):
         return 2
-    return 1 if any(not one.why for one in differences) else 0
+    return 1 if any(not difference.why for difference in differences) else 0

@@ -21,7 +21,7 @@ class Repository:
 
     def __init__(self, root: pathlib.Path = ROOT) -> None:
         self.root = root
-        places = [
+        files = [
             *sorted((root / "group_vars").glob("*.yml")),
             *sorted((root / "group_vars/all").glob("*.yml")),
             *(
@@ -32,7 +32,7 @@ class Repository:
         ]
         self.texts = {
             path.relative_to(root).as_posix(): path.read_text(errors="replace")
-            for path in places
+            for path in files
             if path.is_file() and path.name != "parity.yml"
         }
         self.plain = {
@@ -43,11 +43,11 @@ class Repository:
             if isinstance(value, str)
         }
         self.written = [
-            one
+            destination
             for path, text in self.texts.items()
             if re.match(r"roles/\w+/tasks/", path)
             for task in self.opened(yaml.load(text, preflight.VaultLoader))
-            for one in self.destinations(path, task)
+            for destination in self.destinations(path, task)
         ]
 
     def opened(self, tasks: Iterable[Task] | None) -> Iterator[Task]:
@@ -80,8 +80,8 @@ class Repository:
             for item in loop if isinstance(loop, list) else [None]:
 
                 def word(text: object, item: Any = item) -> str:
-                    def value(found: re.Match[str]) -> str:
-                        key = found[1]
+                    def value(match: re.Match[str]) -> str:
+                        key = match[1]
                         if key in self.plain:
                             return word(self.plain[key])
                         if key == "item" and isinstance(item, str):
@@ -129,19 +129,19 @@ class Repository:
         return None
 
 
-def words(value: Any) -> set[str]:
+def names_in(value: Any) -> set[str]:
     """The words of a value."""
     return set(re.findall(r"[a-z_]\w*", json.dumps(value)))
 
 
 def differing(text: str, sides_variables: Sequence[Mapping[str, Any]]) -> list[str]:
     """Variables that a text reads, be it through others, and that are not written the same on both sides. sides_variables: two {variable: value}."""
-    one, other = sides_variables
-    seen, ahead = set(), words(text) & set(one)
-    while ahead:
-        seen |= ahead
-        ahead = {word for name in ahead for word in words(one[name]) & set(one)} - seen
-    return sorted(name for name in seen if one[name] != other.get(name))
+    own, other = sides_variables
+    seen, unread = set(), names_in(text) & set(own)
+    while unread:
+        seen |= unread
+        unread = {word for name in unread for word in names_in(own[name]) & set(own)} - seen
+    return sorted(name for name in seen if own[name] != other.get(name))
 
 
 def key_word(kind: str, name: str) -> str:
@@ -165,7 +165,7 @@ def where(difference: Difference, sides: Sequence[Side], repository: Repository)
     source = repository.source(name) if kind == "file" else repository.line(key_word(kind, name))
     if source is None:
         return f"nothing in this repository {'writes' if kind == 'file' else 'names'} it"
-    said = f"set by {source}"
+    sentence = f"set by {source}"
     if len(sides) > 1 and kind == "file":
         variables = [
             next(
@@ -187,14 +187,14 @@ def where(difference: Difference, sides: Sequence[Side], repository: Repository)
             *(secret.partition(".")[0] for side in sides for secret in side.secrets),
         }
         names = [
-            one
-            for one in differing(text, variables)
-            if one not in same and not one.startswith(("ansible_", "inventory_"))
+            variable
+            for variable in differing(text, variables)
+            if variable not in same and not variable.startswith(("ansible_", "inventory_"))
         ]
-        said += "".join(
-            f"; {one} ({', '.join(repository.set_in(one, side.name) or 'inventory' for side in sides)})"
-            for one in names
+        sentence += "".join(
+            f"; {variable} ({', '.join(repository.set_in(variable, side.name) or 'inventory' for side in sides)})"
+            for variable in names
         )
         if not names and not difference.why:
-            said += "; no variable that it reads differs: changed by hand, or not converged"
-    return said
+            sentence += "; no variable that it reads differs: changed by hand, or not converged"
+    return sentence

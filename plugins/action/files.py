@@ -17,9 +17,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Execute the task for a host; the result of the module."""
         super().run(tmp, task_vars)
+        variables = task_vars or {}
         given = self._task.args
         contents = {
-            dest: self.rendered(source, dest, task_vars) for dest, source in (given.get("templates") or {}).items()
+            dest: self.rendered(source, dest, variables) for dest, source in (given.get("templates") or {}).items()
         }
         contents |= {
             dest: self._loader.get_text_file_contents(self._find_needle("files", source))
@@ -44,7 +45,11 @@ class ActionModule(ActionBase):
             path=source, fullpath=path, dest_path=dest, include_ansible_managed="ansible_managed" not in task_vars
         )
         templar = self._templar.copy_with_new_env(
-            searchpath=[one for directory in directories for one in (os.path.join(directory, "templates"), directory)],
+            searchpath=[
+                candidate
+                for directory in directories
+                for candidate in (os.path.join(directory, "templates"), directory)
+            ],
             available_variables=variables,
         )
         text = templar.template(

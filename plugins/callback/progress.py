@@ -32,6 +32,8 @@ from ansible.plugins.callback.default import CallbackModule as Default
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from controller.progress import (
+    Failure,
+    Plays,
     duration,
     ended_line,
     failed_text,
@@ -71,13 +73,13 @@ def state_of(inventory: str) -> pathlib.Path | None:
 def key_of(playbook: str, options: Mapping[str, Any]) -> str:
     """What a run is remembered by: its playbook and what decides how much of it there is to do."""
     tags = [tag for tag in options.get("tags") or () if tag != "all"]
-    words = [
+    parts = [
         playbook,
         *(["--check"] if options.get("check") else []),
         *([f"--limit {options['subset']}"] if options.get("subset") else []),
         *([f"--tags {','.join(tags)}"] if tags else []),
     ]
-    return " ".join(words)
+    return " ".join(parts)
 
 
 def uuids(nodes: Iterable[Any] | None) -> Iterator[str]:
@@ -104,12 +106,10 @@ class Stage:
 
     def __init__(self, play: Play, begun: float) -> None:
         self.uuid, self.name, self.begun, self.all = play._uuid, play.get_name().strip(), begun, 0
-        self.seen, self.batch, self.failed, self.changed = (
-            {},
-            set(),
-            set(),
-            0,
-        )  # seen: hosts, in the order of their first result
+        self.changed = 0
+        self.seen: dict[str, bool] = {}  # hosts, in the order of their first result
+        self.batch: set[str] = set()
+        self.failed: set[str] = set()
 
 
 class Live:
@@ -137,7 +137,8 @@ class Tee:
     """What Ansible's own callback takes for its display: everything goes to the log, and to the screen where that is wanted."""
 
     def __init__(self, progress: CallbackModule, display: Any) -> None:
-        self.progress, self.real, self.screen, self.muted = progress, display, False, None  # muted: a thread
+        self.progress, self.real, self.screen = progress, display, False
+        self.muted: int | None = None  # a thread
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
@@ -179,14 +180,23 @@ class CallbackModule(Default):
 
     def __init__(self) -> None:
         super().__init__()
-        self.real, self.pid, self.log, self.state = self._display, os.getpid(), None, None
-        self._display, self.print = Tee(self, self.real), self.real.display
-        self.live, self.stop, self.lock = Live(sys.stdout), threading.Event(), self.real._lock
+        self.real: Any = self._display
+        self.pid, self.begun = os.getpid(), time.monotonic()
+        self.log: TextIO | None = None
+        self.state: pathlib.Path | None = None
+        self._display: Any = Tee(self, self.real)
+        self.print, self.lock = self.real.display, self.real._lock
+        self.live, self.stop = Live(sys.stdout), threading.Event()
         self.quiet = os.environ.get("PROGRESS") == "quiet"
-        self.stage, self.task, self.done, self.note, self.asks, self.spoke = None, None, set(), "", False, 0.0
-        self.key, self.before, self.ended, self.changed = "", [], [], 0
-        self.fatal, self.rescued = [], []  # failures
-        self.begun = time.monotonic()
+        self.stage: Stage | None = None
+        self.task: Task | None = None
+        self.done: set[str] = set()  # hosts that are done with the task
+        self.note, self.asks, self.spoke = "", False, 0.0
+        self.key, self.changed = "", 0
+        self.before: Plays = []
+        self.ended: list[tuple[str, float]] = []
+        self.fatal: list[Failure] = []
+        self.rescued: list[Failure] = []
 
     # -------------------------------------------------------------- where it goes
 
@@ -318,13 +328,14 @@ class CallbackModule(Default):
         self.result(result)
         if ignored:
             return
-        host, place = result.host.get_name(), result.task.get_path() or ""
-        what = (host, result.task.get_name().strip(), place.removeprefix(f"{ROOT}/"), reason(result.result))
+        host, location = result.host.get_name(), result.task.get_path() or ""
+        what = (host, result.task.get_name().strip(), location.removeprefix(f"{ROOT}/"), reason(result.result))
         if is_rescued(result.task):
             self.rescued.append(what)
         else:
             self.fatal.append(what)
-            self.stage.failed.add(host)
+            if self.stage:
+                self.stage.failed.add(host)
 
     # -------------------------------------------------------------- what Ansible calls
 
@@ -366,7 +377,8 @@ class CallbackModule(Default):
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         self.result(result)
         if result.result.get("changed"):
-            self.stage.changed += 1
+            if self.stage:
+                self.stage.changed += 1
             # A message to whoever typed the verb.
             if result.task.action.rpartition(".")[2] == "debug" and "msg" in result.result and not self._display.screen:
                 self.show("\n".join(f"    {line}" for line in text_of(result.result["msg"]).splitlines()))
@@ -385,12 +397,12 @@ class CallbackModule(Default):
         super().v2_runner_on_unreachable(result)
 
     def v2_runner_retry(self, result: CallbackTaskResult) -> None:
-        said = result.result.get("running_for")  # plugins/modules/long_command.py
-        if said is None:
+        seconds = result.result.get("running_for")  # plugins/modules/long_command.py
+        if seconds is None:
             super().v2_runner_retry(result)
             return
         self.note = result.result.get("last_line", "")
-        self._display.display(f"running: [{self.host_label(result)}] {duration(said)}: {self.note}")
+        self._display.display(f"running: [{self.host_label(result)}] {duration(seconds)}: {self.note}")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self.stop.set()
@@ -410,7 +422,7 @@ class CallbackModule(Default):
                     [
                         "   ",
                         hosts_of([host for host in stats.processed if host != "localhost"] or ["localhost"]),
-                        *(f"{sum(one[what] for one in sums)} {what}" for what in ("ok", "changed")),
+                        *(f"{sum(summary[what] for summary in sums)} {what}" for what in ("ok", "changed")),
                         duration(time.monotonic() - self.begun),
                     ]
                 )

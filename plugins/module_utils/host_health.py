@@ -76,7 +76,12 @@ class Host:
     def __init__(self, members: dict[str, dict[str, str]], facts: dict[str, Any]) -> None:
         self.members, self.facts = members, facts
         self.names = {address: name for name, address in members["all"].items()}
-        self.does, self.sees, self.wrong, self.unheard, self.raw, self.asked = {}, {}, [], [], {}, []
+        self.does: dict[str, str] = {}
+        self.sees: dict[str, dict[str, bool]] = {}
+        self.wrong: list[str] = []
+        self.unanswered: list[str] = []
+        self.raw: dict[str, Any] = {}
+        self.asked: list[tuple[str, dict[str, str], list[str], list[Later]]] = []
 
     def uses(self, pool: str, group: str, addresses: Iterable[str], answers: Callable[[str], object]) -> None:
         """Ask everybody in a pool of this host's, without waiting; answers(address) tells whether one answers."""
@@ -96,7 +101,7 @@ class Host:
                 f"still has {name} among its {pool}, which the inventory has not: make converge"
                 for name in sorted(set(seen) - set(declared))
             ]
-            self.unheard += [f"gets no answer from {name} of its {pool}" for name, up in seen.items() if not up]
+            self.unanswered += [f"gets no answer from {name} of its {pool}" for name, up in seen.items() if not up]
 
     def services(self, units: Iterable[str]) -> None:
         """Every unit that has to be active, and those that failed."""
@@ -128,13 +133,13 @@ class Host:
 
     def disks(self) -> None:
         """The file systems that can fill up."""
-        for place in sorted(
+        for mount in sorted(
             {str(p) for p in map(pathlib.Path, ["/", "/var", self.facts["site_root"]]) if p.is_mount()}
         ):
-            disk = os.statvfs(place)
+            disk = os.statvfs(mount)
             used = disk.f_blocks - disk.f_bfree
             if used / (used + disk.f_bavail) > DISK_FULL:
-                self.wrong.append(f"{place} is {100 * used // (used + disk.f_bavail)} % full")
+                self.wrong.append(f"{mount} is {100 * used // (used + disk.f_bavail)} % full")
 
     def logs(self) -> None:
         """Whether its log lines reach the monitors."""
@@ -214,17 +219,17 @@ class Host:
         """An app host: the site's own word, its pgpool, its caches, and where its uploads go."""
         facts = self.facts
         site = json.loads(pathlib.Path(f"/etc/{facts['site_name']}/site.json").read_text(encoding="utf-8"))
-        said = Later(json_get, facts["address"], facts["app_port"], "/-/health", SITE_S)
+        answer = Later(json_get, facts["address"], facts["app_port"], "/-/health", SITE_S)
         self.uses(
             "caches",
             "cache",
-            [one.rsplit(":", 1)[0] for one in site["caches"]],
+            [address.rsplit(":", 1)[0] for address in site["caches"]],
             lambda a: memcached(a, facts["cache_port"]),
         )
         self.uses(
             "uploads",
             "media",
-            [one.rsplit(":", 1)[0] for one in site["media"]["hosts"]],
+            [address.rsplit(":", 1)[0] for address in site["media"]["hosts"]],
             lambda a: connects(a, facts["media_upload_port"]),
         )
         nodes = [
@@ -233,15 +238,15 @@ class Host:
                 "pcp_node_info", "-h", "127.0.0.1", "-U", "follow", "-w", "-a", PCPPASSFILE="/etc/pgpool2/pcppass"
             ).splitlines()
         ]
-        up = {words[0]: words[2] in ("1", "2") for words in nodes}
+        up = {fields[0]: fields[2] in ("1", "2") for fields in nodes}
         if nodes:
             self.uses("databases", "db", up, up.get)
             self.raw["primaries"] = [
-                self.names.get(words[0], words[0]) for words in nodes if words[6] == "primary" and up[words[0]]
+                self.names.get(fields[0], fields[0]) for fields in nodes if fields[6] == "primary" and up[fields[0]]
             ]
         else:
             self.wrong.append("its pgpool does not answer: systemctl status pgpool2 pgpool-follow")
-        health = said.result()
+        health = answer.result()
         self.raw["release"] = health.get("release")
         self.does["app"] = f"serves {health.get('release') or 'nothing'}"
         if not health:
@@ -286,7 +291,8 @@ class Host:
         if own.get("state") != "running":
             self.wrong.append(f"PostgreSQL is {own.get('state')}: journalctl -u patroni")
         if own.get("role") == "primary" and any(
-            one["role"] != "leader" and one["state"] != "streaming" for one in self.raw["cluster"].get("members", [])
+            member["role"] != "leader" and member["state"] != "streaming"
+            for member in self.raw["cluster"].get("members", [])
         ):
             self.raw["lost_slots"] = self.lost_slots()
         if own.get("pending_restart"):
@@ -294,7 +300,7 @@ class Host:
 
     def lost_slots(self) -> list[str]:
         """Replication slots of standbys for which this primary has kept no WAL. Empty where it does not tell."""
-        told = subprocess.run(
+        result = subprocess.run(
             [
                 "psql",
                 "-XAtq",
@@ -314,7 +320,7 @@ class Host:
             check=False,
             timeout=ANSWER_S,
         )
-        return told.stdout.split()
+        return result.stdout.split()
 
     def quorum(self) -> None:
         """A member of etcd."""
@@ -371,7 +377,9 @@ def check(
 
     {does, sees, wrong, wrong_itself, raw, asked}, as the module host_status documents them.
     """
-    members = {group: {one: addresses[one] for one in names} for group, names in groups.items() if group in UNITS}
+    members = {
+        group: {member: addresses[member] for member in names} for group, names in groups.items() if group in UNITS
+    }
     host = Host(members, facts | {"address": addresses[name]})
     tiers = [group for group, names in members.items() if name in names and group != "all"]
     engine = [facts["lb_engine"]] if "lb" in tiers else []
@@ -389,7 +397,7 @@ def check(
     return {
         "does": host.does,
         "sees": host.sees,
-        "wrong": host.wrong + host.unheard,
+        "wrong": host.wrong + host.unanswered,
         "wrong_itself": host.wrong,
         "raw": host.raw,
         "asked": {"groups": {group: list(names) for group, names in members.items()}, "facts": facts},

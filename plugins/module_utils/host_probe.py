@@ -21,7 +21,7 @@ ANSWER_S = 1.0  # seconds anybody has to answer
 
 def http_get(address: str, port: int | str, path: str, within: float = ANSWER_S) -> tuple[int, str] | tuple[None, str]:
     """(status, body) of a request, by HTTP/1.0: the body ends where the connection does. (None, reason) if there is no answer within so many seconds."""
-    until, said = time.monotonic() + within, b""
+    until, answer = time.monotonic() + within, b""
     try:
         with socket.create_connection((address, int(port)), timeout=within) as connection:
             connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\n\r\n".encode())
@@ -30,10 +30,10 @@ def http_get(address: str, port: int | str, path: str, within: float = ANSWER_S)
                 more = connection.recv(65536)
                 if not more:
                     break
-                said += more
+                answer += more
     except OSError as error:
         return None, str(error)
-    head, _end, body = said.partition(b"\r\n\r\n")
+    head, _end, body = answer.partition(b"\r\n\r\n")
     status = re.match(rb"HTTP/\S+ (\d{3})\b", head)
     return (int(status[1]), body.decode(errors="replace")) if status else (None, "no answer by HTTP")
 
@@ -60,12 +60,12 @@ def memcached(address: str, port: int | str) -> dict[str, str]:
     try:
         with socket.create_connection((address, int(port)), timeout=ANSWER_S) as connection:
             connection.sendall(b"stats\r\n")
-            said = b""
-            while not said.endswith(b"END\r\n") and (more := connection.recv(65536)):
-                said += more
+            answer = b""
+            while not answer.endswith(b"END\r\n") and (more := connection.recv(65536)):
+                answer += more
     except OSError:
         return {}
-    return dict(line.split()[1:3] for line in said.decode().splitlines() if line.startswith("STAT "))
+    return dict(line.split()[1:3] for line in answer.decode().splitlines() if line.startswith("STAT "))
 
 
 def output(*command: str, **environment: str) -> str:
@@ -94,15 +94,16 @@ def size(path: pathlib.Path) -> int:
 class Later:
     """What a function returns, which runs meanwhile in a thread of its own."""
 
-    def __init__(self, function: Callable[..., Any], *words: Any) -> None:
-        self.found, self.error = None, None
-        self.thread = threading.Thread(target=self.run, args=(function, words), daemon=True)
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.value: Any = None
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self.run, args=(function, arguments), daemon=True)
         self.thread.start()
 
-    def run(self, function: Callable[..., Any], words: tuple[Any, ...]) -> None:
+    def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Keep what it returns or raises."""
         try:
-            self.found = function(*words)
+            self.value = function(*arguments)
         except Exception as error:  # raised where the result is asked for
             self.error = error
 
@@ -111,7 +112,7 @@ class Later:
         self.thread.join()
         if self.error:
             raise self.error
-        return self.found
+        return self.value
 
 
 def active(listed: str) -> tuple[dict[str, str], set[str]]:

@@ -45,15 +45,15 @@ def matching(lines: Iterable[bytes], request: str, unit: str, since: float) -> I
         if word not in raw:
             continue
         text = raw.decode(errors="replace").rstrip("\n")
-        found = LINE.match(text)
+        match = LINE.match(text)
         if (
-            not found
-            or found["name"] == OWN
-            or (unit and found["name"] != unit and not found["name"].startswith(f"{unit}-"))
+            not match
+            or match["name"] == OWN
+            or (unit and match["name"] != unit and not match["name"].startswith(f"{unit}-"))
         ):
             continue
         try:
-            at = datetime.datetime.fromisoformat(found["time"]).timestamp()
+            at = datetime.datetime.fromisoformat(match["time"]).timestamp()
         except ValueError:
             continue
         if at >= since:
@@ -64,7 +64,8 @@ def search(
     directory: str, request: str = "", host: str = "", unit: str = "", since: float = 0, most: int = 10000
 ) -> tuple[list[str], int]:
     """(lines in the order of time, how many older ones there are)."""
-    newest, count = [], 0
+    newest: list[tuple[float, int, str]] = []
+    count = 0
     for path in files(directory, host, since):
         try:
             for at, text in matching(read(path), request, unit, since):

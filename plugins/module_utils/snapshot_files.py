@@ -73,28 +73,28 @@ def name_of(number: int, table: Callable[[int], Sequence[Any]]) -> str:
 
 def described(path: pathlib.Path) -> dict[str, Any]:
     """What a file is, and its content."""
-    found = path.lstat()
-    said = {"owner": f"{name_of(found.st_uid, pwd.getpwuid)}:{name_of(found.st_gid, grp.getgrgid)}"}
-    if stat.S_ISLNK(found.st_mode):
-        return said | {"link": os.readlink(path)}
+    status = path.lstat()
+    entry: dict[str, Any] = {"owner": f"{name_of(status.st_uid, pwd.getpwuid)}:{name_of(status.st_gid, grp.getgrgid)}"}
+    if stat.S_ISLNK(status.st_mode):
+        return entry | {"link": os.readlink(path)}
     content = path.read_bytes()
-    said |= {"mode": f"{stat.S_IMODE(found.st_mode):04o}", "sha256": hashlib.sha256(content).hexdigest()}
+    entry |= {"mode": f"{stat.S_IMODE(status.st_mode):04o}", "sha256": hashlib.sha256(content).hexdigest()}
     if len(content) <= TEXT_BYTES and b"\0" not in content:
         try:
-            said["text"] = content.decode()
+            entry["text"] = content.decode()
         except UnicodeDecodeError:
-            return said
+            return entry
         # What others may read is no secret, and the secrets of what is managed are known.
-        said["shown"] = bool(found.st_mode & stat.S_IROTH) or MARK in said["text"]
-    return said
+        entry["shown"] = bool(status.st_mode & stat.S_IROTH) or MARK in entry["text"]
+    return entry
 
 
-def files(places: Iterable[str], root: str = "/") -> dict[str, dict[str, Any]]:
+def files(roots: Iterable[str], root: str = "/") -> dict[str, dict[str, Any]]:
     """{path: what it is} of every file below some places that no package has put there as it is."""
     sums, owned = packaged(root)
-    found = {}
-    for place in places:
-        for parent, directories, names in os.walk(os.path.join(root, place.lstrip("/"))):
+    result = {}
+    for directory in roots:
+        for parent, directories, names in os.walk(os.path.join(root, directory.lstrip("/"))):
             links = [name for name in directories if os.path.islink(os.path.join(parent, name))]
             for name in names + links:
                 path = pathlib.Path(parent, name)
@@ -106,5 +106,5 @@ def files(places: Iterable[str], root: str = "/") -> dict[str, dict[str, Any]]:
                         continue
                 elif known in sums and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == sums[known]:
                     continue
-                found[known] = described(path)
-    return found
+                result[known] = described(path)
+    return result

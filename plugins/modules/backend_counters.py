@@ -73,14 +73,14 @@ def entries(log: str, since: float) -> Iterator[dict[str, str]]:
 
 def under_way(table: str) -> dict[str, int]:
     """{address:port: connections to it}, from the text of /proc/net/tcp."""
-    found = {}
+    connections: dict[str, int] = {}
     for line in table.splitlines()[1:]:
         _number, _local, remote, state = line.split()[:4]
         if state == "01":
             address, port = remote.split(":")
             node = ".".join(str(byte) for byte in reversed(bytes.fromhex(address))) + f":{int(port, 16)}"
-            found[node] = found.get(node, 0) + 1
-    return found
+            connections[node] = connections.get(node, 0) + 1
+    return connections
 
 
 def nginx_pools(config: str) -> dict[str, set[str]]:
@@ -97,39 +97,41 @@ def nginx_pools(config: str) -> dict[str, set[str]]:
 
 def perlbal_nodes(lines: Iterable[str]) -> dict[str, dict[str, int]]:
     """{address:port: {counter: number}}, from what its console says to `nodes`."""
-    found = {}
+    counters: dict[str, dict[str, int]] = {}
     for line in lines:
         node, counter, number = line.split()[:3]
         if counter in ("attempts", "failures"):
-            found.setdefault(node, {})[counter] = int(number)
-    return found
+            counters.setdefault(node, {})[counter] = int(number)
+    return counters
 
 
 def counted(
-    seen: Iterable[Mapping[str, str]],
+    logged: Iterable[Mapping[str, str]],
     pools: Mapping[str, Mapping[str, str]],
     used: Mapping[str, Iterable[str]],
     table: str,
 ) -> list[dict[str, Any]]:
     """The hosts as the module returns them, but for perlbal's own counters.
 
-    seen: entries of the log; pools: {pool: {address:port: name}}; used: {pool: nodes that get new requests}; table: text of /proc/net/tcp.
+    logged: entries of the log; pools: {pool: {address:port: name}}; used: {pool: nodes that get new requests}; table: text of /proc/net/tcp.
     """
     busy = under_way(table)
     nodes = {node: node for pool in used.values() for node in pool} | {
         node: node for pool in pools.values() for node in pool
     }
-    found = {node: {"requests": 0, "failed": 0, "mean": None, "slowest": None} for node in nodes}
+    counters: dict[str, dict[str, Any]] = {
+        node: {"requests": 0, "failed": 0, "mean": None, "slowest": None} for node in nodes
+    }
     answers = dict.fromkeys(nodes, 0)
-    for entry in seen:
+    for entry in logged:
         for node, failed, seconds in tally(entry, nodes):
-            one = found[node]
-            one["requests"] += 1
-            one["failed"] += failed
+            backend = counters[node]
+            backend["requests"] += 1
+            backend["failed"] += failed
             if seconds is not None:
                 answers[node] += 1
-                one["mean"] = (one["mean"] or 0) + (seconds - (one["mean"] or 0)) / answers[node]
-                one["slowest"] = max(seconds, one["slowest"] or 0)
+                backend["mean"] = (backend["mean"] or 0) + (seconds - (backend["mean"] or 0)) / answers[node]
+                backend["slowest"] = max(seconds, backend["slowest"] or 0)
     return [
         {
             "pool": pool,
@@ -137,7 +139,7 @@ def counted(
             "name": names.get(node, node),
             "used": node in used.get(pool, ()),
             "open": busy.get(node, 0),
-            **found[node],
+            **counters[node],
         }
         for pool, names in pools.items()
         for node in [*names, *sorted(set(used.get(pool, ())) - set(names))]
@@ -157,40 +159,40 @@ def main() -> None:
             "pools": {"type": "dict", "required": True},
         },
     )
-    given = module.params
-    said = {
+    params = module.params
+    result: dict[str, Any] = {
         "holds": bool(
             subprocess.run(
-                ["ip", "-oneline", "address", "show", "to", given["vip"]], capture_output=True, check=True
+                ["ip", "-oneline", "address", "show", "to", params["vip"]], capture_output=True, check=True
             ).stdout.strip()
         )
     }
-    names = list(given["pools"])
+    names = list(params["pools"])
     try:
-        if given["engine"] == "perlbal":
+        if params["engine"] == "perlbal":
             *lines, nodes, uptime = console(
-                given["console_port"], *(f"show pool {name}" for name in names), "nodes", "uptime", within=2.0
+                params["console_port"], *(f"show pool {name}" for name in names), "nodes", "uptime", within=2.0
             )
             used = {name: {line.split()[0] for line in pool} for name, pool in zip(names, lines)}
-            said["began"] = float(dict(line.split() for line in uptime)["starttime"])
+            result["began"] = float(dict(line.split() for line in uptime)["starttime"])
         else:
             used = nginx_pools(pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8"))
         hosts = counted(
-            entries(given["log"], time.time() - 60 * given["minutes"]),
-            given["pools"],
+            entries(params["log"], time.time() - 60 * params["minutes"]),
+            params["pools"],
             used,
             pathlib.Path("/proc/net/tcp").read_text(encoding="ascii"),
         )
     except (OSError, ValueError) as error:
         module.fail_json(
-            msg=f"{given['engine']} does not tell: {error}. On this host: systemctl status {given['engine']}"
+            msg=f"{params['engine']} does not tell: {error}. On this host: systemctl status {params['engine']}"
         )
-    if given["engine"] == "perlbal":
+    if params["engine"] == "perlbal":
         totals = perlbal_nodes(nodes)
         for host in hosts:
             total = totals.get(host["node"], {})
             host.update(requests_in_all=total.get("attempts", 0), failed_in_all=total.get("failures", 0))
-    module.exit_json(changed=False, hosts=hosts, engine=given["engine"], **said)
+    module.exit_json(changed=False, hosts=hosts, engine=params["engine"], **result)
 
 
 if __name__ == "__main__":

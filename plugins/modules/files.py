@@ -59,6 +59,7 @@ paths:
 
 import os
 import tempfile
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_bytes, to_text
@@ -68,7 +69,9 @@ class Files:
     """What a task asks of a host's files, and what came of it."""
 
     def __init__(self, module: AnsibleModule) -> None:
-        self.module, self.changed, self.diff = module, [], []
+        self.module = module
+        self.changed: list[str] = []  # paths
+        self.diff: list[dict[str, Any]] = []
 
     def attributes(self, path: str, mode: str) -> bool:
         """Set owner, group and mode of a path; whether they were different."""

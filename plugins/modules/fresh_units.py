@@ -42,9 +42,9 @@ def newest(paths: Iterable[str]) -> float:
     """Time of the last change, in seconds since the epoch, of any file or folder at or below paths; 0 where none exists."""
     latest = 0.0
     for path in map(pathlib.Path, paths):
-        for one in [path, *(path.rglob("*") if path.is_dir() else [])]:
-            if one.exists():
-                latest = max(latest, one.stat().st_ctime)
+        for file in [path, *(path.rglob("*") if path.is_dir() else [])]:
+            if file.exists():
+                latest = max(latest, file.stat().st_ctime)
     return latest
 
 
@@ -93,16 +93,20 @@ def main() -> None:
     if not module.check_mode and any(state["NeedDaemonReload"] == "yes" for state in states):
         module.run_command(["systemctl", "daemon-reload"], check_rc=True)
     done = []
-    for one, state in zip(units, states):
+    for wanted, state in zip(units, states):
         if state["LoadState"] == "not-found":
             continue  # a bare host, or TAGS left its role out: whoever installs it starts it
-        action = needed(state, one)
+        action = needed(state, wanted)
         if action:
-            done.append(f"{action} {one['name']}")
+            done.append(f"{action} {wanted['name']}")
             if not module.check_mode:
-                module.run_command(["systemctl", action, one["name"], *([] if wait else ["--no-block"])], check_rc=True)
+                module.run_command(
+                    ["systemctl", action, wanted["name"], *([] if wait else ["--no-block"])], check_rc=True
+                )
         elif state["ActiveState"] == "activating" and wait and not module.check_mode:
-            module.run_command(["systemctl", "start", one["name"]], check_rc=True)  # joins the start that is under way
+            module.run_command(
+                ["systemctl", "start", wanted["name"]], check_rc=True
+            )  # joins the start that is under way
     module.exit_json(changed=bool(done), actions=done)
 
 

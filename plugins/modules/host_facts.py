@@ -48,26 +48,26 @@ def steady(mebibytes: int) -> int:
 
 def disk(path: pathlib.Path) -> int:
     """The size in MiB of the file system that a path is on, or would be on."""
-    here = next(place for place in (path, *path.parents) if place.exists())
-    sizes = os.statvfs(here)
+    existing = next(directory for directory in (path, *path.parents) if directory.exists())
+    sizes = os.statvfs(existing)
     return sizes.f_blocks * sizes.f_frsize // 2**20
 
 
 def networks(links: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """{interface: its IPv4 addresses, each with the length of its prefix}, of what ip tells of links; of one without an address it tells {}."""
-    found = {
+    addresses = {
         link["ifname"]: [f"{address['local']}/{address['prefixlen']}" for address in link.get("addr_info", [])]
         for link in links
         if link
     }
-    return {name: [] for _number, name in socket.if_nameindex()} | found
+    return {name: [] for _number, name in socket.if_nameindex()} | addresses
 
 
 def main() -> None:
     """Look at the host."""
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    _rc, told, _err = module.run_command(["ip", "-json", "-4", "address"], check_rc=True)
-    links = json.loads(told)
+    _rc, output, _err = module.run_command(["ip", "-json", "-4", "address"], check_rc=True)
+    links = json.loads(output)
     kept = pathlib.Path("/etc/hostname")
     left = pathlib.Path("/usr/sbin/policy-rc.d")
     policy = left.read_bytes() if left.is_file() else None

@@ -94,25 +94,25 @@ def reason(error: Exception) -> str:
 
 def packages(listing: str) -> dict[str, str]:
     """{package: version}, from lines of state, name and version."""
-    found = {}
+    versions = {}
     for line in listing.splitlines():
         state, name, version = line.split("\t")
         if state[1] == "i":
-            found[name.partition(":")[0]] = version + (" (held)" if state[0] == "h" else "")
-    return found
+            versions[name.partition(":")[0]] = version + (" (held)" if state[0] == "h" else "")
+    return versions
 
 
 def users(passwd: str, group: str, shadow: str) -> tuple[dict[str, str], dict[str, str]]:
     """({user: what it may}, {group: members}), from the texts of the three files. Numbers below 1000 are given out in the order of installation."""
     members = {line.split(":")[0]: line.split(":")[3] for line in group.splitlines() if line.count(":") == 3}
     locked = {line.split(":")[0]: line.split(":")[1] for line in shadow.splitlines() if line.count(":") > 2}
-    found = {}
+    result = {}
     for line in passwd.splitlines():
         name, _x, number, _group, _gecos, home, shell = line.split(":")
         word = locked.get(name, "")
         secret = "no password needed" if word == "" else "no password" if word[0] in "!*" else "has a password"
-        among = sorted(one for one, who in members.items() if name in who.split(","))
-        found[name] = "; ".join(
+        among = sorted(group_name for group_name, names in members.items() if name in names.split(","))
+        result[name] = "; ".join(
             [
                 *([f"number {number}"] if int(number) in (0, *range(1000, 60000)) else []),
                 home,
@@ -121,12 +121,12 @@ def users(passwd: str, group: str, shadow: str) -> tuple[dict[str, str], dict[st
                 *(["also in " + " ".join(among)] if among else []),
             ]
         )
-    return found, {name: ",".join(sorted(who.split(","))) for name, who in members.items()}
+    return result, {name: ",".join(sorted(names.split(","))) for name, names in members.items()}
 
 
 def kernel(root: str = "/proc/sys") -> dict[str, str]:
     """{setting: value} of every kernel setting that can be read."""
-    found = {"release": os.uname().release}
+    settings = {"release": os.uname().release}
     for parent, _directories, names in os.walk(root):
         for name in names:
             path = os.path.join(parent, name)
@@ -135,10 +135,10 @@ def kernel(root: str = "/proc/sys") -> dict[str, str]:
                 continue
             try:
                 with open(path, encoding="utf-8") as file:
-                    found[setting] = " ".join(file.read().split())
+                    settings[setting] = " ".join(file.read().split())
             except (OSError, UnicodeDecodeError):
                 continue  # to be written only
-    return found
+    return settings
 
 
 def release(site_root: str) -> tuple[dict[str, str], list[str]]:
@@ -146,20 +146,20 @@ def release(site_root: str) -> tuple[dict[str, str], list[str]]:
     current = pathlib.Path(site_root, "current")
     if not current.is_symlink():
         return {"current": "none"}, []
-    place = current.resolve()
-    manifest = (place / "manifest.json").read_bytes()
+    directory = current.resolve()
+    manifest = (directory / "manifest.json").read_bytes()
     wrong = []
     for name, known in json.loads(manifest)["files"].items():
-        path = place / name
+        path = directory / name
         try:
             now = f"-> {os.readlink(path)}" if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError:
             now = None
         if now != known:
             wrong.append(
-                f"{name} of release {place.name} is {'missing' if now is None else 'not what was built'}: make deploy builds and brings a new one"
+                f"{name} of release {directory.name} is {'missing' if now is None else 'not what was built'}: make deploy builds and brings a new one"
             )
-    return {"current": place.name, "manifest": hashlib.sha256(manifest).hexdigest()}, wrong
+    return {"current": directory.name, "manifest": hashlib.sha256(manifest).hexdigest()}, wrong
 
 
 def sql(port: int | str, database: str, query: str) -> Any:
@@ -191,40 +191,42 @@ def flat(value: Any, name: str = "") -> dict[str, str]:
     if not isinstance(value, dict):
         return {name: json.dumps(value)}
     return {
-        key: one
+        key: text
         for part, content in value.items()
-        for key, one in flat(content, f"{name}.{part}" if name else part).items()
+        for key, text in flat(content, f"{name}.{part}" if name else part).items()
     }
 
 
-def pool_status(said: str) -> dict[str, str]:
+def pool_status(listing: str) -> dict[str, str]:
     """{setting: value}, from what pcp_pool_status prints."""
-    return dict(re.findall(r"^name\s*:\s*(\S+)\s*\nvalue\s*:\s*(.*?)\s*$", said, re.M))
+    return dict(re.findall(r"^name\s*:\s*(\S+)\s*\nvalue\s*:\s*(.*?)\s*$", listing, re.M))
 
 
 class Snapshot:
     """This host, part by part."""
 
     def __init__(self, tiers: list[str], facts: dict[str, Any]) -> None:
-        self.tiers, self.facts, self.found, self.faults = tiers, facts, {}, []
+        self.tiers, self.facts = tiers, facts
+        self.parts: dict[str, dict[str, Any]] = {}
+        self.faults: list[str] = []
 
     def system(self) -> None:
         """What every host has."""
-        place = f"{self.facts['site_root']}/tier"
-        self.found["package"] = packages(
+        tier_directory = f"{self.facts['site_root']}/tier"
+        self.parts["package"] = packages(
             output("dpkg-query", "-W", "-f", r"${db:Status-Abbrev}\t${binary:Package}\t${Version}\n", within=SLOW_S)
         )
         homes = [f"{entry.pw_dir}/.ssh" for entry in pwd.getpwall() if 1000 <= entry.pw_uid < 60000]
-        self.found["file"] = files([*PLACES, *homes, place])
-        self.found["user"], self.found["group"] = users(
+        self.parts["file"] = files([*PLACES, *homes, tier_directory])
+        self.parts["user"], self.parts["group"] = users(
             *(pathlib.Path("/etc", name).read_text(encoding="utf-8") for name in ("passwd", "group", "shadow"))
         )
-        self.found["kernel"] = kernel()
+        self.parts["kernel"] = kernel()
 
     def services(self) -> None:
         """What runs, when, and who may reach it."""
         listed = output("systemctl", "list-unit-files", "--plain", "--no-legend", within=SLOW_S)
-        self.found["unit"] = units(
+        self.parts["unit"] = units(
             listed,
             output(
                 "systemctl",
@@ -239,7 +241,7 @@ class Snapshot:
                 within=SLOW_S,
             ),
         )
-        self.found["timer"] = timers(
+        self.parts["timer"] = timers(
             output(
                 "systemctl",
                 "show",
@@ -250,33 +252,35 @@ class Snapshot:
                 within=SLOW_S,
             )
         )
-        self.found["port"] = ports(output("ss", "-Hltunp", within=SLOW_S))
+        self.parts["port"] = ports(output("ss", "-Hltunp", within=SLOW_S))
         # By name: a pattern finds only units that systemd has in memory, and one that a timer starts is there now and then.
         services = [
             name
             for name in (line.split()[0] for line in listed.splitlines())
             if name.endswith(".service") and "@." not in name
         ]
-        self.found["access"] = access(
+        self.parts["access"] = access(
             output("systemctl", "show", "-p", "Id,IPAddressAllow,IPAddressDeny", *services, within=SLOW_S),
             output("nft", "list", "ruleset", within=SLOW_S),
         )
 
     def app(self) -> None:
         """An app host: its release, what that declares of the database, and its pool of connections."""
-        self.found["release"], wrong = release(self.facts["site_root"])
+        self.parts["release"], wrong = release(self.facts["site_root"])
         self.faults += wrong
-        if self.found["release"]["current"] != "none":
-            said = output("/usr/local/bin/manage", "shell", "-v", "0", "-c", DECLARED, within=SLOW_S)
-            [declared] = [line.removeprefix("snapshot:") for line in said.splitlines() if line.startswith("snapshot:")]
+        if self.parts["release"]["current"] != "none":
+            output_of_manage = output("/usr/local/bin/manage", "shell", "-v", "0", "-c", DECLARED, within=SLOW_S)
+            [declared] = [
+                line.removeprefix("snapshot:") for line in output_of_manage.splitlines() if line.startswith("snapshot:")
+            ]
             self.faults += [
-                f"{sentence} in the database: release {self.found['release']['current']} declares it"
+                f"{sentence} in the database: release {self.parts['release']['current']} declares it"
                 for sentence in json.loads(declared)
             ]
         status = pool_status(
             output("pcp_pool_status", "-h", "127.0.0.1", "-U", "follow", "-w", PCPPASSFILE="/etc/pgpool2/pcppass")
         )
-        self.found["pool"] = {
+        self.parts["pool"] = {
             f"pgpool {name}": status[name]
             for name in ("num_init_children", "max_pool", "child_life_time", "load_balance_mode")
             if name in status
@@ -288,15 +292,15 @@ class Snapshot:
             (self.facts["address"], self.facts["cache_port"]), timeout=ANSWER_S
         ) as connection:
             connection.sendall(b"stats settings\r\n")
-            said = b""
-            while not said.endswith(b"END\r\n") and (more := connection.recv(65536)):
-                said += more
+            answer = b""
+            while not answer.endswith(b"END\r\n") and (more := connection.recv(65536)):
+                answer += more
         settings = dict(
             line.split(" ", 2)[1:]
-            for line in said.decode().splitlines()
+            for line in answer.decode().splitlines()
             if line.startswith("STAT ") and line.count(" ") >= 2
         )
-        self.found["pool"] = {
+        self.parts["pool"] = {
             f"memcached {name}": settings[name]
             for name in ("maxbytes", "maxconns", "item_size_max", "num_threads", "evictions")
             if name in settings
@@ -305,15 +309,15 @@ class Snapshot:
     def db(self) -> None:
         """A database: its settings, its roles, and the schema of every database of it."""
         port = self.facts["db_port"]
-        self.found["setting"] = sql(port, "postgres", SETTINGS)
+        self.parts["setting"] = sql(port, "postgres", SETTINGS)
         cluster = sql(port, "postgres", CLUSTER)
-        self.found["role"], self.found["database"] = cluster["roles"], cluster["databases"]
-        self.found["schema"] = {
+        self.parts["role"], self.parts["database"] = cluster["roles"], cluster["databases"]
+        self.parts["schema"] = {
             f"{name}: {what}": value for name in cluster["databases"] for what, value in sql(port, name, SCHEMA).items()
         }
         connection = http.client.HTTPConnection(self.facts["address"], self.facts["patroni_port"], timeout=ANSWER_S)
         connection.request("GET", "/config")
-        self.found["pool"] = {
+        self.parts["pool"] = {
             f"patroni {name}": value for name, value in flat(json.loads(connection.getresponse().read())).items()
         }
         connection.close()
@@ -329,14 +333,14 @@ def main() -> None:
             "known": {"type": "dict", "required": True, "no_log": False},
         },
     )
-    given = module.params
-    host = Snapshot(given["tiers"], given["facts"])
-    for part in ("system", "services", *(tier for tier in given["tiers"] if hasattr(Snapshot, tier))):
+    params = module.params
+    host = Snapshot(params["tiers"], params["facts"])
+    for part in ("system", "services", *(tier for tier in params["tiers"] if hasattr(Snapshot, tier))):
         try:
             getattr(host, part)()
         except (OSError, KeyError, ValueError, IndexError, subprocess.SubprocessError) as error:
             host.faults.append(f"its {part} cannot be told ({reason(error)}): make status")
-    module.exit_json(changed=False, snapshot=host.found, faults=host.faults, known=given["known"])
+    module.exit_json(changed=False, snapshot=host.parts, faults=host.faults, known=params["known"])
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ mv "$directory/rc.new" "$directory/rc"
 """
 
 
-def start(directory: pathlib.Path, words: list[str]) -> None:
+def start(directory: pathlib.Path, arguments: list[str]) -> None:
     """Start a command that writes into a directory what it prints, and at last its exit code."""
     for other in directory.parent.glob("*/rc"):
         if time.time() - other.stat().st_mtime > FORGOTTEN:
@@ -69,7 +69,7 @@ def start(directory: pathlib.Path, words: list[str]) -> None:
     directory.parent.mkdir(mode=0o700, exist_ok=True)
     directory.mkdir()
     process = subprocess.Popen(
-        ["sh", "-c", SCRIPT, "long-command", str(directory), str(directory.parent / "lock"), *words],
+        ["sh", "-c", SCRIPT, "long-command", str(directory), str(directory.parent / "lock"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -32,9 +32,9 @@ def nodes(port: int, pool: str) -> list[str]:
     return [line.split()[0] for line in console(port, f"show pool {pool}")[0]]
 
 
-def needed(wanted: Pools, found: Pools) -> list[str]:
+def needed(wanted: Pools, current: Pools) -> list[str]:
     """Commands that make pools found into pools wanted, both as {pool: [address:port]}; additions come first."""
-    verbs = [("add", wanted, found), ("remove", found, wanted)]
+    verbs = [("add", wanted, current), ("remove", current, wanted)]
     return [
         f"pool {pool} {verb} {node}"
         for verb, these, those in verbs

@@ -86,7 +86,7 @@ def check_inventory(
     name = f"inventories/{path.name}"
     groups = list(inventory_groups(compose(path)))
     known = {*required, "all", env}
-    addresses = {}
+    addresses: dict[str, tuple[str, int]] = {}
     for group, line, hosts in groups:
         if group not in known:
             near = difflib.get_close_matches(group, known, 1)
@@ -98,7 +98,7 @@ def check_inventory(
                     if other[0] != host:
                         yield f"{name}:{line}: {host} has the address {value} of {other[0]} (line {other[1]})"
     placed = {host for _g, _l, hosts in groups for host, (_hl, v) in hosts.items() if "ansible_host" in v}
-    reached = {}
+    reached: dict[str, dict[str, tuple[int, str]]] = {}
     for _group, _line, hosts in groups:
         for host, (_host_line, variables) in hosts.items():
             reached.setdefault(host, {}).update(variables)
@@ -115,7 +115,7 @@ def check_inventory(
                 yield f"{name}:{line}: {host} has no ansible_host in any group"
     if env not in {group for group, _line, _hosts in groups}:
         yield f"{name}:1: there is no group '{env}': the hosts of {path.name} belong under it, as children"
-    members = {}
+    members: dict[str, set[str]] = {}
     for group, _line, hosts in groups:
         members.setdefault(group, set()).update(hosts)
     for group in required:
@@ -138,9 +138,9 @@ def check_inventory(
                     f"{name}:{line}: {host} is a database and in 'quorum' too. A primary that freezes and thaws together with "
                     "the leader of etcd may take its lock back, and lose what another primary acknowledged: choose a host that is none"
                 )
-            for other, why in APART.get(group, {}).items():
-                if host in members.get(other, ()):
-                    yield f"{name}:{line}: {host} is in '{group}' and in '{other}' too: {why}"
+            for excluded, why in APART.get(group, {}).items():
+                if host in members.get(excluded, ()):
+                    yield f"{name}:{line}: {host} is in '{group}' and in '{excluded}' too: {why}"
     yield from check_addresses(name, addresses, values)
 
 
@@ -174,7 +174,7 @@ def check_addresses(name: str, addresses: Mapping[str, tuple[str, int]], values:
 
 def declared(root: pathlib.Path) -> dict[str, set[str]]:
     """{name: types} of what some role's argument_specs declare."""
-    names = {}
+    names: dict[str, set[str]] = {}
     for path in root.glob("roles/*/meta/argument_specs.yml"):
         for entry in ((yaml.safe_load(path.read_text()) or {}).get("argument_specs") or {}).values():
             for name, option in (entry.get("options") or {}).items():
@@ -190,13 +190,13 @@ def by_group(name: str, groups: Iterable[str], texts: Collection[str]) -> bool:
     return False
 
 
-def words_read(text: str) -> set[str]:
+def names_read(text: str) -> set[str]:
     """The words of a file, without its comments and the names of what it sets."""
-    words = set()
+    names = set()
     for line in text.splitlines():
         if not line.lstrip().startswith("#"):
-            words.update(re.findall(r"\w+", re.sub(r"^\w+\s*:", "", line)))
-    return words
+            names.update(re.findall(r"\w+", re.sub(r"^\w+\s*:", "", line)))
+    return names
 
 
 def check_variables(root: pathlib.Path, inventory: pathlib.Path, groups: Sequence[str]) -> Iterator[str]:
@@ -208,24 +208,24 @@ def check_variables(root: pathlib.Path, inventory: pathlib.Path, groups: Sequenc
         if p.suffix in (".yml", ".j2", ".py") and p.is_file()
     ]
     texts = {path: path.read_text() for path in sources}
-    read = set().union(*map(words_read, texts.values()))
+    read: set[str] = set().union(*map(names_read, texts.values()))
     names = declared(root)
-    found = []
+    assigned: list[tuple[pathlib.Path, str, int]] = []
     for path in sorted((root / "group_vars").rglob("*.yml")):
         for name, line, value in keys(compose(path)):
-            found.append((path.relative_to(root), name, line))
+            assigned.append((path.relative_to(root), name, line))
             if names.get(name) == {"str"} and value.tag in READ_AS:
                 yield f"{path.relative_to(root)}:{line}: {name} is a text, and YAML reads {value.value} as a {READ_AS[value.tag]}: put it in quotes"
     for _group, _line, hosts in inventory_groups(compose(inventory)):
         for _host_line, variables in hosts.values():
-            found += [
+            assigned += [
                 (pathlib.Path("inventories", inventory.name), name, line) for name, (line, _v) in variables.items()
             ]
-    for path, name, line in found:
+    for path, name, line in assigned:
         if name in names or CONNECTION.match(name) or by_group(name, groups, texts.values()):
             continue
         if name not in read:
-            near = difflib.get_close_matches(name, names.keys() | {n for _p, n, _l in found} - {name}, 1)
+            near = difflib.get_close_matches(name, names.keys() | {n for _p, n, _l in assigned} - {name}, 1)
             yield f"{path}:{line}: nothing reads '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 

@@ -45,7 +45,7 @@ def linked(link: pathlib.Path) -> str:
     return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
 
-def look(root: pathlib.Path, version: str, keep: int) -> dict[str, Any]:
+def state_of(root: pathlib.Path, version: str, keep: int) -> dict[str, Any]:
     """What is on this host (see RETURN)."""
     releases = root / "releases"
     current, previous = linked(root / "current"), linked(root / "previous")
@@ -84,18 +84,18 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def differences(directory: pathlib.Path) -> list[str]:
     """Files of an unpacked release that are not what its manifest says, as a list of sentences."""
     listed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["files"]
-    found = {}
+    files_found = {}
     for parent, directories, files in os.walk(directory):
         for name in files + [name for name in directories if os.path.islink(os.path.join(parent, name))]:
             path = os.path.join(parent, name)
-            found[os.path.relpath(path, directory)] = (
+            files_found[os.path.relpath(path, directory)] = (
                 f"-> {os.readlink(path)}" if os.path.islink(path) else sha256(path)
             )
-    found.pop("manifest.json")
+    files_found.pop("manifest.json")
     return [
-        f"{name} is {'not what was built' if name in found and name in listed else 'missing' if name in listed else 'too many'}"
-        for name in sorted(found.keys() | listed.keys())
-        if found.get(name) != listed.get(name)
+        f"{name} is {'not what was built' if name in files_found and name in listed else 'missing' if name in listed else 'too many'}"
+        for name in sorted(files_found.keys() | listed.keys())
+        if files_found.get(name) != listed.get(name)
     ]
 
 
@@ -111,7 +111,7 @@ def unpack(module: AnsibleModule, directory: pathlib.Path, manifest: str, archiv
             msg=f"{directory.parent} has {free // 2**20} MB free; the release needs {int(size * 1.2) // 2**20} MB."
         )
     directory.mkdir(mode=0o755)
-    code, _out, said = module.run_command(
+    code, _out, errors = module.run_command(
         [
             "tar",
             "--extract",
@@ -124,17 +124,17 @@ def unpack(module: AnsibleModule, directory: pathlib.Path, manifest: str, archiv
         ]
     )
     if code:
-        module.fail_json(msg=f"The release does not unpack: {said.strip()}")
+        module.fail_json(msg=f"The release does not unpack: {errors.strip()}")
     if manifest and sha256(directory / "manifest.json") != manifest:
         module.fail_json(msg="The release that arrived is not the one that was built.")
     wrong = differences(directory)
     if wrong:
         module.fail_json(msg=f"The release did not arrive whole: {'; '.join(wrong[:5])}")
     if prove:
-        code, out, said = module.run_command(prove, environ_update={"RELEASE": str(directory)})
+        code, out, errors = module.run_command(prove, environ_update={"RELEASE": str(directory)})
         if code:
-            module.fail_json(msg=f"{' '.join(prove)} found the release wanting: {(said or out).strip()}")
-        for line in said.splitlines():
+            module.fail_json(msg=f"{' '.join(prove)} found the release wanting: {(errors or out).strip()}")
+        for line in errors.splitlines():
             if line.startswith("?:") or "WARNING" in line and not line.startswith("WARNINGS"):
                 module.warn(line.removeprefix("?: "))
 
@@ -156,21 +156,21 @@ def main() -> None:
     root = pathlib.Path(p["root"])
     if not (root / "releases").is_dir() and not module.check_mode:
         module.fail_json(msg=f"There is no {root}/releases on this host: converge it before you deploy to it.")
-    state = look(root, p["version"], p["keep"])
-    place = root / "releases" / p["version"]
-    if state["complete"] and p["manifest"] and sha256(place / "manifest.json") != p["manifest"]:
+    state = state_of(root, p["version"], p["keep"])
+    directory = root / "releases" / p["version"]
+    if state["complete"] and p["manifest"] and sha256(directory / "manifest.json") != p["manifest"]:
         module.fail_json(
-            msg=f"{place} is another build of {p['version']} than this controller's: deploy from the controller "
+            msg=f"{directory} is another build of {p['version']} than this controller's: deploy from the controller "
             "that built it, or remove that version here from .state/releases and from the hosts."
         )
     changed = bool(p["archive"]) and not state["complete"]
     if changed and not module.check_mode:
-        partial = place.with_name(f".{p['version']}.partial")
+        partial = directory.with_name(f".{p['version']}.partial")
         unpack(module, partial, p["manifest"], p["archive"], p["prove"])
         os.utime(partial)  # its age as a release of this host
-        partial.rename(place)
+        partial.rename(directory)
         os.unlink(p["archive"])
-        state = look(root, p["version"], p["keep"])
+        state = state_of(root, p["version"], p["keep"])
     module.exit_json(changed=changed, **state)
 
 

@@ -104,7 +104,7 @@ def directory_files(root: pathlib.Path) -> Iterator[str]:
 def git(root: pathlib.Path, *arguments: str) -> str:
     """What a git command says. Raises subprocess.CalledProcessError."""
     # Whoever owns the directory: git only reads, and its configuration runs nothing. A hook that runs this has set GIT_DIR and the like.
-    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", root, *arguments]
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(
         command,
@@ -138,8 +138,8 @@ def git_ignores(root: pathlib.Path) -> bool:
 
 def known_to_git(root: pathlib.Path) -> bool:
     """Whether git says which files of a directory are the site's. Raises ValueError, in a sentence, where it should and cannot."""
-    place = root.resolve()
-    tree = next((directory for directory in (place, *place.parents) if (directory / ".git").exists()), None)
+    directory = root.resolve()
+    tree = next((parent for parent in (directory, *directory.parents) if (parent / ".git").exists()), None)
     if tree is None:
         return False
     if not shutil.which("git"):
@@ -147,10 +147,10 @@ def known_to_git(root: pathlib.Path) -> bool:
             f"{root} is in a git working tree, and there is no git here to say what it ignores: apt-get install git"
         )
     try:
-        if git(place, "rev-parse", "--is-inside-work-tree").strip() != "true":
+        if git(directory, "rev-parse", "--is-inside-work-tree").strip() != "true":
             return False
         # A directory that is ignored as a whole, like a copy below a state directory, is one that git does not know.
-        return bool(place == tree or git_names(place) or not git_ignores(place))
+        return bool(directory == tree or git_names(directory) or not git_ignores(directory))
     except subprocess.CalledProcessError as error:
         raise ValueError(
             f"git cannot say what it ignores of {root}: {error.stderr.strip()}. Mend {tree / '.git'}, "
@@ -258,7 +258,7 @@ def main() -> None:
     p = module.params
     artifacts = pathlib.Path(p["artifacts"])
 
-    def found(version: str) -> dict[str, Any]:
+    def release(version: str) -> dict[str, Any]:
         manifest = artifacts / f"{p['site']}-{version}.json"
         built = (artifacts / f"{p['site']}-{version}.tar.gz").exists()
         return {
@@ -268,7 +268,7 @@ def main() -> None:
         }
 
     if p["version"]:
-        result = found(p["version"])
+        result = release(p["version"])
         if not result["built"]:
             module.fail_json(msg=f"There is no release {p['version']} of {p['site']} in {artifacts}.")
         module.exit_json(changed=False, **result)
@@ -288,7 +288,7 @@ def main() -> None:
         way.update(digest(paths).encode())
         version = way.hexdigest()[:12]
 
-    result = found(version)
+    result = release(version)
     if not result["built"]:
         packed = artifacts / f".{p['site']}-{version}.source.tar"
         if not module.check_mode:

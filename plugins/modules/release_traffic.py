@@ -42,19 +42,19 @@ class Traffic(TypedDict):
 
 def count(lines: Iterable[str], hosts: Mapping[str, str]) -> dict[str, Traffic]:
     """{host: {requests, failures, times}} of log lines; hosts: {address with port: name}."""
-    found = {name: {"requests": 0, "failures": 0, "times": []} for name in hosts.values()}
+    traffic: dict[str, Traffic] = {name: {"requests": 0, "failures": 0, "times": []} for name in hosts.values()}
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:
             continue  # half a line, being written
         for name, failed, seconds in tally(entry, hosts):
-            one = found[name]
-            one["requests"] += 1
-            one["failures"] += failed
+            host = traffic[name]
+            host["requests"] += 1
+            host["failures"] += failed
             if seconds is not None:
-                one["times"].append(seconds)
-    return found
+                host["times"].append(seconds)
+    return traffic
 
 
 def lines_since(log: str, since: Mapping[str, int]) -> list[str]:
@@ -83,7 +83,7 @@ def main() -> None:
         },
     )
     given = module.params
-    hosts = {f"{one['address']}:{given['port']}": one["name"] for one in given["hosts"]}
+    hosts = {f"{host['address']}:{given['port']}": host["name"] for host in given["hosts"]}
     stat = os.stat(given["log"])
     lines = lines_since(given["log"], given["since"]) if given["since"] else []
     module.exit_json(changed=False, end={"inode": stat.st_ino, "offset": stat.st_size}, traffic=count(lines, hosts))

@@ -67,7 +67,7 @@ def publish(module: AnsibleModule, root: pathlib.Path, version: str, archive: st
     staging = root / ".incoming"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700)
-    code, _out, said = module.run_command(
+    code, _out, errors = module.run_command(
         [
             "tar",
             "--extract",
@@ -80,13 +80,13 @@ def publish(module: AnsibleModule, root: pathlib.Path, version: str, archive: st
         ]
     )
     if code:
-        module.fail_json(msg=f"The static files do not unpack: {said.strip()}")
+        module.fail_json(msg=f"The static files do not unpack: {errors.strip()}")
     record = {}
     for directory, _directories, files in os.walk(staging):
-        place = root / os.path.relpath(directory, staging)
-        place.mkdir(mode=0o755, exist_ok=True)
+        target_directory = root / os.path.relpath(directory, staging)
+        target_directory.mkdir(mode=0o755, exist_ok=True)
         for name in files:
-            new, target = pathlib.Path(directory, name), place / name
+            new, target = pathlib.Path(directory, name), target_directory / name
             path = os.path.normpath(target.relative_to(root))
             record[path] = sha256(new)
             if path not in spared:

@@ -70,9 +70,10 @@ ansible.collections.list.list_collection_dirs = lambda: COLLECTIONS
 class Kept:
     """Makes an environment of Ansible's keep the code of its templates."""
 
-    def __init__(self, environment: type[jinja2.Environment], directory: pathlib.Path) -> None:
+    def __init__(self, environment: Any, directory: pathlib.Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.cache, self.buckets = jinja2.FileSystemBytecodeCache(str(directory)), {}
+        self.cache = jinja2.FileSystemBytecodeCache(str(directory))
+        self.buckets: dict[tuple[Any, ...], Bucket] = {}
         self.compile, self.compile_expression, self.thread = (
             environment.compile,
             environment.compile_expression,
@@ -154,8 +155,8 @@ def as_root(stack: list[dict[str, Any]]) -> list[dict[str, Any]]:
     login, sudo = (spec["kwargs"] for spec in stack)
     if sudo["password"] or sudo["username"] != "root":
         return stack
-    words = [sudo["sudo_path"] or "sudo", "-H", "-n", "-u", "root", "--"]
-    return Login([{**stack[0], "kwargs": {**login, "python_path": words + login["python_path"]}}])
+    command = [sudo["sudo_path"] or "sudo", "-H", "-n", "-u", "root", "--"]
+    return Login([{**stack[0], "kwargs": {**login, "python_path": command + login["python_path"]}}])
 
 
 def connect_stack(connection: Connection, stack: list[dict[str, Any]]) -> None:
@@ -219,16 +220,19 @@ class SharedModel(ansible_mitogen.process.WorkerModel):
             ansible_mitogen.process._worker_model = self.classic
 
 
-class StrategyModule(
-    ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)
-):
+Linear: Any = ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)
+
+
+class StrategyModule(ansible_mitogen.strategy.StrategyMixin, Linear):
     """Tasks host by host in step, over Mitogen's connections."""
 
-    model = None  # of all plays
+    model: SharedModel | None = None  # of all plays
 
     def __init__(self, tqm: Any) -> None:
         super().__init__(tqm)
-        self.slots = {}  # {id of the task that is executed: how many hosts may be at it}
+        self.slots: dict[
+            str, threading.Semaphore
+        ] = {}  # {id of the task that is executed: how many hosts may be at it}
 
     def run(self, iterator: Any, play_context: Any) -> int:
         """Run a play."""
@@ -243,8 +247,8 @@ class StrategyModule(
         return result
 
     def _get_worker_model(self) -> SharedModel:
-        StrategyModule.model = StrategyModule.model or SharedModel()
-        return StrategyModule.model
+        StrategyModule.model = model = StrategyModule.model or SharedModel()
+        return model
 
     def _queue_task(self, host: Any, task: Any, task_vars: dict[str, Any], play_context: Any) -> None:
         """Start a thread that executes a task for a host."""

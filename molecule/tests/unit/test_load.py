@@ -29,17 +29,17 @@ def crawl():
 @pytest.mark.parametrize(("users", "seconds", "said"), [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")])
 def test_what_is_no_number_is_refused(users, seconds, said):
     with pytest.raises(errors.Refused, match=f"{said} is no number"):
-        load.bounds(users, seconds)
-    assert load.bounds("5", "10") == (5, 10)
+        load.parse_limits(users, seconds)
+    assert load.parse_limits("5", "10") == (5, 10)
 
 
 def test_production_is_refused_and_then_spared():
     real = {"env_name": "production", "containers": False}
     with pytest.raises(errors.Refused, match="ANYWAY=1"):
-        load.spared(real, anyway=False)
-    assert load.spared(real, anyway=True)
-    assert not load.spared(real | {"containers": True}, anyway=False)  # its rehearsal
-    assert not load.spared(real | {"env_name": "staging"}, anyway=False)
+        load.check_production(real, anyway=False)
+    assert load.check_production(real, anyway=True)
+    assert not load.check_production(real | {"containers": True}, anyway=False)  # its rehearsal
+    assert not load.check_production(real | {"env_name": "staging"}, anyway=False)
     assert set(load.plan(TOLD, crawl(), "", production=True)["mix"]) == {"page", "static", "media"}
 
 
@@ -116,7 +116,7 @@ def test_what_a_host_says_is_understood():
 
 def test_this_machine_can_be_looked_at():
     """The look itself, with what there is here."""
-    done = subprocess.run(["sh", "-c", probe.LOOK, "load-look", "0.1", "3", *[""] * 5], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(["sh", "-c", probe.PROBE, "load-look", "0.1", "3", *[""] * 5], capture_output=True, text=True, check=True, timeout=30)
     told = analysis.figures(probe.samples(done.stdout, DOORS), False)
     assert 0 <= told["cpu"] <= 1 and 0 < told["memory"] < 1 and told["cores"] >= 1
 
@@ -193,7 +193,7 @@ def test_the_report_needs_nothing_from_elsewhere():
               "contained": True, "curves": [("requests a second", "0,0 1,1", 10.0)], "longest": 60.0}
     shown = report.html(contents)
     assert not re.search(r"(?:src|href)=|url\(|<script", shown) and "&lt;b&gt;500" in shown and "Bottleneck: app hosts" in shown
-    told = "\n".join(report.told_rows(contents))
+    told = "\n".join(report.terminal_lines(contents))
     assert "app hosts 2 of 110" in told and "bottleneck app hosts: app1 was out of processor" in told
     for heads, lines in ((report.VISITOR_HEAD, contents["visitors"]), (report.HOST_HEAD, contents["hosts"])):
         assert {len(heads)} == {len(line) for line in lines}

@@ -160,7 +160,7 @@ def test_a_host_that_does_not_answer_is_told(sides, tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     sides[0].hosts["app2"] = {"unreachable": True, "msg": "…"}
     differences = comparison.compare(sides, DECLARED, DERIVED)
-    assert report.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 2
+    assert report.publish("x", "parity", sides, differences, tmp_path / "parity.html") == 2
     assert "does not answer over SSH" in capsys.readouterr().out
 
 
@@ -186,7 +186,7 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
     snapshot["kernel"][secret] = "1"
     sides[0].hosts["app1"]["faults"] = [f"cannot log in with {secret}"]
     differences = comparison.compare(sides, DECLARED, DERIVED)
-    assert report.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 1
+    assert report.publish("x", "parity", sides, differences, tmp_path / "parity.html") == 1
     for text in (capsys.readouterr().out, (tmp_path / "parity.html").read_text()):
         assert "/etc/leak" in text and "/etc/shown" in text and "more: yes" in text
         assert "secret db_site_password" in text
@@ -198,7 +198,7 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
 def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sides[0].hosts["app1"]["snapshot"]["user"]["<script>alert(1)</script>"] = "&"
-    report.tell("staging with production", "parity", sides, comparison.compare(sides, DECLARED, DERIVED), tmp_path / "parity.html")
+    report.publish("staging with production", "parity", sides, comparison.compare(sides, DECLARED, DERIVED), tmp_path / "parity.html")
     page = (tmp_path / "parity.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "http" not in page and "src=" not in page
@@ -217,9 +217,9 @@ def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
 def test_hosts_of_a_pool_are_told_once():
     text = ('caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
             '{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain')
-    assert masks.told_once(r"allow ^(<app>|<app>|<media>|<media>)$") == "allow ^(<app>|<media>)$"
-    assert masks.told_once("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
-    assert masks.told_once(text) == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
+    assert masks.deduplicated(r"allow ^(<app>|<app>|<media>|<media>)$") == "allow ^(<app>|<media>)$"
+    assert masks.deduplicated("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
+    assert masks.deduplicated(text) == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
 
 
 @pytest.mark.parametrize(("kind", "name", "sentence"), [

@@ -132,11 +132,11 @@ def test_nothing_goes_where_nothing_comes_back(said, reason):
 
 def test_what_goes_and_what_is_lost_is_named():
     plan = {"backup": "2026-11-24 01:30:00+00", "uploads": 0, "archived": 1795500000, "gap": ""}
-    text = "\n".join(rebuild.named(environment("local"), None, ["local-app1", "local-db1"], plan, (60, 15)))
+    text = "\n".join(rebuild.announcement(environment("local"), None, ["local-app1", "local-db1"], plan, (60, 15)))
     assert "local: local-app1, local-db1." in text and "backup1 stays" in text and "2026-11-24 01:30:00" in text
     assert "at most 60 s" in text and "last 15 min" in text and rebuild.moment(1795500000) in text and "Beware" not in text
-    assert "Beware: the archive lacks X" in rebuild.named(environment("local"), None, [], plan | {"gap": "X"}, (60, 15))[-1]
-    text = "\n".join(rebuild.named(environment(), environment("production"), ["staging-backup1"], None, (60, 15)))
+    assert "Beware: the archive lacks X" in rebuild.announcement(environment("local"), None, [], plan | {"gap": "X"}, (60, 15))[-1]
+    text = "\n".join(rebuild.announcement(environment(), environment("production"), ["staging-backup1"], None, (60, 15)))
     assert "staging-backup1" in text and "production's" in text and "scrubbed" in text
 
 
