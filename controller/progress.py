@@ -162,6 +162,18 @@ def failed_text(failures: Collection[Failure], log: str, verb: str) -> str:
     return "\n".join(lines).strip("\n")
 
 
+def key_of(playbook: str, options: Mapping[str, Any]) -> str:
+    """What a run is remembered by: its playbook and what decides how much of it there is to do."""
+    tags = [tag for tag in options.get("tags") or () if tag != "all"]
+    parts = [
+        playbook,
+        *(["--check"] if options.get("check") else []),
+        *([f"--limit {options['subset']}"] if options.get("subset") else []),
+        *([f"--tags {','.join(tags)}"] if tags else []),
+    ]
+    return " ".join(parts)
+
+
 def read_times(path: pathlib.Path) -> dict[str, Plays]:
     """{key of a run: its plays} of earlier runs; empty where that cannot be read."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):

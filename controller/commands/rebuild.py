@@ -361,36 +361,15 @@ def rebuild(env: Environment, other: Environment | None, args: argparse.Namespac
     begun = time.monotonic()
     lines = restore(env, other, plan, version, rules, arguments.extra_vars(args))
     took = time.monotonic() - begun
-    wrong = step("smoke", sys.executable, "-m", "controller.commands.smoke", "--inventory", str(env.path), fails=False)
+    python, own = (sys.executable, "-m"), ("--inventory", str(env.path))
+    wrong = step("smoke", *python, "controller.commands.smoke", *own, fails=False)
     if other is not None:
-        wrong = (
-            step(
-                "parity",
-                sys.executable,
-                "-m",
-                "controller.commands.parity",
-                "parity",
-                "--inventory",
-                str(env.path),
-                "--other",
-                str(other.path),
-                fails=False,
-            )
-            or wrong
-        )
-    print(
-        "\n".join(
-            [
-                "",
-                f"  {env.name} {'is back' if not wrong else 'is back, and not as it should be: see above'}, at "
-                f"{datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}",
-                "",
-                f"  serves    after {minutes(took)}; looked at after {minutes(time.monotonic() - begun)}",
-                *(f"  {line}" for line in lines),
-                "",
-            ]
-        )
-    )
+        command = [*python, "controller.commands.parity", "parity", *own, "--other", str(other.path)]
+        wrong = step("parity", *command, fails=False) or wrong
+    verdict = f"is back{', and not as it should be: see above' if wrong else ''}"
+    print(f"\n  {env.name} {verdict}, at {datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}\n")
+    print(f"  serves    after {minutes(took)}; looked at after {minutes(time.monotonic() - begun)}")
+    print("\n".join([*(f"  {line}" for line in lines), ""]))
     return 1 if wrong else 0
 
 

@@ -90,13 +90,13 @@ def moved(text: str, name: str, network: str, known: Mapping[str, str] | Iterabl
                 f"{name}:{value.start_mark.line + 1}: {variable} of {host} says how to reach it, and a rehearsal could go there: "
                 "put it into group_vars."
             )
-    old = {}
+    old: dict[str, str] = {}
     for host, variable, value in settings:
         if variable == "ansible_host":
             old[host] = value.value
     new = new_addresses(old, network, dict(known))
     values = [
-        (value, new.get(host, value.value) if variable in ADDRESSES else "22")
+        (value, new.get(host, str(value.value)) if variable in ADDRESSES else "22")
         for host, variable, value in settings
         if variable in (*ADDRESSES, "ansible_port")
     ]

@@ -19,7 +19,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from ansible import context
@@ -31,6 +31,7 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+from controller.live import Live
 from controller.progress import (
     Failure,
     Plays,
@@ -38,6 +39,7 @@ from controller.progress import (
     ended_line,
     failed_text,
     hosts_of,
+    key_of,
     left,
     read_times,
     reason,
@@ -70,18 +72,6 @@ def state_of(inventory: str) -> pathlib.Path | None:
     return state if state.is_dir() else None
 
 
-def key_of(playbook: str, options: Mapping[str, Any]) -> str:
-    """What a run is remembered by: its playbook and what decides how much of it there is to do."""
-    tags = [tag for tag in options.get("tags") or () if tag != "all"]
-    parts = [
-        playbook,
-        *(["--check"] if options.get("check") else []),
-        *([f"--limit {options['subset']}"] if options.get("subset") else []),
-        *([f"--tags {','.join(tags)}"] if tags else []),
-    ]
-    return " ".join(parts)
-
-
 def uuids(nodes: Iterable[Any] | None) -> Iterator[str]:
     """Those of tasks and blocks, and of all that is in them."""
     for node in nodes or []:
@@ -110,27 +100,6 @@ class Stage:
         self.seen: dict[str, bool] = {}  # hosts, in the order of their first result
         self.batch: set[str] = set()
         self.failed: set[str] = set()
-
-
-class Live:
-    """The last line of a terminal, which is written over; nothing where there is no terminal. Whoever calls has the display's lock."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.shown = stream, False
-        self.terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-
-    def draw(self, line: str) -> None:
-        """Show a line in place of the one before."""
-        if self.terminal:
-            self.stream.write(f"\r{line}\x1b[K")
-            self.stream.flush()
-            self.shown = True
-
-    def clear(self) -> None:
-        """Make room for other output."""
-        if self.shown:
-            self.stream.write("\r\x1b[K")
-            self.shown = False
 
 
 class Tee:
@@ -417,16 +386,9 @@ class CallbackModule(Default):
         self._display.screen = screen
         if self.live.terminal and not self.quiet and not screen:
             sums = [stats.summarize(host) for host in stats.processed]
-            self.show(
-                "  ".join(
-                    [
-                        "   ",
-                        hosts_of([host for host in stats.processed if host != "localhost"] or ["localhost"]),
-                        *(f"{sum(summary[what] for summary in sums)} {what}" for what in ("ok", "changed")),
-                        duration(time.monotonic() - self.begun),
-                    ]
-                )
-            )
+            hosts = hosts_of([host for host in stats.processed if host != "localhost"] or ["localhost"])
+            counts = [f"{sum(summary[kind] for summary in sums)} {kind}" for kind in ("ok", "changed")]
+            self.show("  ".join(["   ", hosts, *counts, duration(time.monotonic() - self.begun)]))
         if self.fatal:
             self.say_failures()
         elif self.state and not any((*stats.failures.values(), *stats.dark.values())):
