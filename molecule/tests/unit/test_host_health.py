@@ -93,7 +93,7 @@ def test_everybody_is_asked_at_once():
     app1.heard()
     assert app1.sees == {"databases": {"db1": True, "db2": False}}
     assert app1.wrong == ["does not know db3 of its databases: make converge", "still has db2 among its databases, which the inventory has not: make converge"]
-    assert app1.unheard == ["gets no answer from db2 of its databases"]
+    assert app1.unanswered == ["gets no answer from db2 of its databases"]
 
 
 @pytest.mark.parametrize(("sent", "monitor", "seconds"), [("ESTAB", False, None), ("", False, 40.0), ("ESTAB", True, 40.0)])

@@ -68,7 +68,7 @@ def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings, mix):
 def test_every_kind_is_something_a_visitor_can_do():
     text = (ROOT / "controller/load/visitors.py").read_text()
     for kind in analysis.KINDS:
-        assert f"    def {kind}(self):" in text
+        assert f"    def {kind}(self) -> None:" in text
     read = set(re.findall(r'PLAN\["(\w+)"\]', text))
     assert read <= set(load.plan(TOLD, crawl(), "csrftoken=a", False)), "what is read is told"
 

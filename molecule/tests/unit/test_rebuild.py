@@ -178,7 +178,7 @@ def staged_fixture(monkeypatch, tmp_path):
         monkeypatch.setattr(rebuild, "release_of", lambda *_what, **_more: "v1")
         monkeypatch.setattr(rebuild.lock, "take", lambda *_what: ({}, ""))
         monkeypatch.setattr("builtins.input", lambda _prompt: "no")
-        told = types.SimpleNamespace(**{"yes": True, "check": False, "options": []} | given)
+        told = types.SimpleNamespace(**{"yes": True, "check": False, "extra_vars": []} | given)
         try:
             code = rebuild.rebuild(env, other and rebuild.Environment(ROOT / f"inventories/{other}.yml"), told)
         except (rebuild.Refused, rebuild.Failed) as reason:
