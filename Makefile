@@ -254,10 +254,10 @@ climb: ready ## Go to another rung of ENV, with the data in place: make climb EN
 
 drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
-	@python molecule/support/drill.py $(DRILL)
+	@python molecule/support/drill_cli.py $(DRILL)
 
 drills: ready ## All of them, as one table
-	@python molecule/support/drill.py
+	@python molecule/support/drill_cli.py
 
 down: ready ## Remove ENV's containers, their network and their secrets (not real hosts)
 ifneq ($(CONTAINERS),yes)
@@ -287,10 +287,8 @@ else
 	@pytest -q --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
 endif
 
-lint: ready ## yamllint, ruff and ansible-lint (profile production)
-	@yamllint --strict -c .config/yamllint.yml .
-	@ruff check --quiet
-	@ANSIBLE_INVENTORY_UNPARSED_FAILED=false ansible-lint --offline -q -c .config/ansible-lint.yml
+lint: ready ## yamllint, ruff, shellcheck, perlcritic and ansible-lint (profile production)
+	@controller/lint.sh
 
 static: ready ## The repository's own rules and unit tests: a minute, no containers
 	@pytest -q molecule/tests/policy molecule/tests/unit

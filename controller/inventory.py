@@ -130,7 +130,7 @@ def state_of(path: pathlib.Path) -> pathlib.Path:
 
 def typed(facts: Facts) -> str:
     """How a verb is told which environment it is for."""
-    return facts.get("env_typed", f"ENV={facts['env_name']}")
+    return facts.get("make_args", f"ENV={facts['env_name']}")
 
 
 def write(path: pathlib.Path, text: str) -> bool:

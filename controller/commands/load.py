@@ -218,7 +218,7 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
     crawl = smoke.Crawl(settings["smoke"], smoke.visitor(settings["smoke"])).run()
     if crawl.wrong:
         raise errors.Refused(
-            f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {settings['env_typed']}"
+            f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {settings['make_args']}"
         )
     variables = ansible.hosts(inventory, "all")
     first, load = variables[settings["tiers"]["app"][0]], settings["load"]

@@ -150,7 +150,7 @@ def add(args: argparse.Namespace, facts: Facts, inventory: Inventory, options: S
     planned.write_text(text)
     try:
         return play(
-            planned, "add_node.yml", options, node=host, node_pool=pool, node_address=address, node_inventory=path
+            planned, "add_node.yml", options, node=host, node_group=pool, node_address=address, node_inventory=path
         )
     finally:
         planned.unlink()
@@ -165,7 +165,7 @@ def remove(args: argparse.Namespace, facts: Facts, inventory: Inventory, options
     pool = check_remove(inventory, host, facts, args.pool)
     stays = inventory.jobs(host) != [pool]
     inventory.without_host(host, pool if stays else "")  # raises where it cannot be done later
-    return play(path, "remove_node.yml", options, node=host, node_pool=pool, node_stays=stays)
+    return play(path, "remove_node.yml", options, node=host, node_group=pool, node_stays=stays)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -13,9 +13,9 @@ import os
 import socket
 
 
-def release():
+def release() -> str:
     return os.environ.get("SITE_RELEASE") or "development"
 
 
-def node():
+def node() -> str:
     return os.environ.get("SITE_NODE") or socket.gethostname()

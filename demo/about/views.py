@@ -1,4 +1,4 @@
-from django.http import JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
@@ -6,7 +6,7 @@ from .identity import node, release
 
 
 @never_cache
-def about(request, template_name="about/about.html"):
+def about(request: HttpRequest, template_name: str = "about/about.html") -> HttpResponse:
     """
     Which release and which node answered this very request: hence never cached.
 

@@ -1,4 +1,5 @@
 from django.contrib import admin
+from django.http import HttpRequest
 
 from .forms import StoryForm
 from .models import Story
@@ -13,7 +14,7 @@ class StoryAdmin(admin.ModelAdmin):
     date_hierarchy = "date"
     search_fields = ["title", "text"]
 
-    def save_model(self, request, story, form, change):
+    def save_model(self, request: HttpRequest, story: Story, form: StoryForm, change: bool) -> None:
         if not change:
             story.author = request.user
         super().save_model(request, story, form, change)

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+
+
 class Choices:
     """
     Easy declarative "choices" tool::
@@ -23,15 +26,15 @@ class Choices:
         KeyError: 'Lost'
     """
 
-    def __init__(self, *names):
+    def __init__(self, *names: str) -> None:
         self.names = dict(enumerate(names, 1))
         self.codes = {name: code for code, name in self.names.items()}
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, str]]:
         return iter(self.names.items())
 
-    def verbose(self, code):
+    def verbose(self, code: int) -> str:
         return self.names[code]
 
-    def code(self, name):
+    def code(self, name: str) -> int:
         return self.codes[name]

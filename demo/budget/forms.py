@@ -1,4 +1,5 @@
 from django import forms
+from django.core.files.base import File
 from django.core.files.uploadedfile import UploadedFile
 
 from .models import Story
@@ -13,7 +14,7 @@ class StoryForm(forms.ModelForm):
         fields = ["title", "date", "status", "text", "picture", "caption"]
         widgets = {"date": forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})}
 
-    def clean_picture(self):
+    def clean_picture(self) -> File | None:
         picture = self.cleaned_data["picture"]
         if not isinstance(picture, UploadedFile):  # none, the one it has, or the wish to be rid of it
             return picture

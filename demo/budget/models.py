@@ -1,3 +1,5 @@
+from typing import TYPE_CHECKING, Any
+
 from django.conf import settings
 from django.db import models
 from django.urls import reverse
@@ -6,14 +8,17 @@ from django.utils.text import slugify
 
 from .choices import Choices
 
+if TYPE_CHECKING:  # at run time these models would be loaded before their application
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
 STATUSES = Choices("Live", "Draft")
 
 
 class StoryQuerySet(models.QuerySet):
-    def live(self):
+    def live(self) -> "StoryQuerySet":
         return self.filter(status=STATUSES.code("Live"))
 
-    def visible_to(self, user):
+    def visible_to(self, user: "AbstractBaseUser | AnonymousUser") -> "StoryQuerySet":
         return self.all() if user.is_authenticated else self.live()
 
 
@@ -46,21 +51,21 @@ class Story(models.Model):
         indexes = [models.Index(fields=["status", "-date", "-id"])]
         verbose_name_plural = "stories"
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.title
 
-    def save(self, **kwargs):
+    def save(self, **kwargs: Any) -> None:
         # Made once: a story keeps its address when its title changes.
         if not self.slug:
             self.slug = slugify(self.title)[:80] or "story"
         super().save(**kwargs)
 
-    def get_absolute_url(self):
+    def get_absolute_url(self) -> str:
         return reverse("budget:story_detail", args=[self.pk, self.slug])
 
     @property
-    def byline(self):
+    def byline(self) -> str:
         return str(self.author.get_full_name() or self.author) if self.author else "the newsdesk"
 
-    def may_be_edited_by(self, user):
+    def may_be_edited_by(self, user: "AbstractBaseUser | AnonymousUser") -> bool:
         return user.is_authenticated and (self.author_id == user.pk or user.has_perm("budget.change_story"))

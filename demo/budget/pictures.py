@@ -4,12 +4,13 @@ from io import BytesIO
 from uuid import uuid4
 
 from django.core.files.base import ContentFile
+from django.core.files.uploadedfile import UploadedFile
 from PIL import Image, ImageOps
 
 LONGEST_SIDE = 1600  # pixels: twice the width of a column, for dense screens
 
 
-def web_ready(upload):
+def web_ready(upload: UploadedFile) -> ContentFile:
     """
     Draw the picture anew: upright, of a sensible size, in one format, without what the camera noted.
 

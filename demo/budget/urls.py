@@ -8,9 +8,11 @@ urlpatterns = [
     path("stories/add/", views.story_add, name="story_add"),
     path(
         "stories/<int:pk>-<slug:slug>/",
-        include([
-            path("", views.story_detail, name="story_detail"),
-            path("edit/", views.story_edit, name="story_edit"),
-        ]),
+        include(
+            [
+                path("", views.story_detail, name="story_detail"),
+                path("edit/", views.story_edit, name="story_edit"),
+            ]
+        ),
     ),
 ]

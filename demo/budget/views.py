@@ -8,6 +8,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.mail import mail_managers
 from django.core.paginator import Paginator
 from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.http import condition
@@ -19,7 +20,7 @@ from .models import Story
 
 @cache_control(no_cache=True)  # keep it, but ask before showing it again: the answer is mostly 304
 @condition(etag_func=front_page_etag)
-def front_page(request, per_page=10, template_name="budget/front_page.html"):
+def front_page(request: HttpRequest, per_page: int = 10, template_name: str = "budget/front_page.html") -> HttpResponse:
     stories = Story.objects.live().select_related("author")
     page = Paginator(stories, per_page).get_page(request.GET.get("page"))
     return render(request, template_name, {"page": page})
@@ -27,7 +28,9 @@ def front_page(request, per_page=10, template_name="budget/front_page.html"):
 
 @cache_control(no_cache=True)
 @condition(etag_func=story_etag, last_modified_func=story_updated)
-def story_detail(request, pk, slug, template_name="budget/story_detail.html"):
+def story_detail(
+    request: HttpRequest, pk: int, slug: str, template_name: str = "budget/story_detail.html"
+) -> HttpResponse:
     stories = Story.objects.visible_to(request.user).select_related("author")
     story = get_object_or_404(stories, pk=pk, slug=slug)
     return render(request, template_name, {"story": story, "editable": story.may_be_edited_by(request.user)})
@@ -35,7 +38,7 @@ def story_detail(request, pk, slug, template_name="budget/story_detail.html"):
 
 @login_required
 @never_cache
-def story_list(request, per_page=25, template_name="budget/story_list.html"):
+def story_list(request: HttpRequest, per_page: int = 25, template_name: str = "budget/story_list.html") -> HttpResponse:
     """The budget proper: every story, drafts too, for those who write them."""
     stories = Story.objects.select_related("author").defer("text")
     page = Paginator(stories, per_page).get_page(request.GET.get("page"))
@@ -44,8 +47,11 @@ def story_list(request, per_page=25, template_name="budget/story_list.html"):
 
 @login_required
 def story_add(
-    request, form_class=StoryForm, template_name="budget/story_form.html", post_save_redirect=None
-):
+    request: HttpRequest,
+    form_class: type[StoryForm] = StoryForm,
+    template_name: str = "budget/story_form.html",
+    post_save_redirect: str | None = None,
+) -> HttpResponse:
     form = form_class(request.POST or None, request.FILES or None)
     if form.is_valid():
         form.instance.author = request.user
@@ -58,8 +64,13 @@ def story_add(
 
 @login_required
 def story_edit(
-    request, pk, slug, form_class=StoryForm, template_name="budget/story_form.html", post_save_redirect=None
-):
+    request: HttpRequest,
+    pk: int,
+    slug: str,
+    form_class: type[StoryForm] = StoryForm,
+    template_name: str = "budget/story_form.html",
+    post_save_redirect: str | None = None,
+) -> HttpResponse:
     story = get_object_or_404(Story.objects.select_related("author"), pk=pk, slug=slug)
     if not story.may_be_edited_by(request.user):
         raise PermissionDenied
@@ -70,7 +81,7 @@ def story_edit(
     return render(request, template_name, {"form": form, "story": story})
 
 
-def tell_the_editors(story):
+def tell_the_editors(story: Story) -> None:
     mail_managers(
         f"New story: {story.title}",
         f"{story.byline} filed “{story.title}” for {story.date:%d %B %Y} ({story.get_status_display()}).\n\n"

@@ -1,4 +1,5 @@
 from decimal import Decimal
+from typing import Any
 
 from about.identity import node
 from django.core.cache import cache
@@ -13,19 +14,19 @@ SECONDS_KEPT = 60
 class Bank(models.Model):
     name = models.CharField(max_length=80, unique=True)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
     @property
-    def cache_key(self):
+    def cache_key(self) -> str:
         return f"ledger:balance-sheet:{self.pk}"
 
-    def total_balance(self):
+    def total_balance(self) -> Decimal:
         """Add up every entry there is: the slow part, and the database's work rather than ours."""
         total = self.entries.aggregate(total=models.Sum("amount", default=Decimal()))["total"]
         return round(total, 2)  # SQLite adds up in floating point
 
-    def balance_sheet(self):
+    def balance_sheet(self) -> dict[str, Any]:
         """
         The balance and the latest entries, from the cache when it has them.
 
@@ -55,12 +56,12 @@ class Entry(models.Model):
         ordering = ["-date", "-pk"]
         verbose_name_plural = "entries"
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.date} {self.text}"
 
 
 @receiver([post_save, post_delete], sender=Entry)
-def forget_balance_sheet(sender, instance, **kwargs):
+def forget_balance_sheet(sender: type[Entry], instance: Entry, **kwargs: object) -> None:
     """
     A changed ledger drops the sheet, once the change is there for others to read.
 

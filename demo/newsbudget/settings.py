@@ -11,7 +11,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = True
 SECRET_KEY = "django-insecure-for-development-only"
-ALLOWED_HOSTS = []  # with DEBUG on, Django answers to localhost alone
+ALLOWED_HOSTS: list[str] = []  # with DEBUG on, Django answers to localhost alone
 
 INSTALLED_APPS = [
     "newsbudget",  # first: the look of the site wins over the look of an application
@@ -78,7 +78,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 # MANAGERS hear of every new story; while the list is empty no mail is sent.
-MANAGERS = []
+MANAGERS: list[tuple[str, str]] = []
 EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
 EMAIL_TIMEOUT = 5  # seconds: a visitor waits for the mail server no longer than this
 

@@ -1,10 +1,10 @@
-from django.http import JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
 
 @never_cache
-def visits(request, template_name="visits/visits.html"):
+def visits(request: HttpRequest, template_name: str = "visits/visits.html") -> HttpResponse:
     """
     Count your visits to this page, in your session.
 

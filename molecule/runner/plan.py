@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Iterator
 
 OVERLAP = 1.125  # processors that steps may use together, as a share of those there are: shop beside monitoring, the fullest that was never in trouble
-LIGHT = 0.3      # processors that a step may use beside a quiet one
-GAIN = 2.0       # seconds that another order has to save to be preferred
+LIGHT = 0.3  # processors that a step may use beside a quiet one
+GAIN = 2.0  # seconds that another order has to save to be preferred
 USES = ("alone", "shared")
 
 
@@ -19,8 +19,10 @@ class Step:
     """What a step needs, and what it is known to take: wall seconds, and processors on average."""
 
     name: str
-    tiers: dict = dataclasses.field(default_factory=dict)  # {environment: "alone" or "shared"}, the one it runs in first
-    after: frozenset = frozenset()                         # names of steps
+    tiers: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # {environment: "alone" or "shared"}, the one it runs in first
+    after: frozenset[str] = frozenset()  # names of steps
     quiet: bool = False
     seconds: float = 120.0
     cores: float = 1.0
@@ -46,7 +48,9 @@ def declared(rows: dict[str, dict]) -> dict[str, Step]:
     """{name: step} of the rows of steps.yml. Raises ValueError where a row is not understood."""
     steps = {}
     for name, row in rows.items():
-        unknown = set(row) - {field.name for field in dataclasses.fields(Step)} | {use for use in row.get("tiers", {}).values() if use not in USES}
+        unknown = set(row) - {field.name for field in dataclasses.fields(Step)} | {
+            use for use in row.get("tiers", {}).values() if use not in USES
+        }
         if unknown:
             raise ValueError(f"molecule/steps.yml, {name}: unknown {', '.join(sorted(map(str, unknown)))}")
         steps[name] = Step(name, **row | {"after": frozenset(row.get("after", []))})
@@ -55,11 +59,13 @@ def declared(rows: dict[str, dict]) -> dict[str, Step]:
 
 def named(step: Step, steps: dict[str, Step]) -> frozenset[str]:
     """The steps that `after` of a step means. Raises ValueError where it names neither a step nor an environment."""
-    found = set()
+    found: set[str] = set()
     for name in step.after:
         users = {other.name for other in steps.values() if other.tiers.get(name) == "alone"} - {step.name}
         if name not in steps and not users:
-            raise ValueError(f"molecule/steps.yml, {step.name}: after {name}, which is neither a step nor an environment of one")
+            raise ValueError(
+                f"molecule/steps.yml, {step.name}: after {name}, which is neither a step nor an environment of one"
+            )
         found |= {name} if name in steps else users
     return frozenset(found)
 
@@ -76,8 +82,15 @@ def blocked(step: Step, running: list[Step], done: set[str]) -> str:
     """Which step it has to wait for whatever the machine has room for, in words; "" for none."""
     if missing := step.after - done:
         return f"after {', '.join(sorted(missing))}"
-    return next((f"{other.name} uses {tier}" for other in running for tier in step.tiers
-                 if tier in other.tiers and "alone" in (step.tiers[tier], other.tiers[tier])), "")
+    return next(
+        (
+            f"{other.name} uses {tier}"
+            for other in running
+            for tier in step.tiers
+            if tier in other.tiers and "alone" in (step.tiers[tier], other.tiers[tier])
+        ),
+        "",
+    )
 
 
 def crowded(step: Step, running: list[Step], processors: float) -> str:
@@ -112,18 +125,22 @@ def simulated(order: list[Step], processors: float) -> list[Slot]:
 
     Raises ValueError where steps wait for each other.
     """
-    waiting, running, done = list(order), {}, set()  # running: {step: seconds that are left of it}
-    now, slots, behind, hindered = 0.0, {}, "", {}
+    waiting, done, now, behind = list(order), set[str](), 0.0, ""
+    running: dict[Step, float] = {}  # {step: seconds that are left of it}
+    slots: dict[str, Slot] = {}
+    hindered: dict[str, str] = {}
     while waiting or running:
         for step in beginning(waiting, list(running), done, processors):
             waiting.remove(step)
             running[step] = step.seconds
             slots[step.name] = Slot(step.name, now, now, behind, hindered.get(step.name, ""))
         if not running:
-            raise ValueError(f"these wait for each other or for what is not run: {', '.join(step.name for step in waiting)}")
+            raise ValueError(
+                f"these wait for each other or for what is not run: {', '.join(step.name for step in waiting)}"
+            )
         hindered = {step.name: hindrance(step, list(running), done, processors) for step in waiting}
         speed = min(1.0, processors / max(sum(step.cores for step in running), 0.01))
-        ended = min(running, key=running.get)
+        ended = min(running, key=lambda step: running[step])
         passed = running.pop(ended)
         now += passed / speed
         running = {step: left - passed for step, left in running.items()}
@@ -186,6 +203,8 @@ def bounds(steps: list[Step], processors: float) -> dict[str, float]:
     """{what no plan can shorten: seconds}, the longest first: steps that follow each other, or share a tier, or the work of all on all processors."""
     found = {"the work of all steps on all processors": sum(step.seconds * step.cores for step in steps) / processors}
     for tier in {tier for step in steps for tier in step.tiers}:
-        found[f"the steps that use {tier} alone"] = sum(step.seconds for step in steps if step.tiers.get(tier) == "alone")
+        found[f"the steps that use {tier} alone"] = sum(
+            step.seconds for step in steps if step.tiers.get(tier) == "alone"
+        )
     found["steps that come after each other"] = max((tail(step, steps) for step in steps), default=0.0)
     return dict(sorted(found.items(), key=lambda bound: -bound[1]))

@@ -23,12 +23,12 @@ import summary
 import usage
 
 STATE = steps.ROOT / ".state"
-LEDGER = STATE / "tests.jsonl"   # a line a test, written by molecule/tests/conftest.py
-OUTPUT = STATE / "tests"         # a file a step
+LEDGER = STATE / "tests.jsonl"  # a line a test, written by molecule/tests/conftest.py
+OUTPUT = STATE / "tests"  # a file a step
 MEASURED = STATE / "steps.json"  # {step: [seconds, processors]} of the last run
 
 
-def outcomes():
+def outcomes() -> tuple[set[str], dict[str, int], list[str], list[tuple[float, str]]]:
     """From what conftest.py recorded: (tests that ran as "step path::name", the counts of passed, failed and skipped, why each failed, how long each took)."""
     seen, counts, failures, took = set(), {"passed": 0, "failed": 0, "skipped": 0}, [], []
     for line in LEDGER.read_text().splitlines() if LEDGER.exists() else []:
@@ -41,12 +41,12 @@ def outcomes():
     return seen, counts, failures, sorted(took, reverse=True)
 
 
-def say(line):
+def say(line: str) -> None:
     """Print a line with the time: a run that is cut off tells by them how far it came."""
     print(f"\n[{time.strftime('%H:%M:%S')}] {line}", flush=True)
 
 
-def perform(chosen, order, processors, everything):
+def perform(chosen: list[plan.Step], order: list[plan.Step], processors: float, everything: bool) -> list[str]:
     """Run the chosen steps in an order; print what they used; the names of those that failed, or the signal that ended the run.
 
     Removes what they build, before and after, where they are all there are.
@@ -71,10 +71,10 @@ def perform(chosen, order, processors, everything):
     return [*broken, *(f"make down {words}" for words in left)]
 
 
-def conclude(names, broken):
+def conclude(names: list[str], broken: list[str]) -> int:
     """Print which tests were slow, failed and never ran, and the count; the exit code."""
     seen, counts, failures, took = outcomes()
-    print(f"longest tests: {', '.join(f'{name} {seconds:.0f} s' for seconds, name in took[:summary.LONGEST])}")
+    print(f"longest tests: {', '.join(f'{name} {seconds:.0f} s' for seconds, name in took[: summary.LONGEST])}")
     for failure in failures:
         print(f"failed: {failure}")
     never = [] if broken else sorted(steps.existing(names) - seen)
@@ -88,12 +88,14 @@ def conclude(names, broken):
     return 1 if bad or counts["skipped"] else 0
 
 
-def main():
+def main() -> int:
     """Do what the command line says; the exit code."""
     parser = argparse.ArgumentParser(description="Run the steps of molecule/steps.yml, or some of them.")
     parser.add_argument("steps", nargs="*", metavar="STEP")
     parser.add_argument("--plan", action="store_true", help="print when each would begin, and run nothing")
-    parser.add_argument("--learn", action="store_true", help="replace the hints of molecule/steps.yml by what the last run measured")
+    parser.add_argument(
+        "--learn", action="store_true", help="replace the hints of molecule/steps.yml by what the last run measured"
+    )
     asked = parser.parse_args()
     processors = float(len(os.sched_getaffinity(0)))
     if asked.learn:

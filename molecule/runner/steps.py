@@ -26,7 +26,9 @@ def load() -> dict[str, plan.Step]:
     """{name: step} as declared. Raises ValueError where a scenario has no row or a row no command."""
     steps = plan.declared(yaml.safe_load(DECLARED.read_text()))
     if wrong := set(scenarios()) ^ (set(steps) - set(fixed())):
-        raise ValueError(f"molecule/steps.yml: {', '.join(sorted(wrong))}: a scenario without a row, or a row without a scenario")
+        raise ValueError(
+            f"molecule/steps.yml: {', '.join(sorted(wrong))}: a scenario without a row, or a row without a scenario"
+        )
     return steps
 
 
@@ -40,10 +42,16 @@ def learned(text: str, measured: dict[str, tuple[float, float | None]]) -> str:
 
 
 def environment(name: str) -> dict[str, str]:
-    """What the steps of an environment find in theirs: where its inventory and its vault's password are."""
+    """What the steps of an environment find in theirs: where its inventory and its vault's password are; nothing is built before a scenario."""
     state = f".state/{name}-rehearsal" if name in REHEARSED else f".state/{name}"
     inventory = f"{state}/inventory/{name}.yml" if name in REHEARSED else f"inventories/{name}.yml"
-    return {"ENV": name, "INVENTORY": str(ROOT / inventory), "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / state / "vault-password"), "MAKEFLAGS": ""}
+    return {
+        "ENV": name,
+        "INVENTORY": str(ROOT / inventory),
+        "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / state / "vault-password"),
+        "DEPENDENCY": "false",
+        "MAKEFLAGS": "",
+    }
 
 
 def fixed() -> dict[str, list[str]]:
@@ -66,6 +74,7 @@ def command(step: plan.Step) -> tuple[list[str], dict[str, str]]:
 
 # ------------------------------------------------------------------ what the steps build
 
+
 def built(steps: list[plan.Step]) -> list[str]:
     """The environments that steps build, as words of make; the one of local is nobody's to remove."""
     names = dict.fromkeys(tier for step in reversed(steps) for tier in step.tiers if tier != "local")
@@ -79,24 +88,43 @@ def stands(words: str) -> bool:
         return True
     if not shutil.which("docker"):
         return False
-    found = subprocess.run([*usage.AS_ROOT, "docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={name}"], capture_output=True, check=False)
+    found = subprocess.run(
+        [*usage.AS_ROOT, "docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={name}"],
+        capture_output=True,
+        check=False,
+    )
     return bool(found.stdout)
 
 
 def down(environments: list[str]) -> list[str]:
     """Remove those environments of which there is anything; those that could not be removed."""
-    return [words for words in environments if stands(words)
-            and subprocess.run(["make", "--no-print-directory", "down", *words.split()], cwd=ROOT, env=dict(os.environ, MAKEFLAGS=""), check=False).returncode]
+    return [
+        words
+        for words in environments
+        if stands(words)
+        and subprocess.run(
+            ["make", "--no-print-directory", "down", *words.split()],
+            cwd=ROOT,
+            env=dict(os.environ, MAKEFLAGS=""),
+            check=False,
+        ).returncode
+    ]
 
 
 # ------------------------------------------------------------------ the tests that belong to them
 
+
 def files() -> dict[str, list[pathlib.Path]]:
     """{step: the files of its tests}; those of no step belong to "no step"."""
-    found = {"static": sorted([*TESTS.glob("policy/test_*.py"), *TESTS.glob("unit/test_*.py")]), "build": sorted(TESTS.glob("build/test_*.py"))}
+    found = {
+        "static": sorted([*TESTS.glob("policy/test_*.py"), *TESTS.glob("unit/test_*.py")]),
+        "build": sorted(TESTS.glob("build/test_*.py")),
+    }
     shared = yaml.safe_load((ROOT / ".config/molecule/config.yml").read_text())["verifier"]
     for name in scenarios():
-        verifier = shared | ((yaml.safe_load((ROOT / f"molecule/{name}/molecule.yml").read_text()) or {}).get("verifier") or {})
+        verifier = shared | (
+            (yaml.safe_load((ROOT / f"molecule/{name}/molecule.yml").read_text()) or {}).get("verifier") or {}
+        )
         directory = ROOT / "molecule" / name / verifier["directory"]
         patterns = ["test_*.py", *verifier.get("additional_files_or_dirs", [])]
         found[name] = sorted({path.resolve() for pattern in patterns for path in directory.resolve().glob(pattern)})
@@ -108,5 +136,10 @@ def existing(names: list[str]) -> set[str]:
     """Every test function of some steps, as "step path::name"; for all of the steps, those of no step are among them."""
     found = files()
     chosen = found if set(names) >= set(load()) else {name: found.get(name, []) for name in names}
-    return {f"{step} {path.relative_to(ROOT)}::{node.name}" for step, paths in chosen.items() for path in paths
-            for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    return {
+        f"{step} {path.relative_to(ROOT)}::{node.name}"
+        for step, paths in chosen.items()
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }

@@ -8,10 +8,16 @@ import pathlib
 import re
 import subprocess
 import threading
+from collections.abc import Callable
+from typing import Self
 
 # Where a container's counter is: an engine whose groups this machine sees, one by systemd, and one in a mount namespace of its own (containers' engine.sh).
-COUNTERS = ("/sys/fs/cgroup/docker/*/cpu.stat", "/sys/fs/cgroup/system.slice/docker-*.scope/cpu.stat", "/sys/fs/cgroup/unified/docker/*/cpu.stat",
-            "/proc/{engine}/root/sys/fs/cgroup/docker/*/cpu.stat")
+COUNTERS = (
+    "/sys/fs/cgroup/docker/*/cpu.stat",
+    "/sys/fs/cgroup/system.slice/docker-*.scope/cpu.stat",
+    "/sys/fs/cgroup/unified/docker/*/cpu.stat",
+    "/proc/{engine}/root/sys/fs/cgroup/docker/*/cpu.stat",
+)
 ENGINE = pathlib.Path("/run/realworld-engine/pid")
 EVERY = 3.0  # seconds between two looks: what a container used since the last one before it was removed is not seen
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
@@ -26,7 +32,7 @@ class Moment:
 
     busy: float
     idle: float
-    tiers: dict | None
+    tiers: dict[str, float] | None
 
     def share_idle(self, before: "Moment") -> float:
         """The share of all processors that was idle since a moment before, from 0 to 1."""
@@ -75,9 +81,13 @@ def owners() -> dict[str, str]:
 class Meter:
     """Counts what the environments' containers use, also of those that are removed meanwhile. As a context it looks again and again."""
 
-    def __init__(self, read=counters, ask=owners):
+    def __init__(
+        self, read: Callable[[], dict[str, float]] = counters, ask: Callable[[], dict[str, str]] = owners
+    ) -> None:
         self.read, self.ask = read, ask
-        self.seen, self.owner, self.used = dict(read()), {}, {}  # {id: seconds}, {id: environment}, {environment: seconds}
+        self.seen = dict(read())  # {id: seconds}
+        self.owner: dict[str, str] = {}  # {id: environment}
+        self.used: dict[str, float] = {}  # {environment: seconds}
         self.known = bool(self.seen)
         self.lock, self.over = threading.Lock(), threading.Event()
 
@@ -91,7 +101,11 @@ class Meter:
             for identity, seconds in now.items():
                 tier = self.owner[identity]
                 # One that was started again counts from nothing.
-                self.used[tier] = self.used.get(tier, 0.0) + seconds - (before if (before := self.seen.get(identity, 0.0)) <= seconds else 0.0)
+                self.used[tier] = (
+                    self.used.get(tier, 0.0)
+                    + seconds
+                    - (before if (before := self.seen.get(identity, 0.0)) <= seconds else 0.0)
+                )
             self.seen = now
 
     def moment(self) -> Moment:
@@ -99,14 +113,15 @@ class Meter:
         self.look()
         return Moment(*machine(pathlib.Path("/proc/stat").read_text()), dict(self.used) if self.known else None)
 
-    def __enter__(self):
-        def watch():
+    def __enter__(self) -> Self:
+        def watch() -> None:
             while not self.over.wait(EVERY):
                 self.look()
+
         self.thread = threading.Thread(target=watch, daemon=True)
         self.thread.start()
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         self.over.set()
         self.thread.join()

@@ -1,158 +1,185 @@
-"""What breaks each check of Nagios, whom that alarms, and who has to stay silent.
+"""The fault that each check of Nagios has to alarm about, the contact of the alarm, and the checks that stay silent.
 
-Faults come in waves, all of a wave at once. None of them breaks what the check of another one needs: that would be silent then.
+Faults come in waves, all of a wave at once. None of them breaks what the check of another fault needs: that check would
+be silent then.
 """
 
 import dataclasses
+from collections.abc import Callable
+
+from faults import Act, engine
+from target import Target
+
+Hosts = Callable[[Target], list[str]]
+Fault = tuple[Act, Act]  # (fault, repair) of a host
 
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-    """A fault that a check has to tell."""
+    """A fault that a check has to alarm about."""
 
     check: str
-    where: object              # where(place) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
-    tells: str                 # the contact
-    fault: object = None       # fault(place, host) breaks each of them …
-    mend: object = None        # … and mend(place, host) mends it; None: another fault of the wave does
-    at: object = None          # hosts that are broken, where they are others than those that alarm
-    silent: object = None      # silent(place) is [(host, check)] that fail with it, and alarm nobody
-    may: tuple = ()            # checks that may alarm besides, of whichever host, since they have a cause of their own in it
-    after: tuple = ()          # checks that may alarm while it is mended: well a moment later than what silenced them
-    deaf: bool = False         # whether nobody can be told before it is mended
+    where: Hosts  # where(target) is the hosts on which the check is to alarm; ["tier"] for the tier as a whole
+    contact: str
+    fault: Act | None = None  # fault(target, host) breaks each of them …
+    repair: Act | None = None  # … and repair(target, host) repairs it; None: another fault of the wave breaks it
+    at: Hosts | None = None  # hosts that are broken, where others than those alarm
+    silent: Callable[[Target], list[tuple[str, str]]] | None = None  # (host, check) that fail without an alarm
+    may: tuple[str, ...] = ()  # checks of any host that may alarm besides: the fault is a cause for them, too
+    after: tuple[str, ...] = ()  # checks that may alarm during the repair: they recover after what silenced them
+    deaf: bool = False  # whether alarms cannot be sent before the repair
 
 
-def shell(command):
-    """An act on a host: a command."""
-    return lambda place, host: place.on(host, command)
+def shell(command: str) -> Act:
+    """An act on a host: a shell command."""
+    return lambda target, host: target.on(host, command)
 
 
-def last(group):
-    """The last host of a group."""
-    return lambda place: [place.groups[group][-1]]
+def last(group: str) -> Hosts:
+    """The last host of a group, as a list."""
+    return lambda target: [target.groups[group][-1]]
 
 
-def first(group):
-    """The first host of a group."""
-    return lambda place: [place.groups[group][0]]
+def first(group: str) -> Hosts:
+    """The first host of a group, as a list."""
+    return lambda target: [target.groups[group][0]]
 
 
-def every(group):
+def every(group: str) -> Hosts:
     """All hosts of a group."""
-    return lambda place: list(place.groups[group])
+    return lambda target: list(target.groups[group])
 
 
-def tier(_place):
+def tier(_target: Target) -> list[str]:
     """The tier as a whole."""
     return ["tier"]
 
 
-def standing_by(place):
+def backup_balancer(target: Target) -> list[str]:
     """The balancer without the virtual IP."""
-    return [host for host in place.groups["lb"] if host != place.holder()][:1]
+    return [host for host in target.groups["lb"] if host != target.holder()][:1]
 
 
-def holder(place):
-    """The balancer with it."""
-    return [place.holder()]
+def holder(target: Target) -> list[str]:
+    """The balancer with the virtual IP."""
+    return [target.holder()]
 
 
-def standby(place):
+def standby(target: Target) -> list[str]:
     """A database that is not the primary."""
-    return [place.standby()]
+    return [target.standby()]
 
 
-def on(hosts, *checks):
-    """(host, check) of each of them."""
+def on(hosts: list[str], *checks: str) -> list[tuple[str, str]]:
+    """Every (host, check) of some hosts and checks."""
     return [(host, check) for host in hosts for check in checks]
 
 
 BACKUP = "/etc/tier-backup.json"
 
 
-def asked(plugin, setting):
-    """(fault, mend): a plugin of munin-node's that runs with another setting. No restart: munin-node is away for seconds then."""
+def plugin_with(plugin: str, setting: str) -> Fault:
+    """A plugin of munin-node that runs with another setting. No restart: munin-node is away for seconds then."""
     link = f"/etc/munin/plugins/{plugin}"
-    return (shell(f"""real=$(readlink {link}); rm {link}; printf '#!/bin/sh\\nexport {setting}\\nexec %s "$@"\\n' "$real" > {link}; chmod 755 {link}"""),
-            shell(f"""real=$(sed -n 's/^exec \\([^ ]*\\) .*/\\1/p' {link}); ln -sf "$real" {link}"""))
+    return (
+        shell(
+            f"""real=$(readlink {link}); rm {link}; printf '#!/bin/sh\\nexport {setting}\\nexec %s "$@"\\n' "$real" > {link}; chmod 755 {link}"""
+        ),
+        shell(f"""real=$(sed -n 's/^exec \\([^ ]*\\) .*/\\1/p' {link}); ln -sf "$real" {link}"""),
+    )
 
 
-def units(*names):
-    """(fault, mend): units that are stopped."""
+def units(*names: str) -> Fault:
+    """Units that are stopped."""
     return shell(f"systemctl stop {' '.join(names)}"), shell(f"systemctl start {' '.join(names)}")
 
 
-HOPELESS = "/run/systemd/system/pgbackrest.service.d"
-ENDS = r"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=10ms\nRestartSteps=0\n"
+DROP_IN = "/run/systemd/system/pgbackrest.service.d"
+FAILING_UNIT = r"[Service]\nExecStart=\nExecStart=/bin/false\nRestartSec=10ms\nRestartSteps=0\n"
 
 
-def hopeless(place, host):
-    """A service that ends whenever it is started, until systemd has tried as often as it may: only faster than it would."""
-    place.on(host, f"mkdir {HOPELESS} && printf '{ENDS}' > {HOPELESS}/zz-alarm.conf && systemctl daemon-reload && systemctl restart pgbackrest")
-    place.wait(lambda: place.on(host, "systemctl show -P ActiveState pgbackrest") == "failed", f"end of all tries on {host}", 60)
+def exhaust_restarts(target: Target, host: str) -> None:
+    """Let a service fail whenever it starts, until systemd gives up: faster than with its own limits."""
+    target.on(
+        host,
+        f"mkdir {DROP_IN} && printf '{FAILING_UNIT}' > {DROP_IN}/zz-alarm.conf && systemctl daemon-reload && systemctl restart pgbackrest",
+    )
+    target.wait(
+        lambda: target.on(host, "systemctl show -P ActiveState pgbackrest") == "failed",
+        f"end of all restarts on {host}",
+        60,
+    )
 
 
-def hopeful(place, host):
-    """The service as it was."""
-    place.on(host, f"rm -r {HOPELESS} && systemctl daemon-reload && systemctl reset-failed pgbackrest && systemctl start pgbackrest")
+def restore_service(target: Target, host: str) -> None:
+    """Undo exhaust_restarts."""
+    target.on(
+        host,
+        f"rm -r {DROP_IN} && systemctl daemon-reload && systemctl reset-failed pgbackrest && systemctl start pgbackrest",
+    )
 
 
-def cut(place, host, others, verb="add"):
-    """A host does not reach others, by name or address."""
-    place.on(host, " && ".join(f"ip route {verb} blackhole {place.address.get(other, other)}" for other in others))
+def cut_off(target: Target, host: str, others: list[str], verb: str = "add") -> None:
+    """Keep a host from reaching others, by name or address."""
+    target.on(host, " && ".join(f"ip route {verb} blackhole {target.address.get(other, other)}" for other in others))
 
 
-def uncut(place, host, others):
-    """It does again."""
-    cut(place, host, others, "del")
+def undo_cut_off(target: Target, host: str, others: list[str]) -> None:
+    """Undo cut_off."""
+    cut_off(target, host, others, "del")
 
 
-def engine(verb):
-    """An act on the engine of a balancer."""
-    return lambda place, host: place.on(host, f"systemctl {verb} {place.engine}")
+def detach(target: Target, host: str) -> None:
+    """Detach a standby from pgpool, and stop the service that would attach it again."""
+    node = target.groups["db"].index(target.standby())
+    target.on(
+        host,
+        f"systemctl stop pgpool-follow && PCPPASSFILE=/etc/pgpool2/pcppass pcp_detach_node -h 127.0.0.1 -U follow -w -n {node}",
+    )
 
 
-def detach(place, host):
-    """Let pgpool pass over a standby, with nobody to put that right."""
-    node = place.groups["db"].index(place.standby())
-    place.on(host, f"systemctl stop pgpool-follow && PCPPASSFILE=/etc/pgpool2/pcppass pcp_detach_node -h 127.0.0.1 -U follow -w -n {node}")
+def primary_to_cut(target: Target) -> str:
+    """The name of the primary, remembered for the repair."""
+    target.cut_from = target.primary()
+    return target.cut_from
 
 
-def leader(place):
-    """The name of the primary, for as long as a standby that is cut off from it has to know it."""
-    place.cut_from = place.primary()
-    return place.cut_from
+def all_peers(target: Target) -> list[str]:
+    """The monitor's gateway, the virtual IP and all hosts but monitors."""
+    return [
+        target.gateway,
+        target.facts["lb_vip"],
+        *(host for host in target.groups["all"] if host not in target.groups["monitor"]),
+    ]
 
 
-def gateway(place):
-    """Everybody whom the monitor reaches, and how it reaches them."""
-    return [place.gateway, place.facts["lb_vip"], *(host for host in place.groups["all"] if host not in place.groups["monitor"])]
-
-
-def fast(place, host):
+def advance_clock(target: Target, host: str) -> None:
     """A clock that is an hour ahead, for the plugin that asks it."""
-    place.on(host, "printf '#!/bin/sh\\nexec /usr/bin/date --date \"1 hour\" \"$@\"\\n' > /usr/local/bin/date; chmod 755 /usr/local/bin/date")
-    asked("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](place, host)
+    target.on(
+        host,
+        'printf \'#!/bin/sh\\nexec /usr/bin/date --date "1 hour" "$@"\\n\' > /usr/local/bin/date; chmod 755 /usr/local/bin/date',
+    )
+    plugin_with("clock", "PATH=/usr/local/bin:/usr/bin:/bin")[0](target, host)
 
 
-def right(place, host):
-    """The right time again."""
-    place.on(host, "rm /usr/local/bin/date")
-    asked("clock", "")[1](place, host)
+def restore_clock(target: Target, host: str) -> None:
+    """Undo advance_clock."""
+    target.on(host, "rm /usr/local/bin/date")
+    plugin_with("clock", "")[1](target, host)
 
 
-def uploads_again(place, host):
-    """Take uploads in again."""
-    place.on(host, "systemctl start restic-rest-server")
-    for media in place.groups["media"]:
-        place.on(media, "systemctl reset-failed media-backup.service", check=False)
+def restart_upload_archive(target: Target, host: str) -> None:
+    """Take backups of uploads again."""
+    target.on(host, "systemctl start restic-rest-server")
+    for media in target.groups["media"]:
+        target.try_on(media, "systemctl reset-failed media-backup.service")
 
 
-# Lookups of what nobody has, until it is mended: many at once, so that the next look finds them, then some hundreds a second.
+# Lookups of what nobody has, until the repair: many at once, so that the next look finds them, then some hundreds a second.
 MISSES = """cat > /run/misses.py <<'END'
 import itertools, re, socket, time
-told = dict(re.findall(r"^-([lp]) (\\S+)$", open("/etc/memcached.conf").read(), re.M))
-with socket.create_connection((told["l"], int(told["p"])), 5) as connection:
+settings = dict(re.findall(r"^-([lp]) (\\S+)$", open("/etc/memcached.conf").read(), re.M))
+with socket.create_connection((settings["l"], int(settings["p"])), 5) as connection:
     answers = connection.makefile("rb")
     for turn in itertools.count():
         connection.sendall(b"get " + b" ".join(b"nobody.%d" % number for number in range(100)) + b"\\r\\n")
@@ -161,81 +188,149 @@ with socket.create_connection((told["l"], int(told["p"])), 5) as connection:
 END
 systemd-run --quiet --collect --unit=alarm-misses python3 /run/misses.py"""
 
-# The plugin begins to count anew.
+# Without its state the plugin counts from nothing.
 HITS = "systemctl stop alarm-misses; rm -f /run/misses.py /var/lib/munin-node/plugin-state/*/memcached_hits-*"
 
 
-SHORT = """set -e; cp -p {path} {path}.kept
+SHORT_CERTIFICATE = """set -e; cp -p {path} {path}.kept
 openssl req -x509 -key {key} -days 3 -subj /CN=short -out /run/short.crt
 sed '/BEGIN CERT/,/END CERT/d' {path}.kept | cat - /run/short.crt > {path}; rm /run/short.crt; systemctl reload-or-restart {unit}"""
 
 
-def short(path, unit="{engine}", key=""):
-    """(fault, mend): a server shows a certificate that runs out in three days. Its key is in the same file where none is named.
+def expiring_certificate(path: str, unit: str = "{engine}", key: str = "") -> Fault:
+    """A server shows a certificate that expires in three days. Its key is in the same file where none is named.
 
     {engine} is the balancers'.
     """
-    def act(command):
-        return lambda place, host: place.on(host, command.format(path=path, unit=unit, key=key or path).format(engine=place.engine))
-    return act(SHORT), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
+
+    def act(command: str) -> Act:
+        return lambda target, host: target.on(
+            host, command.format(path=path, unit=unit, key=key or path).format(engine=target.engine)
+        )
+
+    return act(SHORT_CERTIFICATE), act("mv {path}.kept {path} && systemctl reload-or-restart {unit}")
 
 
-# A visitor who asks for that page until it is mended: at once as often as is judged, then every second.
+# A visitor who asks for the failing page until the repair: at once as often as is judged, then every second.
 VISITOR = """systemd-run --quiet --collect --unit=alarm-visitor sh -c 'n=0; while true
 do curl -sk -o /dev/null -m 20 --resolve {name}:{port}:{vip} https://{name}:{port}/ledger/; n=$((n+1)); [ $n -lt 30 ] || sleep 1; done'"""
 
 
-def unread(place, host):
-    """A page that fails, which no check looks at, and a visitor who wants it."""
-    place.sql("alter table ledger_bank rename to ledger_bank_away")
-    place.on(host, VISITOR.format(name=place.tier.value("site_hosts", host)[0], port=place.tier.value("lb_https_port", host), vip=place.facts["lb_vip"]))
+def break_page(target: Target, host: str) -> None:
+    """Let a page fail that no check asks for, and a visitor ask for it."""
+    target.sql("alter table ledger_bank rename to ledger_bank_away")
+    target.on(
+        host,
+        VISITOR.format(
+            name=target.tier.value("site_hosts", host)[0],
+            port=target.tier.value("lb_https_port", host),
+            vip=target.facts["lb_vip"],
+        ),
+    )
 
 
-def read(place, host):
-    """It can be read again, and the visitor has left."""
-    place.sql("alter table ledger_bank_away rename to ledger_bank")
-    place.on(host, "systemctl stop alarm-visitor")
+def repair_page(target: Target, host: str) -> None:
+    """Undo break_page."""
+    target.sql("alter table ledger_bank_away rename to ledger_bank")
+    target.on(host, "systemctl stop alarm-visitor")
 
 
-LATE = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
+OLD_BACKUP = f"""cp -p {BACKUP} {BACKUP}.kept && sed -i 's/"incr": [0-9]*/"incr": 0/; s/"drill": [0-9][0-9]*/"drill": 0/' {BACKUP}
 systemctl start tier-backup@look"""
 
-WAVES = {
+WAVES: dict[str, list[Alarm]] = {
     "of single hosts": [
-        Alarm("host", last("media"), "oncall", lambda place, host: place.kill(host), lambda place, host: place.start(host),
-              # A host that starts answers pings before its services answer.
-              after=("files", "munin", "memory"),
-              silent=lambda place: on(last("media")(place), "files", "munin", "memory") + on(holder(place), f"pools {last('media')(place)[0]} files")),
-        Alarm("balancer", standing_by, "oncall", engine("stop"), engine("start")),
-        Alarm("munin", standing_by, "ops", *units("munin-node"), silent=lambda place: on(standing_by(place), "pools", "memory", "units")),
+        Alarm(
+            "host",
+            last("media"),
+            "oncall",
+            lambda target, host: target.kill(host),
+            lambda target, host: target.start(host),
+            # A host that starts answers pings before its services answer.
+            after=("files", "munin", "memory"),
+            silent=lambda target: (
+                on(last("media")(target), "files", "munin", "memory")
+                + on(holder(target), f"pools {last('media')(target)[0]} files")
+            ),
+        ),
+        Alarm("balancer", backup_balancer, "oncall", engine("stop"), engine("start")),
+        Alarm(
+            "munin",
+            backup_balancer,
+            "ops",
+            *units("munin-node"),
+            silent=lambda target: on(backup_balancer(target), "pools", "memory", "units"),
+        ),
         Alarm("health", last("app"), "oncall", *units("apache2")),
-        Alarm("cache", last("cache"), "oncall", *units("memcached"), silent=lambda place: on(last("cache")(place), "hit_rate")),
+        Alarm(
+            "cache",
+            last("cache"),
+            "oncall",
+            *units("memcached"),
+            silent=lambda target: on(last("cache")(target), "hit_rate"),
+        ),
         Alarm("hit_rate", first("cache"), "ops", shell(MISSES), shell(HITS)),
         Alarm("etcd", last("quorum"), "ops", *units("etcd")),
-        Alarm("disks", first("cache"), "oncall", *asked("df", "critical=-1")),
-        Alarm("memory", first("media"), "oncall", *asked("vitals", "memory_critical=101:")),
-        Alarm("load", first("app"), "ops", *asked("load", "load_critical=-1")),
-        Alarm("units", last("db"), "ops", hopeless, hopeful, may=("backups",)),
+        Alarm("disks", first("cache"), "oncall", *plugin_with("df", "critical=-1")),
+        Alarm("memory", first("media"), "oncall", *plugin_with("vitals", "memory_critical=101:")),
+        Alarm("load", first("app"), "ops", *plugin_with("load", "load_critical=-1")),
+        Alarm("units", last("db"), "ops", exhaust_restarts, restore_service, may=("backups",)),
         Alarm("reboot", first("db"), "ops", shell("touch /run/reboot-required"), shell("rm /run/reboot-required")),
-        Alarm("replication", tier, "oncall", lambda place, host: cut(place, host, [leader(place)]),
-              lambda place, host: uncut(place, host, [place.cut_from]), at=standby),
+        Alarm(
+            "replication",
+            tier,
+            "oncall",
+            lambda target, host: cut_off(target, host, [primary_to_cut(target)]),
+            lambda target, host: undo_cut_off(target, host, [target.cut_from]),
+            at=standby,
+        ),
         # Only what the plugin asks for the time: a container has its machine's clock.
-        Alarm("clock", last("app"), "ops", fast, right),
-        Alarm("backups", last("backup"), "ops", shell(LATE), shell(f"mv {BACKUP}.kept {BACKUP} && systemctl start tier-backup@look")),
+        Alarm("clock", last("app"), "ops", advance_clock, restore_clock),
+        Alarm(
+            "backups",
+            last("backup"),
+            "ops",
+            shell(OLD_BACKUP),
+            shell(f"mv {BACKUP}.kept {BACKUP} && systemctl start tier-backup@look"),
+        ),
         Alarm("restore_drill", last("backup"), "ops"),
         # A backup of the uploads that was due meanwhile has failed.
-        Alarm("archive_uploads", last("backup"), "ops", shell("systemctl stop restic-rest-server"), uploads_again, may=("units",)),
+        Alarm(
+            "archive_uploads",
+            last("backup"),
+            "ops",
+            shell("systemctl stop restic-rest-server"),
+            restart_upload_archive,
+            may=("units",),
+        ),
         # By its socket it would come back with the next line.
-        Alarm("logs", last("monitor"), "ops", shell("systemctl stop syslog.socket rsyslog"), shell("systemctl start syslog.socket rsyslog")),
-        Alarm("graphs", last("monitor"), "ops",
-              shell("systemctl stop munin-cron.timer munin-cron.service && touch --date '2 hours ago' /var/lib/munin/datafile"),
-              shell("touch /var/lib/munin/datafile && systemctl start munin-cron.timer")),
+        Alarm(
+            "logs",
+            last("monitor"),
+            "ops",
+            shell("systemctl stop syslog.socket rsyslog"),
+            shell("systemctl start syslog.socket rsyslog"),
+        ),
+        Alarm(
+            "graphs",
+            last("monitor"),
+            "ops",
+            shell(
+                "systemctl stop munin-cron.timer munin-cron.service && touch --date '2 hours ago' /var/lib/munin/datafile"
+            ),
+            shell("touch /var/lib/munin/datafile && systemctl start munin-cron.timer"),
+        ),
     ],
     "between hosts": [
-        Alarm("pools", standing_by, "oncall", lambda place, host: cut(place, host, place.groups["app"][-1:]),
-              lambda place, host: uncut(place, host, place.groups["app"][-1:])),
-        Alarm("certificate", tier, "ops", *short("/etc/{engine}/site.pem"), at=holder),
-        Alarm("answers", holder, "oncall", unread, read),
+        Alarm(
+            "pools",
+            backup_balancer,
+            "oncall",
+            lambda target, host: cut_off(target, host, target.groups["app"][-1:]),
+            lambda target, host: undo_cut_off(target, host, target.groups["app"][-1:]),
+        ),
+        Alarm("certificate", tier, "ops", *expiring_certificate("/etc/{engine}/site.pem"), at=holder),
+        Alarm("answers", holder, "oncall", break_page, repair_page),
         Alarm("pgpool", first("app"), "oncall", detach, shell("systemctl start pgpool-follow")),
         # nginx answers as ever, and not what is asked for.
         Alarm("web", last("monitor"), "ops", *units("fcgiwrap.socket", "fcgiwrap.service")),
@@ -244,21 +339,50 @@ WAVES = {
     ],
     "of the quorum and the virtual IP": [
         # The primary stays what it is as long as it reaches all the others.
-        Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda place: place.groups["quorum"][:2]),
-        Alarm("etcd", lambda place: place.groups["quorum"][:2], "ops"),
-        Alarm("web_certificate", last("monitor"), "ops", *short("/etc/munin-tls/certificate.pem", "nginx", "/etc/munin-tls/key.pem")),
+        Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda target: target.groups["quorum"][:2]),
+        Alarm("etcd", lambda target: target.groups["quorum"][:2], "ops"),
+        Alarm(
+            "web_certificate",
+            last("monitor"),
+            "ops",
+            *expiring_certificate("/etc/munin-tls/certificate.pem", "nginx", "/etc/munin-tls/key.pem"),
+        ),
         Alarm("virtual_ip", tier, "oncall", *units("keepalived"), at=every("lb")),
-        Alarm("page", tier, "oncall", silent=lambda place: on(["tier"], "certificate")),
-        Alarm("files", last("media"), "oncall", *units("lighttpd"), silent=lambda place: on(place.groups["lb"], f"pools {last('media')(place)[0]} files")),
+        Alarm("page", tier, "oncall", silent=lambda target: on(["tier"], "certificate")),
+        Alarm(
+            "files",
+            last("media"),
+            "oncall",
+            *units("lighttpd"),
+            silent=lambda target: on(target.groups["lb"], f"pools {last('media')(target)[0]} files"),
+        ),
     ],
     "of all databases": [
-        Alarm("primary", tier, "oncall", *units("patroni"), at=every("db"), may=("page",), after=("replication",),
-              silent=lambda place: on(place.groups["app"], "health") + on(["tier"], "replication")),
+        Alarm(
+            "primary",
+            tier,
+            "oncall",
+            *units("patroni"),
+            at=every("db"),
+            may=("page",),
+            after=("replication",),
+            silent=lambda target: on(target.groups["app"], "health") + on(["tier"], "replication"),
+        ),
         Alarm("patroni", every("db"), "oncall"),
     ],
     "of the monitor": [
-        Alarm("tier", tier, "oncall", lambda place, host: cut(place, host, gateway(place)), lambda place, host: uncut(place, host, gateway(place)),
-              at=last("monitor"), deaf=True,
-              silent=lambda place: on([host for host in place.groups["all"] if host not in place.groups["monitor"]], "host") + on(["tier"], "page")),
+        Alarm(
+            "tier",
+            tier,
+            "oncall",
+            lambda target, host: cut_off(target, host, all_peers(target)),
+            lambda target, host: undo_cut_off(target, host, all_peers(target)),
+            at=last("monitor"),
+            deaf=True,
+            silent=lambda target: (
+                on([host for host in target.groups["all"] if host not in target.groups["monitor"]], "host")
+                + on(["tier"], "page")
+            ),
+        ),
     ],
 }

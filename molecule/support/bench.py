@@ -10,9 +10,9 @@ it is timed before and after each measurement. The floor is what no configuratio
 installed on all hosts at once by a plain shell.
 """
 
+import functools
 import http.client
 import json
-import os
 import pathlib
 import re
 import ssl
@@ -20,99 +20,60 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import ansible.executor.task_executor
+from measurement import ROOT, STATE, YARDSTICK_S, Table, make, run, yardstick
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-STATE = ROOT / ".state/production-rehearsal"
 INVENTORY = STATE / "inventory/production.yml"
 RELEASES = ROOT / ".state/releases"
 SOURCE = ROOT / ".state/bench-source"  # the demo, changed a little for each release that is built
-ENV = dict(os.environ, ENV="production", REHEARSE="1", ANSIBLE_VAULT_PASSWORD_FILE=str(STATE / "vault-password"), MAKEFLAGS="")
 LADDER = {"ENV": "ladder", "REHEARSE": "", "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".state/ladder/vault-password")}
 LADDER_URL = ("172.30.30.100", 443)
-RUNS = 5            # of what is quick and leaves the tier as it was
-VISITORS = 8        # at once, on a rung; each asks for one page after another
-RUNG_S = 10         # seconds a rung is measured for
-IDLE_S = 300        # seconds a tier is left alone for: one round of Munin's
+RUNS = 5  # of what is quick and leaves the tier as it was
+VISITORS = 8  # at once, on a rung; each asks for one page after another
+RUNG_S = 10  # seconds a rung is measured for
+IDLE_S = 300  # seconds a tier is left alone for: one round of Munin's
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=0\s+failed=0\s+skipped=(\d+)", re.M)
-YARDSTICK = f"source = open({ansible.executor.task_executor.__file__!r}).read()\nfor _ in range(25): compile(source, 'yardstick', 'exec')"
-YARDSTICK_S = 0.2   # of a quiet hour of the machine that the bounds were set on
-# Seconds that a verb may take there on twelve hosts; held as multiples of the yardstick.
-BOUNDS = {"no-change site": 25, "status": 3, "logs of a request": 3, "deploy of a built release": 20, "rollback": 8,
-          "add-node POOL=app, from bare": 40, "add-node POOL=app, from a golden image": 20, "remove-node": 15}
 IDLE_CORES = 0.2
-
-Row = Callable[..., None]
-
-
-def run(*command: str, **extra: str) -> tuple[float, str]:
-    """(seconds, standard output) of a command. Exits with the output where it fails."""
-    start = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env={**ENV, **extra}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    return time.monotonic() - start, done.stdout
-
-
-def make(*words: str, **extra: str) -> tuple[float, str]:
-    """Run a verb of the Makefile: (seconds, what it printed)."""
-    return run("make", "--no-print-directory", *words, **extra)
-
-
-def yardstick() -> float:
-    """Seconds of the fixed piece of work, now."""
-    return run(sys.executable, "-c", YARDSTICK)[0]
-
-
-class Table:
-    """Rows of (name, seconds, what else there is to say)."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str, str]] = []
-
-    def row(self, name: str, value: str, note: str = "") -> None:
-        """Add a row, and print it."""
-        self.rows.append((name, value, note))
-        print(f"  {name}: {value} {note}", flush=True)
-
-    def seconds(self, name: str, measured: Callable[[], float], runs: int = 1, note: str = "") -> float:
-        """Measure something so many times, between yardsticks; add the median, and return it."""
-        found, sticks = [], [yardstick()]
-        for _number in range(runs):
-            found.append(measured())
-            sticks.append(yardstick())
-        seconds, ratio = statistics.median(found), statistics.median(found) / statistics.median(sticks)
-        bound = BOUNDS.get(name)
-        verdict = "" if bound is None else f"; bound {bound / YARDSTICK_S:.0f} x: {'held' if ratio <= bound / YARDSTICK_S else 'MISSED'}"
-        spread = "" if runs == 1 else f", median of {runs} from {min(found):.1f} to {max(found):.1f}"
-        self.row(name, f"{seconds:.1f} s", f"{ratio:.1f} x yardstick{verdict}{spread}{note}")
-        return seconds
-
-    def print(self) -> None:
-        """Print all rows in columns."""
-        width = max(len(name) for name, _value, _note in self.rows)
-        print("\n" + "\n".join(f"{name:{width}}  {value:>9}  {note}" for name, value, note in self.rows))
 
 
 def packages() -> dict[str, list[str]]:
     """{host: its Debian packages}, as group_vars declare them."""
-    _seconds, out = run("ansible", "all", "-i", str(INVENTORY), "-o", "-m", "ansible.builtin.debug",
-                        "-a", "msg={{ host_packages | join(' ') }}",
-                        ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline", ANSIBLE_DISPLAY_OK_HOSTS="true",
-                        ANSIBLE_LOAD_CALLBACK_PLUGINS="true", ANSIBLE_NOCOLOR="true", ANSIBLE_STRATEGY="linear")
-    return {line.split(" ")[0]: json.loads(line.split("=>", 1)[1])["msg"].split()
-            for line in out.splitlines() if "=>" in line}
+    _seconds, out = run(
+        "ansible",
+        "all",
+        "-i",
+        str(INVENTORY),
+        "-o",
+        "-m",
+        "ansible.builtin.debug",
+        "-a",
+        "msg={{ host_packages | join(' ') }}",
+        ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline",
+        ANSIBLE_DISPLAY_OK_HOSTS="true",
+        ANSIBLE_LOAD_CALLBACK_PLUGINS="true",
+        ANSIBLE_NOCOLOR="true",
+        ANSIBLE_STRATEGY="linear",
+    )
+    return {
+        line.split(" ")[0]: json.loads(line.split("=>", 1)[1])["msg"].split()
+        for line in out.splitlines()
+        if "=>" in line
+    }
 
 
 def install(host: str, names: list[str]) -> None:
     """Install packages on a bare host by a plain shell."""
-    run("docker", "exec", f"production-{host}", "sh", "-c",
+    run(
+        "docker",
+        "exec",
+        f"production-{host}",
+        "sh",
+        "-c",
         "printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d && "
         "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "
-        + " ".join(names))
+        + " ".join(names),
+    )
 
 
 def floor() -> float:
@@ -135,7 +96,11 @@ def changed_source() -> str:
 
 def releases() -> list[pathlib.Path]:
     """The files of all releases that were built of changed_source: each manifest says of what."""
-    built = [path.stem for path in RELEASES.glob("*.json") if json.loads(path.read_text(encoding="utf-8"))["source"]["from"] == SOURCE.name]
+    built = [
+        path.stem
+        for path in RELEASES.glob("*.json")
+        if json.loads(path.read_text(encoding="utf-8"))["source"]["from"] == SOURCE.name
+    ]
     return [path for name in built for path in RELEASES.glob(f"{name}.*")]
 
 
@@ -147,11 +112,19 @@ def stand() -> None:
 
 def build(table: Table) -> None:
     """From nothing to a page: the tools, the hosts, the packages alone, the tier."""
-    venv = table.seconds("virtualenv from the lock", lambda: run("controller/venv.sh", str(ROOT / ".state/bench-venv"))[0])
+    venv = table.seconds(
+        "virtualenv from the lock", lambda: run("controller/venv.sh", str(ROOT / ".state/bench-venv"))[0]
+    )
     run("rm", "-rf", str(ROOT / ".state/bench-venv"))
     # No engine may be left to ask: then there is no image either.
-    there = subprocess.run(["docker", "image", "ls", "-q", "realworld/node"], capture_output=True, check=False).stdout.strip()
-    up = table.seconds("engine, images and bare hosts", lambda: make("up", "IMAGE=bare")[0], note="; the images were there" if there else "")
+    there = subprocess.run(
+        ["docker", "image", "ls", "-q", "realworld/node"], capture_output=True, check=False
+    ).stdout.strip()
+    up = table.seconds(
+        "engine, images and bare hosts",
+        lambda: make("up", "IMAGE=bare")[0],
+        note="; the images were there" if there else "",
+    )
     least = table.seconds("floor: the same packages, plain shell", floor)
     run("sh", "-c", "docker rm --force $(docker ps --all --quiet --filter label=realworld=production)")
     make("up", "IMAGE=bare")
@@ -165,19 +138,66 @@ def site(**switch: str) -> tuple[float, str]:
     """(seconds, what there is to say) of a run that changes nothing. Exits where it changes something."""
     seconds, out = make("site", *(f"{name}={value}" for name, value in switch.items()))
     recap = RECAP.findall(out)
-    changed, count = sum(int(number) for _ok, number, _skipped in recap), sum(int(number) for number, _changed, _skipped in recap)
+    changed, count = (
+        sum(int(number) for _ok, number, _skipped in recap),
+        sum(int(number) for number, _changed, _skipped in recap),
+    )
     if changed:
         sys.exit(f"make site changed {changed}: the tier did not stand as it is declared.\n{out[-3000:]}")
     return seconds, f"; {count} host-tasks, {seconds / count:.3f} s each"
 
 
+def matched(pattern: str, text: str) -> str:
+    """The first group of a pattern in a text. Exits where there is none."""
+    match = re.search(pattern, text)
+    if not match:
+        sys.exit(f"nothing like {pattern} in:\n{text}")
+    return match[1]
+
+
 def request_id() -> str:
     """The id of a request that the tier has just answered."""
-    url = json.loads(run("ansible", "localhost", "-i", str(INVENTORY), "-o", "-m", "ansible.builtin.debug", "-a", "var=hostvars[groups['lb'][0]].lb_vip",
-                         ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline", ANSIBLE_DISPLAY_OK_HOSTS="true", ANSIBLE_STRATEGY="linear",
-                         ANSIBLE_NOCOLOR="true")[1].split("=>", 1)[1])["hostvars[groups['lb'][0]].lb_vip"]
-    answer = run("curl", "--silent", "--show-error", "--cacert", str(STATE / "ca.crt"), "--output", "/dev/null", "--dump-header", "-", f"https://{url}/")[1]
-    return re.search(r"(?im)^x-request-id:\s*(\S+)", answer)[1]
+    url = json.loads(
+        run(
+            "ansible",
+            "localhost",
+            "-i",
+            str(INVENTORY),
+            "-o",
+            "-m",
+            "ansible.builtin.debug",
+            "-a",
+            "var=hostvars[groups['lb'][0]].lb_vip",
+            ANSIBLE_STDOUT_CALLBACK="ansible.builtin.oneline",
+            ANSIBLE_DISPLAY_OK_HOSTS="true",
+            ANSIBLE_STRATEGY="linear",
+            ANSIBLE_NOCOLOR="true",
+        )[1].split("=>", 1)[1]
+    )["hostvars[groups['lb'][0]].lb_vip"]
+    answer = run(
+        "curl",
+        "--silent",
+        "--show-error",
+        "--cacert",
+        str(STATE / "ca.crt"),
+        "--output",
+        "/dev/null",
+        "--dump-header",
+        "-",
+        f"https://{url}/",
+    )[1]
+    return matched(r"(?im)^x-request-id:\s*(\S+)", answer)
+
+
+def build_release(source: str) -> float:
+    """Seconds to build a release of changed_source()."""
+    words = ["ansible-playbook", "-i", str(INVENTORY), "playbooks/parts/build.yml"]
+    return run(*words, "-e", source.removeprefix("VARS="), ANSIBLE_STRATEGY="accelerated")[0]
+
+
+def deploy(source: str) -> float:
+    """Seconds to deploy a release of changed_source()."""
+    return make("deploy", source)[0]
 
 
 def verbs(table: Table) -> None:
@@ -192,14 +212,15 @@ def verbs(table: Table) -> None:
     table.seconds("logs of a request", lambda: make("logs", f"REQUEST={asked}")[0], RUNS)
     for number in range(3):
         source = changed_source()
-        table.seconds(f"build of a release, {number + 1} of 3", lambda source=source: run(
-            "ansible-playbook", "-i", str(INVENTORY), "playbooks/parts/build.yml", "-e", source.removeprefix("VARS="), ANSIBLE_STRATEGY="accelerated")[0])
-        table.seconds("deploy of a built release", lambda source=source: make("deploy", source)[0])
+        table.seconds(f"build of a release, {number + 1} of 3", functools.partial(build_release, source))
+        table.seconds("deploy of a built release", functools.partial(deploy, source))
         table.seconds("rollback", lambda: make("rollback")[0])
     table.seconds("add-node POOL=app, from bare", lambda: make("add-node", "POOL=app", "NODE=app3", "IMAGE=bare")[0])
     table.seconds("remove-node", lambda: make("remove-node", "NODE=app3")[0])
     make("image", "LIMIT=app")
-    table.seconds("add-node POOL=app, from a golden image", lambda: make("add-node", "POOL=app", "NODE=app3", "IMAGE=golden")[0])
+    table.seconds(
+        "add-node POOL=app, from a golden image", lambda: make("add-node", "POOL=app", "NODE=app3", "IMAGE=golden")[0]
+    )
     make("remove-node", "NODE=app3")
 
 
@@ -211,7 +232,8 @@ def processor(label: str) -> float:
 
 def used(container: str) -> float:
     """Seconds of processor time that a container has had."""
-    return int(re.search(r"usage_usec (\d+)", run("docker", "exec", container, "cat", "/sys/fs/cgroup/cpu.stat")[1])[1]) / 1e6
+    statistics = run("docker", "exec", container, "cat", "/sys/fs/cgroup/cpu.stat")[1]
+    return int(matched(r"usage_usec (\d+)", statistics)) / 1e6
 
 
 def idle(table: Table) -> None:
@@ -221,7 +243,11 @@ def idle(table: Table) -> None:
     time.sleep(IDLE_S)  # it is left alone: there is nothing to await
     cores = (processor("production") - before) / (time.monotonic() - begun)
     ratio = cores / yardstick() * YARDSTICK_S
-    table.row("a tier that nobody asks", f"{cores:.2f} cores", f"bound {IDLE_CORES}: {'held' if ratio <= IDLE_CORES else 'MISSED'}")
+    table.row(
+        "a tier that nobody asks",
+        f"{cores:.2f} cores",
+        f"bound {IDLE_CORES}: {'held' if ratio <= IDLE_CORES else 'MISSED'}",
+    )
 
 
 def nodes(table: Table) -> None:
@@ -232,9 +258,20 @@ def nodes(table: Table) -> None:
     try:
         make("site", fewer)
         make("add-node", "POOL=app", "NODE=app3", fewer)
-        fourth = table.seconds("the 4th app host, from command to end", lambda: make("add-node", "POOL=app", "NODE=app4", fewer)[0])
+        fourth = table.seconds(
+            "the 4th app host, from command to end", lambda: make("add-node", "POOL=app", "NODE=app4", fewer)[0]
+        )
         for number in range(5, 13):
-            run("python", "-m", "controller.commands.node", "add", "--write-only", f"--inventory={INVENTORY}", "--pool=app", f"--node=app{number}")
+            run(
+                "python",
+                "-m",
+                "controller.commands.node",
+                "add",
+                "--write-only",
+                f"--inventory={INVENTORY}",
+                "--pool=app",
+                f"--node=app{number}",
+            )
         make("converge", fewer)
         thirteenth = table.seconds("the 13th app host", lambda: make("add-node", "POOL=app", "NODE=app13", fewer)[0])
         table.row("the same as a multiple of the 4th", f"{thirteenth / fourth:.2f} x")
@@ -273,7 +310,7 @@ def serves() -> tuple[float, float, str]:
             pages = sum(visitors.map(asked, [begun + seconds] * VISITORS))
             rate, after = pages / (time.monotonic() - begun), worked()
     spent = {host: after[host] - before[host] for host in after}
-    busiest = max(spent, key=spent.get)
+    busiest = max(spent, key=lambda host: spent[host])
     return rate, pages / spent[busiest], busiest
 
 
@@ -288,8 +325,11 @@ def ladder(table: Table) -> None:
         seconds = make("climb" if first else "converge", f"RUNG={rung}", **LADDER)[0]
         rate, bound, busiest = serves()
         first = first or bound
-        table.row(f"rung {rung}", f"{seconds:.1f} s",
-                  f"{rate:.0f} pages/s here; {bound:.0f} with a core for each host, {bound / first:.2f} x the first rung ({busiest} is busiest)")
+        table.row(
+            f"rung {rung}",
+            f"{seconds:.1f} s",
+            f"{rate:.0f} pages/s here; {bound:.0f} with a core for each host, {bound / first:.2f} x the first rung ({busiest} is busiest)",
+        )
     make("down", **LADDER)
 
 
@@ -304,12 +344,24 @@ def main() -> int:
         return 2
     wanted = sys.argv[1:] or list(PARTS)
     for label, typed in (("production", "ENV=production REHEARSE=1"), ("ladder", "ENV=ladder")):
-        there = subprocess.run(["docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={label}"], capture_output=True, text=True, check=False)
+        there = subprocess.run(
+            ["docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={label}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if there.stdout.strip():
-            print(f"Nothing was touched. {typed} stands, and this measures one of its own: make down {typed}", file=sys.stderr)
+            print(
+                f"Nothing was touched. {typed} stands, and this measures one of its own: make down {typed}",
+                file=sys.stderr,
+            )
             return 2
     table = Table()
-    table.row("yardstick", f"{statistics.median(yardstick() for _number in range(RUNS)):.2f} s", f"{YARDSTICK_S:.2f} s where the bounds were set")
+    table.row(
+        "yardstick",
+        f"{statistics.median(yardstick() for _number in range(RUNS)):.2f} s",
+        f"{YARDSTICK_S:.2f} s where the bounds were set",
+    )
     try:
         for name in wanted:
             PARTS[name](table)

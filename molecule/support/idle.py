@@ -30,7 +30,9 @@ def ended(text: str) -> dict[str, float]:
     """{unit: seconds of a processor} that systemd says units took that have ended."""
     found: dict[str, float] = collections.defaultdict(float)
     for unit, took in re.findall(r"(?m)^(\S+): Consumed (.+?) CPU time", text):
-        found[unit] += sum(float(figure) * SECONDS[unit_of] for figure, unit_of in re.findall(r"([\d.]+)(ms|min|s)", took))
+        found[unit] += sum(
+            float(figure) * SECONDS[unit_of] for figure, unit_of in re.findall(r"([\d.]+)(ms|min|s)", took)
+        )
     return found
 
 
@@ -54,8 +56,13 @@ def table(figures: dict[str, dict[str, float]]) -> str:
         if sums[unit] >= LEAST:
             cells = "".join(f"{figures[host][unit]:9.1f}" if unit in figures[host] else " " * 9 for host in hosts)
             lines.append(f"{unit[:29]:30}{cells}{sums[unit]:9.1f}")
-    parts = {host: sum(figure for unit, figure in units.items() if unit != "ssh.service" and not unit.startswith("  ")) for host, units in figures.items()}
-    lines.append(f"{'all but ssh.service':30}" + "".join(f"{parts[host]:9.1f}" for host in hosts) + f"{sum(parts.values()):9.1f}")
+    parts = {
+        host: sum(figure for unit, figure in units.items() if unit != "ssh.service" and not unit.startswith("  "))
+        for host, units in figures.items()
+    }
+    lines.append(
+        f"{'all but ssh.service':30}" + "".join(f"{parts[host]:9.1f}" for host in hosts) + f"{sum(parts.values()):9.1f}"
+    )
     return "\n".join(lines)
 
 
@@ -65,11 +72,20 @@ def main() -> None:
 
     def run(*words: str) -> str:
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
     names = sorted(run("docker", "ps", "--filter", f"label=realworld={environment}", "--format", "{{.Names}}").split())
 
     def look(command: str) -> dict[str, tuple[float, str]]:
         with concurrent.futures.ThreadPoolExecutor(len(names)) as at_once:
-            return dict(zip(names, at_once.map(lambda name: (time.monotonic(), run("docker", "exec", name, "bash", "-c", command)), names)))
+            return dict(
+                zip(
+                    names,
+                    at_once.map(
+                        lambda name: (time.monotonic(), run("docker", "exec", name, "bash", "-c", command)), names
+                    ),
+                )
+            )
+
     since, before = time.time(), look(READ)
     time.sleep(seconds)  # the tier is left alone: there is nothing to await
     after, journal = look(READ), look(ENDED.format(since=since))
@@ -77,7 +93,9 @@ def main() -> None:
     for name in names:
         between = after[name][0] - before[name][0]
         told = {f"  {unit}": figure * 1000 / between for unit, figure in ended(journal[name][1]).items()}
-        figures[name.removeprefix(f"{environment}-")] = spent(used(before[name][1]), used(after[name][1]), between) | told
+        figures[name.removeprefix(f"{environment}-")] = (
+            spent(used(before[name][1]), used(after[name][1]), between) | told
+        )
     print(table(figures))
 
 

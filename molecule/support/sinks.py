@@ -14,29 +14,31 @@ SUBJECT = re.compile(r"\[(?P<environment>.+)\] (?P<type>\w+): (?:(?P<service>.+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
-    """One alarm, as somebody got it."""
+class Notification:
+    """One notification, as a contact got it."""
 
-    way: str
+    way: str  # email or webhook
     contact: str  # name; of an email the part before the @
     type: str
     host: str
     service: str
     state: str
-    text: str     # all of it
-    at: float
+    text: str  # all of it
+    at: float  # time.time()
 
     @property
-    def check(self):
-        """The check: the first word of the service; a host's own is told without one."""
+    def check(self) -> str:
+        """The check: the first word of the service; notifications of a host itself have none."""
         return self.service.split()[0] if self.service else "tier" if self.host == "tier" else "host"
 
 
 class Sinks:
-    """Takes mail, webhooks and heartbeats, and remembers them. Closed, it is there and takes nothing."""
+    """Takes mail, webhooks and heartbeats, and remembers them. While `closed` it refuses them."""
 
-    def __init__(self, mail, web):
-        self.told, self.beats, self.closed = [], [], False
+    def __init__(self, mail: tuple[str, int], web: tuple[str, int]) -> None:
+        self.received: list[Notification] = []
+        self.beats: list[float] = []  # time.time() of each heartbeat
+        self.closed = False
         sink = self
 
         class Mail(socketserver.StreamRequestHandler):
@@ -44,16 +46,17 @@ class Sinks:
 
             timeout = 10
 
-            def say(self, words):
+            def say(self, words: str) -> None:
                 """Answer a line."""
                 self.wfile.write(words.encode() + b"\r\n")
 
-            def handle(self):
+            def handle(self) -> None:
+                """Take one mail after another."""
                 if sink.closed:
                     self.say("421 closed")
                     return
                 self.say("220 sink")
-                receivers = []
+                receivers: list[str] = []
                 while line := self.rfile.readline().decode().strip():
                     verb = line.split()[0].upper()
                     if verb == "DATA":
@@ -61,7 +64,9 @@ class Sinks:
                         body = b"".join(iter(self.rfile.readline, b".\r\n"))
                         sink.mailed(receivers, re.sub(rb"(?m)^\.\.", b".", body))
                     elif verb == "RCPT":
-                        receivers.append(re.search(r"<(.*?)>", line)[1])
+                        address = re.search(r"<(.*?)>", line)
+                        assert address, line
+                        receivers.append(address[1])
                     self.say("221 bye" if verb == "QUIT" else "250 fine")
                     if verb == "QUIT":
                         return
@@ -71,7 +76,7 @@ class Sinks:
 
             timeout = 10
 
-            def do_GET(self):
+            def do_GET(self) -> None:
                 """A heartbeat."""
                 if not sink.closed:
                     sink.beats.append(time.time())
@@ -79,17 +84,24 @@ class Sinks:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def do_POST(self):
+            def do_POST(self) -> None:
                 """An alarm."""
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if not sink.closed:
-                    said = json.loads(body)
-                    sink.told.append(Told("webhook", *(said[key] for key in ("contact", "type", "host", "service", "state")), body.decode(), time.time()))
+                    fields = json.loads(body)
+                    sink.received.append(
+                        Notification(
+                            way="webhook",
+                            **{key: fields[key] for key in ("contact", "type", "host", "service", "state")},
+                            text=body.decode(),
+                            at=time.time(),
+                        )
+                    )
                 self.send_response(503 if sink.closed else 200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *_words):
+            def log_message(self, *_words: object) -> None:
                 """Say nothing."""
 
         class Server(socketserver.ThreadingTCPServer):
@@ -102,17 +114,27 @@ class Sinks:
         for server in self.servers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def mailed(self, receivers, body):
+    def mailed(self, receivers: list[str], body: bytes) -> None:
         """Remember a mail."""
         message = email.message_from_bytes(body, policy=email.policy.default)
-        said = SUBJECT.fullmatch(message["Subject"])
-        assert said, message["Subject"]
+        subject = SUBJECT.fullmatch(message["Subject"])
+        assert subject, message["Subject"]
         for receiver in receivers:
-            self.told.append(Told("email", receiver.partition("@")[0], said["type"], said["host"], said["service"] or "", said["state"],
-                                  message.get_content(), time.time()))
+            self.received.append(
+                Notification(
+                    "email",
+                    receiver.partition("@")[0],
+                    subject["type"],
+                    subject["host"],
+                    subject["service"] or "",
+                    subject["state"],
+                    message.get_content(),
+                    time.time(),
+                )
+            )
 
-    def close(self):
-        """Be gone."""
+    def close(self) -> None:
+        """Stop the servers."""
         for server in self.servers:
             server.shutdown()
             server.server_close()

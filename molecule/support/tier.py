@@ -5,63 +5,112 @@ import functools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, AnyStr, TypeVar
 
+import pytest
 import testinfra.backend.base
 import testinfra.host
+
+T = TypeVar("T")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")  # not Molecule's own; before Ansible is imported
 
 
 @functools.cache
-def load_plugins():
+def load_plugins() -> None:
     """Let Ansible find filters and lookups; once in a process."""
     from ansible.plugins.loader import init_plugin_loader
+
     init_plugin_loader()
 
 
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
-WORLD = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "container=docker"]  # what a command on a host finds in its environment
-RUNNING = {}  # {container: (its first process, when that started)}
+WORLD = [
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME=/root",
+    "container=docker",
+]  # what a command on a host finds in its environment
+RUNNING: dict[str, tuple[int, str | None]] = {}  # {container: (its first process, when that started)}
 
 
-def started(pid):
+def started(pid: int) -> str | None:
     """When a process started, in ticks of this machine's clock, as text; None where there is none."""
     with contextlib.suppress(OSError):
         return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    return None
 
 
-def first(container):
+def first(container: str) -> int:
     """The first process of a container, as this machine numbers it; 0 while it is off."""
     pid, since = RUNNING.get(container, (0, None))
     if not pid or since is None or started(pid) != since:  # None: it had ended before its start could be read
-        said = subprocess.run([*AS_ROOT, "docker", "inspect", "--format", "{{.State.Pid}}", container], capture_output=True, text=True, check=False)
+        said = subprocess.run(
+            [*AS_ROOT, "docker", "inspect", "--format", "{{.State.Pid}}", container],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         pid = int(said.stdout.strip() or 0)  # nothing but a line end, where there is no such container
         RUNNING[container] = pid, started(pid)
     return pid
 
 
-def inside(container, *command, user="root"):
+def inside(container: str, *command: str, user: str = "root") -> list[str]:
     """The command that runs another one in a container: `docker exec` in 3 ms instead of 60, and as much less work for this machine."""
     other = [] if user == "root" else ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
-    return [*AS_ROOT, "nsenter", "--target", str(first(container)), "--all", "--wd", "/usr/bin/env", "-i", *WORLD, *other, *command]
+    return [
+        *AS_ROOT,
+        "nsenter",
+        "--target",
+        str(first(container)),
+        "--all",
+        "--wd",
+        "/usr/bin/env",
+        "-i",
+        *WORLD,
+        *other,
+        *command,
+    ]
 
 
-def wait(condition, what, seconds):
-    """What a condition comes to, once it is true. Raises TimeoutError after so many seconds."""
+def wait(condition: Callable[[], T], what: str, seconds: float) -> T:
+    """The value of a condition, once it is true. Raises TimeoutError after so many seconds."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"no {what} within {seconds:.0f} s")
         time.sleep(0.2)  # the condition is looked at five times a second: nothing tells when it comes true
-    return found
+    return value
 
 
-def marked(mark):
+def eventually(condition: Callable[[], T], seconds: float = 20) -> T:
+    """The last value of a condition: once it is true, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)  # between two looks at a condition with a deadline
+    return value
+
+
+def search(pattern: AnyStr, text: AnyStr, flags: int = 0) -> re.Match[AnyStr]:
+    """The first match of a pattern. Raises AssertionError where there is none."""
+    match = re.search(pattern, text, flags)
+    assert match, f"nothing like {pattern!r} in {text!r}"
+    return match
+
+
+def output_of(process: subprocess.CompletedProcess[str]) -> str:
+    """What a finished process printed, in one line."""
+    return " ".join((process.stdout + process.stderr).split())
+
+
+def marked(mark: str) -> Iterator[int]:
     """Yield the ids of the processes that were started with a mark in their environment, by whomever and in whatever session."""
     for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's
@@ -74,45 +123,63 @@ class Inside(testinfra.backend.base.BaseBackend):
 
     NAME = "inside"
 
-    def __init__(self, host, container):
+    def __init__(self, host: str, container: str) -> None:
         super().__init__(host)
         self.host, self.container = host, container
 
-    def run(self, command, *args, **_kwargs):
+    def run(self, command: str, *args: str, **_kwargs: object) -> testinfra.backend.base.CommandResult:
         """The result of a command of the shell, its arguments quoted."""
         words = self.get_command(command, *args)
-        done = subprocess.run(inside(self.container, "sh", "-c", words), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(
+            inside(self.container, "sh", "-c", words), stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
         return self.result(done.returncode, self.encode(words), done.stdout, done.stderr)
 
 
 class Tier:
     """The environment of an inventory file."""
 
-    def __init__(self, inventory):
+    def __init__(self, inventory: str | pathlib.Path) -> None:
         self.inventory = str(inventory)
         # Variables that a scenario lays over the environment's own, as options of Ansible's.
         self.options = ["-e", os.environ["TIER_VARS"]] if os.environ.get("TIER_VARS") else []
         self.name = pathlib.Path(self.inventory).stem
         # A rehearsal's inventory lies in its state directory (controller/commands/rehearse.py).
-        directory = pathlib.Path(self.inventory).resolve().parents[2]
+        directory = pathlib.Path(self.inventory).resolve().parents[1]
         rehearsed = directory.parent.name == ".state"
         self.state = directory if rehearsed else ROOT / ".state" / self.name
         self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
-        self.env = dict(os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")  # Molecule's own colours would be in what is read
+        self.env = dict(
+            os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false"
+        )  # Molecule's own colours would be in what is read
 
-    def make(self, *words):
+    def make(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the Makefile on it, as an operator does; the finished process, with its output."""
         laid_over = [f"VARS={word}" for word in self.options[1:]]
-        return subprocess.run(["make", "--no-print-directory", *laid_over, *words, *self.words],
-                              cwd=ROOT, env=dict(self.env, MAKEFLAGS=""), capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["make", "--no-print-directory", *laid_over, *words, *self.words],
+            cwd=ROOT,
+            env=dict(self.env, MAKEFLAGS=""),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
-    def cut_off(self, *words, when):
+    def cut_off(self, *words: str, when: Callable[[], object]) -> None:
         """Run a verb and kill it, with all that it started, as soon as a condition holds. Fails where it ends before; raises TimeoutError after 5 minutes."""
         said, mark = self.state / "cut-off.log", uuid.uuid4().hex
         laid_over = [f"VARS={word}" for word in self.options[1:]]
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with said.open("w") as log, subprocess.Popen(["make", *laid_over, *words, *self.words], cwd=ROOT, stdout=log, stderr=log,
-                                                     env=dict(self.env, MAKEFLAGS="", CUT_OFF=mark)) as process:
+        with (
+            said.open("w") as log,
+            subprocess.Popen(
+                ["make", *laid_over, *words, *self.words],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env=dict(self.env, MAKEFLAGS="", CUT_OFF=mark),
+            ) as process,
+        ):
             try:
                 wait(lambda: when() or process.poll() is not None, "moment to cut it off", 300)
                 missed = process.poll() is not None
@@ -125,7 +192,7 @@ class Tier:
         assert not missed, said.read_text()[-3000:]
 
     @functools.cached_property
-    def variables(self):
+    def variables(self) -> tuple[Any, Any, Any]:
         """Ansible's own view of the inventory, in this process: (loader, hosts, variables). A command of its own for each value takes a second."""
         from ansible import constants, context
         from ansible.cli import CLI
@@ -133,15 +200,25 @@ class Tier:
         from ansible.parsing.dataloader import DataLoader
         from ansible.vars.hostvars import HostVars
         from ansible.vars.manager import VariableManager
+
+        if not pathlib.Path(self.inventory).exists():
+            pytest.exit(
+                f"Tests ask an environment that stands, and {self.inventory} is not there. Build it: make converge {' '.join(self.words)}",
+                2,
+            )
         load_plugins()
         loader = DataLoader()
-        loader.set_basedir(str(ROOT / "playbooks"))  # the group_vars beside an inventory are meant, not those of the directory this runs in
+        loader.set_basedir(
+            str(ROOT / "playbooks")
+        )  # the group_vars beside an inventory are meant, not those of the directory this runs in
         # None at all will do where nothing has been built yet: groups and names are no secrets. Ansible insists on what the environment names.
         if not os.path.isfile(constants.DEFAULT_VAULT_PASSWORD_FILE or ""):
             constants.DEFAULT_VAULT_PASSWORD_FILE = None
         own = self.state / "vault-password"
         passwords = [str(own)] if own.exists() else []
-        loader.set_vault_secrets(CLI.setup_vault_secrets(loader, [], passwords, auto_prompt=False, initialize_context=False))
+        loader.set_vault_secrets(
+            CLI.setup_vault_secrets(loader, [], passwords, auto_prompt=False, initialize_context=False)
+        )
         context.CLIARGS = {"extra_vars": self.options[1:]}
         hosts = InventoryManager(loader=loader, sources=[self.inventory])
         variables = VariableManager(loader=loader, inventory=hosts)
@@ -149,41 +226,44 @@ class Tier:
         return loader, hosts, variables
 
     @functools.cache
-    def value(self, expression, host="localhost"):
+    def value(self, expression: str, host: str = "localhost") -> Any:
         """The value of an Ansible expression in a host's eyes, templated.
 
         Raises ansible.errors.AnsibleError where Ansible cannot evaluate it.
         """
         from ansible.template import Templar, trust_as_template
+
         loader, hosts, variables = self.variables
         seen = variables.get_vars(host=hosts.get_hosts(host)[0])
-        found = Templar(loader=loader, variables=seen).template(trust_as_template("{{ {'value': " + expression + "} | to_json }}"))
-        return json.loads(found)["value"]
+        rendered = Templar(loader=loader, variables=seen).template(
+            trust_as_template("{{ {'value': " + expression + "} | to_json }}")
+        )
+        return json.loads(rendered)["value"]
 
     @functools.cache
-    def host(self, name):
+    def host(self, name: str) -> testinfra.host.Host:
         """A host, to run commands on as root."""
         return testinfra.host.Host(Inside(name, f"{self.name}-{name}"))
 
-    def hosts(self, group):
+    def hosts(self, group: str) -> list[str]:
         """Names of the hosts of a group."""
         return self.value("groups")[group]
 
-    def address(self, host):
+    def address(self, host: str) -> str:
         """Address peers reach a host at."""
         return {one["name"]: one["address"] for one in self.value("all_hosts")}[host]
 
     @property
-    def key(self):
+    def key(self) -> str:
         """Path of the private key that opens the hosts."""
         return os.path.expanduser(self.value("hostvars[groups['all'][0]].ansible_ssh_private_key_file"))
 
     @property
-    def authority(self):
+    def authority(self) -> str:
         """Path of the certificate that the environment's own authority signs with."""
         return str(self.state / "ca.crt")
 
     @property
-    def url(self):
+    def url(self) -> str:
         """The site as a visitor types it: https and the virtual IP."""
         return "https://" + self.value("hostvars[groups['lb'][0]].lb_vip")

@@ -4,38 +4,40 @@ import contextlib
 import functools
 import json
 import os
-import pathlib
 import time
+from collections.abc import Generator, Iterator
 
+import balancer
 import pytest
 import requests
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-import balancer
-import drill
-from tier import Tier
+from balancer import Balancer, Site
+from fixtures import Make, OnHost, Unaffected
+from target import Target
+from testinfra.host import Host
+from tier import ROOT, Tier
+from visitors import Load
 
 
 @functools.cache
-def environment(inventory):
+def environment(inventory: str | None) -> Tier:
     """The environment of an inventory; that of `make converge` where none is named."""
     return Tier(inventory or ROOT / "inventories/local.yml")
 
 
 @pytest.fixture(scope="session")
-def tier(request):
+def tier(request: pytest.FixtureRequest) -> Tier:
     """The environment named by --ansible-inventory."""
     return environment(request.config.getoption("ansible_inventory"))
 
 
-def pytest_configure(config):
+def pytest_configure(config: pytest.Config) -> None:
     """Say what a test may ask of a tier. The rungs of a ladder do not have everything; a full tier does."""
     config.addinivalue_line("markers", "needs(cache=2): for tiers with so many hosts in a pool")
     config.addinivalue_line("markers", "apart('app', 'db'): for tiers in which no host is in two of these pools")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test on a tier that has not what it asks for: before any fixture looks for that."""
     asked = [*item.iter_markers("needs"), *item.iter_markers("apart")]
     groups = environment(item.config.getoption("ansible_inventory")).value("groups") if asked else {}
@@ -43,23 +45,27 @@ def pytest_runtest_setup(item):
         few = [pool for pool, count in mark.kwargs.items() if len(groups[pool]) < count]
         hosts = [host for pool in mark.args for host in groups[pool]]
         if few or len(set(hosts)) < len(hosts):
-            pytest.skip(f"this tier has fewer hosts in {', '.join(few)}" if few else f"a host is in several of {', '.join(mark.args)}")
+            pytest.skip(
+                f"this tier has fewer hosts in {', '.join(few)}"
+                if few
+                else f"a host is in several of {', '.join(mark.args)}"
+            )
 
 
 @pytest.fixture(name="on", scope="session")
-def on_fixture(tier):
+def on_fixture(tier: Tier) -> OnHost:
     """on("app1") is that host, to run commands on as root."""
     return tier.host
 
 
 @pytest.fixture(name="host", scope="module")
-def host_fixture(_testinfra_host, tier):
+def host_fixture(_testinfra_host: Host, tier: Tier) -> Host:
     """The host under test."""
     return tier.host(_testinfra_host.backend.host)
 
 
 @pytest.fixture
-def visitor(tier):
+def visitor(tier: Tier) -> Iterator[requests.Session]:
     """A browser's session outside the tier, trusting the environment's own authority."""
     with requests.Session() as session:
         session.trust_env = False  # else a bundle named in the environment overrides verify
@@ -68,57 +74,59 @@ def visitor(tier):
 
 
 @pytest.fixture(name="site", scope="session")
-def site_fixture(tier):
+def site_fixture(tier: Tier) -> Site:
     """What the inventory says about the balancers and those behind them."""
     return balancer.described(tier)
 
 
 @pytest.fixture(name="lb")
-def lb_fixture(host, tier, site):
+def lb_fixture(host: Host, tier: Tier, site: Site) -> Balancer:
     """The balancer under test."""
-    address, = [lb["address"] for lb in site["balancers"] if lb["name"] == host.backend.host]
+    (address,) = [lb["address"] for lb in site["balancers"] if lb["name"] == host.backend.host]
     return balancer.Balancer(tier, site, address)
 
 
 @pytest.fixture(scope="session")
-def log(site):
+def log(site: Site) -> str:
     """The access log of a balancer."""
     return f"/var/log/{site['engine']}/access.log"
 
 
 @pytest.fixture(scope="session")
-def place(tier):
+def target(tier: Tier) -> Target:
     """The tier, to break."""
-    return drill.Place(tier.inventory)
+    return Target(tier.inventory)
 
 
 @pytest.fixture(scope="session")
-def make(tier):
+def make(tier: Tier) -> Make:
     """make("status") runs a verb on the tier, as an operator does; the finished process, with its output."""
     return tier.make
 
 
-@pytest.fixture(name="unharmed")
-def unharmed_fixture(place):
-    """with unharmed() as load: whatever happens to the tier, no visitor notices, and nothing acknowledged is lost."""
+@pytest.fixture(name="visitors_unaffected")
+def unharmed_fixture(target: Target) -> Unaffected:
+    """with visitors_unaffected() as load: whatever happens to the tier, no visitor notices, and nothing acknowledged is lost."""
+
     @contextlib.contextmanager
-    def unharmed(**pace):
-        place.whole()
-        with drill.Load(place, **{"pace": 0.25, "connect": 5.0, **pace}) as load:
+    def visitors_unaffected(**pace: float) -> Iterator[Load]:
+        target.await_healthy()
+        with Load(target, **{"pace": 0.25, "connect": 5.0, **pace}) as load:
             load.mark()
             begun = time.time()
             yield load
             load.await_service(time.time())
             requests, commits = load.requests(begun), load.commits(begun)
             assert [f"{r.kind}: {r.failure}" for r in requests if r.failure] == []
-            assert load.unkept(commits) == ([], [])
+            assert load.lost_and_duplicated(commits) == ([], [])
             print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
-        place.whole()
-    return unharmed
+        target.await_healthy()
+
+    return visitors_unaffected
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item):
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Record each outcome, so that `make test` can tell which tests never ran."""
     report = yield
     ledger = os.environ.get("TEST_LEDGER")
@@ -126,6 +134,17 @@ def pytest_runtest_makereport(item):
         crash = getattr(report.longrepr, "reprcrash", None)
         why = f"{item.name}: {crash.message if crash else report.longrepr}"[:600] if report.failed else ""
         with open(ledger, "a", encoding="utf-8") as lines:
-            print(json.dumps([os.environ.get("TEST_STEP"), f"{item.path.relative_to(ROOT)}::{item.originalname}", report.outcome, why, item.name, report.duration]),
-                  file=lines)
+            print(
+                json.dumps(
+                    [
+                        os.environ.get("TEST_STEP"),
+                        f"{item.path.relative_to(ROOT)}::{item.originalname}",
+                        report.outcome,
+                        why,
+                        item.name,
+                        report.duration,
+                    ]
+                ),
+                file=lines,
+            )
     return report

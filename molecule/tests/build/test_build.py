@@ -13,7 +13,10 @@ import shlex
 import subprocess
 import tarfile
 import threading
+import types
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -45,7 +48,10 @@ TEMPLATES = {
     "shop/templates/shop/page.html": "{% load static %}{% static 'shop/shop.css' %} {% static 'shop/none.png' %}",
     "shop/templates/shop/other.html": "{% load static %}{% comment %}{% static 'a' %}{% endcomment %}{% verbatim %}{% static 'b' %}{% endverbatim %}{% static c %}",
 }
-WITH_TEMPLATES = PROJECT["shop/settings.py"] + "TEMPLATES = [{'BACKEND': 'django.template.backends.django.DjangoTemplates', 'APP_DIRS': True}]\n"
+WITH_TEMPLATES = (
+    PROJECT["shop/settings.py"]
+    + "TEMPLATES = [{'BACKEND': 'django.template.backends.django.DjangoTemplates', 'APP_DIRS': True}]\n"
+)
 PATIENT = """
 STORAGES = {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage", "OPTIONS": {"manifest_strict": False}}}
 """
@@ -53,8 +59,8 @@ STORAGES = {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.Manif
 # A dependency that nobody has built for this Python: C, and only a source archive of it; and a template that names a file it has not.
 SOURCE_ONLY = {
     "setup.py": "from setuptools import Extension, setup\n"
-                "setup(name='abacus', version='1.0', ext_modules=[Extension('abacus', ['abacus.c'])], packages=['beads'],\n"
-                "      package_data={'beads': ['templates/*']})\n",
+    "setup(name='abacus', version='1.0', ext_modules=[Extension('abacus', ['abacus.c'])], packages=['beads'],\n"
+    "      package_data={'beads': ['templates/*']})\n",
     "beads/__init__.py": "",
     "beads/templates/beads.html": "{% load static %}{% static 'beads.png' %}",
     "abacus.c": """
@@ -68,30 +74,37 @@ PyMODINIT_FUNC PyInit_abacus(void) { return PyModule_Create(&module); }
 }
 
 
-def write(directory, files):
+Release = tuple[dict[str, str], pathlib.Path, dict[str, Any]]  # variables of the site, artifact, manifest
+
+
+def write(directory: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
     for name, text in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
     return directory
 
 
-def hashed_requirements():
+def hashed_requirements() -> str:
     """The demo's pinned Django, with its hashes."""
     blocks = re.split(r"\n(?=\S)", (ROOT / "demo/requirements.txt").read_text())
     return "\n".join(b for b in blocks if re.match(r"(asgiref|django|sqlparse)==", b)) + "\n"
 
 
-def hashed(directory):
-    project = PROJECT | TEMPLATES | {"shop/settings.py": WITH_TEMPLATES + PATIENT, "requirements.txt": hashed_requirements()}
+def hashed(directory: pathlib.Path) -> dict[str, str]:
+    project = (
+        PROJECT | TEMPLATES | {"shop/settings.py": WITH_TEMPLATES + PATIENT, "requirements.txt": hashed_requirements()}
+    )
     return {"site_source": str(write(directory, project))}
 
 
-def unhashed(directory):
+def unhashed(directory: pathlib.Path) -> dict[str, str]:
     """A requirement without hashes, and one that exists only as a source archive."""
-    project = PROJECT | {"shop/settings.py": WITH_TEMPLATES + "INSTALLED_APPS.append('beads')\n",
-                         "shop/needed.py": "import abacus\nassert abacus.two() == 2\n",
-                         "requirements/base.txt": "Django~=5.2.0\n",
-                         "requirements/site.txt": "-r base.txt\n./vendor/abacus-1.0.tar.gz\n"}
+    project = PROJECT | {
+        "shop/settings.py": WITH_TEMPLATES + "INSTALLED_APPS.append('beads')\n",
+        "shop/needed.py": "import abacus\nassert abacus.two() == 2\n",
+        "requirements/base.txt": "Django~=5.2.0\n",
+        "requirements/site.txt": "-r base.txt\n./vendor/abacus-1.0.tar.gz\n",
+    }
     write(directory, project)
     (directory / "vendor").mkdir()
     with tarfile.open(directory / "vendor/abacus-1.0.tar.gz", "w:gz") as tar:
@@ -102,20 +115,23 @@ def unhashed(directory):
     return {"site_source": str(directory), "site_requirements": "requirements/site.txt"}
 
 
-def git(directory, *arguments):
+def git(directory: pathlib.Path | str, *arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments],
-        check=True, capture_output=True, text=True).stdout.strip()
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Serves files and does not talk about it."""
 
-    def log_message(self, *_arguments):
+    def log_message(self, *_arguments: object) -> None:
         """Say nothing."""
 
 
-def repository(directory):
+def repository(directory: pathlib.Path) -> dict[str, str]:
     """A repository behind HTTP whose tag is good and whose branch has gone on to something that does not build."""
     write(directory, PROJECT | {"requirements.txt": "Django~=5.2.0\n"})
     git(directory, "init", "-q", "-b", "main")
@@ -131,11 +147,13 @@ def repository(directory):
     return {"site_source": f"http://127.0.0.1:{server.server_port}/.git", "site_ref": "v1"}
 
 
-def wheel(directory):
+def wheel(directory: pathlib.Path) -> dict[str, str]:
     """A wheel that names its own requirements, as `python -m build` makes them."""
     directory.mkdir()
-    info = {"shop-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\nRequires-Dist: Django~=5.2.0\n",
-            "shop-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    info = {
+        "shop-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\nRequires-Dist: Django~=5.2.0\n",
+        "shop-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
     record = "shop-1.0.dist-info/RECORD"
     with zipfile.ZipFile(directory / "shop-1.0-py3-none-any.whl", "w") as archive:
         lines = [f"{record},,"]
@@ -148,34 +166,52 @@ def wheel(directory):
 
 
 @pytest.fixture(scope="module")
-def releases(tmp_path_factory):
+def releases(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Directory of the artifacts."""
     return tmp_path_factory.mktemp("releases")
 
 
-def artifacts(releases):
+def artifacts(releases: pathlib.Path) -> set[pathlib.Path]:
     return {path for path in releases.glob("*.tar.gz") if not path.name.endswith(".static.tar.gz")}
 
 
-def beside(artifact, suffix):
+def beside(artifact: pathlib.Path, suffix: str) -> pathlib.Path:
     return artifact.with_name(artifact.name.removesuffix(".tar.gz") + suffix)
 
 
 @pytest.fixture(scope="module")
-def build(releases):
+def build(releases: pathlib.Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the build on a description of a site."""
-    def run(site, *options):
-        described = {"site_name": "shop", "site_settings": "shop.settings", "site_wsgi": "shop.wsgi", "site_ref": "",
-                     "site_requirements": "requirements.txt", "site_secrets": {"SHOP_KEY": "never in an artifact"},
-                     "state_dir": str(releases / "state"), "django_artifacts": str(releases)} | site
+
+    def run(site: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+        described = {
+            "site_name": "shop",
+            "site_settings": "shop.settings",
+            "site_wsgi": "shop.wsgi",
+            "site_ref": "",
+            "site_requirements": "requirements.txt",
+            "site_secrets": {"SHOP_KEY": "never in an artifact"},
+            "state_dir": str(releases / "state"),
+            "django_artifacts": str(releases),
+        } | site
         return subprocess.run(
             ["ansible-playbook", "-i", INVENTORY, "playbooks/parts/build.yml", "-e", json.dumps(described), *options],
-            cwd=ROOT, capture_output=True, text=True, check=False)
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     return run
 
 
 @pytest.fixture(scope="module", params=[hashed, unhashed, repository, wheel], ids=lambda kind: kind.__name__)
-def release(request, build, releases, tmp_path_factory):
+def release(
+    request: pytest.FixtureRequest,
+    build: Callable[..., subprocess.CompletedProcess[str]],
+    releases: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Release:
     """A release of each kind of project, built once: (its site, its artifact, its manifest)."""
     site = request.param(tmp_path_factory.mktemp("project") / "site")
     before = artifacts(releases)
@@ -185,54 +221,96 @@ def release(request, build, releases, tmp_path_factory):
     return site, artifact, json.loads(beside(artifact, ".json").read_text())
 
 
-def on_a_bare_host(artifact, version, command):
+def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
+    """The content of a file in an archive."""
+    file = archive.extractfile(member)
+    assert file, member
+    return file.read()
+
+
+def on_a_bare_host(artifact: pathlib.Path, version: str, command: str) -> subprocess.CompletedProcess[str]:
     """What a command in a release says in a container like a new host, without network."""
     place = f"/srv/shop/releases/{version}"
     return subprocess.run(
-        [*DOCKER, "run", "--rm", "--network", "none", "--volume", f"{artifact}:/artifact:ro", "--volume", f"{ROOT}/roles/django/files:/tier:ro", "--env", "SHOP_KEY=x",
-         "--env", f"PYTHONPATH={place}/src", "--env", "DJANGO_SETTINGS_MODULE=shop.settings", "realworld/node:13",
-         "sh", "-ec", f"mkdir -p {place}; tar -xzf /artifact -C {place}; cd {place}; {command}"],
-        capture_output=True, text=True, check=False)
+        [
+            *DOCKER,
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--volume",
+            f"{artifact}:/artifact:ro",
+            "--volume",
+            f"{ROOT}/roles/django/files:/tier:ro",
+            "--env",
+            "SHOP_KEY=x",
+            "--env",
+            f"PYTHONPATH={place}/src",
+            "--env",
+            "DJANGO_SETTINGS_MODULE=shop.settings",
+            "realworld/node:13",
+            "sh",
+            "-ec",
+            f"mkdir -p {place}; tar -xzf /artifact -C {place}; cd {place}; {command}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
-def test_release_runs_on_a_bare_host(release):
+def test_release_runs_on_a_bare_host(release: Release) -> None:
     _site, artifact, manifest = release
-    done = on_a_bare_host(artifact, manifest["version"],
-                          'venv/bin/python -m django check; venv/bin/python -c "import psycopg, pymemcache, shop.wsgi; print(psycopg.pq.__impl__)"')
+    done = on_a_bare_host(
+        artifact,
+        manifest["version"],
+        'venv/bin/python -m django check; venv/bin/python -c "import psycopg, pymemcache, shop.wsgi; print(psycopg.pq.__impl__)"',
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "binary"
 
 
-def test_manifest_lists_every_file_and_wheel(release):
+def test_manifest_lists_every_file_and_wheel(release: Release) -> None:
     _site, artifact, manifest = release
     with tarfile.open(artifact) as tar:
         members = tar.getmembers()
-        found = {m.name.removeprefix("./"): hashlib.sha256(tar.extractfile(m).read()).hexdigest() if m.isfile() else f"-> {m.linkname}"
-                 for m in members if not m.isdir()}
+        found = {
+            m.name.removeprefix("./"): hashlib.sha256(read_member(tar, m)).hexdigest()
+            if m.isfile()
+            else f"-> {m.linkname}"
+            for m in members
+            if not m.isdir()
+        }
     del found["manifest.json"]
     assert found == manifest["files"]
     assert {(m.uid, m.gid, m.mtime) for m in members} == {(0, 0, members[0].mtime)}
     assert not [m.name for m in members if m.mode & 0o022]
-    assert {"django", "asgiref", "sqlparse", "psycopg", "psycopg-binary", "pymemcache"} <= {w["name"] for w in manifest["wheels"]}
-    assert not {"pip", "setuptools"} & {name.split("/")[4] for name in found if name.startswith("venv/lib/python3.13/site-packages/")}
+    assert {"django", "asgiref", "sqlparse", "psycopg", "psycopg-binary", "pymemcache"} <= {
+        w["name"] for w in manifest["wheels"]
+    }
+    assert not {"pip", "setuptools"} & {
+        name.split("/")[4] for name in found if name.startswith("venv/lib/python3.13/site-packages/")
+    }
 
 
-def test_static_files_have_hashed_names_and_compressed_variants(release):
+def test_static_files_have_hashed_names_and_compressed_variants(release: Release) -> None:
     _site, artifact, manifest = release
     [css] = [name for name in manifest["files"] if re.fullmatch(r"static/shop/shop\.[0-9a-f]{12}\.css", name)]
     assert css + ".gz" in manifest["files"] and css + ".br" in manifest["files"]
     with tarfile.open(beside(artifact, ".static.tar.gz")) as tar:
-        assert {f"static/{m.name.removeprefix('./')}" for m in tar if m.isfile()} == {n for n in manifest["files"] if n.startswith("static/")}
-        assert re.search(rb"url\(\"dot\.[0-9a-f]{12}\.svg\"\)", tar.extractfile("./" + css.removeprefix("static/")).read())
+        assert {f"static/{m.name.removeprefix('./')}" for m in tar if m.isfile()} == {
+            n for n in manifest["files"] if n.startswith("static/")
+        }
+        assert re.search(rb"url\(\"dot\.[0-9a-f]{12}\.svg\"\)", read_member(tar, "./" + css.removeprefix("static/")))
 
 
-def test_no_secret_gets_into_a_release(release):
+def test_no_secret_gets_into_a_release(release: Release) -> None:
     with tarfile.open(release[1]) as tar:
-        assert not [m.name for m in tar if m.isfile() and b"never in an artifact" in tar.extractfile(m).read()]
+        assert not [m.name for m in tar if m.isfile() and b"never in an artifact" in read_member(tar, m)]
 
 
 @pytest.mark.parametrize("release", [repository], indirect=True, ids=["repository"])
-def test_version_names_the_commit_of_the_tag(release):
+def test_version_names_the_commit_of_the_tag(release: Release) -> None:
     site, _artifact, manifest = release
     commit = git(".", "ls-remote", site["site_source"], "refs/tags/v1^{}").split()[0]
     assert manifest["version"].startswith(commit[:10] + "-")
@@ -241,13 +319,17 @@ def test_version_names_the_commit_of_the_tag(release):
 
 
 @pytest.mark.parametrize("release", [hashed, repository], indirect=True, ids=["hashed", "repository"])
-def test_same_source_is_not_built_again(release, build):
+def test_same_source_is_not_built_again(
+    release: Release, build: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     done = build(release[0])
     assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
-def test_same_source_makes_the_same_bytes(release, build):
+def test_same_source_makes_the_same_bytes(
+    release: Release, build: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     site, artifact, _manifest = release
     first = artifact.read_bytes()
     artifact.unlink()
@@ -256,13 +338,29 @@ def test_same_source_makes_the_same_bytes(release, build):
     assert artifact.read_bytes() == first
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"requirements.txt": "Django==0.0\n"}, r"could not get what requirements\.txt names: ERROR: .*Django==0\.0"),
-    ({"requirements.txt": "sqlparse\n"}, r"requirements\.txt does not bring Django"),
-    ({"shop/static/shop/shop.css": "p { background: url(lost.png) }"}, r"could not collect the static files: .*shop/lost\.png"),
-    ({"shop/settings.py": WITH_TEMPLATES}, r"static files are not there, .* src/shop/templates/shop/page\.html names shop/none\.png\. Where .*manifest_strict: False"),
-], ids=["requirements", "no Django", "static", "template"])
-def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, change, says):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"requirements.txt": "Django==0.0\n"}, r"could not get what requirements\.txt names: ERROR: .*Django==0\.0"),
+        ({"requirements.txt": "sqlparse\n"}, r"requirements\.txt does not bring Django"),
+        (
+            {"shop/static/shop/shop.css": "p { background: url(lost.png) }"},
+            r"could not collect the static files: .*shop/lost\.png",
+        ),
+        (
+            {"shop/settings.py": WITH_TEMPLATES},
+            r"static files are not there, .* src/shop/templates/shop/page\.html names shop/none\.png\. Where .*manifest_strict: False",
+        ),
+    ],
+    ids=["requirements", "no Django", "static", "template"],
+)
+def test_failed_build_says_why_and_leaves_nothing(
+    build: Callable[..., subprocess.CompletedProcess[str]],
+    releases: pathlib.Path,
+    tmp_path: pathlib.Path,
+    change: dict[str, str],
+    says: str,
+) -> None:
     site = hashed(tmp_path / "site")
     write(tmp_path / "site", change)
     before = artifacts(releases)
@@ -274,27 +372,48 @@ def test_failed_build_says_why_and_leaves_nothing(build, releases, tmp_path, cha
 
 
 @pytest.mark.parametrize("release", [unhashed], indirect=True, ids=["unhashed"])
-def test_a_template_of_another_package_that_names_no_file_is_told(release):
+def test_a_template_of_another_package_that_names_no_file_is_told(release: Release) -> None:
     log = beside(release[1], ".log").read_text()
-    assert re.findall("(?m)^Warning: .*$", log) == ["Warning: venv/lib/python3.13/site-packages/beads/templates/beads.html names the static file beads.png, "
-                                                    "which is not there: a page that uses it fails"]
+    assert re.findall("(?m)^Warning: .*$", log) == [
+        "Warning: venv/lib/python3.13/site-packages/beads/templates/beads.html names the static file beads.png, "
+        "which is not there: a page that uses it fails"
+    ]
 
 
 @pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
-def test_a_page_may_name_no_file_where_the_project_allows_it(release, tmp_path):
+def test_a_page_may_name_no_file_where_the_project_allows_it(release: Release, tmp_path: pathlib.Path) -> None:
     """With the tier's settings on a host; other names are hashed all the same."""
     _site, artifact, manifest = release
-    described = {"settings": "shop.settings", "environment": {}, "secrets": {"SHOP_KEY": "x"}, "node": "app1", "address": "192.0.2.1", "hosts": ["x.test"],
-                 "origins": [], "secret_key": "x", "database": {"name": "x", "password": "x", "port": 1}, "caches": [], "media": {"hosts": [], "url": "/media/"},
-                 "static": {"url": "/static/", "storage": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"}}
+    described = {
+        "settings": "shop.settings",
+        "environment": {},
+        "secrets": {"SHOP_KEY": "x"},
+        "node": "app1",
+        "address": "192.0.2.1",
+        "hosts": ["x.test"],
+        "origins": [],
+        "secret_key": "x",
+        "database": {"name": "x", "password": "x", "port": 1},
+        "caches": [],
+        "media": {"hosts": [], "url": "/media/"},
+        "static": {"url": "/static/", "storage": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
+    }
     place = f"/srv/shop/releases/{manifest['version']}"
     program = "import django; django.setup(); from django.template.loader import render_to_string; print(render_to_string('shop/page.html'))"
-    done = on_a_bare_host(artifact, manifest["version"], f"echo {shlex.quote(json.dumps(described))} > /site.json; REALWORLD_SITE=/site.json REALWORLD_RELEASE={place} "
-                          f"PYTHONPATH=/tier:{place}/src DJANGO_SETTINGS_MODULE=realworld.settings venv/bin/python -c {shlex.quote(program)}")
-    assert re.fullmatch(r"/static/shop/shop\.[0-9a-f]{12}\.css /static/shop/none\.png", done.stdout.strip()), done.stdout + done.stderr
+    done = on_a_bare_host(
+        artifact,
+        manifest["version"],
+        f"echo {shlex.quote(json.dumps(described))} > /site.json; REALWORLD_SITE=/site.json REALWORLD_RELEASE={place} "
+        f"PYTHONPATH=/tier:{place}/src DJANGO_SETTINGS_MODULE=realworld.settings venv/bin/python -c {shlex.quote(program)}",
+    )
+    assert re.fullmatch(r"/static/shop/shop\.[0-9a-f]{12}\.css /static/shop/none\.png", done.stdout.strip()), (
+        done.stdout + done.stderr
+    )
 
 
-def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path):
+def test_dry_run_says_that_it_would_build_and_does_not(
+    build: Callable[..., subprocess.CompletedProcess[str]], releases: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     before = artifacts(releases)
     done = build(hashed(write(tmp_path / "site", {"new.py": ""})), "--check")
     assert done.returncode == 0 and "changed=1" in done.stdout, done.stdout
@@ -303,33 +422,51 @@ def test_dry_run_says_that_it_would_build_and_does_not(build, releases, tmp_path
 
 # ------------------------------------------------------------------ what makes a version, without a build
 
+
 @pytest.fixture(scope="module")
-def source():
+def source() -> types.ModuleType:
     return release_source
 
 
-def test_what_changes_a_version(source, tmp_path):
+def test_what_changes_a_version(source: types.ModuleType, tmp_path: pathlib.Path) -> None:
     write(tmp_path, {"a.py": "1", "b/c.py": "2"})
 
-    def digest():
+    def digest() -> str:
         return source.digest(source.survey(tmp_path, "", "")[1])
+
     first = digest()
     os.utime(tmp_path / "a.py", (1, 1))
-    write(tmp_path, {"__pycache__/a.pyc": "", ".hg/x": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""})
+    write(
+        tmp_path,
+        {"__pycache__/a.pyc": "", ".hg/x": "", "env/pyvenv.cfg": "", "env/x.py": "", "db.sqlite3": "", ".env": ""},
+    )
     assert digest() == first
     seen = {first}
-    for change in (lambda: (tmp_path / "a.py").write_text("3"), lambda: (tmp_path / "a.py").chmod(0o755),
-                   lambda: (tmp_path / "a.py").rename(tmp_path / "d.py"), lambda: (tmp_path / "e").symlink_to("b")):
+    for change in (
+        lambda: (tmp_path / "a.py").write_text("3"),
+        lambda: (tmp_path / "a.py").chmod(0o755),
+        lambda: (tmp_path / "a.py").rename(tmp_path / "d.py"),
+        lambda: (tmp_path / "e").symlink_to("b"),
+    ):
         change()
         assert digest() not in seen
         seen.add(digest())
 
 
-@pytest.mark.parametrize(("name", "requirements", "says"), [
-    ("missing", "", "There is no directory .*/missing: site_source"),
-    ("shop-1.0-py3-none-any.whl", "requirements.txt", "There is no .*/requirements.txt; a wheel .* site_requirements: ''"),
-])
-def test_wrong_source_is_named(source, tmp_path, name, requirements, says):
+@pytest.mark.parametrize(
+    ("name", "requirements", "says"),
+    [
+        ("missing", "", "There is no directory .*/missing: site_source"),
+        (
+            "shop-1.0-py3-none-any.whl",
+            "requirements.txt",
+            "There is no .*/requirements.txt; a wheel .* site_requirements: ''",
+        ),
+    ],
+)
+def test_wrong_source_is_named(
+    source: types.ModuleType, tmp_path: pathlib.Path, name: str, requirements: str, says: str
+) -> None:
     if name.endswith(".whl"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=says):

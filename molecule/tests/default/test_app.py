@@ -6,68 +6,81 @@ import math
 import time
 import types
 import uuid
+from collections.abc import Callable, Iterator
 
 import pytest
+from testinfra.host import Host
+from tier import Tier, eventually
 
 testinfra_hosts = ["ansible://app"]
 
 HEALTH = "/-/health"
+Ask = Callable[..., tuple[int, str]]  # ask("/path", *options of curl, of=host): (status, body)
 
 
 @pytest.fixture(scope="session")
-def told(tier):
+def told(tier: Tier) -> types.SimpleNamespace:
     """What the inventory says of the app tier, asked once."""
-    names = ("all_hosts", "app_port", "app_process_mb", "app_status_port", "app_threads", "cache_hosts", "groups",
-             "host_share", "media_hosts", "media_port", "media_root", "site_media_url", "site_name", "site_root", "site_upload_limit_mb")
+    names = (
+        "all_hosts",
+        "app_port",
+        "app_process_mb",
+        "app_status_port",
+        "app_threads",
+        "cache_hosts",
+        "groups",
+        "host_share",
+        "media_hosts",
+        "media_port",
+        "media_root",
+        "site_media_url",
+        "site_name",
+        "site_root",
+        "site_upload_limit_mb",
+    )
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("app")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
 
 
 @pytest.fixture
-def name(host):
+def name(host: Host) -> str:
     """The inventory's name of the host under test."""
     return host.backend.host
 
 
 @pytest.fixture
-def address(told, name):
+def address(told: types.SimpleNamespace, name: str) -> str:
     return told.addresses[name]
 
 
 @pytest.fixture(scope="session")
-def balancer(told, tier):
+def balancer(told: types.SimpleNamespace, tier: Tier) -> Host:
     return tier.host(told.groups["lb"][0])
 
 
 @pytest.fixture
-def neighbour(told, tier, name):
+def neighbour(told: types.SimpleNamespace, tier: Tier, name: str) -> Host:
     """Another app host."""
     return tier.host(next(peer for peer in told.groups["app"] if peer != name))
 
 
 @pytest.fixture
-def ask(host, told, address):
+def ask(host: Host, told: types.SimpleNamespace, address: str) -> Ask:
     """Ask this host's Apache, from here or from another host: (status, body)."""
     base = f"http://{address}:{told.app_port}"
 
-    def ask(path, *curl, of=host):
-        said = of.run("curl --silent --max-time 5 --write-out '\\n%%{http_code}'" + " %s" * (len(curl) + 1), *curl, base + path)
+    def ask(path: str, *curl: str, of: Host = host) -> tuple[int, str]:
+        said = of.run(
+            "curl --silent --max-time 5 --write-out '\\n%%{http_code}'" + " %s" * (len(curl) + 1), *curl, base + path
+        )
         body, _, status = said.stdout.rpartition("\n")
         return int(status), body
 
     return ask
 
 
-def eventually(true, seconds=20):
-    """Await a condition: what it came to, true or not."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()) and time.monotonic() < deadline:
-        time.sleep(0.1)  # between two looks at a condition with a deadline
-    return found
-
-
 @contextlib.contextmanager
-def cut_off(host, *addresses):
+def cut_off(host: Host, *addresses: str) -> Iterator[None]:
     """No way from this host to these."""
     try:
         for address in addresses:
@@ -79,7 +92,7 @@ def cut_off(host, *addresses):
 
 
 @contextlib.contextmanager
-def frozen(host, unit):
+def frozen(host: Host, unit: str) -> Iterator[None]:
     """A service that takes connections and answers nothing."""
     try:
         host.check_output("systemctl kill --signal=STOP %s", unit)
@@ -88,19 +101,21 @@ def frozen(host, unit):
         host.check_output("systemctl kill --signal=CONT %s", unit)
 
 
-def daemons(host, told):
+def daemons(host: Host, told: types.SimpleNamespace) -> list[str]:
     """Ids of the site's processes."""
     return host.check_output("pgrep --full %s", f"^wsgi:{told.site_name} ").split()
 
 
-def test_the_node_proves_that_it_can_serve(host, ask, name, told):
+def test_the_node_proves_that_it_can_serve(host: Host, ask: Ask, name: str, told: types.SimpleNamespace) -> None:
     status, body = ask(HEALTH)
     release = host.check_output("basename $(readlink %s/current)", told.site_root)
     assert (status, json.loads(body)) == (
-        200, {"node": name, "release": release, "django": "ok", "database": "ok", "cache": "ok"})
+        200,
+        {"node": name, "release": release, "django": "ok", "database": "ok", "cache": "ok"},
+    )
 
 
-def test_the_node_says_no_in_time_when_the_database_hangs(host, ask):
+def test_the_node_says_no_in_time_when_the_database_hangs(host: Host, ask: Ask) -> None:
     with frozen(host, "pgpool2"):
         begun = time.monotonic()
         status, body = ask(HEALTH)
@@ -112,7 +127,7 @@ def test_the_node_says_no_in_time_when_the_database_hangs(host, ask):
 
 
 @pytest.mark.needs(cache=2)
-def test_one_cache_node_may_die_and_not_all(host, ask, told):
+def test_one_cache_node_may_die_and_not_all(host: Host, ask: Ask, told: types.SimpleNamespace) -> None:
     addresses = [cache["address"] for cache in told.cache_hosts]
     with cut_off(host, *addresses[1:]):
         assert ask(HEALTH)[0] == 200
@@ -127,7 +142,9 @@ def test_one_cache_node_may_die_and_not_all(host, ask, told):
 
 
 @pytest.mark.needs(app=2, monitor=1)
-def test_health_is_for_balancers_and_monitors_not_for_visitors(ask, tier, told, balancer, neighbour):
+def test_health_is_for_balancers_and_monitors_not_for_visitors(
+    ask: Ask, tier: Tier, told: types.SimpleNamespace, balancer: Host, neighbour: Host
+) -> None:
     assert ask(HEALTH, of=balancer)[0] == 200
     assert ask(HEALTH, of=tier.host(told.groups["monitor"][0]))[0] == 200
     assert ask(HEALTH, "--header", "X-Forwarded-For: 203.0.113.7", of=balancer)[0] == 403
@@ -135,7 +152,7 @@ def test_health_is_for_balancers_and_monitors_not_for_visitors(ask, tier, told, 
 
 
 @pytest.mark.needs(app=2)
-def test_pages_are_for_balancers(ask, told, balancer, neighbour):
+def test_pages_are_for_balancers(ask: Ask, told: types.SimpleNamespace, balancer: Host, neighbour: Host) -> None:
     pretended = "X-Forwarded-For: " + told.addresses[told.groups["lb"][0]]
     assert ask("/", "--header", pretended, of=neighbour)[0] == 403
     assert ask("/", of=balancer)[0] == 200
@@ -143,22 +160,30 @@ def test_pages_are_for_balancers(ask, told, balancer, neighbour):
 
 @pytest.mark.apart("app", "lb")
 @pytest.mark.parametrize("balanced", [True, False])
-def test_only_a_balancer_is_believed_who_the_visitor_is(host, ask, name, address, balancer, balanced):
+def test_only_a_balancer_is_believed_who_the_visitor_is(
+    host: Host, ask: Ask, name: str, address: str, balancer: Host, balanced: bool
+) -> None:
     marker = uuid.uuid4().hex
-    status, _ = ask("/", "--header", "X-Forwarded-For: 203.0.113.7", "--header", f"X-Request-Id: {marker}",
-                    of=balancer if balanced else host)
+    status, _ = ask(
+        "/",
+        "--header",
+        "X-Forwarded-For: 203.0.113.7",
+        "--header",
+        f"X-Request-Id: {marker}",
+        of=balancer if balanced else host,
+    )
     assert status == 200
     line = host.check_output("grep --no-filename %s /var/log/apache2/access.log", marker)
     assert line.split()[0] == ("203.0.113.7" if balanced else address)
     assert f"{name}/" in line.split()[-1]
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_sent(ask, told):
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(ask: Ask, told: types.SimpleNamespace) -> None:
     limit = told.site_upload_limit_mb * 1024 * 1024
     assert ask("/", "--request", "POST", "--header", f"Content-Length: {limit + 1}")[0] == 413
 
 
-def test_the_status_is_for_this_host_alone(host, told, address):
+def test_the_status_is_for_this_host_alone(host: Host, told: types.SimpleNamespace, address: str) -> None:
     port = str(told.app_status_port)
     assert "BusyWorkers" in host.check_output("curl -s 'http://127.0.0.1:%s/server-status?auto'", port)
     assert host.run("curl -s --max-time 2 http://%s:%s/server-status", address, port).rc != 0
@@ -171,13 +196,15 @@ name = "%s.txt"
 """
 
 
-def manage(host, script):
+def manage(host: Host, script: str) -> list[str]:
     """What a script prints that runs inside the site."""
     return host.check_output("manage shell --verbosity 0 --command %s", script).splitlines()
 
 
 @pytest.mark.needs(app=2)
-def test_an_upload_is_on_every_media_host_and_readable_from_every_app_host(host, tier, told, balancer, neighbour):
+def test_an_upload_is_on_every_media_host_and_readable_from_every_app_host(
+    host: Host, tier: Tier, told: types.SimpleNamespace, balancer: Host, neighbour: Host
+) -> None:
     directory = "realworld-" + uuid.uuid4().hex
     start = STORAGE % f"{directory}/picture"
     try:
@@ -187,11 +214,15 @@ def test_an_upload_is_on_every_media_host_and_readable_from_every_app_host(host,
             assert balancer.check_output("curl --silent --fail %s", url) == "a picture"
         assert manage(neighbour, start + "print(storage.open(name).read())") == ["b'a picture'"]
         # A second of the same name gets another one, and the first stays what it was.
-        second, first = manage(neighbour, start + """
+        second, first = manage(
+            neighbour,
+            start
+            + """
 second = storage.save(name, ContentFile(b'another'))
 print(second, storage.open(name).read(), sep="\\n")
 storage.delete(second)
-""")
+""",
+        )
         assert second != uploaded
         assert first == "b'a picture'"
     finally:
@@ -202,29 +233,42 @@ storage.delete(second)
 
 
 @pytest.mark.needs(media=2)
-def test_an_upload_succeeds_while_one_media_host_is_away(host, told):
+def test_an_upload_succeeds_while_one_media_host_is_away(host: Host, told: types.SimpleNamespace) -> None:
     with cut_off(host, told.media_hosts[0]["address"]):
-        assert manage(host, STORAGE % uuid.uuid4().hex + """
+        assert (
+            manage(
+                host,
+                STORAGE % uuid.uuid4().hex
+                + """
 storage.save(name, ContentFile(b"x"))
 print(storage.open(name).read())
 storage.delete(name)
-""")[-1] == "b'x'"
+""",
+            )[-1]
+            == "b'x'"
+        )
 
 
-def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host, told):
+def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host: Host, told: types.SimpleNamespace) -> None:
     found = host.check_output(
         "nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- runuser -u %s -- "
-        "find / -path /proc -prune -o -path /sys -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true", told.site_name)
+        "find / -path /proc -prune -o -path /sys -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true",
+        told.site_name,
+    )
     assert set(found.split()) == {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"}
     for directory in ("/tmp", "/var/tmp"):
         path = f"{directory}/{uuid.uuid4().hex}"
         host.check_output("touch %s", path)
-        seen = host.run("nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- test -e %s", path)
+        seen = host.run(
+            "nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- test -e %s", path
+        )
         host.check_output("rm %s", path)
         assert seen.rc == 1, f"{directory} is the host's own"
 
 
-def test_the_site_runs_in_as_many_processes_as_this_host_can_carry_and_as_its_own_user(host, told):
+def test_the_site_runs_in_as_many_processes_as_this_host_can_carry_and_as_its_own_user(
+    host: Host, told: types.SimpleNamespace
+) -> None:
     cores, kilobytes = map(int, host.check_output("nproc; awk '/^MemTotal/ {print $2}' /proc/meminfo").split())
     cores, memory = max(1, math.ceil(cores * told.host_share)), kilobytes / 1024 * told.host_share
     pids = daemons(host, told)
@@ -235,8 +279,12 @@ def test_the_site_runs_in_as_many_processes_as_this_host_can_carry_and_as_its_ow
         assert int(threads) >= told.app_threads
 
 
-def test_apaches_own_processes_never_load_the_site(host, told, address):
-    host.check_output("for _ in $(seq 40); do curl --silent --fail --output /dev/null http://%s:%s/; done", address, str(told.app_port))
+def test_apaches_own_processes_never_load_the_site(host: Host, told: types.SimpleNamespace, address: str) -> None:
+    host.check_output(
+        "for _ in $(seq 40); do curl --silent --fail --output /dev/null http://%s:%s/; done",
+        address,
+        str(told.app_port),
+    )
     processes = host.check_output("ps -o pid=,rss= --ppid $(systemctl show --property MainPID --value apache2)")
     memory = {pid: int(rss) for pid, rss in map(str.split, processes.splitlines())}
     site = {pid: memory.pop(pid) for pid in daemons(host, told)}
@@ -244,35 +292,46 @@ def test_apaches_own_processes_never_load_the_site(host, told, address):
     assert max(memory.values()) < min(site.values()) / 2  # an interpreter with Django in it weighs several times theirs
 
 
-def test_apache_is_back_after_it_was_killed(host, ask):
+def test_apache_is_back_after_it_was_killed(host: Host, ask: Ask) -> None:
     before = host.check_output("systemctl show --property MainPID --value apache2")
     host.check_output("kill -KILL %s", before)
     assert eventually(lambda: ask(HEALTH)[0] == 200)
     assert host.check_output("systemctl show --property MainPID --value apache2") not in (before, "0")
 
 
-def test_a_killed_process_of_the_site_is_replaced(host, ask, told):
+def test_a_killed_process_of_the_site_is_replaced(host: Host, ask: Ask, told: types.SimpleNamespace) -> None:
     before = daemons(host, told)
     host.check_output("kill -KILL " + " ".join(before))
     assert eventually(lambda: ask(HEALTH)[0] == 200)
     assert eventually(lambda: len(set(daemons(host, told)) - set(before)) == len(before))
 
 
-def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host, told):
+def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host: Host, told: types.SimpleNamespace) -> None:
     # The secrets stay on the host, and out of the command lines that look for them.
     described = f"/etc/{told.site_name}/site.json"
-    secrets = f"python3 -c 'import json; s = json.load(open(\"{described}\")); " \
-              "print(s[\"secret_key\"], s[\"database\"][\"password\"], *s[\"secrets\"].values(), sep=\"\\n\")'"
+    secrets = (
+        f'python3 -c \'import json; s = json.load(open("{described}")); '
+        'print(s["secret_key"], s["database"]["password"], *s["secrets"].values(), sep="\\n")\''
+    )
     assert int(host.check_output(secrets + " | grep --count .")) >= 2
     find = "grep --files-with-matches --no-messages --fixed-strings --file=- "
     assert host.check_output(secrets + " | " + find + "--text /proc/[0-9]*/cmdline || true") == ""
-    assert host.check_output(secrets + " | runuser -u nobody -- " + find + "--recursive --binary-files=without-match "
-                             f"--exclude-dir=venv /etc {told.site_root} /run /usr/local /var/log /var/lib || true") == ""
+    assert (
+        host.check_output(
+            secrets + " | runuser -u nobody -- " + find + "--recursive --binary-files=without-match "
+            f"--exclude-dir=venv /etc {told.site_root} /run /usr/local /var/log /var/lib || true"
+        )
+        == ""
+    )
     assert host.run("runuser -u %s -- test -w %s", told.site_name, described).rc == 1
 
 
-def test_a_request_is_logged_with_the_balancers_id(host, ask):
+def test_a_request_is_logged_with_the_balancers_id(host: Host, ask: Ask) -> None:
     marker = uuid.uuid4().hex
     assert ask(f"/none-{marker}", "--header", f"X-Request-Id: {marker}")[0] == 404
-    assert eventually(lambda: f"[{marker}]" in host.check_output(
-        "journalctl --identifier apache2 --since -1min --output cat --no-pager"), 5)
+    assert eventually(
+        lambda: (
+            f"[{marker}]" in host.check_output("journalctl --identifier apache2 --since -1min --output cat --no-pager")
+        ),
+        5,
+    )

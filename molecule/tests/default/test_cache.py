@@ -5,8 +5,12 @@ import textwrap
 import time
 import types
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fixtures import OnHost
+from tier import Tier
 
 # Ask a memcached: its answers to lines that are commands, up to the end of each.
 ASK = textwrap.dedent("""
@@ -22,7 +26,7 @@ ASK = textwrap.dedent("""
 
 
 @pytest.fixture(scope="module")
-def told(tier):
+def told(tier: Tier) -> types.SimpleNamespace:
     """What the inventory says of the cache tier, asked once."""
     names = ("all_hosts", "cache_port", "groups", "host_share")
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("cache")[0])
@@ -30,15 +34,19 @@ def told(tier):
 
 
 @pytest.fixture
-def ask(told, on):
+def ask(told: types.SimpleNamespace, on: OnHost) -> Callable[..., Any]:
     """Ask a cache host's memcached from another host."""
-    def ask(by, cache, *commands):
-        return on(by).run("python3 -c %s %s %s" + " %s" * len(commands), ASK, told.addresses[cache], str(told.cache_port), *commands)
+
+    def ask(by: str, cache: str, *commands: str) -> str:
+        return on(by).run(
+            "python3 -c %s %s %s" + " %s" * len(commands), ASK, told.addresses[cache], str(told.cache_port), *commands
+        )
+
     return ask
 
 
 @pytest.mark.needs(app=2)
-def test_what_one_app_host_stores_another_reads(ask, told):
+def test_what_one_app_host_stores_another_reads(ask: Callable[..., Any], told: types.SimpleNamespace) -> None:
     first, *_, last = told.groups["app"]
     key = uuid.uuid4().hex
     for cache in told.groups["cache"]:
@@ -48,26 +56,38 @@ def test_what_one_app_host_stores_another_reads(ask, told):
 
 @pytest.mark.needs(monitor=1)
 @pytest.mark.apart("app", "lb", "media", "db", "monitor", "cache")
-def test_nobody_but_app_hosts_comes_in(ask, told):
+def test_nobody_but_app_hosts_comes_in(ask: Callable[..., Any], told: types.SimpleNamespace) -> None:
     cache, *_ = told.groups["cache"]
-    strangers = [told.groups[group][-1] for group in ("lb", "media", "db", "monitor", "cache") if told.groups[group][-1] != cache]
+    strangers = [
+        told.groups[group][-1] for group in ("lb", "media", "db", "monitor", "cache") if told.groups[group][-1] != cache
+    ]
     with concurrent.futures.ThreadPoolExecutor(len(strangers)) as pool:
-        heard = [(stranger, said) for stranger, said in zip(strangers, pool.map(lambda stranger: ask(stranger, cache, "version"), strangers))
-                 if not said.rc or "timed out" not in said.stderr]
+        heard = [
+            (stranger, said)
+            for stranger, said in zip(strangers, pool.map(lambda stranger: ask(stranger, cache, "version"), strangers))
+            if not said.rc or "timed out" not in said.stderr
+        ]
     assert heard == []
 
 
-def test_it_listens_on_the_private_address_alone(told, on):
+def test_it_listens_on_the_private_address_alone(told: types.SimpleNamespace, on: OnHost) -> None:
     for cache in told.groups["cache"]:
-        listening = {line.split()[4] for line in on(cache).check_output("ss --no-header --listening --numeric --tcp --udp").splitlines()}
-        assert {a for a in listening if a.endswith(f":{told.cache_port}")} == {f"{told.addresses[cache]}:{told.cache_port}"}
+        listening = {
+            line.split()[4]
+            for line in on(cache).check_output("ss --no-header --listening --numeric --tcp --udp").splitlines()
+        }
+        assert {a for a in listening if a.endswith(f":{told.cache_port}")} == {
+            f"{told.addresses[cache]}:{told.cache_port}"
+        }
         pids = on(cache).check_output("systemctl show --property MainPID --value memcached")
         sockets = on(cache).check_output("ss --no-header --listening --numeric --tcp --udp --processes").splitlines()
         assert sum(f"pid={pids}," in line for line in sockets) <= 1
 
 
 @pytest.mark.apart("cache", "app", "db")
-def test_memory_is_most_of_what_the_host_may_count_on(ask, told, on):
+def test_memory_is_most_of_what_the_host_may_count_on(
+    ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost
+) -> None:
     for cache in told.groups["cache"]:
         stats = dict(line.split()[1:3] for line in ask(told.groups["app"][0], cache, "stats").stdout.splitlines())
         memory = int(on(cache).check_output("awk '/^MemTotal:/ {print $2}' /proc/meminfo")) * 1024 * told.host_share
@@ -75,7 +95,7 @@ def test_memory_is_most_of_what_the_host_may_count_on(ask, told, on):
 
 
 @pytest.mark.needs(cache=2)
-def test_losing_one_node_loses_its_share_of_the_keys(told, on):
+def test_losing_one_node_loses_its_share_of_the_keys(told: types.SimpleNamespace, on: OnHost) -> None:
     nodes = told.groups["cache"]
     # Through the site's own settings: what its pages would find.
     ring = textwrap.dedent("""
@@ -85,7 +105,7 @@ def test_losing_one_node_loses_its_share_of_the_keys(told, on):
         print(len(cache.get_many(keys)))
     """)
 
-    def found(by, store):
+    def found(by: str, store: bool) -> int:
         values = f"mark, store = {mark!r}, {store}"
         return int(on(by).check_output("/usr/local/bin/manage shell --verbosity 0 --command %s", values + ring))
 
@@ -97,10 +117,12 @@ def test_losing_one_node_loses_its_share_of_the_keys(told, on):
         kept = found(last, store=False)
     finally:
         on(nodes[-1]).check_output("systemctl start memcached")
-    assert abs((1000 - kept) / 1000 - 1 / len(nodes)) < 0.1, f"{1000 - kept} of 1000 keys were lost with one of {len(nodes)} nodes"
+    assert abs((1000 - kept) / 1000 - 1 / len(nodes)) < 0.1, (
+        f"{1000 - kept} of 1000 keys were lost with one of {len(nodes)} nodes"
+    )
 
 
-def test_it_comes_back_after_a_crash(ask, told, on):
+def test_it_comes_back_after_a_crash(ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost) -> None:
     cache = told.groups["cache"][-1]
     on(cache).check_output("systemctl kill --signal=KILL memcached")
     deadline = time.monotonic() + 30

@@ -3,31 +3,34 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import requests
+from testinfra.host import Host
+from tier import Tier
 
 GAP = 5  # seconds a visitor may have to wait while the virtual IP moves
 
 
 @pytest.fixture(name="vip", scope="module")
-def vip_fixture(tier):
+def vip_fixture(tier: Tier) -> str:
     """The virtual IP."""
     return tier.value("lb_vip", "lb[0]")
 
 
 @pytest.fixture(name="balancers", scope="module")
-def balancers_fixture(tier):
+def balancers_fixture(tier: Tier) -> list[Host]:
     """Every balancer, the preferred one first."""
     return [tier.host(name) for name in tier.hosts("lb")]
 
 
-def holders(balancers, vip):
+def holders(balancers: list[Host], vip: str) -> list[Host]:
     """The balancers that have the virtual IP."""
     return [lb for lb in balancers if lb.check_output("ip -oneline address show to %s", vip)]
 
 
-def await_holder(balancers, vip, wanted=lambda holder: True):
+def await_holder(balancers: list[Host], vip: str, wanted: Callable[[Host], bool] = lambda holder: True) -> Host:
     """The one balancer with the virtual IP, once it is a wanted one."""
     deadline = time.monotonic() + 15
     while True:
@@ -38,11 +41,11 @@ def await_holder(balancers, vip, wanted=lambda holder: True):
 
 
 @contextlib.contextmanager
-def visits(vip):
+def visits(vip: str) -> Iterator[list[float]]:
     """Visit the virtual IP all the time; gives the list of moments of success."""
     good, over = [], threading.Event()
 
-    def visit():
+    def visit() -> None:
         while not over.wait(0.05):
             with contextlib.suppress(requests.RequestException):
                 requests.get(f"http://{vip}/", headers={"Host": vip}, allow_redirects=False, timeout=1)
@@ -60,14 +63,16 @@ def visits(vip):
         visitor.join()
 
 
-def test_one_balancer_has_the_virtual_ip_in_the_network(balancers, vip, tier):
+def test_one_balancer_has_the_virtual_ip_in_the_network(balancers: list[Host], vip: str, tier: Tier) -> None:
     prefix = tier.value("network_cidr", "lb[0]").split("/")[1]
     assert f"inet {vip}/{prefix} " in await_holder(balancers, vip).check_output("ip -oneline address")
 
 
 @pytest.mark.needs(lb=2)
 @pytest.mark.parametrize("service", ["nginx", "keepalived"])
-def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(balancers, vip, service):
+def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(
+    balancers: list[Host], vip: str, service: str
+) -> None:
     """As often as there are balancers: of two, the virtual IP ends where it began."""
     assert len(balancers) > 1
     for _ in balancers:
@@ -82,8 +87,10 @@ def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(balancers, v
             finally:
                 first.check_output("systemctl start %s", service)
             # Well again, it takes nothing back: not at once, nor in the time of many signs of life.
-            first.check_output("timeout 10 sh -c 'until journalctl -qu keepalived -n 3 -o cat | grep -q \"BACKUP STATE\";"
-                               " do sleep .1; done'")
+            first.check_output(
+                'timeout 10 sh -c \'until journalctl -qu keepalived -n 3 -o cat | grep -q "BACKUP STATE";'
+                " do sleep .1; done'"
+            )
             seen, deadline = len(good), time.monotonic() + 2 * GAP
             while len(good) < seen + 60 and time.monotonic() < deadline:
                 assert holders(balancers, vip) == [second]
@@ -92,7 +99,7 @@ def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(balancers, v
         assert longest < GAP
 
 
-def test_signs_of_life_go_before_all_other_work(balancers):
+def test_signs_of_life_go_before_all_other_work(balancers: list[Host]) -> None:
     """And the kernel does not kill who sends them for a moment of work in one go, which moves the virtual IP between two balancers that are well."""
     for lb in balancers:
         found = {pid: lb.check_output("chrt --pid %s", pid) for pid in lb.check_output("pgrep -x keepalived").split()}

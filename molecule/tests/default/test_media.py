@@ -7,67 +7,102 @@ import gzip
 import http.client
 import json
 import textwrap
-import time
 import types
 import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import requests
+from fixtures import OnHost
+from testinfra.host import Host
+from tier import Tier, eventually
 
 # A few of the files a release may have, by name. The .br is never unpacked here, so it may be anything.
 STYLE = b"body { color: darkslategray }\n" * 100
 HASHED = "site.0123456789ab.css"
 STATIC = {
-    HASHED: STYLE, HASHED + ".gz": gzip.compress(STYLE, mtime=0), HASHED + ".br": b"brotli",
-    "plain.css": STYLE, ".hidden": b"secret",
-    "font.woff2": b"f", "icon.svg": b"<svg/>", "a.webp": b"w", "a.avif": b"a", "a.mjs": b"m", "a.json": b"{}", "a.map": b"{}", "a": b"?",
+    HASHED: STYLE,
+    HASHED + ".gz": gzip.compress(STYLE, mtime=0),
+    HASHED + ".br": b"brotli",
+    "plain.css": STYLE,
+    ".hidden": b"secret",
+    "font.woff2": b"f",
+    "icon.svg": b"<svg/>",
+    "a.webp": b"w",
+    "a.avif": b"a",
+    "a.mjs": b"m",
+    "a.json": b"{}",
+    "a.map": b"{}",
+    "a": b"?",
 }
+Ask = Callable[..., types.SimpleNamespace]  # ask(host, path, method, body, **headers): status, headers, body
 RELEASED = 1767323045  # when that release was made
 PICTURE = bytes(range(256)) * 40
 
 
 @pytest.fixture(scope="module")
-def told(tier):
+def told(tier: Tier) -> types.SimpleNamespace:
     """What the inventory says of the media tier, asked once."""
-    names = ("all_hosts", "groups", "media_port", "media_root", "media_status_port", "media_upload_port",
-             "site_media_url", "site_static_url", "site_upload_limit_mb", "static_root")
+    names = (
+        "all_hosts",
+        "groups",
+        "media_port",
+        "media_root",
+        "media_status_port",
+        "media_upload_port",
+        "site_media_url",
+        "site_static_url",
+        "site_upload_limit_mb",
+        "static_root",
+    )
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("media")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
 
 
 @pytest.fixture(scope="module")
-def media(told, on):
+def media(told: types.SimpleNamespace, on: OnHost) -> dict[str, Host]:
     """The media hosts: {name: host}."""
     return {name: on(name) for name in told.groups["media"]}
 
 
 @pytest.fixture(scope="module")
-def static(told, media):
+def static(told: types.SimpleNamespace, media: dict[str, Host]) -> Iterator[str]:
     """A release's static files on every media host; the URL path they are at."""
-    place = f"{told.static_root}/tests-tmp"
+    directory = f"{told.static_root}/tests-tmp"
     files = {name: base64.b64encode(content).decode() for name, content in STATIC.items()}
     for host in media.values():
-        python(host, f"""
+        python(
+            host,
+            f"""
             import base64, os, shutil
-            shutil.rmtree({place!r}, ignore_errors=True)  # of a run that was cut off
-            os.mkdir({place!r})
+            shutil.rmtree({directory!r}, ignore_errors=True)  # of a run that was cut off
+            os.mkdir({directory!r})
             for name, content in {files!r}.items():
-                open(f"{place}/{{name}}", "wb").write(base64.b64decode(content))
-                os.utime(f"{place}/{{name}}", ({RELEASED}, {RELEASED}))
-            os.symlink("/etc/passwd", "{place}/link.txt")
-        """)
+                open(f"{directory}/{{name}}", "wb").write(base64.b64decode(content))
+                os.utime(f"{directory}/{{name}}", ({RELEASED}, {RELEASED}))
+            os.symlink("/etc/passwd", "{directory}/link.txt")
+        """,
+        )
     yield told.site_static_url + "tests-tmp/"
     for host in media.values():
-        host.check_output("rm -r %s", place)
+        host.check_output("rm -r %s", directory)
 
 
 @pytest.fixture(scope="module")
-def send(told, on):
+def send(told: types.SimpleNamespace, on: OnHost) -> Callable[..., list[int]]:
     """Send uploads, from an app host or another one: their statuses. Each is (host, method, path, content)."""
-    def send(*requests_, by=None, headers=None):
-        asked = [(told.addresses[host], method, path, base64.b64encode(content).decode()) for host, method, path, *rest in requests_
-                 for content in (rest or [b""])]
-        return json.loads(python(on(by or told.groups["app"][0]), f"""
+
+    def send(*requests_: Any, by: str | None = None, headers: dict[str, str] | None = None) -> list[int]:
+        asked = [
+            (told.addresses[host], method, path, base64.b64encode(content).decode())
+            for host, method, path, *rest in requests_
+            for content in (rest or [b""])
+        ]
+        return json.loads(
+            python(
+                on(by or told.groups["app"][0]),
+                f"""
             import base64, http.client, json
             statuses = []
             for address, method, path, content in {asked!r}:
@@ -76,12 +111,15 @@ def send(told, on):
                 connection.request(method, path, body, {headers or {}!r})
                 statuses.append(connection.getresponse().status)
             print(json.dumps(statuses))
-        """))
+        """,
+            )
+        )
+
     return send
 
 
 @pytest.fixture(scope="module")
-def uploads(told, media, send):
+def uploads(told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]]) -> Iterator[str]:
     """A directory of uploads on every media host; the URL path it is at."""
     directory = f"tests-{uuid.uuid4().hex}/"
     path = told.site_media_url + directory
@@ -89,36 +127,34 @@ def uploads(told, media, send):
     yield path
     for host in media.values():
         # Also the notes of what the tests deleted.
-        host.check_output("cd %s && rm -rf %s && { grep -lrF %s .sync/deleted | xargs -r rm; }", told.media_root, directory, directory)
+        host.check_output(
+            "cd %s && rm -rf %s && { grep -lrF %s .sync/deleted | xargs -r rm; }", told.media_root, directory, directory
+        )
 
 
 @pytest.fixture
-def ask(told):
+def ask(told: types.SimpleNamespace) -> Ask:
     """Ask a media host as a balancer does: a response, not decoded."""
-    def ask(name, path, method="GET", body=None, **headers):
+
+    def ask(
+        name: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+    ) -> types.SimpleNamespace:
         connection = http.client.HTTPConnection(told.addresses[name], told.media_port, timeout=10)
         with contextlib.closing(connection):
             # Not requests: it would tidy up paths that a test wants sent as they are.
             connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
             response = connection.getresponse()
             return types.SimpleNamespace(status=response.status, headers=response.headers, body=response.read())
+
     return ask
 
 
-def python(host, script):
+def python(host: Host, script: str) -> str:
     """Run a script on a host."""
     return host.check_output("python3 -c %s", textwrap.dedent(script))
 
 
-def eventually(true, seconds=20):
-    """Await a condition: what it came to, true or not."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()) and time.monotonic() < deadline:
-        time.sleep(0.1)  # between two looks at a condition with a deadline
-    return found
-
-
-def test_all_hosts_give_a_static_file_the_same_validators(ask, media, static):
+def test_all_hosts_give_a_static_file_the_same_validators(ask: Ask, media: dict[str, Host], static: str) -> None:
     answers = [ask(name, static + HASHED) for name in media]
     assert all(answer.status == 200 and answer.body == STYLE for answer in answers)
     [validators] = {(answer.headers["ETag"], answer.headers["Last-Modified"]) for answer in answers}
@@ -130,7 +166,7 @@ def test_all_hosts_give_a_static_file_the_same_validators(ask, media, static):
         assert ask(name, static + HASHED, If_None_Match='"another"').status == 200
 
 
-def test_ranges(ask, media, static):
+def test_ranges(ask: Ask, media: dict[str, Host], static: str) -> None:
     for name in media:
         part = ask(name, static + HASHED, Range="bytes=100-199")
         assert (part.status, part.body) == (206, STYLE[100:200])
@@ -139,24 +175,33 @@ def test_ranges(ask, media, static):
         assert ask(name, static + HASHED, Range=f"bytes={len(STYLE)}-").status == 416
 
 
-@pytest.mark.parametrize(("accept", "coding", "suffix"), [
-    ("gzip, deflate, br", "br", ".br"),
-    ("gzip", "gzip", ".gz"),
-    ("br;q=0, GZIP ;q=0.5", "gzip", ".gz"),
-    ("br;q=0.0,gzip;q=0", None, ""),
-    ("brotli, xgzip", None, ""),
-    ("identity", None, ""),
-])
-def test_the_variant_compressed_at_build_time(ask, media, static, accept, coding, suffix):
+@pytest.mark.parametrize(
+    ("accept", "coding", "suffix"),
+    [
+        ("gzip, deflate, br", "br", ".br"),
+        ("gzip", "gzip", ".gz"),
+        ("br;q=0, GZIP ;q=0.5", "gzip", ".gz"),
+        ("br;q=0.0,gzip;q=0", None, ""),
+        ("brotli, xgzip", None, ""),
+        ("identity", None, ""),
+    ],
+)
+def test_the_variant_compressed_at_build_time(
+    ask: Ask, media: dict[str, Host], static: str, accept: str, coding: str | None, suffix: str
+) -> None:
     for name in media:
         answer = ask(name, static + HASHED, Accept_Encoding=accept)
-        assert (answer.status, answer.headers["Content-Encoding"], answer.body) == (200, coding, STATIC[HASHED + suffix])
+        assert (answer.status, answer.headers["Content-Encoding"], answer.body) == (
+            200,
+            coding,
+            STATIC[HASHED + suffix],
+        )
         assert answer.headers["Content-Type"].startswith("text/css")
         assert answer.headers["Vary"] == "Accept-Encoding"
         assert "immutable" in answer.headers["Cache-Control"]
 
 
-def test_a_compressed_file_asked_for_by_its_own_name(ask, media, static):
+def test_a_compressed_file_asked_for_by_its_own_name(ask: Ask, media: dict[str, Host], static: str) -> None:
     name = next(iter(media))
     archive = ask(name, static + HASHED + ".gz", Accept_Encoding="gzip, br")
     assert (archive.headers["Content-Encoding"], archive.headers["Content-Type"]) == (None, "application/gzip")
@@ -164,8 +209,8 @@ def test_a_compressed_file_asked_for_by_its_own_name(ask, media, static):
     assert ask(name, static + HASHED + ".br", Accept_Encoding="gzip, br").body == STATIC[HASHED + ".br"]
 
 
-def test_only_a_hashed_name_is_kept_for_good(ask, media, static):
-    def expiry(path):
+def test_only_a_hashed_name_is_kept_for_good(ask: Ask, media: dict[str, Host], static: str) -> None:
+    def expiry(path: str) -> Any:
         return ask(next(iter(media)), static + path).headers["Cache-Control"]
 
     assert expiry(HASHED) == "public, max-age=31536000, immutable"
@@ -174,30 +219,56 @@ def test_only_a_hashed_name_is_kept_for_good(ask, media, static):
     assert expiry("missing.0123456789ab.css") is None
 
 
-@pytest.mark.parametrize(("name", "content_type"), [
-    ("plain.css", "text/css; charset=utf-8"),
-    ("font.woff2", "font/woff2"),
-    ("icon.svg", "image/svg+xml"),
-    ("a.webp", "image/webp"),
-    ("a.avif", "image/avif"),
-    ("a.mjs", "text/javascript; charset=utf-8"),
-    ("a.json", "application/json"),
-    ("a.map", "application/json"),
-    ("a", "application/octet-stream"),
-])
-def test_types_are_told_and_not_guessed(ask, media, static, name, content_type):
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [
+        ("plain.css", "text/css; charset=utf-8"),
+        ("font.woff2", "font/woff2"),
+        ("icon.svg", "image/svg+xml"),
+        ("a.webp", "image/webp"),
+        ("a.avif", "image/avif"),
+        ("a.mjs", "text/javascript; charset=utf-8"),
+        ("a.json", "application/json"),
+        ("a.map", "application/json"),
+        ("a", "application/octet-stream"),
+    ],
+)
+def test_types_are_told_and_not_guessed(
+    ask: Ask, media: dict[str, Host], static: str, name: str, content_type: str
+) -> None:
     headers = ask(next(iter(media)), static + name, method="HEAD").headers
     assert (headers["Content-Type"], headers["X-Content-Type-Options"]) == (content_type, "nosniff")
 
 
-@pytest.mark.parametrize("path", [
-    "{static}", "{static}..", "/", "/static", "/etc/passwd", "/server-status", "/media-sync", "{media}", "{media}.sync/index",
-    "{static}.hidden", "{static}link.txt", "{static}plain.css/more", "{static}../../../../etc/passwd",
-    "{static}%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "{static}..%2f..%2f..%2f..%2fetc%2fpasswd",
-    "{static}%2e%2e%5c%2e%2e%5c", "{static}%252e%252e/plain.css", "{static}plain.css%00.png", "{static}%ff",
-    "{media}../static/tests-tmp/.hidden", "{media}%2e%2e/static/tests-tmp/link.txt",
-])
-def test_nothing_else_is_served(ask, told, media, static, path):
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{static}",
+        "{static}..",
+        "/",
+        "/static",
+        "/etc/passwd",
+        "/server-status",
+        "/media-sync",
+        "{media}",
+        "{media}.sync/index",
+        "{static}.hidden",
+        "{static}link.txt",
+        "{static}plain.css/more",
+        "{static}../../../../etc/passwd",
+        "{static}%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "{static}..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "{static}%2e%2e%5c%2e%2e%5c",
+        "{static}%252e%252e/plain.css",
+        "{static}plain.css%00.png",
+        "{static}%ff",
+        "{media}../static/tests-tmp/.hidden",
+        "{media}%2e%2e/static/tests-tmp/link.txt",
+    ],
+)
+def test_nothing_else_is_served(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str, path: str
+) -> None:
     for name in media:
         answer = ask(name, path.format(static=static, media=told.site_media_url))
         assert answer.status in (400, 403, 404) or (answer.status, path) == (301, "/static")
@@ -205,26 +276,31 @@ def test_nothing_else_is_served(ask, told, media, static, path):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "MKCOL", "PROPFIND", "MOVE", "OPTIONS", "TRACE"])
-def test_visitors_can_only_read(ask, media, static, method):
+def test_visitors_can_only_read(ask: Ask, media: dict[str, Host], static: str, method: str) -> None:
     name = next(iter(media))
     assert ask(name, static + "plain.css", method=method, body=b"x").status in (403, 405, 413)
     assert ask(name, static + "plain.css").body == STYLE
 
 
-def settle(hosts):
+def settle(hosts: dict[str, Host]) -> None:
     """What the timer of each host does every now and then; twice, for what the first has learnt from the last."""
     for host in [*hosts.values(), *hosts.values()]:
         # "restart": one that the timer has started a moment ago has not seen what the test has just done.
         host.check_output("systemctl restart media-sync")
 
 
-def test_an_upload_is_served_by_every_host(ask, media, send, uploads):
+def test_an_upload_is_served_by_every_host(
+    ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     picture = uploads + "b%C3%A4r%20lin.JPG"
     assert send(*((name, "PUT", picture, PICTURE) for name in media)) == [201] * len(media)
     settle(media)
 
-    def validators():
-        return {(answer.headers["ETag"], answer.headers["Last-Modified"]) for answer in (ask(name, picture) for name in media)}
+    def validators() -> set[tuple[str, str]]:
+        return {
+            (answer.headers["ETag"], answer.headers["Last-Modified"])
+            for answer in (ask(name, picture) for name in media)
+        }
 
     # It reached them one after the other, and yet:
     assert len(validators()) == 1, validators()
@@ -235,7 +311,9 @@ def test_an_upload_is_served_by_every_host(ask, media, send, uploads):
     assert [ask(name, picture, Range="bytes=5-9").body for name in media] == [PICTURE[5:10]] * len(media)
 
 
-def test_an_upload_runs_nothing_in_the_sites_name(ask, media, send, uploads):
+def test_an_upload_runs_nothing_in_the_sites_name(
+    ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     host = next(iter(media))
     names = ["page.html", "PAGE.HTM", "picture.svg", "feed.xml", "code.js", "prog.php", "x.jpg.xhtml", "none"]
     send(*((host, "PUT", uploads + name, b"<script>alert(1)</script>") for name in names))
@@ -248,7 +326,9 @@ def test_an_upload_runs_nothing_in_the_sites_name(ask, media, send, uploads):
 
 
 @pytest.mark.apart("app", "lb", "cache", "media")
-def test_only_app_hosts_can_upload(ask, told, media, send, uploads):
+def test_only_app_hosts_can_upload(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     host, *_others = media
     app = told.groups["app"]
     for by in app:
@@ -259,12 +339,23 @@ def test_only_app_hosts_can_upload(ask, told, media, send, uploads):
     assert ask(host, uploads + app[0]).body == b"x"
 
 
-def test_what_an_app_host_cannot_do(ask, media, send, uploads):
+def test_what_an_app_host_cannot_do(
+    ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     host = next(iter(media))
     assert send((host, "PUT", uploads + "kept", b"x")) == [201]
     refused = [
-        ("PUT", ".hidden"), ("PUT", "half~"), ("PUT", "../.sync/index"), ("PUT", "%2e%2e/x"), ("PUT", "../../static/x"),
-        ("DELETE", ""), ("DELETE", "none/"), ("DELETE", ".."), ("MOVE", "kept"), ("COPY", "kept"), ("POST", "kept"),
+        ("PUT", ".hidden"),
+        ("PUT", "half~"),
+        ("PUT", "../.sync/index"),
+        ("PUT", "%2e%2e/x"),
+        ("PUT", "../../static/x"),
+        ("DELETE", ""),
+        ("DELETE", "none/"),
+        ("DELETE", ".."),
+        ("MOVE", "kept"),
+        ("COPY", "kept"),
+        ("POST", "kept"),
     ]
     got = send(*((host, method, uploads + name, b"y") for method, name in refused[:3] + refused[4:]))
     assert set(got) == {403}, got
@@ -273,11 +364,15 @@ def test_what_an_app_host_cannot_do(ask, media, send, uploads):
     assert ask(host, uploads + "kept").body == b"x"
 
 
-def test_uploads_have_a_limit(ask, told, media, on, uploads):
+def test_uploads_have_a_limit(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], on: OnHost, uploads: str
+) -> None:
     host = next(iter(media))
     limit = told.site_upload_limit_mb * 1024 * 1024
     for size, status, found in ((limit + 1, 413, 404), (limit, 201, 200)):
-        assert python(on(told.groups["app"][0]), f"""
+        assert python(
+            on(told.groups["app"][0]),
+            f"""
             import http.client
             connection = http.client.HTTPConnection({told.addresses[host]!r}, {told.media_upload_port}, timeout=10)
             try:
@@ -285,20 +380,31 @@ def test_uploads_have_a_limit(ask, told, media, on, uploads):
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it answered before it had read all
             print(connection.getresponse().status)
-        """) == str(status)
+        """,
+        ) == str(status)
         assert ask(host, uploads + "large", method="HEAD").status == found
 
 
-def test_half_an_upload_is_never_served(ask, told, media, on, send, uploads):
+def test_half_an_upload_is_never_served(
+    ask: Ask,
+    told: types.SimpleNamespace,
+    media: dict[str, Host],
+    on: OnHost,
+    send: Callable[..., list[int]],
+    uploads: str,
+) -> None:
     host = next(iter(media))
     send((host, "PUT", uploads + "half-replaced.jpg", PICTURE))
-    python(on(told.groups["app"][0]), f"""
+    python(
+        on(told.groups["app"][0]),
+        f"""
         import socket
         for name in ("half-new.jpg", "half-replaced.jpg"):
             connection = socket.create_connection(({told.addresses[host]!r}, {told.media_upload_port}))
             connection.sendall(f"PUT {uploads}{{name}} HTTP/1.1\\r\\nHost: media\\r\\nContent-Length: 9000000\\r\\n\\r\\n".encode() + bytes(3000000))
             connection.close()
-    """)
+    """,
+    )
     assert ask(host, uploads + "half-new.jpg").status == 404
     assert ask(host, uploads + "half-replaced.jpg").body == PICTURE
     directory = told.media_root + "/" + uploads.removeprefix(told.site_media_url)
@@ -306,7 +412,9 @@ def test_half_an_upload_is_never_served(ask, told, media, on, send, uploads):
 
 
 @pytest.mark.needs(media=2)
-def test_a_host_that_was_away_catches_up(ask, media, send, static, uploads):
+def test_a_host_that_was_away_catches_up(
+    ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], static: str, uploads: str
+) -> None:
     *up, away = media
     both = [uploads + "deleted.jpg", uploads + "replaced.jpg"]
     assert set(send(*((name, "PUT", path, b"old") for name in media for path in both))) == {201}
@@ -324,8 +432,12 @@ def test_a_host_that_was_away_catches_up(ask, media, send, static, uploads):
 
     assert eventually(lambda: answers(ask, away, static))
     # By itself, because its lighttpd came back.
-    assert eventually(lambda: [ask(away, uploads + file).status for file in ("missed.jpg", "deleted.jpg")] == [200, 404])
-    assert eventually(lambda: ask(away, uploads + "missed.jpg").body == ask(away, uploads + "replaced.jpg").body == PICTURE)
+    assert eventually(
+        lambda: [ask(away, uploads + file).status for file in ("missed.jpg", "deleted.jpg")] == [200, 404]
+    )
+    assert eventually(
+        lambda: ask(away, uploads + "missed.jpg").body == ask(away, uploads + "replaced.jpg").body == PICTURE
+    )
     # What it still had when it came back does not come back with it.
     settle(media)
     assert [ask(name, uploads + "deleted.jpg").status for name in media] == [404] * len(media)
@@ -334,7 +446,9 @@ def test_a_host_that_was_away_catches_up(ask, media, send, static, uploads):
 
 
 @pytest.mark.needs(media=2)
-def test_a_name_can_be_used_again_after_a_deletion(ask, told, media, send, uploads):
+def test_a_name_can_be_used_again_after_a_deletion(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+) -> None:
     first, *_others = media
     again = uploads + "again.jpg"
     for name in media:
@@ -348,41 +462,56 @@ def test_a_name_can_be_used_again_after_a_deletion(ask, told, media, send, uploa
     assert eventually(lambda: [ask(name, again).body for name in media] == [PICTURE] * len(media))
 
 
-def test_the_access_log_knows_visitor_and_request(ask, told, media, on, static):
+def test_the_access_log_knows_visitor_and_request(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], on: OnHost, static: str
+) -> None:
     host, balancer = next(iter(media)), told.groups["lb"][0]
     mark = uuid.uuid4().hex
     ask(host, static + "plain.css?by=stranger", X_Forwarded_For="203.0.113.9", X_Request_Id=mark + '"1')
-    python(on(balancer), f"""
+    python(
+        on(balancer),
+        f"""
         import urllib.request
         urllib.request.urlopen(urllib.request.Request(
             "http://{told.addresses[host]}:{told.media_port}{static}plain.css?by=balancer",
             headers={{"X-Forwarded-For": "203.0.113.9", "X-Request-Id": "{mark}2"}})).read()
-    """)
+    """,
+    )
     # lighttpd writes the log out every few seconds, and when it is told to.
     media[host].check_output("systemctl kill --signal=HUP lighttpd")
     found = eventually(lambda: media[host].run("grep %s /var/log/lighttpd/access.log", mark).stdout.splitlines())
     stranger, visitor = (json.loads(line) for line in found)
     assert stranger["request_id"] == mark + '"1' and stranger["client"] != "203.0.113.9"
     assert (visitor["request_id"], visitor["client"]) == (mark + "2", "203.0.113.9")
-    assert (visitor["method"], visitor["url"], visitor["status"], visitor["bytes"]) == ("GET", static + "plain.css", 200, len(STYLE))
+    assert (visitor["method"], visitor["url"], visitor["status"], visitor["bytes"]) == (
+        "GET",
+        static + "plain.css",
+        200,
+        len(STYLE),
+    )
 
 
-def test_its_own_host_alone_can_ask_how_it_is(told, media):
+def test_its_own_host_alone_can_ask_how_it_is(told: types.SimpleNamespace, media: dict[str, Host]) -> None:
     for name, host in media.items():
-        said = python(host, f"""
+        said = python(
+            host,
+            f"""
             import urllib.request
             print(urllib.request.urlopen("http://127.0.0.1:{told.media_status_port}/server-status?auto").read().decode())
-        """)
+        """,
+        )
         assert "Total Accesses:" in said
         with pytest.raises(requests.ConnectionError):
             requests.get(f"http://{told.addresses[name]}:{told.media_status_port}/server-status", timeout=5)
 
 
-def test_a_restart_cuts_off_nobody(ask, told, media, static):
+def test_a_restart_cuts_off_nobody(ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str) -> None:
     name, host = list(media.items())[-1]
     size = 40_000_000
     host.check_output("truncate -s %s %s", str(size), f"{told.static_root}/tests-tmp/large.bin")
-    with requests.get(f"http://{told.addresses[name]}:{told.media_port}{static}large.bin", stream=True, timeout=10) as download:
+    with requests.get(
+        f"http://{told.addresses[name]}:{told.media_port}{static}large.bin", stream=True, timeout=10
+    ) as download:
         got = len(next(download.iter_content(65536)))
         host.check_output("systemctl restart --no-block lighttpd")
         # It has stopped to take new connections, and goes on with this one.
@@ -392,7 +521,7 @@ def test_a_restart_cuts_off_nobody(ask, told, media, static):
     assert eventually(lambda: answers(ask, name, static))
 
 
-def answers(ask, name, static):
+def answers(ask: Ask, name: str, static: str) -> bool:
     """Whether a media host takes connections and answers."""
     try:
         return ask(name, static + "plain.css").status == 200

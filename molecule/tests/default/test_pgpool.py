@@ -3,8 +3,12 @@
 import shlex
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from testinfra.host import Host
+from tier import Tier
 
 testinfra_hosts = ["ansible://app"]
 
@@ -13,16 +17,17 @@ PASSWORD = "export PGPASSWORD=$(sed -n 's/^{user}:TEXT//p' /etc/pgpool2/pool_pas
 
 
 @pytest.fixture(scope="module")
-def facts(tier):
+def facts(tier: Tier) -> dict[str, Any]:
     """What the inventory says about the way to the database."""
     return tier.value(
         "dict(db=db_hosts, app=app_hosts, site=site_name, pool_port=pool_port, db_port=db_port,"
         " patroni_port=patroni_port, user=ansible_user | default(operator_name), args=ansible_ssh_common_args | default(''),"
         " reach=dict(groups['app'] | zip(groups['app'] | map('extract', hostvars, 'ansible_host'))))",
-        tier.hosts("app")[0]) | {"key": tier.key}
+        tier.hosts("app")[0],
+    ) | {"key": tier.key}
 
 
-def psql(facts, options="", user=None):
+def psql(facts: dict[str, Any], options: str = "", user: str | None = None) -> str:
     """A command line that runs psql through the pgpool of the host it runs on."""
     user = user or facts["site"]
     connection = f"host=127.0.0.1 port={facts['pool_port']} user={user} dbname={facts['site']} {options}"
@@ -30,33 +35,41 @@ def psql(facts, options="", user=None):
 
 
 @pytest.fixture
-def sql(host, facts):
+def sql(host: Host, facts: dict[str, Any]) -> Callable[..., str]:
     """Runs a statement as the site through this host's pgpool; the answer as text."""
-    def run(statement):
+
+    def run(statement: str) -> str:
         return host.check_output(psql(facts) + " -c %s", statement)
+
     return run
 
 
 @pytest.fixture
-def table(sql):
+def table(sql: Callable[..., str]) -> Iterator[str]:
     """An empty table of the site's, gone afterwards."""
     sql("drop table if exists tier_test; create table tier_test (id serial primary key, said text)")
     yield "tier_test"
     sql("drop table tier_test")
 
 
-def primary(host, facts):
+def primary(host: Host, facts: dict[str, Any]) -> str:
     """Address of the database that holds the lock."""
-    return next(database["address"] for database in facts["db"] if host.run(
-        "curl -fs -o /dev/null http://%s:%s/primary", database["address"], str(facts["patroni_port"])).rc == 0)
+    return next(
+        database["address"]
+        for database in facts["db"]
+        if host.run("curl -fs -o /dev/null http://%s:%s/primary", database["address"], str(facts["patroni_port"])).rc
+        == 0
+    )
 
 
-def test_the_site_writes_and_reads(sql, table):
+def test_the_site_writes_and_reads(sql: Callable[..., str], table: str) -> None:
     sql(f"insert into {table} (said) values ('hello')")
     assert sql(f"select said from {table}") == "hello"
 
 
-def test_reads_reach_every_database_and_writes_the_primary(host, facts, sql, table):
+def test_reads_reach_every_database_and_writes_the_primary(
+    host: Host, facts: dict[str, Any], sql: Callable[..., str], table: str
+) -> None:
     once = psql(facts) + " -c 'select inet_server_addr()'"
     where = host.check_output("for i in $(seq 24); do %s & done; wait" % once).split()
     assert len(where) == 24
@@ -65,7 +78,7 @@ def test_reads_reach_every_database_and_writes_the_primary(host, facts, sql, tab
     assert written == {primary(host, facts)}
 
 
-def test_reads_that_tell_their_request_are_balanced_too(host, facts):
+def test_reads_that_tell_their_request_are_balanced_too(host: Host, facts: dict[str, Any]) -> None:
     """The site puts the request's id before each statement, as a comment."""
     once = psql(facts) + " -c '/* request=0123456789abcdef0123456789abcdef */ select inet_server_addr()'"
     where = host.check_output("for i in $(seq 24); do %s & done; wait" % once).split()
@@ -73,13 +86,18 @@ def test_reads_that_tell_their_request_are_balanced_too(host, facts):
     assert set(where) == {database["address"] for database in facts["db"]}
 
 
-def test_a_transaction_reads_what_it_wrote(sql, table):
+def test_a_transaction_reads_what_it_wrote(sql: Callable[..., str], table: str) -> None:
     for _ in range(10):
-        assert sql(f"begin; delete from {table}; insert into {table} (said) values ('mine'); "
-                   f"select count(*) from {table}; commit") == "1"
+        assert (
+            sql(
+                f"begin; delete from {table}; insert into {table} (said) values ('mine'); "
+                f"select count(*) from {table}; commit"
+            )
+            == "1"
+        )
 
 
-def test_wrong_passwords_and_other_users_are_refused(host, facts):
+def test_wrong_passwords_and_other_users_are_refused(host: Host, facts: dict[str, Any]) -> None:
     wrong = host.run("export PGPASSWORD=wrong; " + psql(facts).split("; ", 1)[1] + " -c 'select 1'")
     assert wrong.rc == 2
     assert "password" in wrong.stderr
@@ -88,7 +106,7 @@ def test_wrong_passwords_and_other_users_are_refused(host, facts):
 
 
 @pytest.mark.parametrize("method", ["password", "md5", "none"])
-def test_only_scram_is_spoken(host, facts, method):
+def test_only_scram_is_spoken(host: Host, facts: dict[str, Any], method: str) -> None:
     assert host.run(psql(facts, "require_auth=scram-sha-256") + " -c 'select 1'").rc == 0
     refused = host.run(psql(facts, f"require_auth={method}") + " -c 'select 1'")
     assert refused.rc == 2
@@ -99,33 +117,39 @@ def test_only_scram_is_spoken(host, facts, method):
         assert host.run(direct.replace("%s", "scram-sha-256")).rc == 0
 
 
-def test_one_session_too_many_waits_instead_of_failing(host, facts, sql):
+def test_one_session_too_many_waits_instead_of_failing(
+    host: Host, facts: dict[str, Any], sql: Callable[..., str]
+) -> None:
     children = int(sql("pgpool show num_init_children"))
     held = psql(facts) + " -c 'select 1 from pg_sleep(0.5)'"
     said = host.check_output("for i in $(seq %s); do %s & done; wait" % (children + 5, held))
     assert said.split() == ["1"] * (children + 5)
 
 
-def test_all_pools_together_fit_the_databases(host, facts, sql):
+def test_all_pools_together_fit_the_databases(host: Host, facts: dict[str, Any], sql: Callable[..., str]) -> None:
     children = int(sql("pgpool show num_init_children"))
-    room = int(sql("select setting::int - current_setting('superuser_reserved_connections')::int from pg_settings where name = 'max_connections'"))
+    room = int(
+        sql(
+            "select setting::int - current_setting('superuser_reserved_connections')::int from pg_settings where name = 'max_connections'"
+        )
+    )
     assert children * len(facts["app"]) <= room
 
 
 @pytest.mark.apart("app", "db")
-def test_only_this_host_is_served(host, facts):
+def test_only_this_host_is_served(host: Host, facts: dict[str, Any]) -> None:
     pcp_port = 9898
     own = [line.split()[3].rpartition(":") for line in host.check_output("ss -Hltn").splitlines()]
     heard = {(where, int(port)) for where, _, port in own if int(port) in (facts["pool_port"], pcp_port)}
     assert heard == {("127.0.0.1", facts["pool_port"]), ("127.0.0.1", pcp_port)}
 
 
-def test_the_site_cannot_read_the_passwords(host):
+def test_the_site_cannot_read_the_passwords(host: Host) -> None:
     for name in ("pool_passwd", "pcppass", "pcp.conf"):
         assert host.run("su -s /bin/sh www-data -c %s", f"cat /etc/pgpool2/{name}").rc != 0
 
 
-def test_it_comes_back_when_it_crashes(host, facts):
+def test_it_comes_back_when_it_crashes(host: Host, facts: dict[str, Any]) -> None:
     host.check_output("systemctl kill --signal=KILL --kill-whom=main pgpool2")
     deadline = time.monotonic() + 20
     while host.run(psql(facts) + " -c 'select 1'").rc != 0:
@@ -136,27 +160,42 @@ def test_it_comes_back_when_it_crashes(host, facts):
 class Session:
     """psql on a host, kept open: one statement at a time, as the site."""
 
-    def __init__(self, name, facts):
-        ssh = ["ssh", "-o", "BatchMode=yes", "-i", facts["key"], *shlex.split(facts["args"]),
-               f"{facts['user']}@{facts['reach'][name]}"]
+    def __init__(self, name: str, facts: dict[str, Any]) -> None:
+        ssh = [
+            "ssh",
+            "-o",
+            "BatchMode=yes",
+            "-i",
+            facts["key"],
+            *shlex.split(facts["args"]),
+            f"{facts['user']}@{facts['reach'][name]}",
+        ]
         self.process = subprocess.Popen(
             [*ssh, "sudo sh -c " + shlex.quote(psql(facts))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
 
-    def ask(self, statement):
+    def ask(self, statement: str) -> str:
         """The first column of the first row of the answer."""
+        assert self.process.stdin and self.process.stdout
         self.process.stdin.write(statement + ";\n")
         return self.process.stdout.readline().strip()
 
-    def close(self):
+    def close(self) -> None:
+        """End the session, once."""
+        assert self.process.stdin
         self.process.stdin.close()
         self.process.wait(10)
 
 
-def test_what_one_host_wrote_every_other_reads_at_once(host, facts, table):
+def test_what_one_host_wrote_every_other_reads_at_once(host: Host, facts: dict[str, Any], table: str) -> None:
     name = host.check_output("hostname")
     writer = Session(name, facts)
-    sessions, readers = [writer], {}
+    sessions = [writer]
+    readers: dict[tuple[str, str], Session] = {}
     try:
         for other in facts["reach"]:
             # A session reads from one database: open some until all databases are read from.
@@ -175,5 +214,5 @@ def test_what_one_host_wrote_every_other_reads_at_once(host, facts, table):
         assert stale == 0
     finally:
         for session in sessions:
-            if not session.process.stdin.closed:
+            if session.process.stdin and not session.process.stdin.closed:
                 session.close()

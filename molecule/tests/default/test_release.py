@@ -6,8 +6,13 @@ import pathlib
 import re
 import subprocess
 import types
+from typing import Any
 
 import pytest
+import requests
+from fixtures import OnHost
+from testinfra.host import Host
+from tier import Tier
 
 testinfra_hosts = ["ansible://app"]
 
@@ -27,89 +32,119 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def told(tier):
+def told(tier: Tier) -> types.SimpleNamespace:
     """What the inventory says of the site, asked once."""
-    names = ("all_hosts", "app_port", "groups", "site_name", "site_releases_kept", "site_root", "site_static_url", "state_dir", "static_root")
+    names = (
+        "all_hosts",
+        "app_port",
+        "groups",
+        "site_name",
+        "site_releases_kept",
+        "site_root",
+        "site_static_url",
+        "state_dir",
+        "static_root",
+    )
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("app")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
 
 
 @pytest.fixture
-def release(host, told):
+def release(host: Host, told: types.SimpleNamespace) -> str:
     """Directory of the release that is current on a host."""
     return host.check_output(f"readlink -f {told.site_root}/current")
 
 
 @pytest.fixture
-def manifest(host, release):
+def manifest(host: Host, release: str) -> dict[str, Any]:
     return json.loads(host.file(f"{release}/manifest.json").content_string)
 
 
-def test_every_app_host_serves_the_release_that_was_built(host, told, release, manifest):
+def test_every_app_host_serves_the_release_that_was_built(
+    host: Host, told: types.SimpleNamespace, release: str, manifest: dict[str, Any]
+) -> None:
     version = manifest["version"]
     assert release == f"{told.site_root}/releases/{version}"
-    built = hashlib.sha256(pathlib.Path(told.state_dir, "../releases", f"{told.site_name}-{version}.json").read_bytes()).hexdigest()
+    built = hashlib.sha256(
+        pathlib.Path(told.state_dir, "../releases", f"{told.site_name}-{version}.json").read_bytes()
+    ).hexdigest()
     assert host.file(f"{release}/manifest.json").sha256sum == built
     address = told.addresses[host.backend.host]
     health = json.loads(host.check_output(f"curl -sf http://{address}:{told.app_port}/-/health"))
     assert health["release"] == version
 
 
-def test_every_file_is_what_was_built(host, release, manifest):
+def test_every_file_is_what_was_built(host: Host, release: str, manifest: dict[str, Any]) -> None:
     found = json.loads(host.run("python3 -c %s %s", SURVEY, release).stdout)
     found.pop("manifest.json")
     found.pop("commands-run", None)
     assert found == manifest["files"]
 
 
-def test_virtualenv_works_and_is_the_releases_own(host, release, manifest):
+def test_virtualenv_works_and_is_the_releases_own(host: Host, release: str, manifest: dict[str, Any]) -> None:
     wanted = {wheel["name"]: wheel["version"] for wheel in manifest["wheels"]}
-    says = host.check_output(f"{release}/venv/bin/python -Bc 'import django, psycopg, sys; "
-                             "print(django.__version__, psycopg.__version__, psycopg.pq.__impl__, sys.prefix)'")
+    says = host.check_output(
+        f"{release}/venv/bin/python -Bc 'import django, psycopg, sys; "
+        "print(django.__version__, psycopg.__version__, psycopg.pq.__impl__, sys.prefix)'"
+    )
     assert says.split() == [wanted["django"], wanted["psycopg"], "binary", f"{release}/venv"]
 
 
-def test_site_cannot_change_its_code(host, told, release):
+def test_site_cannot_change_its_code(host: Host, told: types.SimpleNamespace, release: str) -> None:
     for path in ("src", "venv/bin", "static", "manifest.json", "src/manage.py"):
-        tried = host.run(f"runuser -u {told.site_name} -- sh -c 'test -r {release}/{path} && ! test -w {release}/{path}'")
+        tried = host.run(
+            f"runuser -u {told.site_name} -- sh -c 'test -r {release}/{path} && ! test -w {release}/{path}'"
+        )
         assert tried.rc == 0, path
     assert host.check_output(f"find {release} \\( -user {told.site_name} -o ! -type l -perm /022 \\) -print") == ""
 
 
-def test_no_more_releases_are_kept_than_wanted(host, told):
+def test_no_more_releases_are_kept_than_wanted(host: Host, told: types.SimpleNamespace) -> None:
     kept = host.check_output(f"ls -A {told.site_root}/releases").split()
     assert len(kept) <= told.site_releases_kept
     assert not [name for name in kept if name.startswith(".")], "leftovers of a deploy"
 
 
-def test_release_commands_have_run(host):
+def test_release_commands_have_run(host: Host) -> None:
     """The database is at the release's own migrations."""
     assert host.run("manage migrate --check").rc == 0
 
 
-def test_dry_run_of_a_deploy_finds_nothing_to_do(tier):
-    done = subprocess.run(["ansible-playbook", "-i", tier.inventory, "playbooks/deploy.yml", "--check"],
-                          cwd=ROOT, capture_output=True, text=True, check=False, env=tier.env)
+def test_dry_run_of_a_deploy_finds_nothing_to_do(tier: Tier) -> None:
+    done = subprocess.run(
+        ["ansible-playbook", "-i", tier.inventory, "playbooks/deploy.yml", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=tier.env,
+    )
     assert done.returncode == 0, done.stdout
     changes = re.findall(r"changed=(\d+)", done.stdout)
     assert changes and set(changes) == {"0"}, done.stdout
 
 
-def test_media_hosts_have_every_static_file_before_anybody_asks(told, on, manifest):
-    static = {name.removeprefix("static/"): digest for name, digest in manifest["files"].items() if name.startswith("static/")}
+def test_media_hosts_have_every_static_file_before_anybody_asks(
+    told: types.SimpleNamespace, on: OnHost, manifest: dict[str, Any]
+) -> None:
+    static = {
+        name.removeprefix("static/"): digest for name, digest in manifest["files"].items() if name.startswith("static/")
+    }
     assert [n for n in static if re.search(r"\.[0-9a-f]{12}\.css$", n)], "no hashed names"
     for name in told.groups["media"]:
         found = json.loads(on(name).run("python3 -c %s %s", SURVEY, told.static_root).stdout)
         assert {n: found.get(n) for n in static} == static, name
 
 
-def test_large_text_files_are_compressed_beforehand(manifest):
+def test_large_text_files_are_compressed_beforehand(manifest: dict[str, Any]) -> None:
     large = [n for n in manifest["files"] if re.match(r"static/.*\.(css|js|svg)$", n)]
     packed = [n for n in large if {f"{n}.gz", f"{n}.br"} <= manifest["files"].keys()]
     assert len(packed) > 0.9 * len(large)
 
 
-def test_page_names_static_files_that_the_media_tier_has(visitor, tier, told):
+def test_page_names_static_files_that_the_media_tier_has(
+    visitor: requests.Session, tier: Tier, told: types.SimpleNamespace
+) -> None:
     page = visitor.get(tier.url + "/", timeout=10).text
     named = set(re.findall(rf'"({re.escape(told.site_static_url)}[^"]+)"', page))
     assert named and all(re.search(r"\.[0-9a-f]{12}\.\w+$", url) for url in named)

@@ -6,6 +6,7 @@ import pathlib
 import ssl
 import subprocess
 import threading
+from collections.abc import Iterator
 
 import pytest
 from cryptography import x509
@@ -19,28 +20,50 @@ pytestmark = pytest.mark.usefixtures("chromium")
 class Page(http.server.BaseHTTPRequestHandler):
     """One that says welcome."""
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.end_headers()
         self.wfile.write(b"<title>welcome</title>")
 
-    def log_message(self, *_words):
+    def log_message(self, *_words: object) -> None:
         pass
 
 
-def certificate(directory):
+def certificate(directory: pathlib.Path) -> tuple[pathlib.Path, str]:
     """(path of a key with its certificate, which no authority has signed; that key as Chromium is told of it)."""
     key, shown = directory / "key.pem", directory / "certificate.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={NAME}", "-addext",
-                    f"subjectAltName=DNS:{NAME}", "-days", "9", "-keyout", key, "-out", shown], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            f"/CN={NAME}",
+            "-addext",
+            f"subjectAltName=DNS:{NAME}",
+            "-days",
+            "9",
+            "-keyout",
+            key,
+            "-out",
+            shown,
+        ],
+        check=True,
+        capture_output=True,
+    )
     text = shown.read_bytes()
     key.write_bytes(key.read_bytes() + text)
     return key, browser.spki(x509.load_pem_x509_certificate(text))
 
 
 @pytest.fixture(name="site")
-def site_fixture(tmp_path):
+def site_fixture(tmp_path: pathlib.Path) -> Iterator[tuple[browser.Site, int]]:
     """(a site on this machine, its port)."""
     path, key = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -52,15 +75,19 @@ def site_fixture(tmp_path):
         server.shutdown()
 
 
-def family(process):
+def family(process: int) -> list[pathlib.Path]:
     """[/proc/PID] of a process and of all that it has started."""
-    mine = [process]
-    for one in mine:
-        mine += [int(child) for task in pathlib.Path(f"/proc/{one}/task").iterdir() for child in (task / "children").read_text().split()]
-    return [pathlib.Path("/proc", str(one)) for one in mine]
+    pids = [process]
+    for pid in pids:
+        pids += [
+            int(child)
+            for task in pathlib.Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    return [pathlib.Path("/proc", str(pid)) for pid in pids]
 
 
-def test_it_is_nobody_in_a_sandbox_and_finds_one_site(site):
+def test_it_is_nobody_in_a_sandbox_and_finds_one_site(site: tuple[browser.Site, int]) -> None:
     one, port = site
     with browser.Browser(one) as window:
         window.open(f"https://{NAME}:{port}/")
@@ -79,9 +106,12 @@ def test_it_is_nobody_in_a_sandbox_and_finds_one_site(site):
                 window.open(f"https://{elsewhere}:{port}/")
 
 
-def test_it_refuses_another_key(site, tmp_path):
+def test_it_refuses_another_key(site: tuple[browser.Site, int], tmp_path: pathlib.Path) -> None:
     one, port = site
     (tmp_path / "another").mkdir()
     _path, another = certificate(tmp_path / "another")
-    with browser.Browser(one._replace(key=another)) as window, pytest.raises(RuntimeError, match="ERR_CERT_AUTHORITY_INVALID"):
+    with (
+        browser.Browser(one._replace(key=another)) as window,
+        pytest.raises(RuntimeError, match="ERR_CERT_AUTHORITY_INVALID"),
+    ):
         window.open(f"https://{NAME}:{port}/")

@@ -1,11 +1,14 @@
 """What every test that breaks the standing tier shares."""
 
+from collections.abc import Iterator
+
 import pytest
+from target import Target
 
 
 @pytest.fixture
-def mended(place):
+def healthy(target: Target) -> Iterator[None]:
     """The tier is whole before and after a test."""
-    place.whole()
+    target.await_healthy()
     yield
-    place.whole()
+    target.await_healthy()

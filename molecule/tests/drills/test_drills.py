@@ -1,29 +1,35 @@
 """Every fault under load, on the standing tier, each within its limits. `make drills` prints them as one table."""
 
-import drill
+import pathlib
+from collections.abc import Iterator
+
+import drills
 import pytest
+from target import Target
+from tier import Tier
+from visitors import Load
 
 
 @pytest.fixture(scope="module")
-def load(place):
+def load(target: Target) -> Iterator[Load]:
     """Visitors and writers, from the first drill to the last."""
-    place.whole()
-    with drill.Load(place) as load:
+    target.await_healthy()
+    with Load(target) as load:
         yield load
 
 
 @pytest.fixture(scope="module")
-def table(tier):
+def table(tier: Tier) -> pathlib.Path:
     """The table of this run, as `make drills` prints it: .state/ENV/drills.txt."""
     path = tier.state / "drills.txt"
-    path.write_text(drill.line(["drill", *drill.COLUMNS]) + "\n")
+    path.write_text(drills.line(["drill", *drills.COLUMNS]) + "\n")
     return path
 
 
-@pytest.mark.parametrize("name", drill.DRILLS)
-def test_drill(place, load, table, name):
-    row = drill.measure(place, drill.DRILLS[name], load)
+@pytest.mark.parametrize("name", drills.DRILLS)
+def test_drill(target: Target, load: Load, table: pathlib.Path, name: str) -> None:
+    row = drills.measure(target, drills.DRILLS[name], load)
     with table.open("a") as lines:
-        print(drill.line(drill.cells(name, row)), file=lines)
-    excess = drill.excess(row, drill.DRILLS[name])
+        print(drills.line(drills.cells(name, row)), file=lines)
+    excess = drills.excess(row, drills.DRILLS[name])
     assert not excess, f"{excess}, primary {row['primary']}, holder {row['holder']}: {row['failures']}"

@@ -2,8 +2,13 @@
 
 import re
 import time
+from typing import Any
 
 import pytest
+import requests
+from fixtures import Make
+from target import Target
+from tier import Tier, search
 
 # Hosts and roles that could undo a failover.
 DATABASES = "quorum:db:app:backup"
@@ -11,119 +16,149 @@ ROLES = "TAGS=etcd,postgresql,pgbackrest,patroni,pgpool"
 
 
 @pytest.fixture(autouse=True)
-def unbroken(mended):
+def healthy_before_and_after(healthy: None) -> None:
     """Whole before and after."""
 
 
-def stands(place):
+def stands(target: Target) -> tuple[str, Any, Any]:
     """Who is primary, since when, on which timeline."""
-    primary = place.primary()
-    _status, said = place.ask(primary, "patroni")
+    primary = target.primary()
+    _status, said = target.ask(primary, "patroni")
     return primary, said["postmaster_start_time"], said["timeline"]
 
 
-def refused(place, make, node, *reason):
+def refused(target: Target, make: Make, node: str, *reason: str) -> None:
     """Assert that a failover is refused with a reason, and nothing happens."""
-    before = stands(place)
+    before = stands(target)
     done = make("failover", f"NODE={node}")
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0
     assert all(words in said for words in reason), said
-    assert stands(place) == before
+    assert stands(target) == before
 
 
-def test_refuses_a_host_that_is_no_database(place, make):
-    refused(place, make, place.groups["app"][0], "Nothing was touched.", "is no database host", "Candidates: " + place.standby())
+def test_refuses_a_host_that_is_no_database(target: Target, make: Make) -> None:
+    refused(
+        target,
+        make,
+        target.groups["app"][0],
+        "Nothing was touched.",
+        "is no database host",
+        "Candidates: " + target.standby(),
+    )
 
 
-def test_refuses_the_primary(place, make):
-    refused(place, make, place.primary(), "Nothing was touched.", "is the primary already")
+def test_refuses_the_primary(target: Target, make: Make) -> None:
+    refused(target, make, target.primary(), "Nothing was touched.", "is the primary already")
 
 
-def test_refuses_a_standby_that_is_behind(place, make):
-    standby = place.standby()
-    place.stall(standby)
+def test_refuses_a_standby_that_is_behind(target: Target, make: Make) -> None:
+    standby = target.standby()
+    target.stall(standby)
     try:
-        place.wait(lambda: not any(m["name"] == standby and m["role"] == "sync_standby" for m in place.ask(place.primary(), "cluster")[1]["members"]),
-                   "primary that goes on without its standby")
-        refused(place, make, standby, "Nothing was touched.", f"{standby} is not ready")
+        target.wait(
+            lambda: (
+                not any(
+                    m["name"] == standby and m["role"] == "sync_standby"
+                    for m in target.ask(target.primary(), "cluster")[1]["members"]
+                )
+            ),
+            "primary that goes on without its standby",
+        )
+        refused(target, make, standby, "Nothing was touched.", f"{standby} is not ready")
     finally:
-        place.on(standby, "pkill -KILL -f '[p]ostgres.*walreceiver'")
+        target.on(standby, "pkill -KILL -f '[p]ostgres.*walreceiver'")
 
 
-def test_gives_up_on_requests_that_do_not_end(place, make):
-    app = place.groups["app"][0]
-    place.on(app, f"systemd-run --quiet --unit=slow-request flock --shared {place.facts['site_root']}/tier/realworld sleep 60")
+def test_gives_up_on_requests_that_do_not_end(target: Target, make: Make) -> None:
+    app = target.groups["app"][0]
+    target.on(
+        app,
+        f"systemd-run --quiet --unit=slow-request flock --shared {target.facts['site_root']}/tier/realworld sleep 60",
+    )
     try:
-        refused(place, make, place.standby(), "did not take over as planned", "safe to try again")
+        refused(target, make, target.standby(), "did not take over as planned", "safe to try again")
     finally:
-        place.on(app, "systemctl stop slow-request")
+        target.on(app, "systemctl stop slow-request")
 
 
-def test_a_dry_run_tells_and_changes_nothing(place, make):
-    before, standby = stands(place), place.standby()
+def test_a_dry_run_tells_and_changes_nothing(target: Target, make: Make) -> None:
+    before, standby = stands(target), target.standby()
     done = make("failover", "CHECK=1")
     assert done.returncode == 0, done.stdout
     assert f"{standby} would be the primary; it was {before[0]}" in " ".join(done.stdout.split())
-    assert stands(place) == before
+    assert stands(target) == before
 
 
-def test_a_converge_leaves_a_failover_alone(place, make):
-    lost, standby = place.primary(), place.standby()
-    place.kill(lost)
+def test_a_converge_leaves_a_failover_alone(target: Target, make: Make) -> None:
+    lost, standby = target.primary(), target.standby()
+    target.kill(lost)
     try:
-        place.wait(lambda: place.primaries() == [standby], "promoted standby")
-        before = stands(place)
+        target.wait(lambda: target.primaries() == [standby], "promoted standby")
+        before = stands(target)
         without = make("site", f"LIMIT={DATABASES}:!{lost}", ROLES)
     finally:
-        place.start(lost)
+        target.start(lost)
     assert without.returncode == 0, without.stdout
-    assert stands(place) == before
-    place.whole()
+    assert stands(target) == before
+    target.await_healthy()
     again = make("site", f"LIMIT={DATABASES}", ROLES)
     assert again.returncode == 0, again.stdout
     assert set(re.findall(r"changed=(\d+)", again.stdout)) == {"0"}, again.stdout
-    assert stands(place) == before
+    assert stands(target) == before
 
 
-def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(place, make, tier, visitor):
-    *lost, left = place.groups["quorum"]
+def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(
+    target: Target, make: Make, tier: Tier, visitor: requests.Session
+) -> None:
+    *lost, left = target.groups["quorum"]
     for host in lost:
-        place.on(host, "systemctl stop etcd && rm -r /var/lib/etcd/default")
+        target.on(host, "systemctl stop etcd && rm -r /var/lib/etcd/default")
     begun = time.monotonic()
     done = make("site", "LIMIT=quorum", "TAGS=etcd")
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0 and time.monotonic() - begun < 60
     assert f"{left} alone has what etcd held" in said and "sudo etcd-alone" in said, said
     assert visitor.get(tier.url, timeout=10).status_code == 200
-    assert "a cluster of its own" in place.on(left, "etcd-alone")
+    assert "a cluster of its own" in target.on(left, "etcd-alone")
     done = make("site", "LIMIT=quorum", "TAGS=etcd")
     assert done.returncode == 0, done.stdout[-3000:]
-    place.wait(place.primary, "primary", 60)
-    assert place.on(left, "etcd-alone 2>&1", check=False) is None  # not where a majority is
+    target.wait(target.primary, "primary", 60)
+    assert target.try_on(left, "etcd-alone 2>&1") is None  # not where a majority is
 
 
-def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(place, make):
+def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target: Target, make: Make) -> None:
     """It was away while the primary wrote more than it keeps for it. What `make status` says then is typed."""
-    primary, standby = place.primary(), place.standby()
-    place.on(standby, "systemctl stop patroni")
+    primary, standby = target.primary(), target.standby()
+    target.on(standby, "systemctl stop patroni")
     try:
         for setting in ("max_slot_wal_keep_size = '1MB'", "wal_keep_size = 0"):
-            place.sql(f"alter system set {setting}", superuser=True)
-        place.sql("select pg_reload_conf()", superuser=True)
+            target.sql(f"alter system set {setting}", superuser=True)
+        target.sql("select pg_reload_conf()", superuser=True)
 
-        def lost():
-            place.sql("select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True)
-            place.sql("checkpoint", superuser=True)
-            return place.sql("select slot_name from pg_replication_slots where invalidation_reason = 'wal_removed'", superuser=True)
-        place.wait(lost, "slot that is lost")
+        def lost() -> str:
+            target.sql(
+                "select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True
+            )
+            target.sql("checkpoint", superuser=True)
+            return target.sql(
+                "select slot_name from pg_replication_slots where invalidation_reason = 'wal_removed'", superuser=True
+            )
+
+        target.wait(lost, "slot that is lost")
     finally:
         for setting in ("max_slot_wal_keep_size", "wal_keep_size"):
-            place.sql(f"alter system reset {setting}", superuser=True)
-        place.sql("select pg_reload_conf()", superuser=True)
-        place.on(standby, "systemctl start patroni")
-    said = []
-    place.await_nothing(lambda: "" if (said.append(make("status").stdout) or f"{standby} cannot catch up: {primary}" in said[-1]) else said[-1], "such a standby")
-    command = re.search(rf"{standby} cannot catch up.* On it: (patronictl .*)", said[-1])[1]
-    place.on(standby, command)
-    place.whole()
+            target.sql(f"alter system reset {setting}", superuser=True)
+        target.sql("select pg_reload_conf()", superuser=True)
+        target.on(standby, "systemctl start patroni")
+    status = ""
+
+    def not_named() -> str:
+        nonlocal status
+        status = make("status").stdout
+        return "" if f"{standby} cannot catch up: {primary}" in status else status
+
+    target.await_no_problem(not_named, "such a standby")
+    command = search(rf"{standby} cannot catch up.* On it: (patronictl .*)", status)[1]
+    target.on(standby, command)
+    target.await_healthy()

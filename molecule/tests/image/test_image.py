@@ -3,148 +3,251 @@
 For a standing tier some of whose hosts came from golden images.
 """
 
+import functools
 import json
 import subprocess
 import tarfile
+from collections.abc import Iterator
 
 import pytest
-from tier import AS_ROOT, ROOT, inside, wait
+from fixtures import Make
+from target import Target
+from tier import AS_ROOT, ROOT, Tier, inside, wait
 
-RUN = ["--detach", "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
-       "--cgroupns", "private", "--tmpfs", "/run", "--tmpfs", "/tmp", "--tty", "--network", "none"]
+RUN = [
+    "--detach",
+    "--cap-add",
+    "SYS_ADMIN",
+    "--cap-add",
+    "NET_ADMIN",
+    "--security-opt",
+    "seccomp=unconfined",
+    "--security-opt",
+    "apparmor=unconfined",
+    "--cgroupns",
+    "private",
+    "--tmpfs",
+    "/run",
+    "--tmpfs",
+    "/tmp",
+    "--tty",
+    "--network",
+    "none",
+]
 KEPT = ("etc/machine-id", "var/lib/realworld-image", "etc/systemd/system-generators/image-hold")
 # What Debian's packages bring of themselves: keys of examples.
 EXAMPLES = ("usr/share/doc/", "usr/share/perl5/", "usr/lib/python3/dist-packages/")
 
 
 @pytest.fixture(name="came", scope="module")
-def came_fixture(place):
+def came_fixture(target: Target) -> dict[str, str]:
     """{host: the golden image it came from}."""
-    made = {host: place.docker("inspect", "--format", "{{.Config.Image}}", place.container(host)).strip() for host in place.groups["all"]}
-    return {host: image for host, image in made.items() if image.startswith("realworld/golden-")}
+    made = {
+        host: target.docker("inspect", "--format", "{{.Config.Image}}", target.container(host)).strip()
+        for host in target.groups["all"]
+    }
+    golden = {host: image for host, image in made.items() if image.startswith("realworld/golden-")}
+    assert golden, (
+        "No host came from a golden image. Bake them, then build the environment: make image converge ENV=production REHEARSE=1"
+    )
+    return golden
+
+
+def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The content of a file in an archive."""
+    file = archive.extractfile(member)
+    assert file, member
+    return file.read()
 
 
 @pytest.fixture(name="files", scope="module")
-def files_fixture(place, came):
+def files_fixture(target: Target, came: dict[str, str]) -> dict[str, dict[str, bytes]]:
     """{image: {path: bytes of the regular file}} of what no package brought in so many bytes: all of /etc, /root, /home and /var but APT's lists."""
     found = {}
     for image in set(came.values()):
-        container = place.docker("create", image).strip()
+        container = target.docker("create", image).strip()
         try:
-            with subprocess.Popen([*AS_ROOT, "docker", "export", container], stdout=subprocess.PIPE) as export, \
-                    tarfile.open(fileobj=export.stdout, mode="r|") as tree:
-                found[image] = {entry.name: tree.extractfile(entry).read() for entry in tree if entry.isfile() and not entry.name.startswith(EXAMPLES)
-                                and entry.name.startswith(("etc/", "root/", "home/", "var/")) and "/apt/lists/" not in entry.name}
+            with (
+                subprocess.Popen([*AS_ROOT, "docker", "export", container], stdout=subprocess.PIPE) as export,
+                tarfile.open(fileobj=export.stdout, mode="r|") as tree,
+            ):
+                found[image] = {
+                    entry.name: read_member(tree, entry)
+                    for entry in tree
+                    if entry.isfile()
+                    and not entry.name.startswith(EXAMPLES)
+                    and entry.name.startswith(("etc/", "root/", "home/", "var/"))
+                    and "/apt/lists/" not in entry.name
+                }
         finally:
-            place.docker("rm", container)
+            target.docker("rm", container)
     return found
 
 
+def is_booted(container: str) -> bool:
+    """Whether systemd of a container has ended its boot."""
+    return asked(container, "systemctl is-system-running").strip() in ("running", "degraded")
+
+
 @pytest.fixture(name="booted", scope="module")
-def booted_fixture(place, came):
+def booted_fixture(target: Target, came: dict[str, str]) -> Iterator[dict[str, str]]:
     """{image: a container that was booted from it, and nothing else done to}."""
-    containers = {image: place.docker("run", *RUN, image).strip() for image in set(came.values())}
+    containers = {image: target.docker("run", *RUN, image).strip() for image in set(came.values())}
     try:
         for container in containers.values():
-            wait(lambda one=container: asked(one, "systemctl is-system-running").strip() in ("running", "degraded"), "end of its boot", 60)
+            wait(
+                functools.partial(is_booted, container),
+                "end of its boot",
+                60,
+            )
         yield containers
     finally:
-        place.docker("rm", "--force", *containers.values())
+        target.docker("rm", "--force", *containers.values())
 
 
-def asked(container, words):
+def asked(container: str, words: str) -> str:
     """What a shell prints in a container."""
     return subprocess.run(inside(container, "sh", "-c", words), capture_output=True, text=True, check=False).stdout
 
 
-def test_some_hosts_came_from_golden_images_of_their_own_groups(tier, came):
+def test_some_hosts_came_from_golden_images_of_their_own_groups(tier: Tier, came: dict[str, str]) -> None:
     assert came
     for host, image in came.items():
         assert image == tier.value("host_image", host)
 
 
-def test_an_image_has_no_keys_and_no_identity(files, tier):
+def test_an_image_has_no_keys_and_no_identity(files: dict[str, dict[str, bytes]], tier: Tier) -> None:
     for image, found in files.items():
         assert all(path in found for path in KEPT), image
         assert found["etc/machine-id"] == b""
-        assert [path for path in found if path.startswith(("etc/ssh/ssh_host_", "root/.ssh", "home/", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed"))] == []
+        assert [
+            path
+            for path in found
+            if path.startswith(
+                ("etc/ssh/ssh_host_", "root/.ssh", "home/", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed")
+            )
+        ] == []
         assert [path for path, content in found.items() if b"PRIVATE KEY-----" in content] == []
         assert [path for path, content in found.items() if path.startswith("var/log/") and content] == []
         assert f"\n{tier.value('operator_name', tier.value('groups')['all'][0])}:".encode() not in found["etc/passwd"]
 
 
-def test_an_image_has_the_packages_and_none_of_the_secrets(files, place, came):
-    configured = [f"etc/{name}" for name in ("log-tls/key.pem", "backup-tls/key.pem", "patroni/config.yml", "sudoers.d/operator")]
+def test_an_image_has_the_packages_and_none_of_the_secrets(
+    files: dict[str, dict[str, bytes]], target: Target, came: dict[str, str]
+) -> None:
+    configured = [
+        f"etc/{name}" for name in ("log-tls/key.pem", "backup-tls/key.pem", "patroni/config.yml", "sudoers.d/operator")
+    ]
     for image, found in files.items():
         record = json.loads(found["var/lib/realworld-image"])
         assert image == f"realworld/golden-{'-'.join(record['groups'])}:13"
         for package in record["packages"]:
             assert f"Package: {package}\nStatus: install ok installed".encode() in found["var/lib/dpkg/status"], package
         assert [path for path in configured if path in found] == []
-    settings = {image: json.loads(place.docker("image", "inspect", "--format", "{{json .Config}}", image)) for image in set(came.values())}
-    assert [image for image, config in settings.items() if any(value.startswith("AUTHORIZED_KEY=s") for value in config["Env"])] == []
+    settings = {
+        image: json.loads(target.docker("image", "inspect", "--format", "{{json .Config}}", image))
+        for image in set(came.values())
+    }
+    assert [
+        image
+        for image, config in settings.items()
+        if any(value.startswith("AUTHORIZED_KEY=s") for value in config["Env"])
+    ] == []
 
 
-def test_a_boot_starts_nothing_that_the_image_installed(booted):
+def test_a_boot_starts_nothing_that_the_image_installed(booted: dict[str, str]) -> None:
     for image, container in booted.items():
         held = set(asked(container, "ls /run/systemd/generator.early").split())
         assert {"rsyslog.service", "munin-node.service", "systemd-timesyncd.service", "logrotate.timer"} <= held, image
-        up = {line.split()[0] for line in asked(container, "systemctl list-units --plain --no-legend --state=active,activating,failed").splitlines()}
+        up = {
+            line.split()[0]
+            for line in asked(
+                container, "systemctl list-units --plain --no-legend --state=active,activating,failed"
+            ).splitlines()
+        }
         assert up & held == set(), image
         assert [line for line in asked(container, "ss -Hltunp").splitlines() if '"sshd"' not in line] == [], image
         assert asked(container, "systemctl --failed --plain --no-legend") == "", image
 
 
-def test_what_is_released_is_enabled_as_its_packages_left_it_and_not_started(booted):
+def test_what_is_released_is_enabled_as_its_packages_left_it_and_not_started(booted: dict[str, str]) -> None:
     for image, container in booted.items():
-        running = asked(container, "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1")
+        running = asked(
+            container,
+            "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1",
+        )
         held = asked(container, "ls /run/systemd/generator.early").split()
         asked(container, "/etc/systemd/system-generators/image-hold release")
-        assert asked(container, "ls -A /etc/systemd/system-generators; ls -A /run/systemd/generator.early 2>/dev/null") == "", image
-        states = dict(line.split()[:2] for line in asked(container, "systemctl list-unit-files --plain --no-legend").splitlines())
+        assert (
+            asked(container, "ls -A /etc/systemd/system-generators; ls -A /run/systemd/generator.early 2>/dev/null")
+            == ""
+        ), image
+        states = dict(
+            line.split()[:2] for line in asked(container, "systemctl list-unit-files --plain --no-legend").splitlines()
+        )
         assert states["rsyslog.service"] == states["logrotate.timer"] == "enabled", image
         assert [unit for unit in held if states.get(unit, "").startswith("masked-runtime")] == [], image
-        assert asked(container, "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1") == running, image
+        assert (
+            asked(
+                container,
+                "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1",
+            )
+            == running
+        ), image
 
 
-def test_every_host_has_keys_and_an_identity_of_its_own(place, came):
+def test_every_host_has_keys_and_an_identity_of_its_own(target: Target, came: dict[str, str]) -> None:
     for path in ("/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"):
-        told = {host: place.on(host, f"cat {path}").strip() for host in place.groups["all"]}
+        told = {host: target.on(host, f"cat {path}").strip() for host in target.groups["all"]}
         assert all(told.values()) and len(set(told.values())) == len(told), path
     for host in came:
-        assert place.on(host, "ls /etc/systemd/system-generators").strip() == "", host
+        assert target.on(host, "ls /etc/systemd/system-generators").strip() == "", host
 
 
-def test_hosts_that_came_bare_and_from_an_image_are_the_same(make, place, came):
-    assert [pool for pool, hosts in place.groups.items() if pool != "all" and 0 < len(set(hosts) & set(came)) < len(hosts)], "no pool has both"
+def test_hosts_that_came_bare_and_from_an_image_are_the_same(make: Make, target: Target, came: dict[str, str]) -> None:
+    assert [
+        pool for pool, hosts in target.groups.items() if pool != "all" and 0 < len(set(hosts) & set(came)) < len(hosts)
+    ], "no pool has both"
     done = make("drift")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_status_says_that_an_image_is_older_than_its_packages(make, place, came):
+def test_status_says_that_an_image_is_older_than_its_packages(make: Make, target: Target, came: dict[str, str]) -> None:
     host = min(came)
-    place.on(host, "sed -i.as-it-was 's/\"curl\"/\"curl-of-before\"/' /var/lib/realworld-image")
+    target.on(host, 'sed -i.as-it-was \'s/"curl"/"curl-of-before"/\' /var/lib/realworld-image')
     try:
         done = make("status")
         assert done.returncode == 0, done.stdout
-        assert f"{host} came from an image of " in done.stdout and "(without curl; still with curl-of-before)" in done.stdout, done.stdout
+        assert (
+            f"{host} came from an image of " in done.stdout
+            and "(without curl; still with curl-of-before)" in done.stdout
+        ), done.stdout
     finally:
-        place.on(host, "mv /var/lib/realworld-image.as-it-was /var/lib/realworld-image")
+        target.on(host, "mv /var/lib/realworld-image.as-it-was /var/lib/realworld-image")
     assert "came from an image" not in make("status").stdout
 
 
-def test_make_image_leaves_alone_what_is_as_it_would_become(make, came, place):
-    def made():
-        return {image: place.docker("image", "inspect", "--format", "{{.Id}}", image) for image in set(came.values())}
+def test_make_image_leaves_alone_what_is_as_it_would_become(make: Make, came: dict[str, str], target: Target) -> None:
+    def made() -> dict[str, str]:
+        return {image: target.docker("image", "inspect", "--format", "{{.Id}}", image) for image in set(came.values())}
+
     before = made()
     done = make("image", "LIMIT=" + ",".join(came))
     assert done.returncode == 0, done.stdout + done.stderr
     assert made() == before
 
 
-def test_a_host_that_was_converged_becomes_no_image(tier, place, came):
+def test_a_host_that_was_converged_becomes_no_image(tier: Tier, target: Target, came: dict[str, str]) -> None:
     host = min(came)
-    done = subprocess.run(["ansible-playbook", "-i", tier.inventory, "playbooks/image.yml", "--limit", host],
-                          cwd=ROOT, env=tier.env, capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and f"Nothing was touched. {host} " in " ".join(done.stdout.split()), done.stdout + done.stderr
-    assert place.on(host, "cat /etc/machine-id").strip()
+    done = subprocess.run(
+        ["ansible-playbook", "-i", tier.inventory, "playbooks/image.yml", "--limit", host],
+        cwd=ROOT,
+        env=tier.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and f"Nothing was touched. {host} " in " ".join(done.stdout.split()), (
+        done.stdout + done.stderr
+    )
+    assert target.on(host, "cat /etc/machine-id").strip()

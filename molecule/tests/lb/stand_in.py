@@ -22,7 +22,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def answer(self):
+    def answer(self) -> None:
         """Misbehave, or tell the request as JSON."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         _root, fault, token, *_rest = (self.path + "//").split("/")
@@ -41,8 +41,15 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         status = 503 if first and fault == "busy" else 200
-        said = json.dumps({"method": self.command, "path": self.path, "headers": dict(self.headers.items()),
-                           "size": len(body), "sha": hashlib.sha256(body).hexdigest()}).encode()
+        said = json.dumps(
+            {
+                "method": self.command,
+                "path": self.path,
+                "headers": dict(self.headers.items()),
+                "size": len(body),
+                "sha": hashlib.sha256(body).hexdigest(),
+            }
+        ).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(said)))
         self.send_header("X-Served-By", "here/r1")
@@ -52,7 +59,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
-    def log_message(self, *args):
+    def log_message(self, *args: object) -> None:
         """Say nothing."""
 
 

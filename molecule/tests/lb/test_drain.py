@@ -6,22 +6,35 @@ import pathlib
 import subprocess
 import threading
 import uuid
+from collections.abc import Iterator
 
 import pytest
-from balancer import Balancer, await_true, logged
-from tier import ROOT
+from balancer import Balancer, Site, await_true, logged
+from fixtures import OnHost
+from testinfra.host import Host
+from tier import ROOT, Tier
 
 PLAYBOOK = str(pathlib.Path(__file__).with_name("pools.yml"))
 POSTS = 8  # at once, so that every app host gets some
 
 
-def pools(tier, *drained):
+def pools(tier: Tier, *drained: str) -> subprocess.Popen[str]:
     """Put the pools into force without some hosts: the process, still at it."""
-    command = ["ansible-playbook", "-i", tier.inventory, *tier.options, "-e", json.dumps({"lb_drained": drained}), PLAYBOOK]
-    return subprocess.Popen(command, cwd=ROOT, env=tier.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        "ansible-playbook",
+        "-i",
+        tier.inventory,
+        *tier.options,
+        "-e",
+        json.dumps({"lb_drained": drained}),
+        PLAYBOOK,
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=tier.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
-def done(process):
+def done(process: subprocess.Popen[str]) -> str:
     """What a process said, once it has succeeded."""
     said = process.communicate(timeout=90)[0]
     assert process.returncode == 0, said
@@ -29,7 +42,7 @@ def done(process):
 
 
 @contextlib.contextmanager
-def stopped(host, user):
+def stopped(host: Host, user: str) -> Iterator[None]:
     """Every process of a user on a host, stopped for a while."""
     host.check_output("pkill -STOP -u %s", user)
     try:
@@ -38,7 +51,7 @@ def stopped(host, user):
         host.check_output("pkill -CONT -u %s", user)
 
 
-def asked(lb, host, log):
+def asked(lb: Balancer, host: str, log: str) -> set[str]:
     """Addresses of the hosts that a balancer's next requests come to."""
     token = uuid.uuid4().hex
     assert {lb.ask(f"/?{token}").status for _ in range(8)} == {200}
@@ -47,7 +60,9 @@ def asked(lb, host, log):
 
 
 @pytest.mark.needs(app=2)
-def test_a_drained_host_finishes_what_it_is_at_and_gets_nothing_new(tier, on, site, log):
+def test_a_drained_host_finishes_what_it_is_at_and_gets_nothing_new(
+    tier: Tier, on: OnHost, site: Site, log: str
+) -> None:
     apps = {app["name"]: app["address"] for app in site["pools"]["app"]["hosts"]}
     leaver, others = list(apps)[-1], set(list(apps.values())[:-1])
     first = on(site["balancers"][0]["name"])

@@ -1,14 +1,17 @@
 """`make pool` on the standing tier: what a balancer saw, whichever engine it runs."""
 
 import re
+from typing import Any
 
 import pytest
-from balancer import Balancer, await_true
+from balancer import Balancer, Site, await_true
+from fixtures import Make, OnHost
+from tier import Tier
 
 ASKED = 12
 
 
-def seen(make, name):
+def seen(make: Make, name: str) -> Any:
     """{host: (requests, failed)} of a balancer, as the operator reads it."""
     said = make("pool", "MINUTES=30")
     assert said.returncode == 0, said.stdout + said.stderr
@@ -17,7 +20,7 @@ def seen(make, name):
 
 
 @pytest.mark.needs(app=2)
-def test_requests_and_failures_are_counted_for_each_host(tier, on, site, make):
+def test_requests_and_failures_are_counted_for_each_host(tier: Tier, on: OnHost, site: Site, make: Make) -> None:
     balancer = site["balancers"][0]
     lb, broken = Balancer(tier, site, balancer["address"]), site["pools"]["media"]["hosts"][-1]
     apps = [app["name"] for app in site["pools"]["app"]["hosts"]]
@@ -30,14 +33,18 @@ def test_requests_and_failures_are_counted_for_each_host(tier, on, site, make):
         assert {lb.ask(f"{site['urls'][0]}no-such-file").status for _ in range(ASKED)} <= {404, 502}
     finally:
         on(broken["name"]).check_output("systemctl start lighttpd")
-    await_true(lambda: on(broken["name"]).run(f"curl -so /dev/null {broken['address']}:{site['pools']['media']['port']}").rc == 0)
+    await_true(
+        lambda: (
+            on(broken["name"]).run(f"curl -so /dev/null {broken['address']}:{site['pools']['media']['port']}").rc == 0
+        )
+    )
     after = seen(make, balancer["name"])
     assert sum(after[app][0] - before[app][0] for app in apps) >= ASKED
     assert after[broken["name"]][1] > before[broken["name"]][1]
     assert [app for app in apps if after[app][1] != before[app][1]] == []
 
 
-def test_munin_sees_what_visitors_got(tier, on, site):
+def test_munin_sees_what_visitors_got(tier: Tier, on: OnHost, site: Site) -> None:
     """By the balancer's log, which not everybody may read."""
     balancer = site["balancers"][0]
     assert Balancer(tier, site, balancer["address"]).ask("/").status == 200

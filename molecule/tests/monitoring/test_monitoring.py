@@ -4,130 +4,187 @@ import re
 import time
 
 import alarms
+import monitor_page
 import pytest
-import seen
+import requests
+from fixtures import Inject, Page, Web
+from nagios import Nagios, Service
+from sinks import Notification
+from target import Target
+from tier import Tier
+
+from controller.browser import Browser
 
 SINGLE, CUT_OFF = "of single hosts", "of the monitor"  # waves with more to see than their alarms
 
 
-def services(nagios):
+def services(nagios: Nagios) -> dict[str, set[str]]:
     """{host: its checks}."""
-    found = {}
-    for host, service in nagios.known:
+    found: dict[str, set[str]] = {}
+    for host, service in nagios.declared:
         found.setdefault(host, set()).add(service.split()[0])
     return found
 
 
-def test_exactly_the_hosts_of_the_inventory_are_watched(nagios, place, tier):
+def test_exactly_the_hosts_of_the_inventory_are_watched(nagios: Nagios, target: Target, tier: Tier) -> None:
     declared = tier.value("nagios_checks", nagios.host)
     known = services(nagios)
-    assert set(known) == {"tier", *place.groups["all"]}
-    for host in place.groups["all"]:
-        tiers = {group for group, members in place.groups.items() if host in members} | {"all"}
+    assert set(known) == {"tier", *target.groups["all"]}
+    for host in target.groups["all"]:
+        tiers = {group for group, members in target.groups.items() if host in members} | {"all"}
         assert known[host] == {name for name, check in declared.items() if check["of"] in tiers}, host
     assert known["tier"] == {name for name, check in declared.items() if check["of"] == "tier"}
 
 
-def test_all_is_well(nagios):
+def test_all_is_well(nagios: Nagios) -> None:
     """Every check asks what it should, or it could not be content."""
-    assert nagios.ailing() == {}
-    assert set(nagios.status()) == {*nagios.known, *((host, "") for host in services(nagios))}
+    assert nagios.problems() == {}
+    assert set(nagios.status()) == {*nagios.declared, *((host, "") for host in services(nagios))}
 
 
-def numbers(nagios, since, host, check, contact):
+def numbers(nagios: Nagios, since: float, host: str, check: str, contact: str) -> list[Notification]:
     """Which mails about a problem a contact got."""
-    return [one for one in list(nagios.sinks.told)
-            if (one.way, one.contact, one.type, one.host, one.check) == ("email", contact, "PROBLEM", host, check) and one.at >= since]
+    return [
+        one
+        for one in list(nagios.sinks.received)
+        if (one.way, one.contact, one.type, one.host, one.check) == ("email", contact, "PROBLEM", host, check)
+        and one.at >= since
+    ]
 
 
-def acknowledge(visitor, web, host, check):
+def acknowledge(visitor: requests.Session, web: Web, host: str, check: str) -> None:
     """Say on the page that somebody is on it, as a browser does."""
     url, login = web
     form = visitor.get(f"{url}/cgi-bin/nagios4/cmd.cgi?cmd_typ=34&host={host}&service={check}", auth=login, timeout=10)
     assert form.status_code == 200
     hidden = dict(re.findall(r"(?i)name='(nagFormId)' value='(\w+)'", form.text))
-    done = visitor.post(f"{url}/cgi-bin/nagios4/cmd.cgi", auth=login, timeout=10, headers={"Referer": form.url},
-                        data={"cmd_typ": "34", "cmd_mod": "2", "host": host, "service": check, "sticky_ack": "on", "send_notification": "on",
-                              "com_data": "on it, don't wait $(exit 1)", "btnSubmit": "Commit", **hidden})
+    done = visitor.post(
+        f"{url}/cgi-bin/nagios4/cmd.cgi",
+        auth=login,
+        timeout=10,
+        headers={"Referer": form.url},
+        data={
+            "cmd_typ": "34",
+            "cmd_mod": "2",
+            "host": host,
+            "service": check,
+            "sticky_ack": "on",
+            "send_notification": "on",
+            "com_data": "on it, don't wait $(exit 1)",
+            "btnSubmit": "Commit",
+            **hidden,
+        },
+    )
     assert done.status_code == 200 and "successfully submitted" in done.text, done.text[-1500:]
 
 
-def test_alarms_of_single_hosts(nagios, place, tier, raised, visitor, web, page, window):
+def test_alarms_of_single_hosts(
+    nagios: Nagios,
+    target: Target,
+    tier: Tier,
+    inject: Inject,
+    visitor: requests.Session,
+    web: Web,
+    page: Page,
+    window: Browser,
+) -> None:
     """The right contacts are told, and nobody about children. The page is red within a minute. An alarm is repeated, the third time to somebody
     else as well, until it is acknowledged."""
     [step] = tier.value("nagios_escalations", nagios.host)
-    host, check = place.groups["db"][0], "reboot"
-    escalated = place.groups["cache"][-1], "cache"
-    with raised(SINGLE) as wave:
-        off, cache, app = place.groups["media"][-1], place.groups["cache"][-1], place.groups["app"][-1]
+    host, check = target.groups["db"][0], "reboot"
+    escalated = target.groups["cache"][-1], "cache"
+    with inject(SINGLE) as wave:
+        off, cache, app = target.groups["media"][-1], target.groups["cache"][-1], target.groups["app"][-1]
         wrong = {off: "does not answer at all", cache: "its memcached does not answer", app: "the site does not answer"}
-        seen.await_told(visitor, page, place, lambda told: all(any(one["host"] == name and one["why"].startswith(why) for one in told["wrong"])
-                                                               for name, why in wrong.items()), "red page")
+        monitor_page.await_status(
+            visitor,
+            page,
+            target,
+            lambda told: all(
+                any(one["host"] == name and one["why"].startswith(why) for one in told["wrong"])
+                for name, why in wrong.items()
+            ),
+            "red page",
+        )
         assert time.time() - wave.begun < 60
         wave.await_alarms()
 
-        def unrepeated():
+        def unrepeated() -> dict[Service, str]:
             left = {} if len(numbers(nagios, wave.begun, host, check, "ops")) >= 2 else {(host, check): "not repeated"}
-            return left if numbers(nagios, wave.begun, *escalated, step["tells"]) else left | {escalated: "not escalated"}
-        nagios.look_until_none(unrepeated, "repetition")
+            return (
+                left if numbers(nagios, wave.begun, *escalated, step["tells"]) else left | {escalated: "not escalated"}
+            )
+
+        nagios.check_until_none(unrepeated, "repetition")
         third = numbers(nagios, wave.begun, *escalated, step["tells"])[0].at
-        assert len([one for one in numbers(nagios, wave.begun, *escalated, step["from"]) if one.at < third - 5]) == step["after"] - 1
+        assert (
+            len([one for one in numbers(nagios, wave.begun, *escalated, step["from"]) if one.at < third - 5])
+            == step["after"] - 1
+        )
 
         acknowledge(visitor, web, host, check)
-        place.wait(lambda: any(one.type == "ACKNOWLEDGEMENT" and one.host == host and "on it" in one.text for one in list(nagios.sinks.told)),
-                   "acknowledgement", 60)
+        target.wait(
+            lambda: any(
+                one.type == "ACKNOWLEDGEMENT" and one.host == host and "on it" in one.text
+                for one in list(nagios.sinks.received)
+            ),
+            "acknowledgement",
+            60,
+        )
         acknowledged = time.time()
-        seen.is_red(window, page, wrong, off)
+        monitor_page.assert_red(window, page, wrong, off)
         # Twice it would have been repeated.
         while time.time() < acknowledged + 2 * tier.value("monitor_repeat_s", nagios.host) + 5:
-            nagios.look((host, check))
+            nagios.check_now((host, check))
             time.sleep(4)  # between two looks that could repeat it
         assert numbers(nagios, acknowledged + 1, host, check, "ops") == []
-    seen.await_told(visitor, page, place, lambda told: told["state"] == "well", "page that finds all well")
+    monitor_page.await_status(visitor, page, target, lambda told: told["state"] == "well", "page that finds all well")
 
 
 @pytest.mark.parametrize("name", [name for name in alarms.WAVES if name not in (SINGLE, CUT_OFF)])
-def test_alarms(raised, name):
+def test_alarms(inject: Inject, name: str) -> None:
     """The right contacts are told by every way they have, with what to do; children are silent; the recovery is told."""
-    with raised(name) as wave:
+    with inject(name) as wave:
         wave.await_alarms()
 
 
-def beat(nagios):
+def beat(nagios: Nagios) -> bool:
     """Have a heartbeat, as the timer does every minute; whether one came."""
     before = len(nagios.sinks.beats)
     nagios.on("systemctl start nagios-heartbeat.service")
     return len(nagios.sinks.beats) > before
 
 
-def test_the_heartbeat_goes_on_by_itself(nagios, place):
+def test_the_heartbeat_goes_on_by_itself(nagios: Nagios, target: Target) -> None:
     """It has, while others tested, or it will."""
-    place.wait(lambda: nagios.sinks.beats, "heartbeat of the timer", 90)
+    target.wait(lambda: nagios.sinks.beats, "heartbeat of the timer", 90)
 
 
-def test_alarms_of_a_monitor_that_is_cut_off(nagios, raised):
+def test_alarms_of_a_monitor_that_is_cut_off(nagios: Nagios, inject: Inject) -> None:
     """It tells of nobody but itself, once it can, and has no heartbeat while it cannot."""
-    with raised(CUT_OFF) as wave:
+    with inject(CUT_OFF) as wave:
         wave.await_alarms()
-        nagios.place.wait(lambda: nagios.on("find /var/lib/nagios-notify -name '[0-9]*'"), "alarm that is kept", 60)
+        nagios.target.wait(lambda: nagios.on("find /var/lib/nagios-notify -name '[0-9]*'"), "alarm that is kept", 60)
         assert not beat(nagios)
         assert nagios.on("ls /var/lib/nagios-heartbeat") == ""
     assert nagios.on("find /var/lib/nagios-notify -name '[0-9]*'") == ""
     assert beat(nagios)
 
 
-def test_no_heartbeat_without_nagios(nagios, visitor, web):
+def test_no_heartbeat_without_nagios(nagios: Nagios, visitor: requests.Session, web: Web) -> None:
     """Neither while it is frozen nor while it is off."""
-    def alive():
+
+    def alive() -> int:
         """What an outside service is told, without a password."""
         return visitor.get(f"{web[0]}/heartbeat", timeout=10).status_code
 
-    def await_beat(wanted):
+    def await_beat(wanted: bool) -> None:
         deadline = time.monotonic() + 120
         while beat(nagios) != wanted:
             assert time.monotonic() < deadline, f"heartbeat: {not wanted}"
             time.sleep(2)  # between two looks with a deadline
         assert alive() == (200 if wanted else 503)
+
     await_beat(True)
     for fault, mend in (("kill --signal=STOP", "kill --signal=CONT"), ("stop", "start")):
         nagios.on(f"systemctl {fault} nagios4")
@@ -141,30 +198,35 @@ def test_no_heartbeat_without_nagios(nagios, visitor, web):
     assert alive() == 503
     nagios.on("systemctl start nagios-heartbeat.timer")
     await_beat(True)
-    nagios.well()
+    nagios.await_no_problems()
 
 
-def test_what_changes_all_the_time_is_told_once(nagios):
+def test_what_changes_all_the_time_is_told_once(nagios: Nagios) -> None:
     host, check = nagios.host, "graphs"
-    nagios.well()
+    nagios.await_no_problems()
     begun = time.time()
-    nagios.order("ENABLE_FLAP_DETECTION")
+    nagios.command("ENABLE_FLAP_DETECTION")
 
-    def heard(kind):
-        return [one for one in list(nagios.sinks.told) if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun]
+    def heard(kind: str) -> list[Notification]:
+        return [
+            one
+            for one in list(nagios.sinks.received)
+            if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun
+        ]
 
-    def found(age, times):
+    def found(age: int, times: int) -> None:
         nagios.on(f"touch --date '{age} minutes ago' /var/lib/munin/datafile")
         for _ in range(times):
-            nagios.look((host, check))
+            nagios.check_now((host, check))
             time.sleep(0.6)  # so that each look counts
 
-    def until(kind, *rounds):
+    def until(kind: str, *rounds: tuple[int, int]) -> None:
         deadline = time.monotonic() + 90
         while not heard(kind):
             assert time.monotonic() < deadline, f"no {kind}"
             for one in rounds:
                 found(*one)
+
     until("FLAPPINGSTART", (120, 3), (0, 1))  # as many as it takes to be sure, and one that is well
     flaps = heard("FLAPPINGSTART")[0].at
     until("FLAPPINGSTOP", (0, 3))
@@ -173,15 +235,19 @@ def test_what_changes_all_the_time_is_told_once(nagios):
     assert [one for kind in ("PROBLEM", "RECOVERY") for one in heard(kind) if flaps + 2 < one.at < settled - 1] == []
 
 
-def test_pages_ask_for_the_password(visitor, web):
+def test_pages_ask_for_the_password(visitor: requests.Session, web: Web) -> None:
     url, login = web
-    for path in ("/cgi-bin/nagios4/status.cgi?host=all", "/cgi-bin/nagios4/cmd.cgi", "/nagios4/images/logofullsize.png"):
+    for path in (
+        "/cgi-bin/nagios4/status.cgi?host=all",
+        "/cgi-bin/nagios4/cmd.cgi",
+        "/nagios4/images/logofullsize.png",
+    ):
         assert visitor.get(url + path, timeout=10).status_code == 401
         assert visitor.get(url + path, auth=("munin", "wrong"), timeout=10).status_code == 401
     assert visitor.get(f"{url}/nagios4/", auth=login, timeout=10).status_code == 200
 
 
-def test_notifications_lead_to_a_line_of_the_runbook(visitor, web, nagios):
+def test_notifications_lead_to_a_line_of_the_runbook(visitor: requests.Session, web: Web, nagios: Nagios) -> None:
     url, login = web
     assert visitor.get(f"{url}/runbook", timeout=10).status_code == 401
     shown = visitor.get(f"{url}/runbook", auth=login, timeout=10)
@@ -190,15 +256,17 @@ def test_notifications_lead_to_a_line_of_the_runbook(visitor, web, nagios):
     assert "&lt;code" not in shown.text and "<code>make reboot LIMIT=HOST</code>" in shown.text
 
 
-def test_the_page_shows_every_host(visitor, web, place):
+def test_the_page_shows_every_host(visitor: requests.Session, web: Web, target: Target) -> None:
     url, login = web
     shown = visitor.get(f"{url}/cgi-bin/nagios4/status.cgi?host=all&limit=0", auth=login, timeout=10)
     assert shown.status_code == 200
-    assert [host for host in place.groups["all"] if f"host={host}&" not in shown.text] == []
+    assert [host for host in target.groups["all"] if f"host={host}&" not in shown.text] == []
 
 
-def test_no_secret_is_shown(nagios, tier):
+def test_no_secret_is_shown(nagios: Nagios, tier: Tier) -> None:
     """Who may send to the webhook is nobody's business on the host."""
     for path in ("/etc/nagios4/notify.json", "/etc/msmtprc", "/etc/nagios4/heartbeat.env"):
         assert nagios.on(f"stat -c %a {path}")[-1] == "0"
-    assert tier.value("monitor_webhook", nagios.host) not in nagios.on("cat /etc/nagios4/tier.cfg /var/lib/nagios4/objects.cache")
+    assert tier.value("monitor_webhook", nagios.host) not in nagios.on(
+        "cat /etc/nagios4/tier.cfg /var/lib/nagios4/objects.cache"
+    )

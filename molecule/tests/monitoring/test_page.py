@@ -4,41 +4,59 @@ import re
 import secrets
 import struct
 import time
+from typing import Any
 
+import monitor_page
 import pytest
-import seen
+import requests
+from fixtures import Page
+from target import Target
+from tier import Tier, search
+
+from controller.browser import Browser
 
 AGE = r'<span id="age">, \d+ s ago</span>'
 
 
 @pytest.mark.parametrize("path", ["", "status.json", "index.html", "munin/"])
-def test_nobody_sees_it_without_the_password(visitor, page, path):
+def test_nobody_sees_it_without_the_password(visitor: requests.Session, page: Page, path: str) -> None:
     assert visitor.get(page.url + path, timeout=10).status_code == 401
     assert visitor.get(page.url + path, auth=("munin", "wrong"), timeout=10).status_code == 401
 
 
-def test_it_is_new_and_nobody_keeps_it(visitor, page, tier):
+def test_it_is_new_and_nobody_keeps_it(visitor: requests.Session, page: Page, tier: Tier) -> None:
     answer = visitor.get(page.url, auth=page.auth, timeout=10)
-    assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-store" and answer.headers["Content-Type"].startswith("text/html")
+    assert (
+        answer.status_code == 200
+        and answer.headers["Cache-Control"] == "no-store"
+        and answer.headers["Content-Type"].startswith("text/html")
+    )
     told = visitor.get(page.url + "status.json", auth=page.auth, timeout=10).json()
     assert abs(time.time() - told["at"]) < 60 and set(told["hosts"]) == set(tier.hosts("all"))
 
 
-def test_it_renders_and_asks_nobody_else(window, page, tier, place):
+def test_it_renders_and_asks_nobody_else(window: Browser, page: Page, tier: Tier, target: Target) -> None:
     """Its script runs under its policy; nothing comes from elsewhere."""
-    place.whole()
+    target.await_healthy()
     window.size(1280, 1600)
     window.open(page.url)
 
-    def well():
-        shown = seen.html(window)
-        return seen.verdict(shown)[:2] == ("All is well", "good") and re.search(AGE, shown) and shown
-    shown = place.wait(well, "well tier, and a script that runs", 60)
+    def well() -> Any:
+        shown = monitor_page.html(window)
+        return monitor_page.verdict(shown)[:2] == ("All is well", "good") and re.search(AGE, shown) and shown
+
+    shown = target.wait(well, "well tier, and a script that runs", 60)
     for name in tier.hosts("all"):
         assert f'id="{name}"' in shown and f">{name}</text>" in shown
-    assert f"holds {place.facts['lb_vip']}" in shown
-    assert re.search(rf'<article id="{place.primary()}" class="ok"><h3>{place.primary()} <small>primary</small>', shown)
-    asked = place.wait(lambda: window.value("performance.getEntriesByType('resource').map(one => one.name)"), "question of the script", 10)
+    assert f"holds {target.facts['lb_vip']}" in shown
+    assert re.search(
+        rf'<article id="{target.primary()}" class="ok"><h3>{target.primary()} <small>primary</small>', shown
+    )
+    asked = target.wait(
+        lambda: window.value("performance.getEntriesByType('resource').map(one => one.name)"),
+        "question of the script",
+        10,
+    )
     assert set(asked) == {page.url}, asked
     assert window.value("document.querySelectorAll('[src], link[rel=stylesheet]').length") == 0
     path = tier.state / "page.png"
@@ -48,59 +66,80 @@ def test_it_renders_and_asks_nobody_else(window, page, tier, place):
     assert picture.startswith(b"\x89PNG") and struct.unpack(">I", picture[16:20]) == (1280,) and len(picture) > 20000
 
 
-def test_its_links_lead_somewhere(visitor, page, place):
-    place.on(place.groups["monitor"][0], "systemctl start goaccess")  # what its timer does every few minutes
+def test_its_links_lead_somewhere(visitor: requests.Session, page: Page, target: Target) -> None:
+    target.on(target.groups["monitor"][0], "systemctl start goaccess")  # what its timer does every few minutes
     shown = visitor.get(page.url, auth=page.auth, timeout=10).text
-    links = dict(re.findall(r'<a href="/([^"]+)">([^<]+)</a>', re.search("<nav>(.*?)</nav>", shown, re.S)[1]))
+    links = dict(re.findall(r'<a href="/([^"]+)">([^<]+)</a>', search("<nav>(.*?)</nav>", shown, re.S)[1]))
     assert sorted(links.values()) == ["Logs", "Munin", "Nagios"]
-    assert {path: visitor.get(page.url + path, auth=page.auth, timeout=10).status_code for path in links} == dict.fromkeys(links, 200)
+    assert {
+        path: visitor.get(page.url + path, auth=page.auth, timeout=10).status_code for path in links
+    } == dict.fromkeys(links, 200)
 
 
-def test_it_is_blind_when_it_is_old(page, place, window):
+def test_it_is_blind_when_it_is_old(page: Page, target: Target, window: Browser) -> None:
     """An open page notices by itself; so does one that is opened now."""
-    monitor = place.groups["monitor"][0]
+    monitor = target.groups["monitor"][0]
     window.open(page.url)
-    place.on(monitor, "systemctl stop status-page && "
-                      "sed -i 's/data-at=\"[0-9]*\"/data-at=\"1000000000\"/' /var/lib/status-page/index.html")
+    target.on(
+        monitor,
+        "systemctl stop status-page && "
+        'sed -i \'s/data-at="[0-9]*"/data-at="1000000000"/\' /var/lib/status-page/index.html',
+    )
     try:
-        place.wait(lambda: window.value("document.title").startswith("Blind: "), "blind page", 30)
+        target.wait(lambda: window.value("document.title").startswith("Blind: "), "blind page", 30)
         window.open(page.url)
-        place.wait(lambda: seen.verdict(seen.html(window))[:2] == ("Blind", "blind"), "blind page", 30)
+        target.wait(lambda: monitor_page.verdict(monitor_page.html(window))[:2] == ("Blind", "blind"), "blind page", 30)
         assert window.value("getComputedStyle(document.querySelector('.blindness')).display") == "block"
     finally:
-        place.on(monitor, "systemctl start status-page")
-    place.wait(lambda: not window.value("document.title").startswith("Blind: "), "page that sees again", 60)
+        target.on(monitor, "systemctl start status-page")
+    target.wait(lambda: not window.value("document.title").startswith("Blind: "), "page that sees again", 60)
     assert window.value("getComputedStyle(document.querySelector('.blindness')).display") == "none"
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1280])
-def test_nothing_overflows(window, page, tier, width):
+def test_nothing_overflows(window: Browser, page: Page, tier: Tier, width: int) -> None:
     window.size(width, 844)
     window.open(page.url)
     window.picture(tier.state / f"page-{width}.png")
-    assert window.value(seen.OVERFLOWS) == []
+    assert window.value(monitor_page.OVERFLOWS) == []
     shown = "narrow" if width <= 640 else "wide"
     pictures = "[...document.querySelectorAll('svg')].filter(one => one.getBoundingClientRect().width > 0)"
     assert window.value(f"{pictures}.map(one => one.getAttribute('class'))") == [shown]
     # The smallest letters of the picture, as large as they are on this screen.
-    assert window.value("Math.min(...[...document.querySelectorAll('svg.%s .sub')].map(one => one.getBoundingClientRect().height))" % shown) >= 10
+    assert (
+        window.value(
+            "Math.min(...[...document.querySelectorAll('svg.%s .sub')].map(one => one.getBoundingClientRect().height))"
+            % shown
+        )
+        >= 10
+    )
 
 
-def test_a_visitor_signs_in(tier, place, chromium):
+def test_a_visitor_signs_in(tier: Tier, target: Target, chromium: Browser) -> None:
     """With a browser's own forms, cookies and redirects, through every hop."""
     password = secrets.token_urlsafe(12)
-    place.on(place.groups["app"][0], f"echo {password} | /usr/local/bin/manage create_editor --username browser")
+    target.on(target.groups["app"][0], f"echo {password} | /usr/local/bin/manage create_editor --username browser")
     try:
         chromium.open(f"{tier.url}/accounts/login/?next=/accounts/")
-        chromium.value(f"document.querySelector('[name=username]').value = 'browser'; document.querySelector('[name=password]').value = '{password}'")
+        chromium.value(
+            f"document.querySelector('[name=username]').value = 'browser'; document.querySelector('[name=password]').value = '{password}'"
+        )
         chromium.go(lambda: chromium.value("document.querySelector('main form button').click()"))
-        assert chromium.value("location.pathname") == "/accounts/" and "Sign out" in chromium.value("document.body.textContent")
+        assert chromium.value("location.pathname") == "/accounts/" and "Sign out" in chromium.value(
+            "document.body.textContent"
+        )
         chromium.open(f"{tier.url}/budget/stories/")
         assert chromium.value("location.pathname") == "/budget/stories/", "still signed in, on whichever host"
-        assert chromium.value("getComputedStyle(document.body).fontFamily") and chromium.value("document.styleSheets.length") >= 1
+        assert (
+            chromium.value("getComputedStyle(document.body).fontFamily")
+            and chromium.value("document.styleSheets.length") >= 1
+        )
         chromium.open(f"{tier.url}/accounts/")
         chromium.go(lambda: chromium.value("document.querySelector('main form button').click()"))
         chromium.open(f"{tier.url}/accounts/")
         assert chromium.value("location.pathname") == "/accounts/login/"
     finally:
-        place.manage(place.groups["app"][0], "from django.contrib.auth import get_user_model; get_user_model().objects.filter(username='browser').delete()")
+        target.manage(
+            target.groups["app"][0],
+            "from django.contrib.auth import get_user_model; get_user_model().objects.filter(username='browser').delete()",
+        )

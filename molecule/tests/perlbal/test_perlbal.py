@@ -5,30 +5,45 @@ import socket
 import ssl
 import threading
 import uuid
+from collections.abc import Callable, Iterator
 
 import pytest
-from balancer import PerlbalBench, await_true, logged
+from balancer import Balancer, PerlbalBench, Site, await_true, logged
+from fixtures import Make, OnHost
+from testinfra.host import Host
+from tier import Tier
 
 testinfra_hosts = ["ansible://lb"]
 
 # What nobody sends by mistake.
 NONSENSE = [
-    b"\r\n\r\n", b"GET /\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/1.1\r\n\r\n", b"BREW / HTTP/1.1\r\nHost: \r\n\r\n",
-    b"GET https://elsewhere.example/ HTTP/1.1\r\nHost: NAME\r\n\r\n", b"OPTIONS * HTTP/1.1\r\nHost: NAME\r\n\r\n",
-    b"GET /../.. HTTP/1.1\r\nHost: NAME\r\n\r\n", b"GET /%00 HTTP/1.1\r\nHost: NAME\r\n\r\n", b"GET /%zz% HTTP/1.1\r\nHost: NAME\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: NAME\r\nX: a\rb\r\n\r\n", b"GET / HTTP/1.1\r\nHost: NAME\r\nHost: NAME\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: -1\r\n\r\n", b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 1, 2\r\n\r\nab",
+    b"\r\n\r\n",
+    b"GET /\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"BREW / HTTP/1.1\r\nHost: \r\n\r\n",
+    b"GET https://elsewhere.example/ HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"GET /../.. HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"GET /%00 HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"GET /%zz% HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: NAME\r\nX: a\rb\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: NAME\r\nHost: NAME\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: -1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 1, 2\r\n\r\nab",
     b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 99999999999999999999\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: NAME\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: cow\r\n\r\n", b"POST / HTTP/1.0\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\nnot a number\r\n", b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"FFFFFFFFFFFFFFFFFFFF\r\nab", b"GET / HTTP/1.1\r\nHost: NAME\r\n\r\nGET / HTTP/1.1\r\nHost: NAME\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: cow\r\n\r\n",
+    b"POST / HTTP/1.0\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\nnot a number\r\n",
+    b"POST / HTTP/1.1\r\nHost: NAME\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFFFF\r\nab",
+    b"GET / HTTP/1.1\r\nHost: NAME\r\n\r\nGET / HTTP/1.1\r\nHost: NAME\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: NAME\r\n" + b"X: y\r\n" * 30000,
 ]
 
 
 @pytest.fixture(name="bench", scope="module")
-def bench_fixture(tier, site):
+def bench_fixture(tier: Tier, site: Site) -> Iterator[PerlbalBench]:
     """A second perlbal on the first balancer, in front of stand-ins."""
     bench = PerlbalBench(tier, site)
     try:
@@ -39,20 +54,24 @@ def bench_fixture(tier, site):
 
 
 @pytest.fixture(name="say")
-def say_fixture(host, site):
+def say_fixture(host: Host, site: Site) -> Callable[..., str]:
     """say("nodes") is what the console answers, as an operator types it."""
-    def say(*words):
+
+    def say(*words: str) -> str:
         typed = "\\n".join([*words, "quit"])
-        return host.check_output(f"printf '{typed}\\n' | curl -sS -m 5 telnet://127.0.0.1:{site['console_port']} | tr -d '\\r'")
+        return host.check_output(
+            f"printf '{typed}\\n' | curl -sS -m 5 telnet://127.0.0.1:{site['console_port']} | tr -d '\\r'"
+        )
+
     return say
 
 
-def pid(host, unit="perlbal"):
+def pid(host: Host, unit: str = "perlbal") -> str:
     """The process of a unit."""
     return host.check_output("systemctl show --property=MainPID --value %s", unit)
 
 
-def upstreams(lb, host, log):
+def upstreams(lb: Balancer, host: Host, log: str) -> set[str]:
     """Hosts with ports that twelve new requests come to."""
     token = uuid.uuid4().hex
     assert {lb.ask(f"/?{token}").status for _ in range(12)} == {200}
@@ -60,7 +79,7 @@ def upstreams(lb, host, log):
     return {line["upstream"] for line in logged(host, token, log)}
 
 
-def test_only_this_machine_reaches_the_console(on, lb, site, say):
+def test_only_this_machine_reaches_the_console(on: OnHost, lb: Balancer, site: Site, say: Callable[..., str]) -> None:
     assert "version 1.80" in say("version")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((lb.address, site["console_port"]), timeout=5)
@@ -69,7 +88,9 @@ def test_only_this_machine_reaches_the_console(on, lb, site, say):
     assert refused.rc == 1 and "Connection refused" in refused.stderr
 
 
-def test_pools_change_live_on_the_console(host, lb, log, site, say, make):
+def test_pools_change_live_on_the_console(
+    host: Host, lb: Balancer, log: str, site: Site, say: Callable[..., str], make: Make
+) -> None:
     nodes = {f"{app['address']}:{site['pools']['app']['port']}" for app in site["pools"]["app"]["hosts"]}
     leaver, before = max(nodes), pid(host)
     assert upstreams(lb, host, log) == nodes
@@ -78,21 +99,32 @@ def test_pools_change_live_on_the_console(host, lb, log, site, say, make):
         assert upstreams(lb, host, log) == nodes - {leaver}
         said = make("status")
         assert said.returncode != 0
-        assert f"{host.backend.host}: its pools were changed on the console, and are as before at its next start: make converge" in said.stdout
+        assert (
+            f"{host.backend.host}: its pools were changed on the console, and are as before at its next start: make converge"
+            in said.stdout
+        )
     finally:
         assert say(f"pool pages add {leaver}") == "OK"
     assert upstreams(lb, host, log) == nodes
     assert pid(host) == before
-    counted = {(line.split()[0], line.split()[1]): line.split()[2] for line in say("nodes").splitlines() if len(line.split()) >= 3}
+    counted = {
+        (line.split()[0], line.split()[1]): line.split()[2]
+        for line in say("nodes").splitlines()
+        if len(line.split()) >= 3
+    }
     for node in nodes:
         assert int(counted[node, "requests"]) > 0 and int(counted[node, "connects"]) >= int(counted[node, "requests"])
 
 
-def test_nonsense_breaks_nothing(bench):
+def test_nonsense_breaks_nothing(bench: PerlbalBench) -> None:
     before = pid(bench.host, bench.unit)
     for raw in NONSENSE:
         for scheme in ("http", "https"):
-            with (bench.tls() if scheme == "https" else socket.create_connection((bench.address, bench.ports["http"]), timeout=5)) as connection:
+            with (
+                bench.tls()
+                if scheme == "https"
+                else socket.create_connection((bench.address, bench.ports["http"]), timeout=5)
+            ) as connection:
                 connection.settimeout(1)
                 try:
                     connection.sendall(raw.replace(b"NAME", bench.name.encode()))
@@ -104,7 +136,7 @@ def test_nonsense_breaks_nothing(bench):
     assert bench.ask("/").status == 200
 
 
-def test_what_never_becomes_a_chunk_is_not_kept(bench):
+def test_what_never_becomes_a_chunk_is_not_kept(bench: PerlbalBench) -> None:
     with bench.tls() as connection:
         connection.settimeout(10)
         with pytest.raises((ConnectionError, ssl.SSLError)):
@@ -113,17 +145,26 @@ def test_what_never_becomes_a_chunk_is_not_kept(bench):
                 connection.sendall(b"g" * 10000)
 
 
-def test_who_hangs_up_or_says_nothing_costs_nothing(bench):
+def test_who_hangs_up_or_says_nothing_costs_nothing(bench: PerlbalBench) -> None:
     """No connection is left over, nor is any looked at in vain."""
-    for begun in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 900000\r\n\r\nabc" % bench.name.encode()):
+    for begun in (
+        b"",
+        b"GET / HT",
+        b"POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 900000\r\n\r\nabc" % bench.name.encode(),
+    ):
         for _ in range(5):
             connection = bench.tls()
             connection.sendall(begun)
             connection.close()
 
-    def spent():
-        return sum(map(int, bench.host.check_output(f"cut -d' ' -f14,15 /proc/{pid(bench.host, bench.unit)}/stat").split()))
-    await_true(lambda: bench.host.run(f"ss -Htn state established src {bench.address}:{bench.ports['https']}").stdout == "")
+    def spent() -> int:
+        return sum(
+            map(int, bench.host.check_output(f"cut -d' ' -f14,15 /proc/{pid(bench.host, bench.unit)}/stat").split())
+        )
+
+    await_true(
+        lambda: bench.host.run(f"ss -Htn state established src {bench.address}:{bench.ports['https']}").stdout == ""
+    )
     before = spent()
     with pytest.raises(TimeoutError), bench.tls() as silent:
         silent.settimeout(3)
@@ -132,16 +173,20 @@ def test_who_hangs_up_or_says_nothing_costs_nothing(bench):
     assert bench.host.check_output("find /var/tmp -maxdepth 1 -name 'app-*'") == ""
 
 
-def test_a_new_certificate_and_a_new_log_need_no_restart(bench):
-    def shown():
+def test_a_new_certificate_and_a_new_log_need_no_restart(bench: PerlbalBench) -> None:
+    def shown() -> bytes:
         with bench.tls(context) as connection:
-            return connection.getpeercert(binary_form=True)
+            certificate = connection.getpeercert(binary_form=True)
+            assert certificate
+            return certificate
+
     context = bench.trust.__class__(bench.trust.protocol)
-    context.check_hostname, context.verify_mode = False, 0
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     before, process = shown(), pid(bench.host, bench.unit)
     bench.host.check_output(
         f"cd /run/test-lb && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key -out crt -subj /CN=new 2>/dev/null"
-        f" && cat key crt > site.pem && mv access.log access.log.1 && systemctl kill --signal=HUP {bench.unit}")
+        f" && cat key crt > site.pem && mv access.log access.log.1 && systemctl kill --signal=HUP {bench.unit}"
+    )
     await_true(lambda: shown() != before)
     assert bench.host.file(bench.log).exists
     # One that cannot be read changes nothing.
@@ -154,7 +199,7 @@ def test_a_new_certificate_and_a_new_log_need_no_restart(bench):
     assert pid(bench.host, bench.unit) == process
 
 
-def test_a_stop_waits_for_the_requests_that_are_under_way(bench):
+def test_a_stop_waits_for_the_requests_that_are_under_way(bench: PerlbalBench) -> None:
     """A change that takes seconds is answered; who comes meanwhile is not let in."""
     answers = []
     visitor = threading.Thread(target=lambda: answers.append(bench.ask(f"/slow/{uuid.uuid4().hex}", "POST").status))
@@ -168,20 +213,20 @@ def test_a_stop_waits_for_the_requests_that_are_under_way(bench):
     bench.run()
 
 
-def test_it_comes_back_when_killed(host, lb):
+def test_it_comes_back_when_killed(host: Host, lb: Balancer) -> None:
     before = pid(host)
     host.check_output(f"kill -KILL {before}")
     await_true(lambda: pid(host) not in ("0", before) and host.run("systemctl is-active perlbal").rc == 0, 30)
     assert lb.ask("/").status == 200
 
 
-def test_the_monitor_gets_its_figures(host):
+def test_the_monitor_gets_its_figures(host: Host) -> None:
     figures = host.check_output("munin-run perlbal")
     fields = re.findall(r"(?m)^(\S+)\.label", host.check_output("munin-run perlbal config"))
     assert fields and set(re.findall(r"(?m)^(\S+)\.value \d+$", figures)) == set(fields)
 
 
-def test_the_other_engine_is_off_for_good(host):
+def test_the_other_engine_is_off_for_good(host: Host) -> None:
     assert host.run("systemctl is-active nginx").stdout.strip() == "inactive"
     assert host.run("systemctl is-enabled nginx").stdout.strip() == "disabled"
     assert host.check_output("systemctl is-enabled perlbal") == "enabled"

@@ -1,29 +1,36 @@
 """Faults behind and of perlbal under load, within the limits that nginx has; then nginx takes over again, and nobody notices."""
 
 import re
+from collections.abc import Iterator
 
-import drill
+import drills
 import pytest
+from fixtures import Make, OnHost, Unaffected
+from target import Target
+from tier import Tier
+from visitors import Load
 
 
 @pytest.fixture(name="load", scope="module")
-def load_fixture(place):
+def load_fixture(target: Target) -> Iterator[Load]:
     """Visitors and writers, for both drills."""
-    place.whole()
-    with drill.Load(place) as load:
+    target.await_healthy()
+    with Load(target) as load:
         yield load
 
 
 @pytest.mark.parametrize("name", ["balancer_stopped", "app_killed"])
-def test_drill(place, load, name):
-    row = drill.measure(place, drill.DRILLS[name], load)
-    print(drill.line(drill.cells(name, row)))
-    excess = drill.excess(row, drill.DRILLS[name])
+def test_drill(target: Target, load: Load, name: str) -> None:
+    row = drills.measure(target, drills.DRILLS[name], load)
+    print(drills.line(drills.cells(name, row)))
+    excess = drills.excess(row, drills.DRILLS[name])
     assert not excess, f"{excess}: {row['failures']}"
 
 
-def test_nginx_takes_over_again_and_nobody_notices(tier, on, make, unharmed):
-    with unharmed():
+def test_nginx_takes_over_again_and_nobody_notices(
+    tier: Tier, on: OnHost, make: Make, visitors_unaffected: Unaffected
+) -> None:
+    with visitors_unaffected():
         done = make("site", "LIMIT=lb", "VARS=lb_engine=nginx")
         assert done.returncode == 0, done.stdout[-3000:]
     for name in tier.hosts("lb"):

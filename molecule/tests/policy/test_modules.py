@@ -23,14 +23,19 @@ def blocks(path):
     """{block: its content} of a Python file. A name of a block that is no text is used for something else."""
     found = {}
     for node in ast.parse(path.read_text()).body:
-        for name in {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}.intersection(BLOCKS):
-            assert isinstance(node.value, ast.Constant) and isinstance(node.value.value, str), f"{path}: {name} is no text: name it otherwise"
+        for name in {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}.intersection(
+            BLOCKS
+        ):
+            assert isinstance(node.value, ast.Constant) and isinstance(node.value.value, str), (
+                f"{path}: {name} is no text: name it otherwise"
+            )
             found[name] = yaml.safe_load(node.value.value)
     return found
 
 
 def argument_spec(path, monkeypatch):
     """The argument_spec that a module gives AnsibleModule."""
+
     def record(**given):
         raise Specification(given)
 
@@ -43,14 +48,29 @@ def argument_spec(path, monkeypatch):
 
 def comparable(options, below):
     """{option: what Ansible does with it}, of options as documented or of an argument_spec; below names the options of an option."""
-    return {name: {"type": one.get("type", "str"), "required": one.get("required", False), "default": one.get("default"), "choices": one.get("choices"),
-                   "elements": one.get("elements"), "below": comparable(one.get(below, {}), below)} for name, one in options.items()}
+    return {
+        name: {
+            "type": one.get("type", "str"),
+            "required": one.get("required", False),
+            "default": one.get("default"),
+            "choices": one.get("choices"),
+            "elements": one.get("elements"),
+            "below": comparable(one.get(below, {}), below),
+        }
+        for name, one in options.items()
+    }
 
 
 def undescribed(options, prefix=""):
     """Names of the documented options that have no description."""
-    return [name for option, one in options.items() for name in [
-        *([] if one.get("description") else [prefix + option]), *undescribed(one.get("suboptions", {}), f"{prefix}{option}.")]]
+    return [
+        name
+        for option, one in options.items()
+        for name in [
+            *([] if one.get("description") else [prefix + option]),
+            *undescribed(one.get("suboptions", {}), f"{prefix}{option}."),
+        ]
+    ]
 
 
 def returned(path):
@@ -61,7 +81,9 @@ def returned(path):
             for word in node.keywords:
                 more |= word.arg is None
                 if word.arg:
-                    found[word.arg] = {key.value for key in word.value.keys} if isinstance(word.value, ast.Dict) else set()
+                    found[word.arg] = (
+                        {key.value for key in word.value.keys} if isinstance(word.value, ast.Dict) else set()
+                    )
     return found, more
 
 
@@ -69,10 +91,19 @@ def texts(path):
     """The names and texts in the code of a module, its documentation left out, and of what it imports from module_utils."""
     found = set()
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and (used := ROOT / "plugins/module_utils" / f"{node.module.split('.')[-1]}.py").exists():
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (used := ROOT / "plugins/module_utils" / f"{node.module.split('.')[-1]}.py").exists()
+        ):
             found |= texts(used)
         for part in ast.walk(node):
-            found |= {part.value} if isinstance(part, ast.Constant) else {part.arg} if isinstance(part, ast.keyword) else set()
+            found |= (
+                {part.value}
+                if isinstance(part, ast.Constant)
+                else {part.arg}
+                if isinstance(part, ast.keyword)
+                else set()
+            )
     return found
 
 
@@ -107,10 +138,19 @@ def test_examples_are_tasks_that_give_it_its_options(path):
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.stem)
 def test_plugins_have_valid_documentation_or_none(path):
     about = blocks(path).get("DOCUMENTATION")
-    assert about is None or path in MODULES or about["name"] == path.stem and about["short_description"] and about["description"]
+    assert (
+        about is None
+        or path in MODULES
+        or about["name"] == path.stem
+        and about["short_description"]
+        and about["description"]
+    )
 
 
 def test_the_action_files_takes_what_the_module_files_documents():
     """Its contents are what the action makes of templates and copies."""
     [valid] = re.findall(r"_VALID_ARGS = frozenset\((.*)\)", (ROOT / "plugins/action/files.py").read_text())
-    assert ast.literal_eval(valid) | {"contents"} == blocks(ROOT / "plugins/modules/files.py")["DOCUMENTATION"]["options"].keys()
+    assert (
+        ast.literal_eval(valid) | {"contents"}
+        == blocks(ROOT / "plugins/modules/files.py")["DOCUMENTATION"]["options"].keys()
+    )

@@ -1,13 +1,19 @@
 """The rules of the house, read off the files: no containers, about a second."""
 
 import os
+import pathlib
 import re
 import subprocess
 
 import pytest
 from repository import ENVIRONMENTS, ROOT, load
 
-INVENTORIES = sorted([*(ROOT / "inventories").glob("*.yml"), *(p for env in ENVIRONMENTS for p in (ROOT / "inventories" / env).glob("*.yml"))])
+INVENTORIES = sorted(
+    [
+        *(ROOT / "inventories").glob("*.yml"),
+        *(p for env in ENVIRONMENTS for p in (ROOT / "inventories" / env).glob("*.yml")),
+    ]
+)
 ROLES = sorted(p.parent.parent for p in (ROOT / "roles").glob("*/tasks/main.yml"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("demo/*.md")])
 TEMPLATES = sorted((ROOT / "roles").glob("*/templates/**/*.j2"))
@@ -21,12 +27,14 @@ def group_files(environment=None):
 
 
 def tasks(path):
-    """Every task of a task file, blocks opened."""
+    """Every task of a task file, blocks opened; every play of a playbook, too, and its tasks."""
+
     def opened(items):
         for task in items or []:
             yield task
-            for part in ("block", "rescue", "always"):
+            for part in ("pre_tasks", "tasks", "block", "rescue", "always"):
                 yield from opened(task.get(part))
+
     return list(opened(load(path)))
 
 
@@ -55,8 +63,20 @@ def test_every_fact_that_is_read_is_gathered():
 
 def test_every_result_that_is_read_is_kept():
     """Also by those who read it with a default."""
-    texts = [path.read_text() for path in [*group_files(), *TEMPLATES, *(ROOT / "roles").glob("*/*/*.yml"), *(ROOT / "playbooks").rglob("*.yml")]]
-    kept = {name for text in texts for name in re.findall(r"(?:register:|loop_var:|set) (__\w+)", text) + re.findall(r"(__\w+):", text)}
+    texts = [
+        path.read_text()
+        for path in [
+            *group_files(),
+            *TEMPLATES,
+            *(ROOT / "roles").glob("*/*/*.yml"),
+            *(ROOT / "playbooks").rglob("*.yml"),
+        ]
+    ]
+    kept = {
+        name
+        for text in texts
+        for name in re.findall(r"(?:register:|loop_var:|set) (__\w+)", text) + re.findall(r"(__\w+):", text)
+    }
     assert {name for text in texts for name in re.findall(r"\b__\w+", text) if not name.endswith("__")} - kept == set()
 
 
@@ -64,6 +84,7 @@ def test_every_result_that_is_read_is_kept():
 def test_environments_have_the_same_variables(environment):
     def names(env):
         return {name for path in group_files(env) for name in load(path)}
+
     assert names(environment) == names("local")
 
 
@@ -72,6 +93,7 @@ def test_environments_have_the_same_groups(inventory):
     def groups(path):
         [environment] = load(path)["all"]["children"].values()
         return set(environment["children"])
+
     assert groups(inventory) == groups(ROOT / "inventories/local.yml")
 
 
@@ -92,9 +114,11 @@ def test_every_variable_a_role_reads_is_declared(role):
     """A name in a template or a task that group_vars or defaults set is in the role's specs."""
     settable = {name for path in [*group_files(), *group_files("local")] for name in load(path) or {}}
     # What Ansible itself and the house give every role.
-    settable -= {"host_bare", "ansible_managed", "ansible_user"}
+    settable -= {"dry_run_on_fresh_host", "ansible_managed", "ansible_user"}
     options = {name for entry in specs(role).values() for name in entry}
-    text = "\n".join(p.read_text() for d in ("tasks", "templates", "handlers") for p in (role / d).rglob("*") if p.is_file())
+    text = "\n".join(
+        p.read_text() for d in ("tasks", "templates", "handlers") for p in (role / d).rglob("*") if p.is_file()
+    )
     text = re.sub(r"(?m)^\s*#.*$", "", text)
     read = {name for name in settable if re.search(rf"\b{name}\b", text)}
     assert read <= options, f"read and not declared: {sorted(read - options)}"
@@ -103,8 +127,17 @@ def test_every_variable_a_role_reads_is_declared(role):
 def test_what_debian_starts_and_a_role_configures_is_stopped_until_then():
     """Every service whose unit a role tells something is in a group's list of daemons, but for those that every host has anyway and a socket starts."""
     lists = [values for path in group_files() for values in [load(path) or {}]]
-    listed = {name for values in lists for key in values if key.endswith("_daemons") for name in values[key] if isinstance(values[key], list)}
-    listed |= {"keepalived"} | {name for values in lists for engine in values.get("lb_engines", {}).values() for name in engine["daemons"]}
+    listed = {
+        name
+        for values in lists
+        for key in values
+        if key.endswith("_daemons")
+        for name in values[key]
+        if isinstance(values[key], list)
+    }
+    listed |= {"keepalived"} | {
+        name for values in lists for engine in values.get("lb_engines", {}).values() for name in engine["daemons"]
+    }
     pattern = re.compile(r"(?:/etc/systemd/system/(?=[\w-]+[.]service[.]d)|systemd_dropin_service: )([\w-]+)")
     told = {name for path in (ROOT / "roles").glob("*/tasks/*.yml") for name in pattern.findall(path.read_text())}
     assert listed == told - {"ssh", "rsyslog", "munin-node", "fcgiwrap"}
@@ -119,10 +152,16 @@ def test_roles_name_no_group_and_read_no_other_host(role):
 
 def test_private_names_are_used_in_their_role_alone():
     """A name with a role's prefix belongs to the longest such role: __munin_node_x is munin_node's."""
+
     def owners(path):
         names = re.findall(r"\b__([a-z]\w*)", path.read_text(encoding="utf-8"))
-        matches = {name: [role.name for role in ROLES if name.startswith(f"{role.name}_")] for name in names if not name.endswith("__")}
+        matches = {
+            name: [role.name for role in ROLES if name.startswith(f"{role.name}_")]
+            for name in names
+            if not name.endswith("__")
+        }
         return {name: max(found, key=len, default=None) for name, found in matches.items()}
+
     for role in ROLES:
         for path in [*role.rglob("*.yml"), *role.rglob("*.j2")]:
             assert {name for name, owner in owners(path).items() if owner != role.name} == set(), path
@@ -141,17 +180,28 @@ def test_what_a_role_returns_is_declared(role):
         for task in tasks(path):
             returned |= {task.get("register", "__"), *task.get("ansible.builtin.set_fact", {})}
     returned = {name for name in returned if not name.startswith("__")}
-    assert returned == set(re.findall(r"Returns `(\w+)`", (role / "meta/argument_specs.yml").read_text(encoding="utf-8")))
+    assert returned == set(
+        re.findall(r"Returns `(\w+)`", (role / "meta/argument_specs.yml").read_text(encoding="utf-8"))
+    )
     assert {name for name in returned if not name.startswith(f"{role.name}_")} == set()
 
 
 def test_what_changes_with_the_hosts_is_in_members_yml():
     """Adding and removing a host include that file of every role that knows other hosts."""
     nodes = load(ROOT / "playbooks/vars/nodes.yml")
-    roles = {role for part in ("node_doors", "node_users") for names in nodes[part].values() for role in names}
+    roles = {
+        role
+        for part in ("node_allow_list_roles", "node_client_roles")
+        for names in nodes[part].values()
+        for role in names
+    }
     roles |= set(load(ROOT / "group_vars/lb.yml").get("lb_engines", {}))
     assert {role for role in roles if not (ROOT / "roles" / role / "tasks/members.yml").exists()} == set()
-    parts = {path.name for path in (ROOT / "roles").glob("*/tasks/*.yml") if "# What changes" in path.read_text(encoding="utf-8")}
+    parts = {
+        path.name
+        for path in (ROOT / "roles").glob("*/tasks/*.yml")
+        if "# What changes" in path.read_text(encoding="utf-8")
+    }
     assert parts == {"members.yml"}
 
 
@@ -159,8 +209,12 @@ def test_roles_give_drop_ins_what_is_declared():
     """Every variable is an option of its type, the required are there, and something is notified of a change."""
     options = specs(ROOT / "roles/systemd_dropin")["main"]
     types = {"str": str, "bool": bool, "dict": dict}
-    imports = [(path, task) for path in sorted((ROOT / "roles").glob("*/tasks/*.yml")) for task in tasks(path)
-               if task.get("ansible.builtin.import_role", {}).get("name") == "systemd_dropin"]
+    imports = [
+        (path, task)
+        for path in sorted((ROOT / "roles").glob("*/tasks/*.yml"))
+        for task in tasks(path)
+        if task.get("ansible.builtin.import_role", {}).get("name") == "systemd_dropin"
+    ]
     assert len(imports) > 10
     for path, task in imports:
         given = task["vars"]
@@ -173,7 +227,9 @@ def test_roles_give_drop_ins_what_is_declared():
 NO_COMMENTS = {"follow.json.j2", "pcppass.j2", "pool_passwd.j2"}
 
 
-@pytest.mark.parametrize("template", [t for t in TEMPLATES if t.name not in NO_COMMENTS], ids=lambda p: f"{p.parent.parent.name}/{p.name}")
+@pytest.mark.parametrize(
+    "template", [t for t in TEMPLATES if t.name not in NO_COMMENTS], ids=lambda p: f"{p.parent.parent.name}/{p.name}"
+)
 def test_every_template_says_who_manages_it(template):
     assert "ansible_managed" in "\n".join(template.read_text().splitlines()[:3])
 
@@ -197,13 +253,45 @@ def test_what_is_notified_exists_and_what_exists_is_notified(role):
 VAGUE = re.compile(r"(?<![-\w])(it|its|who|whom|told|said|found|one|place|anew|aside|everybody|nobody)(?![-\w])", re.I)
 
 
-@pytest.mark.parametrize("path", sorted([*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "roles").glob("*/handlers/*.yml")]),
-                         ids=lambda p: str(p.relative_to(ROOT)))
+ROLE_TASKS = sorted(p for folder in ("tasks", "handlers") for p in (ROOT / "roles").glob(f"*/{folder}/*.yml"))
+PLAYBOOKS = sorted(
+    p for room in ("playbooks", "containers") for p in (ROOT / room).rglob("*.yml") if p.parent.name != "vars"
+)
+INCLUDES = ("ansible.builtin.import_playbook", "ansible.builtin.import_tasks", "ansible.builtin.include_tasks")
+
+
+def with_parts(path):
+    """A playbook and all files that it imports and includes."""
+    files, new = set(), {path}
+    while new:
+        files |= new
+        names = [(file, str(task[key])) for file in new for task in tasks(file) for key in INCLUDES if key in task]
+        # A name that a variable is part of stands for every file of that form; a name that is all variable is in no file.
+        patterns = [(file, re.sub(r"{{.*?}}", "*", name)) for file, name in names]
+        new = {
+            part.resolve()
+            for file, name in patterns
+            if name != "*"
+            for part in (file.parent / name).parent.glob(pathlib.Path(name).name)
+        } - files
+    return sorted(files)
+
+
+@pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_names_of_tasks_stand_alone(path):
     """In a log each is read without the tasks around it."""
     names = [task.get("name", "") for task in tasks(path)]
-    assert "" not in names and [name for name in names if VAGUE.search(name)] == []
-    assert sorted(names) == sorted(set(names))
+    assert "" not in names and [name for name in names if VAGUE.search(re.sub(r"{{.*?}}", "", name))] == []
+
+
+@pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_of_tasks_are_unique(path):
+    """In a file of a role, and in a playbook with its parts; and so are those of plays."""
+    files = with_parts(path) if path in PLAYBOOKS else [path]
+    entries = [task for file in files for task in tasks(file) if "ansible.builtin.import_playbook" not in task]
+    for plays in (True, False):
+        names = [task["name"] for task in entries if ("hosts" in task) == plays]
+        assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "roles").glob("*/tasks/*.yml")), ids=lambda p: str(p.relative_to(ROOT)))
@@ -221,7 +309,11 @@ def test_a_host_that_may_be_away_ends_no_run():
     for path in [*(ROOT / "playbooks").rglob("*.yml"), *(ROOT / "roles").glob("*/tasks/*.yml")]:
         content = load(path)  # of variables, a mapping
         for play in content if isinstance(content, list) else []:
-            everything = [task for part in ("pre_tasks", "tasks", "post_tasks") for task in play.get(part) or []] if "hosts" in play else [play]
+            everything = (
+                [task for part in ("pre_tasks", "tasks", "post_tasks") for task in play.get(part) or []]
+                if "hosts" in play
+                else [play]
+            )
             for task in everything:
                 if task.get("ignore_unreachable"):
                     fatal = task.get("any_errors_fatal", play.get("any_errors_fatal", "roles" in path.parts))
@@ -250,37 +342,83 @@ def test_every_scenario_runs_something():
 def test_vars_may_hold_quotes():
     """They reach Ansible as they were typed."""
     typed = """{"said": "it's \\"so\\"; $$(true)"}"""
-    words = ["make", "--no-print-directory", r"--eval=asked: ; @printf '%s\n' $(PLAY)", "asked", "ENV=local", f"VARS={typed}"]
-    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")).stdout
+    words = [
+        "make",
+        "--no-print-directory",
+        r"--eval=asked: ; @printf '%s\n' $(PLAY)",
+        "asked",
+        "ENV=local",
+        f"VARS={typed}",
+    ]
+    said = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
+    ).stdout
     assert said.splitlines()[-2:] == ["-e", typed.replace("$$", "$")]
 
 
-@pytest.mark.parametrize(("name", "typed"), [
-    ("REF", "it's"), ("REF", "$(shell touch {0})"), ("REF", "$(touch {0})"), ("REF", "main ansible_user=root"), ("REF", "a\ntouch {0}"),
-    ("RELEASE", "{{{{ lookup('pipe', 'touch {0}') }}}}"), ("REQUEST", 'x"; touch {0}; "'), ("LIMIT", "x'; touch {0}; '"), ("TO", "`touch {0}`"),
-    ("NAME", "a\\b"), ("ENV", "x&touch {0}&"), ("DRILL", "x&touch {0}")])
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [
+        ("REF", "it's"),
+        ("REF", "$(shell touch {0})"),
+        ("REF", "$(touch {0})"),
+        ("REF", "main ansible_user=root"),
+        ("REF", "a\ntouch {0}"),
+        ("RELEASE", "{{{{ lookup('pipe', 'touch {0}') }}}}"),
+        ("REQUEST", 'x"; touch {0}; "'),
+        ("LIMIT", "x'; touch {0}; '"),
+        ("TO", "`touch {0}`"),
+        ("NAME", "a\\b"),
+        ("ENV", "x&touch {0}&"),
+        ("DRILL", "x&touch {0}"),
+    ],
+)
 @pytest.mark.parametrize("given", ["word", "environment"])
 def test_a_word_is_never_more_than_a_word(name, typed, given, tmp_path):
     typed = typed.format(tmp_path / "owned")
     words, environment = ([f"{name}={typed}"], {}) if given == "word" else ([], {name: typed})
-    done = subprocess.run(["make", "--no-print-directory", "-n", "deploy", "logs", "restore", *words], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=dict(os.environ, MAKEFLAGS="", **environment))
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", "deploy", "logs", "restore", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ, MAKEFLAGS="", **environment),
+    )
     assert done.returncode == 2 and f"Nothing was touched. {name}=" in done.stderr and done.stdout == ""
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("word", ["REF=feature/x~1^", "LIMIT=app:!app1,&lb", "CANARY=10%", "TO=2026-11-23 18:00", "SINCE=2026-11-23 18:00", "TESTS=backup/test_backup.py::test_x[a-b]"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "REF=feature/x~1^",
+        "LIMIT=app:!app1,&lb",
+        "CANARY=10%",
+        "TO=2026-11-23 18:00",
+        "SINCE=2026-11-23 18:00",
+        "TESTS=backup/test_backup.py::test_x[a-b]",
+    ],
+)
 def test_words_that_verbs_take_are_taken(word):
-    subprocess.run(["make", "-n", "site", word], cwd=ROOT, capture_output=True, check=True, env=dict(os.environ, MAKEFLAGS=""))
+    subprocess.run(
+        ["make", "-n", "site", word], cwd=ROOT, capture_output=True, check=True, env=dict(os.environ, MAKEFLAGS="")
+    )
 
 
 def test_every_word_of_a_verb_is_looked_at():
     """What recipes read and the Makefile does not set itself."""
     makefile = (ROOT / "Makefile").read_text()
     looked_at = set(re.search(r"WORDS_APART := (.*)\nWORDS := (.*) \\\n(.*)", makefile).expand(r"\1 \2 \3").split())
-    own = set(re.findall(r"(?m)^(?:[a-z ]*: )?(?:override |export |define )*([A-Z_]+)\b *[:?]?(?:=|$)", makefile)) - looked_at
+    own = (
+        set(re.findall(r"(?m)^(?:[a-z ]*: )?(?:override |export |define )*([A-Z_]+)\b *[:?]?(?:=|$)", makefile))
+        - looked_at
+    )
     read = set(re.findall(r"\$\(([A-Z_]+)\)", makefile))
-    assert read - own - {"CURDIR", "MAKE", "MAKECMDGOALS", "MAKEFILE_LIST", "MAKEOVERRIDES", "PATH", "VARS"} == looked_at & read
+    assert (
+        read - own - {"CURDIR", "MAKE", "MAKECMDGOALS", "MAKEFILE_LIST", "MAKEOVERRIDES", "PATH", "VARS"}
+        == looked_at & read
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -293,5 +431,9 @@ def test_what_a_page_names_is_there(page):
     typed = set(re.findall(r"(?:^    (?:\$ )?|`)make ([a-z][\w-]*)", text, re.M))
     assert typed - verbs == set()
     tests = {path.stem for path in (ROOT / "molecule/tests").rglob("test_*.py")}
-    tests |= {name for path in (ROOT / "molecule/tests").rglob("*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)}
+    tests |= {
+        name
+        for path in (ROOT / "molecule/tests").rglob("*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)
+    }
     assert set(re.findall(r"`(test_\w+)`", text)) - tests == set()

@@ -9,11 +9,20 @@ from repository import ROOT
 
 PLAYBOOKS = ROOT / "playbooks"
 TESTING = {"test", "verify", "drill", "drills", "bench", "static", "lint", "lock"}  # the verbs that may use molecule/
-PRODUCTION = [path for room in ("playbooks", "controller", "containers", "plugins", "roles", "group_vars")
-              for path in sorted((ROOT / room).rglob("*")) if path.suffix in (".yml", ".py", ".sh", ".j2")]
+PRODUCTION = [
+    path
+    for room in ("playbooks", "controller", "containers", "plugins", "roles", "group_vars")
+    for path in sorted((ROOT / room).rglob("*"))
+    if path.suffix in (".yml", ".py", ".sh", ".j2")
+]
 PLAYS = sorted([*PLAYBOOKS.rglob("*.yml"), *(ROOT / "containers").rglob("*.yml")])
-BESIDE_PLUGINS = ("roles/*/library", "roles/*/module_utils", "roles/*/*_plugins", "playbooks/library",
-                  "playbooks/*_plugins")
+BESIDE_PLUGINS = (
+    "roles/*/library",
+    "roles/*/module_utils",
+    "roles/*/*_plugins",
+    "playbooks/library",
+    "playbooks/*_plugins",
+)
 
 
 def rules(makefile: str) -> list[tuple[set[str], str]]:
@@ -31,6 +40,7 @@ def rules(makefile: str) -> list[tuple[set[str], str]]:
 
 def referred(path: pathlib.Path) -> set[str]:
     """Files that a playbook or a file of tasks names relatively to itself; none of those that are computed."""
+
     def within(node: object) -> set[str]:
         if isinstance(node, list):
             return set().union(*map(within, node))
@@ -40,6 +50,7 @@ def referred(path: pathlib.Path) -> set[str]:
         files = {node[key] for key in keys if key in node} | set(node.get("vars_files", []))
         parts = ("tasks", "pre_tasks", "post_tasks", "handlers", "block", "rescue", "always")
         return files.union(*(within(node.get(part)) for part in parts))
+
     return {name for name in within(yaml.safe_load(path.read_text(encoding="utf-8"))) if "{{" not in name}
 
 

@@ -1,10 +1,13 @@
 """The production that is rehearsed on this machine, where every other scenario has had its verbs, and a staging that is rebuilt to be like it."""
 
+import functools
 import time
 
-import drill
 import pytest
-from tier import ROOT, Tier
+from fixtures import Make
+from target import Target
+from tier import ROOT, Tier, output_of
+from visitors import CAUGHT_UP_S, Visitor
 
 MAIL = "ada.lovelace@mail.example"
 NAME = "adalovelace"
@@ -22,65 +25,82 @@ for number in range(3):
 STORIES = "select md5(string_agg(s::text, ' ' order by s.id)) from budget_story s"
 
 
-def words(done):
-    """What a finished command said, in one line."""
-    return " ".join((done.stdout + done.stderr).split())
-
-
-def everything(place):
+def everything(target: Target) -> str:
     """All rows of the site's database, as text."""
-    dump = place.run(place.primary(), "pg_dump", "--data-only", "-p", str(place.facts["db_port"]), place.facts["site_name"], user="postgres")
+    dump = target.run(
+        target.primary(),
+        "pg_dump",
+        "--data-only",
+        "-p",
+        str(target.facts["db_port"]),
+        target.facts["site_name"],
+        user="postgres",
+    )
     return "\n".join(line for line in dump.splitlines() if "restrict " not in line)  # pg_dump's own, another each time
 
 
 @pytest.fixture(scope="module", name="production")
-def production_fixture():
+def production_fixture() -> Target:
     """Production as it stands, with people in it."""
-    place = drill.Place(Tier(ROOT / ".state/production-rehearsal/inventory/production.yml").inventory)
-    place.whole()
-    place.manage(place.groups["app"][0], PEOPLE)
-    place.upload(PICTURE)
-    return place
+    target = Target(Tier(ROOT / ".state/production-rehearsal/inventory/production.yml").inventory)
+    target.await_healthy()
+    target.manage(target.groups["app"][0], PEOPLE)
+    target.upload(PICTURE)
+    return target
 
 
-def test_a_rehearsal_is_the_environment_but_for_where_it_is(production):
+def test_a_rehearsal_is_the_environment_but_for_where_it_is(production: Target) -> None:
     """Every host of the inventory stands under its own name and in its own groups, and every verb is told of the rehearsal."""
     declared = Tier(ROOT / "inventories/production.yml")
     assert production.groups == declared.value("groups")
     assert [production.on(host, "hostname") for host in production.groups["all"]] == production.groups["all"]
     done = production.tier.make("status")
-    assert done.returncode == 0 and "all is well" in done.stdout, words(done)
+    assert done.returncode == 0 and "all is well" in done.stdout, output_of(done)
 
 
-def test_staging_becomes_like_production(production, tier, make):
+def test_staging_becomes_like_production(production: Target, tier: Tier, make: Make) -> None:
     """From nothing, with its release, its pictures and its rows, in which nobody is found again; production stays as it is."""
     done = production.tier.make("backup")
-    assert done.returncode == 0, words(done)[-3000:]
+    assert done.returncode == 0, output_of(done)[-3000:]
     before = everything(production)
     assert before.count(MAIL) == 3 and NAME in before
-    users, sessions = int(production.sql("select count(*) from auth_user")), production.sql("select session_key from django_session").split()
+    users, sessions = (
+        int(production.sql("select count(*) from auth_user")),
+        production.sql("select session_key from django_session").split(),
+    )
     assert users >= 3 and len(sessions) >= 3
     done = make("rebuild", "FROM=production", "YES=1")
-    assert done.returncode == 0, words(done)[-4000:]
+    assert done.returncode == 0, output_of(done)[-4000:]
     assert "0 differences" in done.stdout
-    assert f"auth_user.email: {users} rows" in done.stdout and f"django_session emptied: {len(sessions)} rows" in done.stdout, done.stdout[-3000:]
+    assert (
+        f"auth_user.email: {users} rows" in done.stdout
+        and f"django_session emptied: {len(sessions)} rows" in done.stdout
+    ), done.stdout[-3000:]
 
-    place = drill.Place(tier.inventory)
-    place.whole()
-    rows = everything(place)
+    target = Target(tier.inventory)
+    target.await_healthy()
+    rows = everything(target)
     assert MAIL not in rows and NAME not in rows and "Lovelace" not in rows
-    assert place.sql("select count(*) from auth_user where email ~ '^scrubbed\\d+@' and password ~ '^!'") == str(users)
+    assert target.sql("select count(*) from auth_user where email ~ '^scrubbed\\d+@' and password ~ '^!'") == str(users)
     assert [key for key in sessions if key in rows] == []
-    assert place.sql(STORIES) == production.sql(STORIES)
-    for media in place.groups["media"]:
-        place.wait(lambda media=media: place.on(media, f"ls {place.facts['media_root']}/{PICTURE}", check=False), f"{PICTURE} on {media}", drill.CAUGHT_UP)
+    assert target.sql(STORIES) == production.sql(STORIES)
+    for media in target.groups["media"]:
+        target.wait(
+            functools.partial(target.try_on, media, f"ls {target.facts['media_root']}/{PICTURE}"),
+            f"{PICTURE} on {media}",
+            CAUGHT_UP_S,
+        )
     assert everything(production) == before
 
 
-def test_nobody_signs_in_there_with_what_production_knows(production, place):
+def test_nobody_signs_in_there_with_what_production_knows(production: Target, target: Target) -> None:
     """The same password opens production and not staging."""
-    def opens(where):
-        visitor = drill.Visitor(where, "session")
-        status, headers, _body = visitor.form("/accounts/login/", {"username": f"{NAME}0", "password": "a password of hers 0"})
+
+    def opens(where: Target) -> bool:
+        visitor = Visitor(where, "session")
+        status, headers, _body = visitor.form(
+            "/accounts/login/", {"username": f"{NAME}0", "password": "a password of hers 0"}
+        )
         return status == 302 and "login" not in headers["Location"]
-    assert opens(production) and not opens(place)
+
+    assert opens(production) and not opens(target)

@@ -42,7 +42,11 @@ def test_a_connection_may_be_closed_by_its_timer():
     """Keepalive, or data that were sent again; nobody's who connects, nor of those who ask this host."""
     host = ("172.31.30.21", 8000)
     assert [(one.host, one.local_port, one.closable) for one in watch.connections(TABLE, {8000})] == [
-        (host, 50000, True), (host, 50001, False), (host, 50002, True), (host, 50003, False)]
+        (host, 50000, True),
+        (host, 50001, False),
+        (host, 50002, True),
+        (host, 50003, False),
+    ]
     assert watch.connections(TABLE, {8080}) == []
 
 
@@ -88,7 +92,11 @@ def test_only_what_was_read_from_a_silent_host_is_closed(server, capsys):
         look(watching, server.port, 5, lambda: host not in watching.silent)
         assert change.recv(12) == b"HTTP/1.0 200"
     said = capsys.readouterr().out
-    assert [line.split(" ", 1)[1] for line in said.splitlines()] == ["answers nobody", "closing 1 connections", "answers again"]
+    assert [line.split(" ", 1)[1] for line in said.splitlines()] == [
+        "answers nobody",
+        "closing 1 connections",
+        "answers again",
+    ]
 
 
 def test_the_count_of_sockets_is_read():

@@ -20,8 +20,18 @@ TCP = """  sl  local_address rem_address   st tx_queue rx_queue
 
 
 def line(second, upstream, upstream_status="200", upstream_time="0.010", status="200"):
-    return json.dumps({"time": datetime.datetime.fromtimestamp(second, datetime.UTC).isoformat(), "upstream": upstream,
-                       "upstream_status": upstream_status, "upstream_time": upstream_time, "status": status}) + "\n"
+    return (
+        json.dumps(
+            {
+                "time": datetime.datetime.fromtimestamp(second, datetime.UTC).isoformat(),
+                "upstream": upstream,
+                "upstream_status": upstream_status,
+                "upstream_time": upstream_time,
+                "status": status,
+            }
+        )
+        + "\n"
+    )
 
 
 def test_a_log_is_read_back_to_a_moment_also_over_its_rotation(tmp_path, monkeypatch):
@@ -35,11 +45,15 @@ def test_a_log_is_read_back_to_a_moment_also_over_its_rotation(tmp_path, monkeyp
 
 
 def test_every_host_that_was_asked_is_counted_and_every_host_is_shown():
-    seen = [json.loads(one) for one in (
-        line(1, "10.0.0.1:8000", upstream_time="0.100"),
-        line(2, "10.0.0.2:8000, 10.0.0.1:8000", "504, 200", "3.000, 0.300"),
-        line(3, "10.0.0.1:8000", "-", "2.000", "499"),  # the visitor left
-        line(4, ""))]
+    seen = [
+        json.loads(one)
+        for one in (
+            line(1, "10.0.0.1:8000", upstream_time="0.100"),
+            line(2, "10.0.0.2:8000, 10.0.0.1:8000", "504, 200", "3.000, 0.300"),
+            line(3, "10.0.0.1:8000", "-", "2.000", "499"),  # the visitor left
+            line(4, ""),
+        )
+    ]
     found = {host["name"]: host for host in counters.counted(seen, POOLS, USED, TCP)}
     assert list(found) == ["app1", "app2", "10.0.0.9:8000", "media1"]
     assert [found["app1"][name] for name in ("requests", "failed", "open", "used", "slowest")] == [2, 0, 2, True, 0.3]
@@ -64,15 +78,30 @@ def test_who_gets_new_requests_from_nginx():
 
 
 def test_counters_of_perlbal():
-    said = ["10.0.0.1:80 attempts 12", "10.0.0.1:80 responsecodes 200 11", "10.0.0.1:80 failures 1", "10.0.0.2:80 attempts 3"]
-    assert counters.perlbal_nodes(said) == {"10.0.0.1:80": {"attempts": 12, "failures": 1}, "10.0.0.2:80": {"attempts": 3}}
+    said = [
+        "10.0.0.1:80 attempts 12",
+        "10.0.0.1:80 responsecodes 200 11",
+        "10.0.0.1:80 failures 1",
+        "10.0.0.2:80 attempts 3",
+    ]
+    assert counters.perlbal_nodes(said) == {
+        "10.0.0.1:80": {"attempts": 12, "failures": 1},
+        "10.0.0.2:80": {"attempts": 3},
+    }
 
 
 def test_the_page():
     hosts = counters.counted([json.loads(line(1, "10.0.0.1:8000"))], POOLS, USED, TCP)
     nginx = {"engine": "nginx", "holds": True, "hosts": hosts}
-    perlbal = {"engine": "perlbal", "holds": False, "began": 40.0, "hosts": [host | {"requests_in_all": 70, "failed_in_all": 7} for host in hosts]}
-    text, silent = backends.page({"lb1": nginx, "lb2": perlbal, "lb3": {"unreachable": True}, "lb4": {"msg": "nobody home"}}, 5, 100.0)
+    perlbal = {
+        "engine": "perlbal",
+        "holds": False,
+        "began": 40.0,
+        "hosts": [host | {"requests_in_all": 70, "failed_in_all": 7} for host in hosts],
+    }
+    text, silent = backends.page(
+        {"lb1": nginx, "lb2": perlbal, "lb3": {"unreachable": True}, "lb4": {"msg": "nobody home"}}, 5, 100.0
+    )
     assert silent == ["lb3", "lb4"]
     assert "lb1   nginx, holds the virtual IP   the last 5 min\n" in text
     assert "lb2   perlbal, stands by   the last 5 min, and in all since it started 1 min ago" in text

@@ -4,6 +4,7 @@ import calendar
 import json
 
 import pytest
+from tier_backup import common
 
 NOW = 1795995030
 ARCHIVE = "archive/tier/17-1"
@@ -17,11 +18,30 @@ class Repository:
 
     def __call__(self, *words):
         if words[0] == "info":
-            return json.dumps([{"status": {"code": 0}, "archive": [{"id": "17-1", "max": max(self.wal, default=None)}], "backup": [
-                {"label": label, "type": "full", "error": False, "timestamp": {"stop": end}, "archive": {"start": first}, "info": {"size": 5 << 20}}
-                for label, end, first in self.backups]}])
+            return json.dumps(
+                [
+                    {
+                        "status": {"code": 0},
+                        "archive": [{"id": "17-1", "max": max(self.wal, default=None)}],
+                        "backup": [
+                            {
+                                "label": label,
+                                "type": "full",
+                                "error": False,
+                                "timestamp": {"stop": end},
+                                "archive": {"start": first},
+                                "info": {"size": 5 << 20},
+                            }
+                            for label, end, first in self.backups
+                        ],
+                    }
+                ]
+            )
         if "--recurse" in words:
-            return json.dumps({name: {"type": "file", "time": NOW - 60} for name in self.wal} | {"17-1": {"type": "path", "time": NOW}})
+            return json.dumps(
+                {name: {"type": "file", "time": NOW - 60} for name in self.wal}
+                | {"17-1": {"type": "path", "time": NOW}}
+            )
         directory = words[1].removeprefix(ARCHIVE).strip("/")
         names = [f"{name}-{'0' * 40}.zst" for name in self.wal if name.startswith(directory)]
         return "\n".join(names if directory else sorted({name[:16] for name in names}))
@@ -34,9 +54,12 @@ def backups_fixture(program, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "run", lambda *_words, **_more: "[]")
 
     def make(*told):
-        found = program.Backups({"stanza": "tier", "database": {}, "limits": {"full": 7200, "incr": 7200}}, tmp_path / "state.json")
+        found = program.Backups(
+            {"stanza": "tier", "database": {}, "limits": {"full": 7200, "incr": 7200}}, tmp_path / "state.json"
+        )
         found.pgbackrest = Repository(*told)
         return found
+
     return make
 
 
@@ -44,19 +67,34 @@ def wal(*segments, timeline=1):
     return [f"{timeline:08X}{one >> 8:08X}{one & 255:08X}" for one in segments]
 
 
-@pytest.mark.parametrize(("there", "missing"), [
-    (wal(254, 255, 256, 257), []), (wal(254, 256, 257), [255]), (wal(255, 256), [254]), ([], [254]), (wal(250), [254]), (wal(254, 257), [255, 256]),
-    (wal(250, 254), []),  # what came before the backup is not needed
-    (wal(254, 255) + wal(256, 257, timeline=2), []), (wal(254, 255, 256) + wal(256, 257, timeline=2), []),
-    (wal(254, 255, 256, 257) + wal(255, 257, timeline=2), [256]),  # that of the timeline that was left stands for none of the next one
-    (wal(254, 255, 256, 257) + wal(255, timeline=2), [])])
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        (wal(254, 255, 256, 257), []),
+        (wal(254, 256, 257), [255]),
+        (wal(255, 256), [254]),
+        ([], [254]),
+        (wal(250), [254]),
+        (wal(254, 257), [255, 256]),
+        (wal(250, 254), []),  # what came before the backup is not needed
+        (wal(254, 255) + wal(256, 257, timeline=2), []),
+        (wal(254, 255, 256) + wal(256, 257, timeline=2), []),
+        (
+            wal(254, 255, 256, 257) + wal(255, 257, timeline=2),
+            [256],
+        ),  # that of the timeline that was left stands for none of the next one
+        (wal(254, 255, 256, 257) + wal(255, timeline=2), []),
+    ],
+)
 def test_gaps_in_the_wal_are_found(backups, there, missing):
     found = backups([("full", NOW - 100, wal(254)[0])], there)
     assert found.gaps(found.info()["backup"][-1]) == [f"segment {one >> 8:08X}{one & 255:08X}" for one in missing]
 
 
 def test_no_backup_of_a_future_that_a_restore_gave_up_leads_to_what_is_now(backups):
-    found = backups([("a", NOW - 900, wal(1)[0]), ("b", NOW - 600, wal(2)[0]), ("c", NOW - 100, wal(3)[0])], wal(1, 2, 3))
+    found = backups(
+        [("a", NOW - 900, wal(1)[0]), ("b", NOW - 600, wal(2)[0]), ("c", NOW - 100, wal(3)[0])], wal(1, 2, 3)
+    )
     found.note(restores=[[NOW - 500, NOW - 700, 4]])  # b was made after the moment that the databases went back to
     assert [one["label"] for one in found.history()] == ["a", "c"]
     assert [one["label"] for one in found.history(NOW - 550)] == ["a", "b", "c"]  # who wants that future back
@@ -66,9 +104,14 @@ def test_no_backup_of_a_future_that_a_restore_gave_up_leads_to_what_is_now(backu
     assert (found.plan(None)["label"], found.plan(None)["archived"]) == ("c", NOW - 60)
 
 
-@pytest.mark.parametrize(("moment", "there", "reason"), [
-    (NOW + 1, 1, "2026-11-29 23:30:31+00 has not come yet"), (None, 0, "there is no backup"),
-    (NOW - 101, 1, "the oldest backup is of 2026-11-29 23:28:50+00: 2026-11-29 23:28:49+00 is before it")])
+@pytest.mark.parametrize(
+    ("moment", "there", "reason"),
+    [
+        (NOW + 1, 1, "2026-11-29 23:30:31+00 has not come yet"),
+        (None, 0, "there is no backup"),
+        (NOW - 101, 1, "the oldest backup is of 2026-11-29 23:28:50+00: 2026-11-29 23:28:49+00 is before it"),
+    ],
+)
 def test_a_moment_that_no_backup_leads_to_is_refused(program, backups, moment, there, reason):
     with pytest.raises(program.Failed) as failed:
         backups([("a", NOW - 100, wal(1)[0])] * there, wal(1)).plan(moment)
@@ -88,7 +131,12 @@ def test_what_is_wrong_is_noted(backups, program, monkeypatch):
     monkeypatch.setattr(found, "wal", lambda _found: {"result": "ok"}, raising=False)
     found.note(drill={"result": "it differs"})
     found.look()
-    assert found.state()["wrong"] == ["the last full backup is 2.5 hours old", "the last backup is 2.5 hours old", "restore drill: it differs"]
+    assert found.state()["wrong"] == [
+        "the last full backup is 2.5 hours old",
+        "the last backup is 2.5 hours old",
+        "restore drill: it differs",
+    ]
+
     def refuse(**_where):
         raise program.psycopg2.Error("refused")
 
@@ -102,14 +150,21 @@ def test_what_is_wrong_is_noted(backups, program, monkeypatch):
     assert empty.state()["wrong"][:2] == ["there has been no full backup yet", "there has been no backup yet"]
 
 
-@pytest.mark.parametrize(("typed", "seconds"), [
-    ("1795995030", NOW), ("2026-11-29 23:30:30", NOW), ("2026-11-30T00:30:30+01:00", NOW), ("2026-11-29", NOW - 84630)])
+@pytest.mark.parametrize(
+    ("typed", "seconds"),
+    [
+        ("1795995030", NOW),
+        ("2026-11-29 23:30:30", NOW),
+        ("2026-11-30T00:30:30+01:00", NOW),
+        ("2026-11-29", NOW - 84630),
+    ],
+)
 def test_moments_are_read_as_utc(program, typed, seconds):
-    assert program.moment(typed) == seconds
-    assert calendar.timegm(program.time.strptime(program.when(seconds), "%Y-%m-%d %H:%M:%S+00")) == seconds
+    assert common.moment(typed) == seconds
+    assert calendar.timegm(program.time.strptime(common.when(seconds), "%Y-%m-%d %H:%M:%S+00")) == seconds
 
 
 def test_a_log_is_told_by_its_complaints(program):
     log = "INFO: begin\nP00 ERROR: [082]: no WAL\nFATAL:  the database system is starting up\nP01 ERROR: [082]: no WAL\nINFO: end"
-    assert program.complaint(log) == "ERROR: [082]: no WAL"
-    assert program.complaint("one\ntwo\nthree") == "two three" and program.complaint("") == ""
+    assert common.complaint(log) == "ERROR: [082]: no WAL"
+    assert common.complaint("one\ntwo\nthree") == "two three" and common.complaint("") == ""

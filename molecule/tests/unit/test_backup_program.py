@@ -6,18 +6,27 @@ import os
 import pytest
 
 
-@pytest.mark.parametrize(("change", "asked"), [
-    (lambda place: None, 1),
-    (lambda place: (place / "media/snapshots/two").write_text("y"), 2),
-    (lambda place: (place / "media/snapshots/one").unlink(), 2),
-    (lambda place: os.utime(place / "media/snapshots/one", (1, 1)), 2),
-    (lambda place: (place / "media/keys/one").write_text("other"), 2),
-    (lambda place: (place / "media/config").unlink(), 2),
-    (lambda place: (place / "key").write_text("other"), 2),
-])
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        (lambda place: None, 1),
+        (lambda place: (place / "media/snapshots/two").write_text("y"), 2),
+        (lambda place: (place / "media/snapshots/one").unlink(), 2),
+        (lambda place: os.utime(place / "media/snapshots/one", (1, 1)), 2),
+        (lambda place: (place / "media/keys/one").write_text("other"), 2),
+        (lambda place: (place / "media/config").unlink(), 2),
+        (lambda place: (place / "key").write_text("other"), 2),
+    ],
+)
 def test_restic_is_asked_again_when_what_it_reads_has_changed(program, tmp_path, monkeypatch, change, asked):
     asks = []
-    monkeypatch.setattr(program, "run", lambda *words, **_more: asks.append(words) or json.dumps([{"time": "2026-11-29T23:30:30.8614947Z", "hostname": "media1"}]))
+    monkeypatch.setattr(
+        program,
+        "run",
+        lambda *words, **_more: (
+            asks.append(words) or json.dumps([{"time": "2026-11-29T23:30:30.8614947Z", "hostname": "media1"}])
+        ),
+    )
     backups = program.Backups({}, tmp_path / "state.json")
     for _ in range(2):
         backups.note(media=backups.media())
@@ -43,8 +52,16 @@ def test_restic_is_asked_again_after_a_failure_and_after_a_while(program, tmp_pa
 
 def test_a_backup_of_the_uploads_from_the_future_is_told(program, tmp_path, monkeypatch):
     times = {"media1": "2026-11-29T23:30:30Z", "media2": "2026-11-29T23:40:31Z"}
-    monkeypatch.setattr(program, "run", lambda *_words, **_more: json.dumps([{"time": at, "hostname": host} for host, at in times.items()]))
+    monkeypatch.setattr(
+        program,
+        "run",
+        lambda *_words, **_more: json.dumps([{"time": at, "hostname": host} for host, at in times.items()]),
+    )
     monkeypatch.setattr(program.time, "time", lambda: 1795995030)
-    assert program.Backups({}, tmp_path / "state.json").media()["result"].startswith("media2 sent one that is dated in the future")
+    assert (
+        program.Backups({}, tmp_path / "state.json")
+        .media()["result"]
+        .startswith("media2 sent one that is dated in the future")
+    )
     monkeypatch.setattr(program.time, "time", lambda: 1795995031 + 600 - program.MEDIA_AHEAD)
     assert program.Backups({}, tmp_path / "other.json").media()["result"] == "ok"

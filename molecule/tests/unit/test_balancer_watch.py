@@ -13,11 +13,14 @@ PROGRAM = "roles/keepalived/files/balancer-watch"
 watch = program(PROGRAM)
 
 
-@pytest.mark.parametrize(("fall", "rise", "heard", "verdicts"), [
-    (2, 2, "+-+--+-++", "++++----+"),  # the balancer itself: two in a row
-    (1, 3, "+-++-+++", "+------+"),         # the others: silent at once, well after three
-    (2, 2, "-++", "--+"),                    # the first answer decides alone
-])
+@pytest.mark.parametrize(
+    ("fall", "rise", "heard", "verdicts"),
+    [
+        (2, 2, "+-+--+-++", "++++----+"),  # the balancer itself: two in a row
+        (1, 3, "+-++-+++", "+------+"),  # the others: silent at once, well after three
+        (2, 2, "-++", "--+"),  # the first answer decides alone
+    ],
+)
 def test_a_verdict_changes_by_answers_in_a_row(fall, rise, heard, verdicts):
     verdict = watch.Verdict(fall=fall, rise=rise)
     said = ""
@@ -28,7 +31,9 @@ def test_a_verdict_changes_by_answers_in_a_row(fall, rise, heard, verdicts):
     assert said == verdicts
 
 
-@pytest.mark.parametrize(("status", "well"), [(200, True), (204, True), (301, True), (404, True), (500, False), (503, False)])
+@pytest.mark.parametrize(
+    ("status", "well"), [(200, True), (204, True), (301, True), (404, True), (500, False), (503, False)]
+)
 def test_any_answer_counts_but_that_of_a_balancer_that_fails(status, well):
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -38,6 +43,7 @@ def test_any_answer_counts_but_that_of_a_balancer_that_fails(status, well):
 
         def log_message(self, *_words):
             pass
+
     server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.handle_request, daemon=True).start()
     with server:
@@ -62,6 +68,7 @@ def test_a_process_that_was_kept_waiting_itself_judges_nobody(tmp_path, monkeypa
     def answers(_address, _port, _request, until):
         clock[0] = until + late[0]
         return False
+
     clock = [1000.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(watch, "answers", answers)

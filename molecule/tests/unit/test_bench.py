@@ -40,12 +40,23 @@ def test_it_removes_the_releases_of_its_own_sources_only(place, monkeypatch, end
     monkeypatch.setattr(bench, "PARTS", {"verbs": part})
     monkeypatch.setattr(bench, "make", lambda *words, **_extra: made.append(words))
     monkeypatch.setattr(bench, "yardstick", lambda: 1.0)
-    monkeypatch.setattr(bench.subprocess, "run", lambda command, **how: real(command, **how) if command[0] == "rm" else subprocess.CompletedProcess(command, 0, "", ""))
+    monkeypatch.setattr(
+        bench.subprocess,
+        "run",
+        lambda command, **how: (
+            real(command, **how) if command[0] == "rm" else subprocess.CompletedProcess(command, 0, "", "")
+        ),
+    )
     monkeypatch.setattr(sys, "argv", ["bench.py", "verbs"])
     if ends:
         pytest.raises(SystemExit, bench.main)
     else:
         assert bench.main() == 0
     assert made == [("down",)] and not bench.SOURCE.exists()
-    assert {path.name.partition(".")[0] or path.name for path in bench.RELEASES.iterdir()} == {"shop-0", "shop-2", "newsbudget-3", ".shop-4.source.tar"}
+    assert {path.name.partition(".")[0] or path.name for path in bench.RELEASES.iterdir()} == {
+        "shop-0",
+        "shop-2",
+        "newsbudget-3",
+        ".shop-4.source.tar",
+    }
     assert len(list(bench.RELEASES.iterdir())) == 3 * 4 + 1

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from repository import program
+from build_output import reason
 
 PROJECT = """
 class ImproperlyConfigured(Exception):
@@ -42,40 +42,68 @@ ERROR: Failed to build 'file:///tmp/abacus' when getting requirements to build w
 """
 
 
-@pytest.fixture(scope="module")
-def build():
-    return program("roles/django/files/build/build.py")
-
-
 def said(program):
     """What Python says of a program that fails."""
-    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     assert done.returncode
     return done.stdout
 
 
-@pytest.mark.parametrize(("what", "before", "tells"), [
-    ('ImproperlyConfigured(f"Set {name}")', "", "django.core.exceptions.ImproperlyConfigured: Set SHOP_KEY"),  # During handling of the above …
-    ('ImproperlyConfigured(f"Set {name}") from missing', "", "django.core.exceptions.ImproperlyConfigured: Set SHOP_KEY"),  # … the direct cause
-    ("ImproperlyConfigured", "", "django.core.exceptions.ImproperlyConfigured"),
-    (r'ImproperlyConfigured("one\n\n  two\nthree\nfour")', "", "django.core.exceptions.ImproperlyConfigured: one; two; three"),
-    ('ImproperlyConfigured("first")', "class Late:\n    def __del__(self): raise TypeError('late')\nlate = Late()\n",
-     "django.core.exceptions.ImproperlyConfigured: first"),
-    ("missing", "", "KeyError: 'SHOP_KEY'"),
-    ("SystemExit('CommandError: no')", "import traceback\ntry: {}['x']\nexcept KeyError: traceback.print_exc()\n", "KeyError: 'x'; CommandError: no"),
-    ("missing", "exec('x = (')", "SyntaxError: '(' was never closed"),
-], ids=["during", "cause", "bare", "lines", "ignored", "raised again", "logged", "syntax"])
-def test_a_failed_command_is_told_by_its_last_exception(build, what, before, tells):
-    assert build.telling(said(PROJECT % (what, before))) == tells
+@pytest.mark.parametrize(
+    ("what", "before", "tells"),
+    [
+        (
+            'ImproperlyConfigured(f"Set {name}")',
+            "",
+            "django.core.exceptions.ImproperlyConfigured: Set SHOP_KEY",
+        ),  # During handling of the above …
+        (
+            'ImproperlyConfigured(f"Set {name}") from missing',
+            "",
+            "django.core.exceptions.ImproperlyConfigured: Set SHOP_KEY",
+        ),  # … the direct cause
+        ("ImproperlyConfigured", "", "django.core.exceptions.ImproperlyConfigured"),
+        (
+            r'ImproperlyConfigured("one\n\n  two\nthree\nfour")',
+            "",
+            "django.core.exceptions.ImproperlyConfigured: one; two; three",
+        ),
+        (
+            'ImproperlyConfigured("first")',
+            "class Late:\n    def __del__(self): raise TypeError('late')\nlate = Late()\n",
+            "django.core.exceptions.ImproperlyConfigured: first",
+        ),
+        ("missing", "", "KeyError: 'SHOP_KEY'"),
+        (
+            "SystemExit('CommandError: no')",
+            "import traceback\ntry: {}['x']\nexcept KeyError: traceback.print_exc()\n",
+            "KeyError: 'x'; CommandError: no",
+        ),
+        ("missing", "exec('x = (')", "SyntaxError: '(' was never closed"),
+    ],
+    ids=["during", "cause", "bare", "lines", "ignored", "raised again", "logged", "syntax"],
+)
+def test_a_failed_command_is_told_by_its_last_exception(what, before, tells):
+    assert reason(said(PROJECT % (what, before))) == tells
 
 
-@pytest.mark.parametrize(("output", "tells"), [
-    (PIP, "KeyError: 'ABACUS_HOME'; ERROR: Failed to build 'file:///tmp/abacus' when getting requirements to build wheel"),
-    ("looking\nERROR: Could not find a version\nERROR: No matching distribution found\n",
-     "ERROR: Could not find a version; ERROR: No matching distribution found"),
-    ("E: Unable to locate package libnone\n", "E: Unable to locate package libnone"),
-    ("one\ntwo\n\nthree\nfour\n", "two; three; four"),
-    ("", "it did not say why"),
-])
-def test_a_failed_command_is_told_by_its_errors(build, output, tells):
-    assert build.telling(output) == tells
+@pytest.mark.parametrize(
+    ("output", "tells"),
+    [
+        (
+            PIP,
+            "KeyError: 'ABACUS_HOME'; ERROR: Failed to build 'file:///tmp/abacus' when getting requirements to build wheel",
+        ),
+        (
+            "looking\nERROR: Could not find a version\nERROR: No matching distribution found\n",
+            "ERROR: Could not find a version; ERROR: No matching distribution found",
+        ),
+        ("E: Unable to locate package libnone\n", "E: Unable to locate package libnone"),
+        ("one\ntwo\n\nthree\nfour\n", "two; three; four"),
+        ("", "it did not say why"),
+    ],
+)
+def test_a_failed_command_is_told_by_its_errors(output, tells):
+    assert reason(output) == tells

@@ -15,20 +15,23 @@ def host(requests, failures=0, seconds=0.05):
     return {"requests": requests, "failures": failures, "times": [seconds] * requests}
 
 
-@pytest.mark.parametrize(("new", "old", "elapsed", "state", "why"), [
-    (host(200), host(200), 61, "promote", "app1 200 requests, 0.0 % failed"),
-    (host(200), host(200), 59, "watch", ""),
-    (host(99), host(200), 61, "watch", ""),
-    (host(99), host(200), 600, "back", "too few came in 600 s"),
-    (host(200, 3), host(200), 61, "back", "it fails"),
-    (host(200, 2), host(200), 61, "promote", ""),
-    (host(200, 20), host(200, 20), 61, "promote", ""),
-    (host(40, 5), host(40), 5, "back", "it fails"),
-    (host(40, 4), host(40), 5, "watch", ""),
-    (host(200, seconds=0.3), host(200, seconds=0.1), 61, "back", "it is slow"),
-    (host(200, seconds=0.14), host(200, seconds=0.01), 61, "back", "it is slow"),
-    (host(200, seconds=0.1), host(200, seconds=0.01), 61, "promote", ""),
-])
+@pytest.mark.parametrize(
+    ("new", "old", "elapsed", "state", "why"),
+    [
+        (host(200), host(200), 61, "promote", "app1 200 requests, 0.0 % failed"),
+        (host(200), host(200), 59, "watch", ""),
+        (host(99), host(200), 61, "watch", ""),
+        (host(99), host(200), 600, "back", "too few came in 600 s"),
+        (host(200, 3), host(200), 61, "back", "it fails"),
+        (host(200, 2), host(200), 61, "promote", ""),
+        (host(200, 20), host(200, 20), 61, "promote", ""),
+        (host(40, 5), host(40), 5, "back", "it fails"),
+        (host(40, 4), host(40), 5, "watch", ""),
+        (host(200, seconds=0.3), host(200, seconds=0.1), 61, "back", "it is slow"),
+        (host(200, seconds=0.14), host(200, seconds=0.01), 61, "back", "it is slow"),
+        (host(200, seconds=0.1), host(200, seconds=0.01), 61, "promote", ""),
+    ],
+)
 def test_verdict(new, old, elapsed, state, why):
     found = canary.canary_verdict([{"app1": new, "app2": old}], ["app1"], LIMITS, elapsed)
     assert found["state"] == state and why in found["why"], found
@@ -40,22 +43,29 @@ def test_what_several_balancers_saw_is_added_up():
 
 
 def entry(upstream, upstream_status, upstream_time, status="200"):
-    return json.dumps({"upstream": upstream, "upstream_status": upstream_status, "upstream_time": upstream_time, "status": status})
+    return json.dumps(
+        {"upstream": upstream, "upstream_status": upstream_status, "upstream_time": upstream_time, "status": status}
+    )
 
 
 def test_a_request_counts_for_every_host_that_was_asked():
     hosts = {"10.0.0.1:8000": "app1", "10.0.0.2:8000": "app2"}
-    found = traffic.count([
-        entry("10.0.0.1:8000", "200", "0.050"),
-        entry("10.0.0.1:8000, 10.0.0.2:8000", "502, 200", "0.001, 0.070"),
-        entry("10.0.0.2:8000 : 10.0.0.1:8000", "504 : 200", "3.000 : 0.010"),
-        entry("10.0.0.1:8000", "-", "2.000", "499"),  # the visitor left
-        entry("10.0.0.9:8080", "404", "0.001"),       # a media host
-        entry("", "", ""),                            # answered by the balancer itself
-        '{"upstream": "10.0.0.1',                     # being written
-    ], hosts)
-    assert found == {"app1": {"requests": 3, "failures": 1, "times": [0.05, 0.001, 0.01]},
-                     "app2": {"requests": 2, "failures": 1, "times": [0.07, 3.0]}}
+    found = traffic.count(
+        [
+            entry("10.0.0.1:8000", "200", "0.050"),
+            entry("10.0.0.1:8000, 10.0.0.2:8000", "502, 200", "0.001, 0.070"),
+            entry("10.0.0.2:8000 : 10.0.0.1:8000", "504 : 200", "3.000 : 0.010"),
+            entry("10.0.0.1:8000", "-", "2.000", "499"),  # the visitor left
+            entry("10.0.0.9:8080", "404", "0.001"),  # a media host
+            entry("", "", ""),  # answered by the balancer itself
+            '{"upstream": "10.0.0.1',  # being written
+        ],
+        hosts,
+    )
+    assert found == {
+        "app1": {"requests": 3, "failures": 1, "times": [0.05, 0.001, 0.01]},
+        "app2": {"requests": 2, "failures": 1, "times": [0.07, 3.0]},
+    }
 
 
 def test_a_log_is_read_from_a_place_on_also_when_it_was_rotated(tmp_path):

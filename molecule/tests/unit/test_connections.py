@@ -27,14 +27,30 @@ class Environment:
         (self.state / "inventory").mkdir(parents=True)
         (self.state / "inventory/kept.yml").write_text("all: {hosts: {one: {ansible_connection: local}}}")
         (root / "play.yml").write_text(PLAY)
-        self.command = [pathlib.Path(sys.executable).with_name("ansible-playbook"), "-i", self.state / "inventory/kept.yml", "-e", f"state={self.state}", root / "play.yml"]
-        self.variables = dict(os.environ, HOME=str(root), ANSIBLE_STRATEGY="accelerated", ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"))
+        self.command = [
+            pathlib.Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            self.state / "inventory/kept.yml",
+            "-e",
+            f"state={self.state}",
+            root / "play.yml",
+        ]
+        self.variables = dict(
+            os.environ, HOME=str(root), ANSIBLE_STRATEGY="accelerated", ANSIBLE_CONFIG=str(ROOT / "ansible.cfg")
+        )
 
     def begin(self, seconds: int = 0, **variables: str) -> subprocess.Popen:
         """A verb that has begun; its command on the host takes so many seconds."""
         (self.state / "python").unlink(missing_ok=True)
-        return subprocess.Popen([*self.command, "-e", f"seconds={seconds}"], cwd=ROOT, env=self.variables | variables, start_new_session=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            [*self.command, "-e", f"seconds={seconds}"],
+            cwd=ROOT,
+            env=self.variables | variables,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def python(self) -> int:
         """The number of the Python on the host, once its command runs."""

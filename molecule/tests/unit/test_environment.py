@@ -16,10 +16,18 @@ RENDERED = {"hosts": {"app1": {"values": {}, "login": {"address": "192.0.2.1"}}}
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout with an environment x, and nothing of Ansible's that counts in this process's own."""
-    for name, text in {"inventories/x.yml": "all: {}\n", "group_vars/all/base.yml": "one: 1\n", "group_vars/x/main.yml": "two: 2\n",
-                       "group_vars/x/vault.yml": "$ANSIBLE_VAULT\n", "playbooks/vars/status.yml": "three: 3\n", "ansible.cfg": "[defaults]\n",
-                       ".state/x/vault-password": "pw\n", "controller/ssh.py": "\n", "plugins/filter/f.py": "\n",
-                       "packages/ansible_core-1.0.dist-info/METADATA": "\n"}.items():
+    for name, text in {
+        "inventories/x.yml": "all: {}\n",
+        "group_vars/all/base.yml": "one: 1\n",
+        "group_vars/x/main.yml": "two: 2\n",
+        "group_vars/x/vault.yml": "$ANSIBLE_VAULT\n",
+        "playbooks/vars/status.yml": "three: 3\n",
+        "ansible.cfg": "[defaults]\n",
+        ".state/x/vault-password": "pw\n",
+        "controller/ssh.py": "\n",
+        "plugins/filter/f.py": "\n",
+        "packages/ansible_core-1.0.dist-info/METADATA": "\n",
+    }.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -59,19 +67,49 @@ def rewrite(path, text):
     os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
-@pytest.mark.parametrize("change", [
-    lambda root: rewrite(root / "inventories/x.yml", "all: []\n"), lambda root: rewrite(root / "group_vars/all/base.yml", "one: 2\n"),
-    lambda root: rewrite(root / "group_vars/x/vault.yml", "$ANSIBLE_WAULT\n"), lambda root: rewrite(root / "playbooks/vars/status.yml", "three: 4\n"),
-    lambda root: rewrite(root / "ansible.cfg", "[defaultz]\n"), lambda root: rewrite(root / ".state/x/vault-password", "pv\n"),
-    lambda root: rewrite(root / "controller/ssh.py", " "), lambda root: rewrite(root / "plugins/filter/f.py", " "),
-    lambda root: (root / "group_vars/x/more.yml").write_text(""), lambda root: (root / "group_vars/x/main.yml").unlink(),
-    lambda root: (root / "group_vars/x/main.yml").rename(root / "group_vars/x/zz.yml"),
-    lambda root: (root / "inventories/host_vars").mkdir() or (root / "inventories/host_vars/app1.yml").write_text("a: 1\n"),
-    lambda root: (root / "packages/ansible_core-1.0.dist-info").rename(root / "packages/ansible_core-1.1.dist-info"),
-    lambda root: (root / ".state/x/rendered.json").write_text("{"), lambda root: (root / ".state/x/rendered.json").write_text('{"made_from": 1}'),
-    lambda root: os.environ.update(ANSIBLE_PRIVATE_KEY_FILE="/k")],
-    ids=["inventory", "variables", "vault", "declared", "config", "password", "controller", "filter", "file more", "file less", "file renamed", "host_vars",
-         "Ansible", "half a file", "another file", "setting"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: rewrite(root / "inventories/x.yml", "all: []\n"),
+        lambda root: rewrite(root / "group_vars/all/base.yml", "one: 2\n"),
+        lambda root: rewrite(root / "group_vars/x/vault.yml", "$ANSIBLE_WAULT\n"),
+        lambda root: rewrite(root / "playbooks/vars/status.yml", "three: 4\n"),
+        lambda root: rewrite(root / "ansible.cfg", "[defaultz]\n"),
+        lambda root: rewrite(root / ".state/x/vault-password", "pv\n"),
+        lambda root: rewrite(root / "controller/ssh.py", " "),
+        lambda root: rewrite(root / "plugins/filter/f.py", " "),
+        lambda root: (root / "group_vars/x/more.yml").write_text(""),
+        lambda root: (root / "group_vars/x/main.yml").unlink(),
+        lambda root: (root / "group_vars/x/main.yml").rename(root / "group_vars/x/zz.yml"),
+        lambda root: (
+            (root / "inventories/host_vars").mkdir() or (root / "inventories/host_vars/app1.yml").write_text("a: 1\n")
+        ),
+        lambda root: (root / "packages/ansible_core-1.0.dist-info").rename(
+            root / "packages/ansible_core-1.1.dist-info"
+        ),
+        lambda root: (root / ".state/x/rendered.json").write_text("{"),
+        lambda root: (root / ".state/x/rendered.json").write_text('{"made_from": 1}'),
+        lambda root: os.environ.update(ANSIBLE_PRIVATE_KEY_FILE="/k"),
+    ],
+    ids=[
+        "inventory",
+        "variables",
+        "vault",
+        "declared",
+        "config",
+        "password",
+        "controller",
+        "filter",
+        "file more",
+        "file less",
+        "file renamed",
+        "host_vars",
+        "Ansible",
+        "half a file",
+        "another file",
+        "setting",
+    ],
+)
 def test_any_change_renders_again(checkout, renders, change, monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
     load(checkout)
@@ -101,15 +139,23 @@ def test_what_changes_while_it_is_rendered_is_not_kept(checkout, monkeypatch):
     def render(*_asked):
         (checkout / "group_vars/all/base.yml").write_text("one: 7\n")
         return RENDERED, True
+
     monkeypatch.setattr(environment, "render", render)
     load(checkout)
     assert not (checkout / ".state/x/rendered.json").exists()
 
 
-@pytest.mark.parametrize(("name", "text", "over"), [
-    ("group_vars/all/base.yml", 'one: "{{ now() }}"', ()), ("group_vars/x/main.yml", 'one: "{{ [1, 2] | random }}"', ()),
-    ("group_vars/x/main.yml", "one: \"{{ '/etc/x' is file }}\"", ()), ("inventories/x.yml", "plugin: cloud\n", ()),
-    ("group_vars/x/main.yml", "", ("@/tmp/variables.yml",)), ("group_vars/x/main.yml", "", ("one={{ now() }}",))])
+@pytest.mark.parametrize(
+    ("name", "text", "over"),
+    [
+        ("group_vars/all/base.yml", 'one: "{{ now() }}"', ()),
+        ("group_vars/x/main.yml", 'one: "{{ [1, 2] | random }}"', ()),
+        ("group_vars/x/main.yml", "one: \"{{ '/etc/x' is file }}\"", ()),
+        ("inventories/x.yml", "plugin: cloud\n", ()),
+        ("group_vars/x/main.yml", "", ("@/tmp/variables.yml",)),
+        ("group_vars/x/main.yml", "", ("one={{ now() }}",)),
+    ],
+)
 def test_what_files_alone_do_not_decide_is_not_kept(checkout, renders, name, text, over):
     (checkout / name).write_text(text)
     load(checkout, *over)
@@ -140,13 +186,15 @@ def test_the_rendered_values_are_ansibles(production):
     assert host.values["status_facts"]["env_name"] == "production"
     assert host.values["status_facts"]["media_port"] == 8123
     assert host.values["status_addresses"][host.name] == host.login.address
-    assert host.login == Login(host.login.address, 2222, "ops", os.path.expanduser("~/.ssh/id_ed25519"), "-o IdentitiesOnly=yes", True)
+    assert host.login == Login(
+        host.login.address, 2222, "ops", os.path.expanduser("~/.ssh/id_ed25519"), "-o IdentitiesOnly=yes", True
+    )
     kept = json.loads((production / ".state/production/rendered.json").read_text())
     assert set(kept["rendered"]["hosts"][host.name]) == {"values", "login"}
 
 
 def test_what_a_lookup_returned_is_not_kept(production):
-    (production / "group_vars/all/logs.yml").write_text('log_dir: "/{{ lookup(\'ansible.builtin.env\', \'HOME\') }}"\n')
+    (production / "group_vars/all/logs.yml").write_text("log_dir: \"/{{ lookup('ansible.builtin.env', 'HOME') }}\"\n")
     environment.load(production / "inventories/production.yml")
     assert not (production / ".state/production/rendered.json").exists()
 
@@ -157,15 +205,36 @@ def test_a_variable_that_is_missing_is_told(production):
         environment.load(production / "inventories/production.yml")
 
 
-@pytest.mark.parametrize(("variables", "expected"), [
-    ({}, Login("app1")), ({"ansible_host": "192.0.2.1", "ansible_port": "2222", "ansible_user": "ops"}, Login("192.0.2.1", 2222, "ops")),
-    ({"ansible_ssh_private_key_file": "/k", "ansible_ssh_common_args": "-J gate", "ansible_ssh_extra_args": "-4"}, Login("app1", key="/k", arguments="-J gate -4")),
-    ({"ansible_host_key_checking": False}, Login("app1", check_host_key=False)), ({"ansible_host_key_checking": "no"}, Login("app1", check_host_key=False))])
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, Login("app1")),
+        ({"ansible_host": "192.0.2.1", "ansible_port": "2222", "ansible_user": "ops"}, Login("192.0.2.1", 2222, "ops")),
+        (
+            {
+                "ansible_ssh_private_key_file": "/k",
+                "ansible_ssh_common_args": "-J gate",
+                "ansible_ssh_extra_args": "-4",
+            },
+            Login("app1", key="/k", arguments="-J gate -4"),
+        ),
+        ({"ansible_host_key_checking": False}, Login("app1", check_host_key=False)),
+        ({"ansible_host_key_checking": "no"}, Login("app1", check_host_key=False)),
+    ],
+)
 def test_hosts_are_logged_in_to_as_ansible_does(variables, expected):
     assert environment.login("app1", variables) == expected
 
 
-@pytest.mark.parametrize("variables", [{"ansible_connection": "local"}, {"ansible_password": "x"}, {"ansible_become_method": "su"}, {"ansible_ssh_executable": "/x"}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ansible_connection": "local"},
+        {"ansible_password": "x"},
+        {"ansible_become_method": "su"},
+        {"ansible_ssh_executable": "/x"},
+    ],
+)
 def test_a_login_that_takes_more_is_refused(variables):
     with pytest.raises(environment.Unusable, match="app1 is reached with ansible_"):
         environment.login("app1", variables)
@@ -174,7 +243,12 @@ def test_a_login_that_takes_more_is_refused(variables):
 def test_other_options_are_refused():
     parser = arguments.parser_of(None)
     arguments.add_extra_vars(parser)
-    assert arguments.extra_vars(parser.parse_args(["--inventory=x", "-e", "a=1", "-e", "b=2"])) == ["-e", "a=1", "-e", "b=2"]
+    assert arguments.extra_vars(parser.parse_args(["--inventory=x", "-e", "a=1", "-e", "b=2"])) == [
+        "-e",
+        "a=1",
+        "-e",
+        "b=2",
+    ]
     for words in (["--limit", "app"], ["-e"]):
         with pytest.raises(SystemExit):
             parser.parse_args(["--inventory=x", *words])

@@ -9,7 +9,9 @@ import sys
 import pytest
 from repository import ROOT
 
-TEMPLATE = "# {{ ansible_managed }}\n{% for word in words %}\n{{ word }} 'a\\\\b'\n{% endfor %}\n{% include 'part.j2' %}\n"
+TEMPLATE = (
+    "# {{ ansible_managed }}\n{% for word in words %}\n{{ word }} 'a\\\\b'\n{% endfor %}\n{% include 'part.j2' %}\n"
+)
 PLAY = """
 - hosts: all
   gather_facts: false
@@ -33,15 +35,38 @@ class Host:
         (root / "templates/one.j2").write_text(TEMPLATE)
         (root / "templates/part.j2").write_text("part")
         (root / "files/two").write_text("{{ verbatim }}\n")
-        self.task = {"directories": [f"{root}/made", f"{root}/made/below"], "templates": {f"{root}/made/one": "one.j2"},
-                     "copies": {f"{root}/made/below/two": "two"}, "mode": "0640"}
+        self.task = {
+            "directories": [f"{root}/made", f"{root}/made/below"],
+            "templates": {f"{root}/made/one": "one.j2"},
+            "copies": {f"{root}/made/below/two": "two"},
+            "mode": "0640",
+        }
 
     def run(self, *options: str, **task: object) -> tuple[int, dict, str]:
         """Execute the task; (exit status, its result, output)."""
         (self.root / "play.yml").write_text(PLAY.format(task=json.dumps(self.task | task), root=self.root))
-        done = subprocess.run([pathlib.Path(sys.executable).with_name("ansible-playbook"), "-i", "one,", "-e", "ansible_connection=local", *options, self.root / "play.yml"],
-                              cwd=ROOT, env=dict(os.environ, ANSIBLE_STRATEGY="accelerated", ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_STDOUT_CALLBACK="default"),
-                              capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [
+                pathlib.Path(sys.executable).with_name("ansible-playbook"),
+                "-i",
+                "one,",
+                "-e",
+                "ansible_connection=local",
+                *options,
+                self.root / "play.yml",
+            ],
+            cwd=ROOT,
+            env=dict(
+                os.environ,
+                ANSIBLE_STRATEGY="accelerated",
+                ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
+                ANSIBLE_STDOUT_CALLBACK="default",
+            ),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         answer = self.root / "answer"
         return done.returncode, json.loads(answer.read_text()) if answer.exists() else {}, done.stdout + done.stderr
 
@@ -85,8 +110,15 @@ def test_what_people_changed_is_shown_and_put_back(host):
     assert host.changed() == []
 
 
-@pytest.mark.parametrize(("task", "reason"), [({"owners": "root"}, "Invalid options for files: owners"), ({"mode": None}, "needs a mode"),
-                                              ({"templates": {"/nonexistent/x": "none.j2"}}, "none.j2"), ({"directories": ["{root}/files/two"]}, "is no directory")])
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ({"owners": "root"}, "Invalid options for files: owners"),
+        ({"mode": None}, "needs a mode"),
+        ({"templates": {"/nonexistent/x": "none.j2"}}, "none.j2"),
+        ({"directories": ["{root}/files/two"]}, "is no directory"),
+    ],
+)
 def test_wrong_input_is_refused(host, task, reason):
     task = json.loads(json.dumps(task).replace("{root}", str(host.root)))
     status, _answer, output = host.run(**task)

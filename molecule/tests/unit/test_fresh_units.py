@@ -41,14 +41,30 @@ def test_a_unit_that_is_older_than_a_file_of_it_takes_it_over(monkeypatch, tmp_p
     assert fresh_units.needed(RUNS, unit(action, tmp_path)) is None
 
 
-@pytest.mark.parametrize(("state", "reload", "restart"), [
-    ({}, None, None), ({"ActiveState": "reloading"}, None, None), ({"ActiveState": "activating"}, None, None),
-    ({"ActiveState": "inactive"}, "start", "start"), ({"ActiveState": "failed"}, "start", "start"), ({"ActiveState": "deactivating"}, "start", "start"),
-    # Its condition says that it is not meant for this host; one that was never tried has not been asked.
-    ({"ActiveState": "inactive", "ConditionTimestamp": "Wed 2026-11-25 09:00:00.000000 UTC"}, None, None),
-    ({"ActiveState": "inactive", "ConditionResult": "yes", "ConditionTimestamp": "Wed 2026-11-25 09:00:00.000000 UTC"}, "start", "start"),
-    # The unit's own file has changed: a reload would not take that over.
-    ({"NeedDaemonReload": "yes"}, None, "restart")])
+@pytest.mark.parametrize(
+    ("state", "reload", "restart"),
+    [
+        ({}, None, None),
+        ({"ActiveState": "reloading"}, None, None),
+        ({"ActiveState": "activating"}, None, None),
+        ({"ActiveState": "inactive"}, "start", "start"),
+        ({"ActiveState": "failed"}, "start", "start"),
+        ({"ActiveState": "deactivating"}, "start", "start"),
+        # Its condition says that it is not meant for this host; one that was never tried has not been asked.
+        ({"ActiveState": "inactive", "ConditionTimestamp": "Wed 2026-11-25 09:00:00.000000 UTC"}, None, None),
+        (
+            {
+                "ActiveState": "inactive",
+                "ConditionResult": "yes",
+                "ConditionTimestamp": "Wed 2026-11-25 09:00:00.000000 UTC",
+            },
+            "start",
+            "start",
+        ),
+        # The unit's own file has changed: a reload would not take that over.
+        ({"NeedDaemonReload": "yes"}, None, "restart"),
+    ],
+)
 def test_what_a_unit_needs_whose_files_are_old(state, reload, restart):
     assert fresh_units.needed(RUNS | state, unit("reload")) == reload
     assert fresh_units.needed(RUNS | state, unit("restart")) == restart
@@ -64,33 +80,65 @@ def test_the_last_change_is_found_wherever_it_is(tmp_path):
     assert fresh_units.newest([]) == fresh_units.newest([asked[0]]) == 0
     assert fresh_units.newest(asked) >= deep.stat().st_ctime >= before
     # A file that is moved into its place with an old date counts, too, and so does what is removed: its directory has changed.
-    for change in (lambda: os.utime(deep, (1, 1)), lambda: (tmp_path / "conf.d/two").touch() or (tmp_path / "conf.d/two").unlink()):
+    for change in (
+        lambda: os.utime(deep, (1, 1)),
+        lambda: (tmp_path / "conf.d/two").touch() or (tmp_path / "conf.d/two").unlink(),
+    ):
         last, deadline = fresh_units.newest(asked), time.monotonic() + 5
-        while fresh_units.newest(asked) == last and time.monotonic() < deadline:  # the kernel's clock goes in steps of some milliseconds
+        while (
+            fresh_units.newest(asked) == last and time.monotonic() < deadline
+        ):  # the kernel's clock goes in steps of some milliseconds
             change()
         assert fresh_units.newest(asked) > last
 
 
-@pytest.mark.parametrize(("options", "actions", "commands"), [
-    ({}, ["start one", "restart two"], ["daemon-reload", "start one", "restart two", "start four"]),
-    ({"wait": False}, ["start one", "restart two"], ["daemon-reload", "start one --no-block", "restart two --no-block"]),
-    ({"check": True}, ["start one", "restart two"], [])])
+@pytest.mark.parametrize(
+    ("options", "actions", "commands"),
+    [
+        ({}, ["start one", "restart two"], ["daemon-reload", "start one", "restart two", "start four"]),
+        (
+            {"wait": False},
+            ["start one", "restart two"],
+            ["daemon-reload", "start one --no-block", "restart two --no-block"],
+        ),
+        ({"check": True}, ["start one", "restart two"], []),
+    ],
+)
 def test_what_systemd_is_told(execute, monkeypatch, options, actions, commands):
     """A unit that failed, one whose own file has changed, one that is not installed, one that is being started and one that is as it should be."""
-    states = [{"ActiveState": "failed"}, {"NeedDaemonReload": "yes"}, {"LoadState": "not-found", "ActiveState": "inactive"}, {"ActiveState": "activating"}, {}]
+    states = [
+        {"ActiveState": "failed"},
+        {"NeedDaemonReload": "yes"},
+        {"LoadState": "not-found", "ActiveState": "inactive"},
+        {"ActiveState": "activating"},
+        {},
+    ]
     told = []
 
     def run_command(_module, command, check_rc):
         assert check_rc and command[0] == "systemctl"
         if command[1] == "show":
-            return 0, "\n\n".join("\n".join(f"{name}={value}" for name, value in (RUNS | state).items()) for state in states) + "\n", ""
+            return (
+                0,
+                "\n\n".join("\n".join(f"{name}={value}" for name, value in (RUNS | state).items()) for state in states)
+                + "\n",
+                "",
+            )
         told.append(" ".join(command[1:]))
         return 0, "", ""
 
     monkeypatch.setattr(fresh_units.AnsibleModule, "run_command", run_command)
-    done = execute(fresh_units, units=[unit("restart") | {"name": name} for name in ("one", "two", "three", "four", "five")], **options)
+    done = execute(
+        fresh_units,
+        units=[unit("restart") | {"name": name} for name in ("one", "two", "three", "four", "five")],
+        **options,
+    )
     assert (done["changed"], done["actions"], told) == (True, actions, commands)
     states[:] = [{}] * 5
     told.clear()
-    done = execute(fresh_units, units=[unit("restart") | {"name": name} for name in ("one", "two", "three", "four", "five")], **options)
+    done = execute(
+        fresh_units,
+        units=[unit("restart") | {"name": name} for name in ("one", "two", "three", "four", "five")],
+        **options,
+    )
     assert (done["changed"], done["actions"], told) == (False, [], [])

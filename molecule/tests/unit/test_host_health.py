@@ -22,21 +22,36 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
     monkeypatch.setattr(host_health.subprocess, "run", lambda *_words, **_more: type("Done", (), {"stdout": LISTED}))
     app1 = host_health.Host({"all": {}}, {})
     app1.services(["rsyslog", "apache2", "pgpool2", "etcd", "media-sync.timer", "keepalived"])
-    assert app1.wrong == [f"{unit} {what}: systemctl status {unit}" for unit, what in [
-        ("etcd.service", "is not running"), ("keepalived.service", "is not running"), ("nginx.service", "failed"), ("pgpool2.service", "is not running")]]
+    assert app1.wrong == [
+        f"{unit} {what}: systemctl status {unit}"
+        for unit, what in [
+            ("etcd.service", "is not running"),
+            ("keepalived.service", "is not running"),
+            ("nginx.service", "failed"),
+            ("pgpool2.service", "is not running"),
+        ]
+    ]
 
 
-@pytest.mark.parametrize(("unit", "up_s", "told", "wrong"), [
-    ("systemd-timesyncd.service", 3600, "NTP=yes\nNTPSynchronized=no\n", True), ("chrony.service", 3600, "NTPSynchronized=no\n", True),
-    ("chrony.service", 60, "NTPSynchronized=no\n", False),  # it has just booted
-    ("chrony.service", 3600, "NTPSynchronized=yes\n", False), ("chrony.service", 3600, "", False),
-    ("cron.service", 3600, "NTPSynchronized=no\n", False)])  # a container has its machine's clock
+@pytest.mark.parametrize(
+    ("unit", "up_s", "told", "wrong"),
+    [
+        ("systemd-timesyncd.service", 3600, "NTP=yes\nNTPSynchronized=no\n", True),
+        ("chrony.service", 3600, "NTPSynchronized=no\n", True),
+        ("chrony.service", 60, "NTPSynchronized=no\n", False),  # it has just booted
+        ("chrony.service", 3600, "NTPSynchronized=yes\n", False),
+        ("chrony.service", 3600, "", False),
+        ("cron.service", 3600, "NTPSynchronized=no\n", False),
+    ],
+)  # a container has its machine's clock
 def test_a_clock_that_nobody_sets_is_complained_about(unit, up_s, told, wrong, monkeypatch):
     monkeypatch.setattr(host_health, "output", lambda *_words: told)
     monkeypatch.setattr(host_health.time, "clock_gettime", lambda _clock: up_s)
     app1 = host_health.Host({"all": {}}, {})
     app1.clock({unit: "active"})
-    assert app1.wrong == ([f"no time server has told it the time: journalctl -u {unit.removesuffix('.service')}"] if wrong else [])
+    assert app1.wrong == (
+        [f"no time server has told it the time: journalctl -u {unit.removesuffix('.service')}"] if wrong else []
+    )
 
 
 @contextlib.contextmanager
@@ -44,6 +59,7 @@ def server(*parts, waits=0.0):
     """The port of a server that answers one connection with some parts, with a pause before the last, and notes the request in heard."""
     heard, done = [], threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
+
         def serve():
             connection, _peer = listening.accept()
             with connection:
@@ -52,6 +68,7 @@ def server(*parts, waits=0.0):
                     if place == len(parts) - 1:
                         done.wait(waits)
                     connection.sendall(part)
+
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield listening.getsockname()[1], heard
@@ -59,9 +76,16 @@ def server(*parts, waits=0.0):
         thread.join(5)
 
 
-@pytest.mark.parametrize(("parts", "expected"), [
-    ([b"HTTP/1.1 200 OK\r\n\r\nbody"], (200, "body")), ([b"HTTP/1.0 503 Service ", b"Unavailable\r\nA: b\r\n\r", b"\n{\"a\":\r\n\r\n 1}"], (503, '{"a":\r\n\r\n 1}')),
-    ([b"HTTP/1.1 204 No Content\r\n\r\n"], (204, "")), ([b"SSH-2.0-OpenSSH\r\n"], (None, "no answer by HTTP")), ([b""], (None, "no answer by HTTP"))])
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([b"HTTP/1.1 200 OK\r\n\r\nbody"], (200, "body")),
+        ([b"HTTP/1.0 503 Service ", b"Unavailable\r\nA: b\r\n\r", b'\n{"a":\r\n\r\n 1}'], (503, '{"a":\r\n\r\n 1}')),
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], (204, "")),
+        ([b"SSH-2.0-OpenSSH\r\n"], (None, "no answer by HTTP")),
+        ([b""], (None, "no answer by HTTP")),
+    ],
+)
 def test_answers_are_read_to_their_end(parts, expected):
     with server(*parts) as (port, heard):
         assert host_health.http_get("127.0.0.1", port, "/path") == expected
@@ -88,20 +112,33 @@ def test_what_runs_meanwhile_returns_or_raises():
 
 def test_everybody_is_asked_at_once():
     both = threading.Barrier(2, timeout=5)
-    app1 = host_health.Host({"all": {"db1": "192.0.2.2", "db2": "192.0.2.3"}, "db": {"db1": "192.0.2.2", "db3": "192.0.2.4"}}, {})
-    app1.uses("databases", "db", ["192.0.2.2", "192.0.2.3"], lambda address: both.wait() >= 0 and address == "192.0.2.2")
+    app1 = host_health.Host(
+        {"all": {"db1": "192.0.2.2", "db2": "192.0.2.3"}, "db": {"db1": "192.0.2.2", "db3": "192.0.2.4"}}, {}
+    )
+    app1.uses(
+        "databases", "db", ["192.0.2.2", "192.0.2.3"], lambda address: both.wait() >= 0 and address == "192.0.2.2"
+    )
     app1.heard()
     assert app1.sees == {"databases": {"db1": True, "db2": False}}
-    assert app1.wrong == ["does not know db3 of its databases: make converge", "still has db2 among its databases, which the inventory has not: make converge"]
+    assert app1.wrong == [
+        "does not know db3 of its databases: make converge",
+        "still has db2 among its databases, which the inventory has not: make converge",
+    ]
     assert app1.unanswered == ["gets no answer from db2 of its databases"]
 
 
-@pytest.mark.parametrize(("sent", "monitor", "seconds"), [("ESTAB", False, None), ("", False, 40.0), ("ESTAB", True, 40.0)])
+@pytest.mark.parametrize(
+    ("sent", "monitor", "seconds"), [("ESTAB", False, None), ("", False, 40.0), ("ESTAB", True, 40.0)]
+)
 def test_the_age_of_rsyslog_is_asked_for_where_it_counts(monkeypatch, sent, monitor, seconds):
     def output(command, *_words, **_environment):
         return sent if command == "ss" else "60000000\n"
+
     monkeypatch.setattr(host_health, "output", output)
     monkeypatch.setattr(host_health.time, "clock_gettime", lambda _clock: 100.0)
-    app1 = host_health.Host({"all": {}, "monitor": {"monitor1": "192.0.2.9"} | ({"app1": "192.0.2.1"} if monitor else {})}, {"address": "192.0.2.1", "log_port": 601})
+    app1 = host_health.Host(
+        {"all": {}, "monitor": {"monitor1": "192.0.2.9"} | ({"app1": "192.0.2.1"} if monitor else {})},
+        {"address": "192.0.2.1", "log_port": 601},
+    )
     app1.logs()
     assert app1.raw["logs"] == {"seconds": seconds, "to": {"monitor1": bool(sent)}}

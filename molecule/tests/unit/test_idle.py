@@ -4,8 +4,12 @@ import idle
 
 
 def test_what_units_took_between_two_looks():
-    before = idle.used(". 1000\ninit.scope 100\nsystem.slice 500\nsystem.slice/a.service/ 200\nsystem.slice/gone.service/ 50\n")
-    after = idle.used(". 9000\ninit.scope 1100\nsystem.slice 6500\nsystem.slice/a.service/ 2200\nsystem.slice/new.service/ 70\n")
+    before = idle.used(
+        ". 1000\ninit.scope 100\nsystem.slice 500\nsystem.slice/a.service/ 200\nsystem.slice/gone.service/ 50\n"
+    )
+    after = idle.used(
+        ". 9000\ninit.scope 1100\nsystem.slice 6500\nsystem.slice/a.service/ 2200\nsystem.slice/new.service/ 70\n"
+    )
     assert idle.spent(before, after, 2.0) == {"init.scope": 0.5, "a.service": 1.0, "(ended)": 2.0}
 
 
@@ -15,7 +19,9 @@ def test_what_systemd_says_that_ended_units_took():
 
 
 def test_sums_leave_out_the_verbs_and_nothing_twice():
-    drawn = idle.table({"app1": {"ssh.service": 9.0, "x.service": 1.0, "(ended)": 2.0, "  y.service": 1.5}, "db1": {"x.service": 3.0}})
+    drawn = idle.table(
+        {"app1": {"ssh.service": 9.0, "x.service": 1.0, "(ended)": 2.0, "  y.service": 1.5}, "db1": {"x.service": 3.0}}
+    )
     lines = [line.split() for line in drawn.splitlines()]
     assert lines[0] == ["unit", "app1", "db1", "sum"]
     assert lines[1] == ["ssh.service", "9.0", "9.0"] and ["x.service", "1.0", "3.0", "4.0"] in lines

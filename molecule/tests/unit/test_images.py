@@ -29,28 +29,47 @@ def variables_of(path):
 
 def image_of(groups):
     """The image of a host that is in these groups."""
-    return templated(load(ROOT / "group_vars/all/hosts.yml")["host_image"], {"group_names": groups, "env_name": "local"})
+    return templated(
+        load(ROOT / "group_vars/all/hosts.yml")["host_image"], {"group_names": groups, "env_name": "local"}
+    )
 
 
 def outdated(known, packages=("curl",)):
     """(images that have to be made, {image: its digest}), where Docker knows some images."""
-    hostvars = {host: {"inventory_hostname": host, "host_image": image_of(["local", *groups]), "host_packages": ["etcd-server", *packages], "env_name": "local"}
-                for host, groups in HOSTS.items()}
+    hostvars = {
+        host: {
+            "inventory_hostname": host,
+            "host_image": image_of(["local", *groups]),
+            "host_packages": ["etcd-server", *packages],
+            "env_name": "local",
+        }
+        for host, groups in HOSTS.items()
+    }
     told = variables_of(ROOT / "containers/vars/bake.yml") | {
-        "hostvars": hostvars, "groups": {"all": list(HOSTS)}, "playbook_dir": str(ROOT / "containers"), "__bake_known": {"images": [NODE, *known]},
-        "bake_asked": list(HOSTS)}
+        "hostvars": hostvars,
+        "groups": {"all": list(HOSTS)},
+        "playbook_dir": str(ROOT / "containers"),
+        "__bake_known": {"images": [NODE, *known]},
+        "bake_requested": list(HOSTS),
+    }
     return templated("{{ bake_outdated }}", told), templated("{{ bake_recipes }}", told)
 
 
 def kept(recipes):
     """What Docker says of images with these digests."""
-    return [{"RepoTags": [image], "Id": "sha256:2", "Config": {"Labels": {"realworld-recipe": recipe}}} for image, recipe in recipes.items()]
+    return [
+        {"RepoTags": [image], "Id": "sha256:2", "Config": {"Labels": {"realworld-recipe": recipe}}}
+        for image, recipe in recipes.items()
+    ]
 
 
-@pytest.mark.parametrize(("groups", "image"), [
-    (["app", "local"], "realworld/golden-app:13"),
-    (["quorum", "local", "cache"], "realworld/golden-cache-quorum:13"),
-])
+@pytest.mark.parametrize(
+    ("groups", "image"),
+    [
+        (["app", "local"], "realworld/golden-app:13"),
+        (["quorum", "local", "cache"], "realworld/golden-cache-quorum:13"),
+    ],
+)
 def test_hosts_with_the_same_groups_share_an_image(groups, image):
     assert image_of(groups) == image
 
@@ -71,25 +90,52 @@ def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path):
     units, scripts, early = (tmp_path / name for name in ("units", "init.d", "early"))
     for directory in (units, scripts, early):
         directory.mkdir()
-    for name in ("ssh.service", "etcd.service", "rescue.target", "munin-cron.timer", "fcgiwrap.socket", "postgresql@.service"):
+    for name in (
+        "ssh.service",
+        "etcd.service",
+        "rescue.target",
+        "munin-cron.timer",
+        "fcgiwrap.socket",
+        "postgresql@.service",
+    ):
         (units / name).touch()
     for name in ("ssh", "nagios4"):
         (scripts / name).touch()
     script = tmp_path / "image-hold"
     text = (ROOT / "containers/templates/image-hold.j2").read_text()
-    script.write_text(templated(text, {"ansible_managed": "Managed", "image_bare_units": ["ssh", "ssh.service"],
-                                       "image_unit_files": [f"{units}/*.service", f"{units}/*.socket", f"{units}/*.timer", f"{units}/*.path", f"{scripts}/*"]}) + "\n")
+    script.write_text(
+        templated(
+            text,
+            {
+                "ansible_managed": "Managed",
+                "image_bare_units": ["ssh", "ssh.service"],
+                "image_unit_files": [
+                    f"{units}/*.service",
+                    f"{units}/*.socket",
+                    f"{units}/*.timer",
+                    f"{units}/*.path",
+                    f"{scripts}/*",
+                ],
+            },
+        )
+        + "\n"
+    )
     for _again in range(2):
         subprocess.run(["sh", str(script), str(tmp_path), str(early), str(tmp_path)], check=True)
     held = {path.name: os.readlink(path) for path in early.iterdir() if "*" not in path.name}
-    assert held == dict.fromkeys(["etcd.service", "munin-cron.timer", "fcgiwrap.socket", "postgresql@.service", "nagios4.service"], "/dev/null")
+    assert held == dict.fromkeys(
+        ["etcd.service", "munin-cron.timer", "fcgiwrap.socket", "postgresql@.service", "nagios4.service"], "/dev/null"
+    )
 
 
-@pytest.mark.parametrize(("groups", "packages", "said"), [
-    (["app"], ["brotli", "curl"], {"date": "2026-01-02", "lacks": ["brotli"], "spare": ["gzip"]}),
-    (["app"], ["curl", "gzip"], {"date": "2026-01-02", "lacks": [], "spare": []}),
-    (["app", "cache"], ["brotli"], None),  # has other jobs since
-])
+@pytest.mark.parametrize(
+    ("groups", "packages", "said"),
+    [
+        (["app"], ["brotli", "curl"], {"date": "2026-01-02", "lacks": ["brotli"], "spare": ["gzip"]}),
+        (["app"], ["curl", "gzip"], {"date": "2026-01-02", "lacks": [], "spare": []}),
+        (["app", "cache"], ["brotli"], None),  # has other jobs since
+    ],
+)
 def test_a_host_tells_what_its_image_lacks(tmp_path, groups, packages, said):
     record = tmp_path / "image"
     record.write_text(json.dumps({"groups": ["app"], "packages": ["curl", "gzip"], "date": "2026-01-02"}))

@@ -57,7 +57,11 @@ def complaints(text, tmp_path):
     path = tmp_path / "inventories/ladder.yml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    return list(preflight.check_inventory(path, "ladder", PREFLIGHT["preflight_groups"], FACTS, PREFLIGHT["preflight_may_be_empty"]))
+    return list(
+        preflight.check_inventory(
+            path, "ladder", PREFLIGHT["preflight_groups"], FACTS, PREFLIGHT["preflight_may_be_empty"]
+        )
+    )
 
 
 def test_the_rungs_are_those_of_the_drawings():
@@ -69,7 +73,7 @@ def test_the_rungs_are_those_of_the_drawings():
 def test_a_rung_is_what_its_name_says(name):
     is_true, hosts = TRUE_FROM[name.partition("-")[2]], set(climb.read(RUNGS[name]).lines)
     assert is_true(jobs(name), hosts)
-    for lower in NAMES[:NAMES.index(name)]:
+    for lower in NAMES[: NAMES.index(name)]:
         assert not is_true(jobs(lower), set(climb.read(RUNGS[lower]).lines)), f"{lower} is that already"
 
 
@@ -137,10 +141,17 @@ def test_a_climb_that_fails_says_how_it_goes_on_and_does(broken, live, monkeypat
     monkeypatch.setattr(climb, "make", lambda _facts, *words, **_how: made.append(words[0]) or words[0] != broken)
     climb.begin(live, low)
     assert climb.climb(live, top, False) == 1 and made[-1] == broken
-    assert f"ladder is on its way to {top}. When mended, go on: make climb ENV=ladder RUNG={top}" in capsys.readouterr().err
+    assert (
+        f"ladder is on its way to {top}. When mended, go on: make climb ENV=ladder RUNG={top}"
+        in capsys.readouterr().err
+    )
     broken = ""
     made.clear()
-    assert climb.climb(live, top, False) == 0 and made[-6:] == ["up", "site", "site", "site", "site", "converge"] and climb.standing(live) == top
+    assert (
+        climb.climb(live, top, False) == 0
+        and made[-6:] == ["up", "site", "site", "site", "site", "converge"]
+        and climb.standing(live) == top
+    )
 
 
 def test_those_who_have_a_vote_let_new_ones_in_first():
@@ -151,16 +162,34 @@ def test_those_who_have_a_vote_let_new_ones_in_first():
 
 def test_hosts_come_before_hosts_go():
     for low, high in zip(NAMES, NAMES[1:]):
-        verbs = [(word, words[0]) for words in climb.steps(climb.read(RUNGS[low]), climb.read(RUNGS[high])) for word in words if word.startswith("POOL=")]
-        assert all(verbs.index((pool, "add-node")) < verbs.index((pool, "remove-node")) for pool, verb in verbs if verb == "remove-node")
+        verbs = [
+            (word, words[0])
+            for words in climb.steps(climb.read(RUNGS[low]), climb.read(RUNGS[high]))
+            for word in words
+            if word.startswith("POOL=")
+        ]
+        assert all(
+            verbs.index((pool, "add-node")) < verbs.index((pool, "remove-node"))
+            for pool, verb in verbs
+            if verb == "remove-node"
+        )
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ((r"        cache:\n          hosts:\n            box1:\n", "        cache: {hosts: {}}\n"), "'cache' would be left without hosts"),
-    ((r"(        quorum:\n          hosts:\n)            box1:\n", r"\1            db1:\n"), "box1 has a vote"),
-    ((r"172\.30\.30\.10\}", "172.30.30.9}"), "box1 is at 172.30.30.10"),
-    ((r"(        cache:\n          hosts:\n)            box1:\n", r"\1            db1:\n"), "db1 would come into 'cache'"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            (r"        cache:\n          hosts:\n            box1:\n", "        cache: {hosts: {}}\n"),
+            "'cache' would be left without hosts",
+        ),
+        ((r"(        quorum:\n          hosts:\n)            box1:\n", r"\1            db1:\n"), "box1 has a vote"),
+        ((r"172\.30\.30\.10\}", "172.30.30.9}"), "box1 is at 172.30.30.10"),
+        (
+            (r"(        cache:\n          hosts:\n)            box1:\n", r"\1            db1:\n"),
+            "db1 would come into 'cache'",
+        ),
+    ],
+)
 def test_where_no_verbs_lead_is_refused(change, reason):
     text = RUNGS[NAMES[1]].read_text()
     changed = re.sub(*change, text)
@@ -169,7 +198,10 @@ def test_where_no_verbs_lead_is_refused(change, reason):
         climb.steps(climb.read(RUNGS[NAMES[0]]), Inventory(changed))
 
 
-@pytest.mark.parametrize(("job", "reason"), [("quorum", "box1 has a vote"), ("monitor", "box1 has the graphs"), ("backup", "backup1 has the backups")])
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [("quorum", "box1 has a vote"), ("monitor", "box1 has the graphs"), ("backup", "backup1 has the backups")],
+)
 def test_what_no_verb_takes_away_is_refused(job, reason):
     now, then = climb.read(RUNGS[NAMES[-1]]), climb.read(RUNGS[NAMES[-1]])
     then.groups[job] = [host for host in then.groups[job] if host not in ("box1", "backup1")]
@@ -195,7 +227,10 @@ def test_it_begins_at_the_bottom_or_where_it_is_told(live):
 
 def test_it_begins_once(live):
     climb.begin(live, "")
-    for name, reason in ((NAMES[2], "1-one-box stands, not 3-media-apart"), ("3-media", "did you mean '3-media-apart'")):
+    for name, reason in (
+        (NAMES[2], "1-one-box stands, not 3-media-apart"),
+        ("3-media", "did you mean '3-media-apart'"),
+    ):
         with pytest.raises(Refused, match=reason):
             climb.begin(live, name)
     assert live.read_text() == RUNGS[NAMES[0]].read_text()
@@ -215,10 +250,13 @@ def test_there_is_nothing_above_the_top(live):
         climb.following(live)
 
 
-@pytest.mark.parametrize(("group", "reason"), [
-    ("monitor", "box1 is in 'monitor' and in 'lb' too: both want the ports of the web"),
-    ("backup", "box1 is in 'backup' and in 'db' too: what destroys one takes the other along"),
-])
+@pytest.mark.parametrize(
+    ("group", "reason"),
+    [
+        ("monitor", "box1 is in 'monitor' and in 'lb' too: both want the ports of the web"),
+        ("backup", "box1 is in 'backup' and in 'db' too: what destroys one takes the other along"),
+    ],
+)
 def test_what_one_host_cannot_be_at_once(group, reason, tmp_path):
     text = RUNGS[NAMES[0]].read_text().replace(f"{group}: {{hosts: {{}}}}", f"{group}: {{hosts: {{box1: }}}}")
     assert any(reason in line for line in complaints(text, tmp_path))
@@ -226,13 +264,18 @@ def test_what_one_host_cannot_be_at_once(group, reason, tmp_path):
 
 def test_a_group_that_nobody_names_is_missed(tmp_path):
     text = RUNGS[NAMES[0]].read_text().replace("        backup: {hosts: {}}\n", "")
-    assert complaints(text, tmp_path) == ["inventories/ladder.yml:1: the group 'backup' has no hosts; where there are to be none, write backup: {hosts: {}}"]
+    assert complaints(text, tmp_path) == [
+        "inventories/ladder.yml:1: the group 'backup' has no hosts; where there are to be none, write backup: {hosts: {}}"
+    ]
 
 
 def test_a_second_vote_does_not_go_with_a_database(tmp_path):
     text = applied(RUNGS[NAMES[0]].read_text(), ["add-node", "POOL=db", "NODE=db1", "ADDRESS=172.30.30.51"])
     assert complaints(text, tmp_path) == []
-    votes = text.rstrip() + "\n            cache1: {ansible_host: 172.30.30.41}\n            cache2: {ansible_host: 172.30.30.42}\n"
+    votes = (
+        text.rstrip()
+        + "\n            cache1: {ansible_host: 172.30.30.41}\n            cache2: {ansible_host: 172.30.30.42}\n"
+    )
     assert any("box1 is a database and in 'quorum' too" in line for line in complaints(votes, tmp_path))
 
 

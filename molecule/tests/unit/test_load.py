@@ -15,18 +15,38 @@ from controller.load import analysis, probe, report
 SITE = load_yaml(ROOT / "group_vars/all/site.yml")
 TIERS = {"lb": ["lb1"], "app": ["app1", "app2"], "media": ["media1"], "cache": ["cache1"], "db": ["db1"]}
 DOORS = {"443": "lb", "8000": "apache", "8080": "files", "5432": "db", "127.0.0.1:5432": "pgpool", "11211": "cache"}
-TOLD = {"env_name": "x", "containers": True, "load": SITE["site_demo_load"], "tiers": TIERS, "smoke": {"name": "x.test", "address": "192.0.2.9", "port": 443}}
+TOLD = {
+    "env_name": "x",
+    "containers": True,
+    "load": SITE["site_demo_load"],
+    "tiers": TIERS,
+    "smoke": {"name": "x.test", "address": "192.0.2.9", "port": 443},
+}
 
 
 def crawl():
     """A crawl that found one of each kind."""
-    pages = {"/": b'<link rel="stylesheet" href="/static/a.css"><img src="/media/b.png"><a href="/mine">mine</a>welcome',
-             "/static/a.css": b"a", "/media/b.png": b"b"}
-    asked = {"pages": [{"path": "/", "says": "welcome"}], "files": {"static file": "/static/", "upload": "/media/"}, "names": ["x.test"]}
-    return smoke.Crawl(asked, lambda path: smoke.Answer(200, pages[path]) if path in pages else smoke.Answer(302, b"", location="/"), lambda _s: None).run()
+    pages = {
+        "/": b'<link rel="stylesheet" href="/static/a.css"><img src="/media/b.png"><a href="/mine">mine</a>welcome',
+        "/static/a.css": b"a",
+        "/media/b.png": b"b",
+    }
+    asked = {
+        "pages": [{"path": "/", "says": "welcome"}],
+        "files": {"static file": "/static/", "upload": "/media/"},
+        "names": ["x.test"],
+    }
+    return smoke.Crawl(
+        asked,
+        lambda path: smoke.Answer(200, pages[path]) if path in pages else smoke.Answer(302, b"", location="/"),
+        lambda _s: None,
+    ).run()
 
 
-@pytest.mark.parametrize(("users", "seconds", "said"), [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")])
+@pytest.mark.parametrize(
+    ("users", "seconds", "said"),
+    [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")],
+)
 def test_what_is_no_number_is_refused(users, seconds, said):
     with pytest.raises(errors.Refused, match=f"{said} is no number"):
         load.parse_limits(users, seconds)
@@ -47,17 +67,27 @@ def test_visitors_are_told_what_there_is():
     found = load.plan(TOLD, crawl(), "csrftoken=a; sessionid=b", production=False)
     assert (found["pages"], found["statics"], found["uploads"]) == (["/"], ["/static/a.css"], ["/media/b.png"])
     assert found["mix"] == SITE["site_demo_load"]["mix"] and found["sign_in_page"] == "/accounts/login/"
-    assert found["origin"] == "https://x.test" and load.smoke.origin({"name": "x.test", "port": 8443}) == "https://x.test:8443"
+    assert (
+        found["origin"] == "https://x.test"
+        and load.smoke.origin({"name": "x.test", "port": 8443}) == "https://x.test:8443"
+    )
     with pytest.raises(load.Failed, match="site_load.mix has dance"):
         load.plan(TOLD | {"load": {"mix": {"dance": 1}}}, crawl(), "", False)
     with pytest.raises(load.Failed, match="nothing of site_load.mix"):
         load.plan(TOLD | {"load": {"mix": {"session": 1}}}, crawl(), "", False)
 
 
-@pytest.mark.parametrize(("settings", "mix"), [("newsbudget.settings", SITE["site_demo_load"]["mix"]), ("shop.settings", {"page": 65, "static": 25, "media": 10})])
+@pytest.mark.parametrize(
+    ("settings", "mix"),
+    [
+        ("newsbudget.settings", SITE["site_demo_load"]["mix"]),
+        ("shop.settings", {"page": 65, "static": 25, "media": 10}),
+    ],
+)
 def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings, mix):
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template
+
     load_plugins()
     templar = Templar(loader=DataLoader(), variables=SITE | {"site_settings": settings})
     told, sign_in = (templar.template(trust_as_template(SITE[name])) for name in ("site_load", "site_smoke_sign_in"))
@@ -98,25 +128,52 @@ pool-all 8
 
 
 def sampled(*moments):
-    return "".join(SAID.format(at=at, busy=at * 100, idle=at * 80, wait=at * 20, usage=at * 500000, io=at * 250000) for at in moments)
+    return "".join(
+        SAID.format(at=at, busy=at * 100, idle=at * 80, wait=at * 20, usage=at * 500000, io=at * 250000)
+        for at in moments
+    )
 
 
 def test_what_a_host_says_is_understood():
     seen = probe.samples(sampled(10, 12, 14) + "at 16\nstat 1", DOORS)
-    assert len(seen) == 3 and seen[0]["queue-pgpool"] == 3 and seen[0]["queue-db"] == 2 and seen[0]["queue-wsgi"] == 4 and "queue-other" not in seen[0]
+    assert (
+        len(seen) == 3
+        and seen[0]["queue-pgpool"] == 3
+        and seen[0]["queue-db"] == 2
+        and seen[0]["queue-wsgi"] == 4
+        and "queue-other" not in seen[0]
+    )
     assert [one["at"] for one in probe.settled(seen, 3)] == [14]
     real, contained = analysis.figures(seen, False), analysis.figures(seen, True)
-    assert real["cpu"] == pytest.approx(0.5) and real["used"] == pytest.approx(1.0) and real["memory"] == pytest.approx(0.75)
-    assert contained["used"] == pytest.approx(0.5) and contained["cpu"] == pytest.approx(0.25) and contained["memory"] == pytest.approx(0.5)
+    assert (
+        real["cpu"] == pytest.approx(0.5)
+        and real["used"] == pytest.approx(1.0)
+        and real["memory"] == pytest.approx(0.75)
+    )
+    assert (
+        contained["used"] == pytest.approx(0.5)
+        and contained["cpu"] == pytest.approx(0.25)
+        and contained["memory"] == pytest.approx(0.5)
+    )
     assert real["io"] == pytest.approx(0.25) and real["queues"]["pgpool"] == (3.0, 3.0) and real["pool-busy"] == 6
     assert analysis.figures(seen[:1], False) is None
     rows = report.host_rows({"app1": real}, TIERS, {"app1": (10, 1)})
-    assert rows[1][:4] == ("app hosts", "app1", "50% (most 50%)", "75%") and rows[1][-1] == "10, 1 failed" and rows[2][2] == "did not tell"
+    assert (
+        rows[1][:4] == ("app hosts", "app1", "50% (most 50%)", "75%")
+        and rows[1][-1] == "10, 1 failed"
+        and rows[2][2] == "did not tell"
+    )
 
 
 def test_this_machine_can_be_looked_at():
     """The look itself, with what there is here."""
-    done = subprocess.run(["sh", "-c", probe.PROBE, "load-look", "0.1", "3", *[""] * 5], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        ["sh", "-c", probe.PROBE, "load-look", "0.1", "3", *[""] * 5],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
     told = analysis.figures(probe.samples(done.stdout, DOORS), False)
     assert 0 <= told["cpu"] <= 1 and 0 < told["memory"] < 1 and told["cores"] >= 1
 
@@ -125,21 +182,38 @@ def host(**more):
     return {"cores": 2.0, "cpu": 0.1, "cpu_most": 0.2, "used": 0.2, "memory": 0.3, "io": 0.0, "queues": {}} | more
 
 
-@pytest.mark.parametrize(("hosts", "machine", "visitors", "contained", "tier", "why"), [
-    ({}, 0.2, 0.1, False, "", "No tier was out of anything"),
-    ({"app2": host(cpu=0.9)}, 0.2, 0.1, False, "app", "app2 was out of processor"),
-    ({"app2": host(cpu=0.9), "db1": host(cpu=0.97)}, 0.2, 0.1, False, "db", "db1 was out of processor"),
-    ({"app2": host(cpu=0.9)}, 0.2, 0.95, False, "visitors", "The visitors themselves"),
-    ({"app1": host(queues={"pgpool": (2.0, 5.0)})}, 0.2, 0.1, False, "app", "the pool is too small"),
-    ({"app1": host(queues={"pgpool": (2.0, 5.0)}), "db1": host(cpu=0.9)}, 0.2, 0.1, False, "db", "db1 was out of processor"),
-    ({"app1": host(queues={"wsgi": (2.0, 5.0)})}, 0.2, 0.1, False, "app", "app_threads"),
-    ({"app1": host(cpu=0.9, queues={"wsgi": (2.0, 5.0)})}, 0.2, 0.1, False, "app", "out of processor"),
-    ({"db1": host(io=0.4)}, 0.2, 0.1, False, "db", "waited for its disk 40% of the time"),
-    ({"cache1": host(memory=0.97)}, 0.2, 0.1, False, "cache", "had 97% of its memory in use"),
-    ({"app1": host(used=0.9), "db1": host(used=0.5)}, 0.97, 0.3, True, "app", "with machines of their own the app hosts"),
-    ({"app1": host(used=0.9)}, 0.5, 0.3, True, "", "No tier was out of anything"),
-    ({"app1": None, "db1": host(cpu=0.9)}, 0.2, 0.1, False, "db", "db1 was out of processor"),
-])
+@pytest.mark.parametrize(
+    ("hosts", "machine", "visitors", "contained", "tier", "why"),
+    [
+        ({}, 0.2, 0.1, False, "", "No tier was out of anything"),
+        ({"app2": host(cpu=0.9)}, 0.2, 0.1, False, "app", "app2 was out of processor"),
+        ({"app2": host(cpu=0.9), "db1": host(cpu=0.97)}, 0.2, 0.1, False, "db", "db1 was out of processor"),
+        ({"app2": host(cpu=0.9)}, 0.2, 0.95, False, "visitors", "The visitors themselves"),
+        ({"app1": host(queues={"pgpool": (2.0, 5.0)})}, 0.2, 0.1, False, "app", "the pool is too small"),
+        (
+            {"app1": host(queues={"pgpool": (2.0, 5.0)}), "db1": host(cpu=0.9)},
+            0.2,
+            0.1,
+            False,
+            "db",
+            "db1 was out of processor",
+        ),
+        ({"app1": host(queues={"wsgi": (2.0, 5.0)})}, 0.2, 0.1, False, "app", "app_threads"),
+        ({"app1": host(cpu=0.9, queues={"wsgi": (2.0, 5.0)})}, 0.2, 0.1, False, "app", "out of processor"),
+        ({"db1": host(io=0.4)}, 0.2, 0.1, False, "db", "waited for its disk 40% of the time"),
+        ({"cache1": host(memory=0.97)}, 0.2, 0.1, False, "cache", "had 97% of its memory in use"),
+        (
+            {"app1": host(used=0.9), "db1": host(used=0.5)},
+            0.97,
+            0.3,
+            True,
+            "app",
+            "with machines of their own the app hosts",
+        ),
+        ({"app1": host(used=0.9)}, 0.5, 0.3, True, "", "No tier was out of anything"),
+        ({"app1": None, "db1": host(cpu=0.9)}, 0.2, 0.1, False, "db", "db1 was out of processor"),
+    ],
+)
 def test_the_bottleneck(hosts, machine, visitors, contained, tier, why):
     everyone = {name: host() for members in TIERS.values() for name in members} | hosts
     found = analysis.bottleneck(everyone, TIERS, host(cpu=machine), visitors, contained)
@@ -168,14 +242,25 @@ HISTORY = """Timestamp,User Count,Type,Name,Requests/s,Failures/s,50%,66%,75%,80
 
 def test_what_visitors_got():
     rows, tiers = analysis.requests(STATS.splitlines())
-    assert [row["kind"] for row in rows] == ["change", "page", "static", "all"] and rows[1]["p95"] == pytest.approx(0.12)
+    assert [row["kind"] for row in rows] == ["change", "page", "static", "all"] and rows[1]["p95"] == pytest.approx(
+        0.12
+    )
     assert {tier: (row["requests"], row["failures"], row["p95"]) for tier, row in tiers.items()} == {
-        "app": (110, 2, 0.13), "media": (50, 1, 0.006), "lb": (160, 3, 0.11)}
-    hosts = {"cache1": {"lookups": 300.0, "lookups-rate": 10.0, "found": 240.0}, "cache2": None,
-             "db1": {"transactions": 90.0, "transactions-rate": 3.0, "rolled-back": 2.0}}
+        "app": (110, 2, 0.13),
+        "media": (50, 1, 0.006),
+        "lb": (160, 3, 0.11),
+    }
+    hosts = {
+        "cache1": {"lookups": 300.0, "lookups-rate": 10.0, "found": 240.0},
+        "cache2": None,
+        "db1": {"transactions": 90.0, "transactions-rate": 3.0, "rolled-back": 2.0},
+    }
     told = report.tier_rows({"cache": ["cache1", "cache2"], "db": ["db1"]}, tiers, hosts)
     assert told[1] == ("app hosts", "requests", "110", "2", "11.0", "0.030", "0.130", "0.260", "0.300")
-    assert told[3:] == [("cache", "lookups, 80% found", "300", "-", "10.0", *["-"] * 4), ("databases", "transactions", "90", "2", "3.0", *["-"] * 4)]
+    assert told[3:] == [
+        ("cache", "lookups, 80% found", "300", "-", "10.0", *["-"] * 4),
+        ("databases", "transactions", "90", "2", "3.0", *["-"] * 4),
+    ]
     assert {len(report.TIER_HEAD)} == {len(row) for row in told}
     points = analysis.history(HISTORY.splitlines())
     assert points == [(0.0, 5.0, 0.1), (2.0, 10.0, 0.2)]
@@ -185,14 +270,31 @@ def test_what_visitors_got():
 
 def test_the_report_needs_nothing_from_elsewhere():
     rows, tiers = analysis.requests(STATS.splitlines())
-    contents = {"title": "x under 5 visitors for 60 s", "when": "now", "visitors": report.visitor_rows(rows), "visitor_head": report.VISITOR_HEAD,
-              "hosts": report.host_rows({"app1": host()}, TIERS, {}), "host_head": report.HOST_HEAD,
-              "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()}, "tiers": analysis.TIERS,
-              "by_tier": report.tier_rows(TIERS, tiers, {}), "tier_head": report.TIER_HEAD,
-              "failures": ["2 times page: <b>500</b> /"], "bottleneck": ("app", "app1 was out of processor"), "machine": host(), "cores": 0.2,
-              "contained": True, "curves": [("requests a second", "0,0 1,1", 10.0)], "longest": 60.0}
+    contents = {
+        "title": "x under 5 visitors for 60 s",
+        "when": "now",
+        "visitors": report.visitor_rows(rows),
+        "visitor_head": report.VISITOR_HEAD,
+        "hosts": report.host_rows({"app1": host()}, TIERS, {}),
+        "host_head": report.HOST_HEAD,
+        "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
+        "tiers": analysis.TIERS,
+        "by_tier": report.tier_rows(TIERS, tiers, {}),
+        "tier_head": report.TIER_HEAD,
+        "failures": ["2 times page: <b>500</b> /"],
+        "bottleneck": ("app", "app1 was out of processor"),
+        "machine": host(),
+        "cores": 0.2,
+        "contained": True,
+        "curves": [("requests a second", "0,0 1,1", 10.0)],
+        "longest": 60.0,
+    }
     shown = report.html(contents)
-    assert not re.search(r"(?:src|href)=|url\(|<script", shown) and "&lt;b&gt;500" in shown and "Bottleneck: app hosts" in shown
+    assert (
+        not re.search(r"(?:src|href)=|url\(|<script", shown)
+        and "&lt;b&gt;500" in shown
+        and "Bottleneck: app hosts" in shown
+    )
     told = "\n".join(report.terminal_lines(contents))
     assert "app hosts 2 of 110" in told and "bottleneck app hosts: app1 was out of processor" in told
     for heads, lines in ((report.VISITOR_HEAD, contents["visitors"]), (report.HOST_HEAD, contents["hosts"])):

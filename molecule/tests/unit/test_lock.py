@@ -17,19 +17,31 @@ case $host in *{busy}) echo "busy: alice@desk (make deploy, pid 7)";; *) echo he
 @pytest.fixture(name="hosts")
 def hosts_fixture(tmp_path, monkeypatch):
     """hosts(busy) describes an environment of two app hosts and a database, of which one is locked by somebody else; ssh is a stand-in."""
+
     def described(busy):
         (tmp_path / "ssh").write_text(SSH.format(busy=busy))
         (tmp_path / "ssh").chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         known = {name: environment.Host(name, Login(address=f"host-{name}"), {}) for name in ("app1", "app2", "db1")}
-        monkeypatch.setattr(environment, "load", lambda _inventory: environment.Environment("test", pathlib.Path(), known, {"app": ["app1", "app2"], "db": ["db1"]}))
+        monkeypatch.setattr(
+            environment,
+            "load",
+            lambda _inventory: environment.Environment(
+                "test", pathlib.Path(), known, {"app": ["app1", "app2"], "db": ["db1"]}
+            ),
+        )
+
     return described
 
 
 def test_every_app_host_holds_the_lock_as_long_as_its_input_is_open(hosts):
     hosts("db1")
     held, busy = lock.take("inventories/test.yml", "make site")
-    assert busy == "" and sorted(held) == ["app1", "app2"] and [process.poll() for process in held.values()] == [None, None]
+    assert (
+        busy == ""
+        and sorted(held) == ["app1", "app2"]
+        and [process.poll() for process in held.values()] == [None, None]
+    )
     for process in held.values():
         process.stdin.close()
         assert process.wait(timeout=10) == 0
@@ -49,6 +61,7 @@ def test_a_lock_of_somebody_else_is_named(hosts):
 def test_an_environment_that_cannot_be_read_is_said(monkeypatch, capsys):
     def unusable(_inventory):
         raise environment.Unusable("there is no group 'lokal'")
+
     monkeypatch.setattr(environment, "load", unusable)
     with pytest.raises(SystemExit) as ended:
         lock.take("inventories/test.yml", "make site")

@@ -17,9 +17,18 @@ def line(second, host, words, zone="+00:00"):
     return f"2026-11-25T18:00:{second:02}.5{second:05}{zone} {host} {words}"
 
 
-LB = [line(3, "lb1", 'nginx-access: {"request_id":"%s"}' % ID), line(9, "lb1", "nginx: [notice]"), line(1, "lb1", "nginxed[7]: other")]
-APP = [line(2, "app1", f"apache2[17]: WARNING django.request [{ID}] Not Found: /none"), line(2, "app1", "pgpool[9]: a line")]
-DB = [line(1, "db1", f"patroni[5]: 12 site@site 10.0.0.1 LOG:  duration: 700 ms  statement: /* request={ID} */ SELECT 1")]
+LB = [
+    line(3, "lb1", 'nginx-access: {"request_id":"%s"}' % ID),
+    line(9, "lb1", "nginx: [notice]"),
+    line(1, "lb1", "nginxed[7]: other"),
+]
+APP = [
+    line(2, "app1", f"apache2[17]: WARNING django.request [{ID}] Not Found: /none"),
+    line(2, "app1", "pgpool[9]: a line"),
+]
+DB = [
+    line(1, "db1", f"patroni[5]: 12 site@site 10.0.0.1 LOG:  duration: 700 ms  statement: /* request={ID} */ SELECT 1")
+]
 OWN = [line(8, "monitor1", f"ansible-log_lines[4]: Invoked with request={ID}")]
 
 
@@ -38,9 +47,18 @@ def test_a_request_is_found_on_every_host_in_the_order_of_time(store):
     assert log_search.search(store, request=ID) == ([DB[0], APP[0], LB[0]], 0)
 
 
-@pytest.mark.parametrize(("asked", "expected"), [
-    ({"host": "app1"}, APP), ({"host": "app*"}, APP), ({"host": "app"}, []), ({"unit": "nginx"}, [LB[0], LB[1]]), ({"unit": "nginx-access"}, [LB[0]]),
-    ({"host": "lb1", "unit": "apache2"}, []), ({"host": "lb1", "since": (NOW + datetime.timedelta(seconds=5)).timestamp()}, [LB[1]])])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"host": "app1"}, APP),
+        ({"host": "app*"}, APP),
+        ({"host": "app"}, []),
+        ({"unit": "nginx"}, [LB[0], LB[1]]),
+        ({"unit": "nginx-access"}, [LB[0]]),
+        ({"host": "lb1", "unit": "apache2"}, []),
+        ({"host": "lb1", "since": (NOW + datetime.timedelta(seconds=5)).timestamp()}, [LB[1]]),
+    ],
+)
 def test_lines_are_chosen_by_host_name_and_time(store, asked, expected):
     assert log_search.search(store, **asked) == (expected, 0)
 
@@ -61,27 +79,51 @@ def test_a_compressed_file_that_is_being_written_ends_where_it_ends(store):
     assert log_search.search(store, host="db1") == (DB, 0)
 
 
-@pytest.mark.parametrize(("words", "seconds"), [("", None), ("30m", 1800), ("2h", 7200), ("1d", 86400), ("2026-11-25 17:30", 1800), ("2026-11-25T17:30", 1800)])
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [("", None), ("30m", 1800), ("2h", 7200), ("1d", 86400), ("2026-11-25 17:30", 1800), ("2026-11-25T17:30", 1800)],
+)
 def test_since(words, seconds):
     assert logs.moment(words, NOW) == (0 if seconds is None else NOW.timestamp() - seconds)
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    (("", "", "", ""), "What for?"), ((ID + "'", "", "", ""), "REQUEST="), (("", "app1;", "", ""), "HOST="), (("", "", "a b", ""), "UNIT="),
-    (("", "", "", "yesterday"), "SINCE=yesterday is no moment")])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("", "", "", ""), "What for?"),
+        ((ID + "'", "", "", ""), "REQUEST="),
+        (("", "app1;", "", ""), "HOST="),
+        (("", "", "a b", ""), "UNIT="),
+        (("", "", "", "yesterday"), "SINCE=yesterday is no moment"),
+    ],
+)
 def test_what_cannot_be_asked_is_refused(words, sentence):
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
         logs.search_arguments(*words, NOW)
 
 
 def test_what_is_asked():
-    assert logs.search_arguments(ID, "app1", "", "1h", NOW) == {"request": ID, "host": "app1", "unit": "", "since": NOW.timestamp() - 3600}
+    assert logs.search_arguments(ID, "app1", "", "1h", NOW) == {
+        "request": ID,
+        "host": "app1",
+        "unit": "",
+        "since": NOW.timestamp() - 3600,
+    }
 
 
 def test_lines_of_several_hosts_are_one_story_and_the_silent_are_named():
     later = line(1, "b", "words", "-01:00")
-    lines, missing = logs.page({
-        "monitor1": {"lines": [DB[0], LB[0]], "left_off": 0}, "monitor2": {"lines": [DB[0], later], "left_off": 3},
-        "monitor3": {"unreachable": True}, "monitor4": {"msg": "no room"}})
+    lines, missing = logs.page(
+        {
+            "monitor1": {"lines": [DB[0], LB[0]], "left_off": 0},
+            "monitor2": {"lines": [DB[0], later], "left_off": 3},
+            "monitor3": {"unreachable": True},
+            "monitor4": {"msg": "no room"},
+        }
+    )
     assert lines == [DB[0], LB[0], later]
-    assert missing == ["3 older lines are left off: ask for less", "monitor3 does not answer over SSH", "monitor4 does not answer: no room"]
+    assert missing == [
+        "3 older lines are left off: ask for less",
+        "monitor3 does not answer over SSH",
+        "monitor4 does not answer: no room",
+    ]

@@ -21,12 +21,14 @@ class Answer(Exception):
 @pytest.fixture(name="call")
 def call_fixture(tmp_path, monkeypatch):
     """call(command, run, seconds) is what the module returns."""
+
     def answer(**result):
         raise Answer(result)
 
     def call(command, run, seconds=20):
         class Module:
             """AnsibleModule, as far as it is used."""
+
             params = {"cmd": command, "run": run, "directory": str(tmp_path / "commands"), "report_s": seconds}
             exit_json = fail_json = staticmethod(answer)
 
@@ -37,6 +39,7 @@ def call_fixture(tmp_path, monkeypatch):
         with pytest.raises(Answer) as told:
             long_command.main()
         return told.value.args[0]
+
     return call
 
 
@@ -75,7 +78,9 @@ def test_one_that_is_killed_has_failed(call, tmp_path):
 def test_ansible_repeats_it_until_it_ends(tmp_path):
     (tmp_path / "inventories").mkdir()
     (tmp_path / ".state/x").mkdir(parents=True)
-    (tmp_path / "inventories/x.yml").write_text(f"all: {{hosts: {{a: {{ansible_connection: local, ansible_python_interpreter: {sys.executable}}}}}}}\n")
+    (tmp_path / "inventories/x.yml").write_text(
+        f"all: {{hosts: {{a: {{ansible_connection: local, ansible_python_interpreter: {sys.executable}}}}}}}\n"
+    )
     (tmp_path / "long.yml").write_text(f"""
 - name: Long
   hosts: a
@@ -99,7 +104,14 @@ def test_ansible_repeats_it_until_it_ends(tmp_path):
 
     threading.Thread(target=answer, daemon=True).start()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("VERB", "PROGRESS", "ANSIBLE_"))}
-    done = subprocess.run([str(pathlib.Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/x.yml", "long.yml"], cwd=tmp_path, check=False,
-                          capture_output=True, text=True, env=env | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}, timeout=120)
+    done = subprocess.run(
+        [str(pathlib.Path(sys.executable).parent / "ansible-playbook"), "-i", "inventories/x.yml", "long.yml"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=env | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        timeout=120,
+    )
     assert done.returncode == 2 and done.stdout.count("oops") == 1, done.stdout
     assert "running: [a] " in log.read_text() and "FAILED - RETRYING" not in log.read_text()

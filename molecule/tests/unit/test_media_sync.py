@@ -22,7 +22,9 @@ class Peer(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = urllib.parse.unquote_to_bytes(self.path)
-        place = self.server.root / (".sync/index" if path == b"/media-sync" else os.fsdecode(path.removeprefix(b"/media/")))
+        place = self.server.root / (
+            ".sync/index" if path == b"/media-sync" else os.fsdecode(path.removeprefix(b"/media/"))
+        )
         content = self.server.answers.get(self.path) or (place.read_bytes() if place.is_file() else None)
         self.send_response(404 if content is None else 200)
         self.send_header("Content-Length", str(len(content or b"") + self.server.missing.get(self.path, 0)))
@@ -59,7 +61,15 @@ class Host:
 
     def sync(self, *peers, strict=False):
         """(exit code, what it said) of the program."""
-        words = [sys.executable, str(PROGRAM), "--keep-days", "30", *(["--strict"] if strict else []), str(self.root), *(peer.url for peer in peers)]
+        words = [
+            sys.executable,
+            str(PROGRAM),
+            "--keep-days",
+            "30",
+            *(["--strict"] if strict else []),
+            str(self.root),
+            *(peer.url for peer in peers),
+        ]
         done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
         assert done.stderr == ""
         return done.returncode, done.stdout
@@ -89,7 +99,11 @@ def test_hosts_become_equal_and_stay_so(hosts):
     two.sync()
     assert one.sync(two) == (0, f"deleted {ODD[0]}\nfetched new/one.txt from {two.url}\n")
     assert two.sync(one)[0] == 0
-    assert one.has() == two.has() == {name: ("x", when) for when, name in enumerate(ODD) if when} | {"new/one.txt": ("two's", 7)}
+    assert (
+        one.has()
+        == two.has()
+        == {name: ("x", when) for when, name in enumerate(ODD) if when} | {"new/one.txt": ("two's", 7)}
+    )
     index = (one.root / ".sync/index").stat().st_mtime_ns
     assert one.sync(two) == two.sync(one) == (0, "")
     assert (one.root / ".sync/index").stat().st_mtime_ns == index
@@ -97,11 +111,18 @@ def test_hosts_become_equal_and_stay_so(hosts):
 
 def test_the_last_event_of_a_name_wins(hosts):
     cases = [
-        (("upload", 1, "old"), ("upload", 2, "new"), ("new", 2)), (("upload", 2, "new"), ("upload", 1, "old"), ("new", 2)),
-        (("upload", 1, "old"), ("delete", 2), None), (("upload", 3, "again"), ("delete", 2), ("again", 3)), (("upload", 2, "same"), ("delete", 2), None),
-        (("delete", 2), ("upload", 1, "old"), None), (("delete", 2), ("upload", 3, "again"), ("again", 3)), (("delete", 2), ("upload", 2, "same"), None),
+        (("upload", 1, "old"), ("upload", 2, "new"), ("new", 2)),
+        (("upload", 2, "new"), ("upload", 1, "old"), ("new", 2)),
+        (("upload", 1, "old"), ("delete", 2), None),
+        (("upload", 3, "again"), ("delete", 2), ("again", 3)),
+        (("upload", 2, "same"), ("delete", 2), None),
+        (("delete", 2), ("upload", 1, "old"), None),
+        (("delete", 2), ("upload", 3, "again"), ("again", 3)),
+        (("delete", 2), ("upload", 2, "same"), None),
         # An empty file is what a power cut leaves.
-        (("upload", 2, ""), ("upload", 1, "whole"), ("whole", 1)), (("upload", 1, "whole"), ("upload", 2, ""), ("whole", 1))]
+        (("upload", 2, ""), ("upload", 1, "whole"), ("whole", 1)),
+        (("upload", 1, "whole"), ("upload", 2, ""), ("whole", 1)),
+    ]
     for name, (*events, _left) in enumerate(cases):
         for host, (event, *what) in zip(hosts, events):
             getattr(host, event)(str(name), *what)
@@ -125,7 +146,9 @@ def test_of_several_peers_the_newest_counts_and_what_one_knows_is_deleted_comes_
 def test_names_that_no_upload_has_are_not_taken(hosts, tmp_path):
     one, two, _three = hosts
     names = ["../out", "a/../../out", f"{tmp_path}/out", ".sync/deleted/x", ".hidden", "a/.b/c", "a~", "a//b"]
-    two.server.answers = {"/media-sync": "".join(f"{NOW} 1 {name}\n" for name in [*names, "good"]).encode()} | {f"/media/{name}": b"x" for name in names}
+    two.server.answers = {"/media-sync": "".join(f"{NOW} 1 {name}\n" for name in [*names, "good"]).encode()} | {
+        f"/media/{name}": b"x" for name in names
+    }
     two.upload("good", 0)
     assert one.sync(two) == (0, f"fetched good from {two.url}\n")
     assert one.has() == {"good": ("x", 0)} and not (tmp_path / "out").exists()

@@ -41,14 +41,16 @@ def test_drills_and_runbook_name_the_contacts_that_are_told():
     lines = runbook()
     for wave in alarms.WAVES.values():
         for alarm in wave:
-            assert [alarm.tells] == declared[alarm.check], alarm.check
+            assert [alarm.contact] == declared[alarm.check], alarm.check
     for check, contacts in declared.items():
         assert lines[check][1] == ", ".join(contacts), check
 
 
 def needed(check):
     """All checks elsewhere without which one says nothing."""
-    found = {need for need, scope in MONITORING["nagios_checks"].get(check, {}).get("needs", {}).items() if scope != "here"}
+    found = {
+        need for need, scope in MONITORING["nagios_checks"].get(check, {}).get("needs", {}).items() if scope != "here"
+    }
     return found.union(*map(needed, found))
 
 
@@ -74,32 +76,63 @@ def test_a_line_fits_into_a_configuration_of_nagios():
         assert "$" not in cells[-1], check
 
 
-@pytest.mark.parametrize(("value", "limit", "why"), [
-    (5, "5", ""), (6, "5", "at most 5"), (5, ":5", ""), (6, ":5", "at most 5"), (5, "5:", ""), (4, "5:", "at least 5"),
-    (1, "1:1", ""), (0, "1:1", "at least 1"), (2, "1:1", "at most 1"), (-4, "-3:3", "at least -3"), (1, "", ""), (0, "-1", "at most -1"),
-])
+@pytest.mark.parametrize(
+    ("value", "limit", "why"),
+    [
+        (5, "5", ""),
+        (6, "5", "at most 5"),
+        (5, ":5", ""),
+        (6, ":5", "at most 5"),
+        (5, "5:", ""),
+        (4, "5:", "at least 5"),
+        (1, "1:1", ""),
+        (0, "1:1", "at least 1"),
+        (2, "1:1", "at most 1"),
+        (-4, "-3:3", "at least -3"),
+        (1, "", ""),
+        (0, "-1", "at most -1"),
+    ],
+)
 def test_a_limit_is_munins(value, limit, why):
     assert check_munin.breach(value, limit) == why
 
 
-@pytest.mark.parametrize(("figures", "fields", "state", "said"), [
-    ({"a": {"value": "1", "warning": "2", "critical": "3"}}, [], check_munin.OK, ""),
-    ({"a": {"value": "2.5", "warning": "2", "critical": "3"}}, [], check_munin.WARNING, "a is 2.5, at most 2"),
-    ({"a": {"value": "4", "warning": "2", "critical": "3", "label": "all", "extinfo": "because"}}, [], check_munin.CRITICAL, "all is 4, at most 3: because"),
-    ({"a": {"value": "9", "critical": "3"}, "b": {"value": "1"}}, ["b"], check_munin.OK, ""),
-    ({"a": {"value": "9", "critical": "3", "type": "DERIVE"}}, [], check_munin.OK, ""),
-    ({"a": {"value": "U", "critical": "3"}, "b": {"value": "1"}}, [], check_munin.OK, ""),
-    ({"a": {"value": "U", "critical": "3"}}, ["a"], check_munin.UNKNOWN, "a not known"),
-    ({}, [], check_munin.CRITICAL, "no answer"),
-])
+@pytest.mark.parametrize(
+    ("figures", "fields", "state", "said"),
+    [
+        ({"a": {"value": "1", "warning": "2", "critical": "3"}}, [], check_munin.OK, ""),
+        ({"a": {"value": "2.5", "warning": "2", "critical": "3"}}, [], check_munin.WARNING, "a is 2.5, at most 2"),
+        (
+            {"a": {"value": "4", "warning": "2", "critical": "3", "label": "all", "extinfo": "because"}},
+            [],
+            check_munin.CRITICAL,
+            "all is 4, at most 3: because",
+        ),
+        ({"a": {"value": "9", "critical": "3"}, "b": {"value": "1"}}, ["b"], check_munin.OK, ""),
+        ({"a": {"value": "9", "critical": "3", "type": "DERIVE"}}, [], check_munin.OK, ""),
+        ({"a": {"value": "U", "critical": "3"}, "b": {"value": "1"}}, [], check_munin.OK, ""),
+        ({"a": {"value": "U", "critical": "3"}}, ["a"], check_munin.UNKNOWN, "a not known"),
+        ({}, [], check_munin.CRITICAL, "no answer"),
+    ],
+)
 def test_judges_what_a_plugin_says(figures, fields, state, said):
     found, told = check_munin.judge(figures, fields)
     assert (found, "; ".join(told)) == (state, said)
 
 
 def test_takes_options_before_the_address():
-    assert check_munin.arguments(["--critical", "1:", "192.0.2.1", "keepalived.held"]) == (4949, "1:", "192.0.2.1", ["keepalived.held"])
-    assert check_munin.arguments(["--port", "5000", "--critical", ":5", "192.0.2.1", "a", "b"]) == (5000, ":5", "192.0.2.1", ["a", "b"])
+    assert check_munin.arguments(["--critical", "1:", "192.0.2.1", "keepalived.held"]) == (
+        4949,
+        "1:",
+        "192.0.2.1",
+        ["keepalived.held"],
+    )
+    assert check_munin.arguments(["--port", "5000", "--critical", ":5", "192.0.2.1", "a", "b"]) == (
+        5000,
+        ":5",
+        "192.0.2.1",
+        ["a", "b"],
+    )
     assert check_munin.arguments(["192.0.2.1", "a"]) == (4949, None, "192.0.2.1", ["a"])
     with pytest.raises(SystemExit):
         check_munin.arguments(["--critical", "1:"])
@@ -116,22 +149,45 @@ class Said(check_munin.Node):
         return self.answers[words.split()[0]]
 
 
-@pytest.mark.parametrize(("config", "limits", "asked", "figures"), [
-    ({"a": {"critical": "3"}}, True, ["config x", "fetch x"], {"a": {"critical": "3", "value": "1"}}),
-    ({"a": {"critical": "3", "value": "2"}}, True, ["config x"], {"a": {"critical": "3", "value": "2"}}),
-    ({"a": {"critical": "3"}}, False, ["fetch x"], {"a": {"value": "1"}}),
-])
+@pytest.mark.parametrize(
+    ("config", "limits", "asked", "figures"),
+    [
+        ({"a": {"critical": "3"}}, True, ["config x", "fetch x"], {"a": {"critical": "3", "value": "1"}}),
+        ({"a": {"critical": "3", "value": "2"}}, True, ["config x"], {"a": {"critical": "3", "value": "2"}}),
+        ({"a": {"critical": "3"}}, False, ["fetch x"], {"a": {"value": "1"}}),
+    ],
+)
 def test_no_plugin_is_run_more_often_than_need_be(config, limits, asked, figures):
     node = Said(config=config, fetch={"a": {"value": "1"}})
     assert (node.figures("x", limits), node.asked) == (figures, asked)
 
 
-CONFIG = {"environment": "shop test", "from": "nagios@shop.test", "relay": "smtp://192.0.2.1", "url": "https://192.0.2.2",
-          "contacts": {"oncall": {"email": "oncall@example.com", "webhook": "http://192.0.2.1/"}, "ops": {"email": "ops@example.com"},
-                       "hook": {"webhook": "http://192.0.2.1/"}},
-          "runbook": {"page": "Do this.", "host": "Do that."}}
-GIVEN = {"contact": "oncall", "type": "PROBLEM", "time": "1700000000", "host": "tier", "address": "192.0.2.9", "author": "", "comment": "",
-         "state": "CRITICAL", "number": "2", "check": "page", "service": "page /x/", "output": "pattern not found"}
+CONFIG = {
+    "environment": "shop test",
+    "from": "nagios@shop.test",
+    "relay": "smtp://192.0.2.1",
+    "url": "https://192.0.2.2",
+    "contacts": {
+        "oncall": {"email": "oncall@example.com", "webhook": "http://192.0.2.1/"},
+        "ops": {"email": "ops@example.com"},
+        "hook": {"webhook": "http://192.0.2.1/"},
+    },
+    "runbook": {"page": "Do this.", "host": "Do that."},
+}
+GIVEN = {
+    "contact": "oncall",
+    "type": "PROBLEM",
+    "time": "1700000000",
+    "host": "tier",
+    "address": "192.0.2.9",
+    "author": "",
+    "comment": "",
+    "state": "CRITICAL",
+    "number": "2",
+    "check": "page",
+    "service": "page /x/",
+    "output": "pattern not found",
+}
 
 
 def test_an_email_says_what_and_what_to_do():
@@ -141,21 +197,35 @@ def test_an_email_says_what_and_what_to_do():
     assert b"Subject: [shop test] PROBLEM: page /xxx" in long
     assert mail["To"] == "oncall@example.com"
     text = mail.get_content()
-    for line in ("pattern not found", "Told:        2 times", "docs/monitoring.md, page: Do this.", "service=page+%2Fx%2F"):
+    for line in (
+        "pattern not found",
+        "Told:        2 times",
+        "docs/monitoring.md, page: Do this.",
+        "service=page+%2Fx%2F",
+    ):
         assert line in text
 
 
 def test_a_host_has_its_own_line():
-    host = {name: value for name, value in GIVEN.items() if name not in ("check", "service")} | {"host": "db1", "state": "DOWN"}
+    host = {name: value for name, value in GIVEN.items() if name not in ("check", "service")} | {
+        "host": "db1",
+        "state": "DOWN",
+    }
     told = notify.described(host, CONFIG)
     assert told["check"] == "host" and told["runbook"] == "docs/monitoring.md, host: Do that."
     assert notify.letter(told, CONFIG)["Subject"] == "[shop test] PROBLEM: db1 is DOWN"
 
 
-@pytest.mark.parametrize(("contact", "relay", "ways"), [
-    ("oncall", "smtp://192.0.2.1", ["email", "webhook"]), ("oncall", "", ["webhook"]), ("ops", "", []), ("hook", "smtp://192.0.2.1", ["webhook"]),
-    ("nobody", "smtp://192.0.2.1", []),
-])
+@pytest.mark.parametrize(
+    ("contact", "relay", "ways"),
+    [
+        ("oncall", "smtp://192.0.2.1", ["email", "webhook"]),
+        ("oncall", "", ["webhook"]),
+        ("ops", "", []),
+        ("hook", "smtp://192.0.2.1", ["webhook"]),
+        ("nobody", "smtp://192.0.2.1", []),
+    ],
+)
 def test_a_contact_is_told_by_every_way_it_has(contact, relay, ways):
     assert notify.ways(contact, CONFIG | {"relay": relay}) == ways
 
@@ -172,6 +242,7 @@ def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch, tmp_path):
         if way not in open_ways:
             raise OSError("closed")
         sent.append((way, told["number"]))
+
     monkeypatch.setattr(notify, "deliver", deliver)
     for number in ("1", "2"):
         told = notify.described(GIVEN | {"number": number}, CONFIG)
@@ -180,14 +251,14 @@ def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch, tmp_path):
             notify.keep(way, told)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     open_ways.add("webhook")
-    assert not notify.again(CONFIG)
+    assert not notify.retry(CONFIG)
     assert sent == [("webhook", 1), ("webhook", 2)]
     open_ways.add("email")
-    assert notify.again(CONFIG)
+    assert notify.retry(CONFIG)
     assert sent[2:] == [("email", 1), ("email", 2)] and list(tmp_path.iterdir()) == []
     notify.keep("email", notify.described(GIVEN, CONFIG))
     now[0] += notify.KEPT_S + 1
-    assert notify.again(CONFIG) and sent[4:] == [] and list(tmp_path.iterdir()) == []
+    assert notify.retry(CONFIG) and sent[4:] == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_webhook_gets_plain_json():

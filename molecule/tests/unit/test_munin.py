@@ -21,8 +21,12 @@ def line(ago, status="200", took="0.010", size="300"):
 
 def test_counts_what_is_young_and_across_a_rotation(plugin, tmp_path):
     (tmp_path / "access.log.1").write_text(line(1000) + line(200, "404"))
-    (tmp_path / "access.log").write_text("no line\n" + "".join(line(100, took=f"{n / 100:.3f}") for n in range(1, 101)) + line(1, "502", "9.0", "-"))
-    answers = [answer for _when, answer in plugin.lines(tmp_path / "access.log", time.time() - plugin.WINDOWS["status"])]
+    (tmp_path / "access.log").write_text(
+        "no line\n" + "".join(line(100, took=f"{n / 100:.3f}") for n in range(1, 101)) + line(1, "502", "9.0", "-")
+    )
+    answers = [
+        answer for _when, answer in plugin.lines(tmp_path / "access.log", time.time() - plugin.WINDOWS["status"])
+    ]
     assert plugin.values("status", answers) == {"s2": "0.333", "s3": "0.000", "s4": "0.003", "s5": "0.003"}
     assert plugin.values("bytes", answers) == {"sent": f"{101 * 300 / 300:.0f}"}
     assert plugin.values("time", answers) == {"half": "0.500", "p95": "0.960", "p99": "1.000"}
@@ -32,7 +36,11 @@ def test_counts_what_is_young_and_across_a_rotation(plugin, tmp_path):
 def test_nobody_came(plugin, tmp_path):
     answers = list(plugin.lines(tmp_path / "access.log", 0))
     assert plugin.values("time", answers) == {"half": "0", "p95": "0", "p99": "0"}
-    assert set(plugin.values("status", answers).values()) == {"0.000"} and plugin.values("failed", answers) == {"failed": "0.00"} and plugin.values("bytes", answers) == {"sent": "0"}
+    assert (
+        set(plugin.values("status", answers).values()) == {"0.000"}
+        and plugin.values("failed", answers) == {"failed": "0.00"}
+        and plugin.values("bytes", answers) == {"sent": "0"}
+    )
 
 
 def test_every_value_is_described(plugin, monkeypatch):
@@ -46,7 +54,11 @@ def test_few_answers_are_not_judged(plugin, monkeypatch, came):
     for name, value in (("slow_warning", "3"), ("failed_critical", "5"), ("fewest", "2")):
         monkeypatch.setenv(name, value)
     answers = [{"status": "500", "request_time": "9"}] * came
-    assert ("p95.warning 3" in plugin.description("time", answers)) == ("failed.critical 5" in plugin.description("failed", answers)) == (came == 2)
+    assert (
+        ("p95.warning 3" in plugin.description("time", answers))
+        == ("failed.critical 5" in plugin.description("failed", answers))
+        == (came == 2)
+    )
 
 
 @pytest.mark.parametrize(("status", "failed"), [("500", "100.00"), ("504", "100.00"), ("505", "0.00"), ("404", "0.00")])

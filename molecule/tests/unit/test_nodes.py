@@ -11,7 +11,12 @@ from controller.inventory import POOLS, Inventory
 from inventories import ODD
 
 CONTAINERS = {"env_name": "local", "env_containers": True, "network_cidr": "172.30.10.0/24", "lb_vip": "172.30.10.100"}
-REAL = {"env_name": "production", "env_containers": False, "network_cidr": "198.51.100.0/24", "lb_vip": "198.51.100.100"}
+REAL = {
+    "env_name": "production",
+    "env_containers": False,
+    "network_cidr": "198.51.100.0/24",
+    "lb_vip": "198.51.100.100",
+}
 LOCAL = (ROOT / "inventories/local.yml").read_text()
 
 
@@ -64,33 +69,45 @@ def test_what_was_cut_off_may_go_on():
     assert nodes.check_add(inventory(), "app", "app2", "172.30.10.22", CONTAINERS) == "172.30.10.22"
 
 
-@pytest.mark.parametrize(("pool", "node", "address", "facts", "reason"), [
-    ("ap", "app3", "", CONTAINERS, "did you mean 'app'?"),
-    ("monitor", "monitor2", "", CONTAINERS, "is none that hosts are added to. There are: lb, app, media, cache, db"),
-    ("", "app3", "", CONTAINERS, "POOL= is missing. Type it like this: make add-node ENV=local POOL=app NODE=app3"),
-    ("app", "", "", CONTAINERS, "NODE= is missing"),
-    ("app", "App_3", "", CONTAINERS, "is no name of a host"),
-    ("app", "quorum", "", CONTAINERS, "is the name of a group"),
-    ("media", "app1", "", CONTAINERS, "app1 is in 'app' already (inventories/local.yml:13): choose another name"),
-    ("app", "app1", "172.30.10.29", CONTAINERS, "app1 has the address 172.30.10.21 already"),
-    ("app", "app3", "172.30.10.51", CONTAINERS, "172.30.10.51 is the address of db1 (inventories/local.yml:25)"),
-    ("app", "app3", "172.30.10.100", CONTAINERS, "is lb_vip"),
-    ("app", "app3", "10.1.2.3", CONTAINERS, "outside what hosts of network_cidr 172.30.10.0/24 may have"),
-    ("app", "app3", "172.30.10.1", CONTAINERS, "outside"),
-    ("app", "app3", "nonsense", CONTAINERS, "is no address"),
-    ("app", "app3", "", REAL, "ADDRESS= is missing: nobody but you knows the address of a real host"),
-])
+@pytest.mark.parametrize(
+    ("pool", "node", "address", "facts", "reason"),
+    [
+        ("ap", "app3", "", CONTAINERS, "did you mean 'app'?"),
+        (
+            "monitor",
+            "monitor2",
+            "",
+            CONTAINERS,
+            "is none that hosts are added to. There are: lb, app, media, cache, db",
+        ),
+        ("", "app3", "", CONTAINERS, "POOL= is missing. Type it like this: make add-node ENV=local POOL=app NODE=app3"),
+        ("app", "", "", CONTAINERS, "NODE= is missing"),
+        ("app", "App_3", "", CONTAINERS, "is no name of a host"),
+        ("app", "quorum", "", CONTAINERS, "is the name of a group"),
+        ("media", "app1", "", CONTAINERS, "app1 is in 'app' already (inventories/local.yml:13): choose another name"),
+        ("app", "app1", "172.30.10.29", CONTAINERS, "app1 has the address 172.30.10.21 already"),
+        ("app", "app3", "172.30.10.51", CONTAINERS, "172.30.10.51 is the address of db1 (inventories/local.yml:25)"),
+        ("app", "app3", "172.30.10.100", CONTAINERS, "is lb_vip"),
+        ("app", "app3", "10.1.2.3", CONTAINERS, "outside what hosts of network_cidr 172.30.10.0/24 may have"),
+        ("app", "app3", "172.30.10.1", CONTAINERS, "outside"),
+        ("app", "app3", "nonsense", CONTAINERS, "is no address"),
+        ("app", "app3", "", REAL, "ADDRESS= is missing: nobody but you knows the address of a real host"),
+    ],
+)
 def test_who_may_not_come(pool, node, address, facts, reason):
     refused(reason, nodes.check_add, inventory(), pool, node, address, facts)
 
 
-@pytest.mark.parametrize(("node", "reason"), [
-    ("", "NODE= is missing"),
-    ("ap1", "There is no ap1 in inventories/local.yml; did you mean 'app1'?"),
-    ("x", "There is no x in inventories/local.yml."),
-    ("cache1", "cache1 is one of the 3 that agree on which database is primary"),
-    ("monitor1", "monitor1 is one of the 3"),
-])
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        ("", "NODE= is missing"),
+        ("ap1", "There is no ap1 in inventories/local.yml; did you mean 'app1'?"),
+        ("x", "There is no x in inventories/local.yml."),
+        ("cache1", "cache1 is one of the 3 that agree on which database is primary"),
+        ("monitor1", "monitor1 is one of the 3"),
+    ],
+)
 def test_who_may_not_go(node, reason):
     refused(reason, nodes.check_remove, inventory(), node, CONTAINERS)
 
@@ -111,6 +128,7 @@ def test_whoever_refuses_changes_nothing(tmp_path):
 def test_whoever_refuses_says_so_and_exits_with_2(capsys):
     def refuse():
         raise Refused("It is Friday.")
+
     assert exit_code(lambda: 1) == 1 and capsys.readouterr().err == ""
     assert exit_code(refuse) == 2 and capsys.readouterr().err == "Nothing was touched. It is Friday.\n"
 
@@ -120,9 +138,17 @@ def test_only_the_line_is_written(tmp_path, capsys):
     copy.write_text(LOCAL)
     copy.chmod(0o640)
     for _ in range(2):
-        assert nodes.run(["add", "--write-only", f"--inventory={copy}", "--pool=app", "--node=app3", "--address=172.30.10.23"]) == 0
+        assert (
+            nodes.run(
+                ["add", "--write-only", f"--inventory={copy}", "--pool=app", "--node=app3", "--address=172.30.10.23"]
+            )
+            == 0
+        )
     said = capsys.readouterr()
-    assert [json.loads(line) for line in said.out.splitlines()] == [{"changed": True}, {"changed": False}] and said.err == ""
+    assert [json.loads(line) for line in said.out.splitlines()] == [
+        {"changed": True},
+        {"changed": False},
+    ] and said.err == ""
     assert inventory(copy.read_text()).groups["app"] == ["app1", "app2", "app3"]
     assert copy.stat().st_mode & 0o777 == 0o640
     for _ in range(2):
@@ -165,10 +191,15 @@ def test_what_is_said_of_a_host_goes_where_it_is_still_named():
     assert less.jobs("box1") == ["cache", "db", "quorum"]
     assert "              box1: {ansible_host: 172.30.10.10, private_address: 172.30.10.210}\n" in less.text
     assert less.text.count("172.30.10.10,") == 1 and "# everything" in less.text
-    long = SEVERAL.replace("box1: {ansible_host: 172.30.10.10, private_address: 172.30.10.210}",
-                           "box1:\n              ansible_host: 172.30.10.10\n              private_address: 172.30.10.210")
+    long = SEVERAL.replace(
+        "box1: {ansible_host: 172.30.10.10, private_address: 172.30.10.210}",
+        "box1:\n              ansible_host: 172.30.10.10\n              private_address: 172.30.10.210",
+    )
     less = inventory(inventory(long).without_host("box1", "app"))
-    assert "              box1:\n                ansible_host: 172.30.10.10\n                private_address: 172.30.10.210\n" in less.text
+    assert (
+        "              box1:\n                ansible_host: 172.30.10.10\n                private_address: 172.30.10.210\n"
+        in less.text
+    )
     assert {"172.30.10.10", "172.30.10.210"} <= set(less.addresses)
 
 
@@ -178,10 +209,20 @@ def test_the_pool_that_a_host_leaves_is_told():
     refused("box1 is not in 'media'", nodes.check_remove, there, "box1", CONTAINERS, "media")
     refused("box1 is the last of 'cache'", nodes.check_remove, there, "box1", CONTAINERS, "cache")
     no_vote = inventory(SEVERAL.partition("        quorum:")[0])
-    refused("box1 is in several pools (app, cache, db). Say which one it leaves", nodes.check_remove, no_vote, "box1", CONTAINERS)
+    refused(
+        "box1 is in several pools (app, cache, db). Say which one it leaves",
+        nodes.check_remove,
+        no_vote,
+        "box1",
+        CONTAINERS,
+    )
 
 
 def test_whoever_votes_may_leave_its_pool_where_that_is_named():
     assert nodes.check_remove(inventory(), "cache1", CONTAINERS, "cache") == "cache"
     less = inventory(inventory().without_host("cache1", "cache"))
-    assert less.groups["cache"] == ["cache2"] and less.jobs("cache1") == ["quorum"] and less.address("cache1") == "172.30.10.41"
+    assert (
+        less.groups["cache"] == ["cache2"]
+        and less.jobs("cache1") == ["quorum"]
+        and less.address("cache1") == "172.30.10.41"
+    )

@@ -11,13 +11,13 @@ import threading
 
 import pytest
 from repository import ROOT
-from repository import program as repository_program
 from tier import load_plugins
 
 from controller import health
 
 FILES = ROOT / "roles/status_page/files"
-program = repository_program("roles/status_page/files/status-page", status=health)
+sys.modules["status"] = health  # its name on the monitor
+from status_page import judgement, page, picture, program, questions, settings
 
 
 def hosts(tier, count):
@@ -25,18 +25,60 @@ def hosts(tier, count):
 
 
 CONFIG = {
-    "tiers": {"lb": hosts("lb", 2), "app": hosts("app", 2), "media": hosts("media", 2), "cache": hosts("cache", 2), "db": hosts("db", 2),
-              "monitor": hosts("monitor", 1), "backup": hosts("backup", 1), "quorum": [*hosts("cache", 2), *hosts("monitor", 1)]},
-    "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9", "lb_http_port": 80, "lb_https_port": 443, "health_path": "/h", "app_port": 8000,
-              "media_port": 8080, "patroni_port": 8008, "etcd_metrics_port": 2381, "munin_node_port": 4949, "site_host": "x.test",
-              "page": {"path": "/", "says": "wel+come"}},
+    "tiers": {
+        "lb": hosts("lb", 2),
+        "app": hosts("app", 2),
+        "media": hosts("media", 2),
+        "cache": hosts("cache", 2),
+        "db": hosts("db", 2),
+        "monitor": hosts("monitor", 1),
+        "backup": hosts("backup", 1),
+        "quorum": [*hosts("cache", 2), *hosts("monitor", 1)],
+    },
+    "facts": {
+        "env_name": "x",
+        "env_typed": "ENV=x",
+        "lb_vip": "192.0.2.9",
+        "lb_http_port": 80,
+        "lb_https_port": 443,
+        "health_path": "/h",
+        "app_port": 8000,
+        "media_port": 8080,
+        "patroni_port": 8008,
+        "etcd_metrics_port": 2381,
+        "munin_node_port": 4949,
+        "site_host": "x.test",
+        "page": {"path": "/", "says": "wel+come"},
+    },
     "links": [{"name": "Munin", "href": "/munin/"}, {"name": "Nagios", "href": "/nagios4/"}],
-    "ledger": "/nowhere", "releases": 8, "every_s": 15, "blind_s": 60, "directory": "/nowhere",
+    "ledger": "/nowhere",
+    "releases": 8,
+    "every_s": 15,
+    "blind_s": 60,
+    "directory": "/nowhere",
 }
-CLUSTER = {"members": [{"name": "db1", "role": "leader", "state": "running"}, {"name": "db2", "role": "sync_standby", "state": "streaming", "lag": 0}]}
-POOL = {"pgpool_sessions.busy": 3.0, "pgpool_sessions.all": 16.0, "pgpool_databases.usable": 2.0, "pgpool_databases.primary": 1.0}
-BACKUP = {"backup_age.full": 30.0, "backup_age.incr": 3.2, "backup_age.media": 0.1, "backup_age.drill": 20.0, "backup_wal.behind": 0.0,
-          "backup_wrong.wrong": 0.0, "backup_wrong.unproven": 0.0, "backup_wrong.looked": 0.5}
+CLUSTER = {
+    "members": [
+        {"name": "db1", "role": "leader", "state": "running"},
+        {"name": "db2", "role": "sync_standby", "state": "streaming", "lag": 0},
+    ]
+}
+POOL = {
+    "pgpool_sessions.busy": 3.0,
+    "pgpool_sessions.all": 16.0,
+    "pgpool_databases.usable": 2.0,
+    "pgpool_databases.primary": 1.0,
+}
+BACKUP = {
+    "backup_age.full": 30.0,
+    "backup_age.incr": 3.2,
+    "backup_age.media": 0.1,
+    "backup_age.drill": 20.0,
+    "backup_wal.behind": 0.0,
+    "backup_wrong.wrong": 0.0,
+    "backup_wrong.unproven": 0.0,
+    "backup_wrong.looked": 0.5,
+}
 
 
 def munin(**plugins):
@@ -45,16 +87,26 @@ def munin(**plugins):
 
 WELL = {
     ("site", ""): {"status": 200, "seconds": 0.05, "says": True},
-    ("munin", "lb1"): munin(keepalived={"keepalived.held": 1.0}), ("munin", "lb2"): munin(keepalived={"keepalived.held": 0.0}),
-    ("lb", "lb1"): (204, ""), ("lb", "lb2"): (204, ""),
+    ("munin", "lb1"): munin(keepalived={"keepalived.held": 1.0}),
+    ("munin", "lb2"): munin(keepalived={"keepalived.held": 0.0}),
+    ("lb", "lb1"): (204, ""),
+    ("lb", "lb2"): (204, ""),
     **{("munin", name): munin(pgpool=POOL) for name in ("app1", "app2")},
-    **{("app", name): {"node": name, "release": "abc", "django": "ok", "database": "ok", "cache": "ok"} for name in ("app1", "app2")},
+    **{
+        ("app", name): {"node": name, "release": "abc", "django": "ok", "database": "ok", "cache": "ok"}
+        for name in ("app1", "app2")
+    },
     **{("munin", name): munin() for name in ("media1", "media2", "db1", "db2", "monitor1")},
-    ("media", "media1"): (403, ""), ("media", "media2"): (403, ""),
-    ("db", "db1"): {"role": "primary", "state": "running"}, ("db", "db2"): {"role": "replica", "state": "running"},
-    ("cluster", "db1"): CLUSTER, ("cluster", "db2"): CLUSTER,
-    **{("munin", name): munin(memcached_hits={"memcached_hits.items": 12.0, "memcached_hits.bytes": 2.0**21})
-       for name in ("cache1", "cache2")},
+    ("media", "media1"): (403, ""),
+    ("media", "media2"): (403, ""),
+    ("db", "db1"): {"role": "primary", "state": "running"},
+    ("db", "db2"): {"role": "replica", "state": "running"},
+    ("cluster", "db1"): CLUSTER,
+    ("cluster", "db2"): CLUSTER,
+    **{
+        ("munin", name): munin(memcached_hits={"memcached_hits.items": 12.0, "memcached_hits.bytes": 2.0**21})
+        for name in ("cache1", "cache2")
+    },
     **{("quorum", name): {"health": "true"} for name in ("cache1", "cache2", "monitor1")},
     ("munin", "backup1"): munin(backup=BACKUP),
 }
@@ -67,7 +119,12 @@ def judged(**changes):
         what, _, host = key.partition("__")
         assert (what, host) in answers
         answers[what, host] = answer
-    return program.judge(CONFIG, answers, 1795500000, [{"when": "then", "who": "me@here", "verb": "deploy", "release": "abc", "result": "live"}])
+    return judgement.judge(
+        CONFIG,
+        answers,
+        1795500000,
+        [{"when": "then", "who": "me@here", "verb": "deploy", "release": "abc", "result": "live"}],
+    )
 
 
 def said(model):
@@ -80,46 +137,88 @@ def test_all_is_well():
     assert model["hosts"]["lb1"]["marks"] == ["virtual IP"] and model["hosts"]["db1"]["marks"] == ["primary"]
     assert model["hosts"]["db2"]["does"]["db"] == "standby, streaming, 0 bytes behind, confirms commits"
     assert model["hosts"]["app1"]["does"]["app"] == "serves abc, pgpool: 3 of 16 busy"
-    assert model["hosts"]["cache1"]["does"] == {"cache": "12 items, 2.0 MiB", "quorum": "etcd votes", "load": "load 0.50"}
+    assert model["hosts"]["cache1"]["does"] == {
+        "cache": "12 items, 2.0 MiB",
+        "quorum": "etcd votes",
+        "load": "load 0.50",
+    }
     assert model["backups"]["hours"]["drill"] == 20.0
     json.dumps(model)
 
 
-@pytest.mark.parametrize(("changes", "sentence"), [
-    ({"site__": None}, "https://192.0.2.9/ does not answer: visitors get nothing. make status ENV=x"),
-    ({"site__": {"status": 502, "seconds": 1.0, "says": False}}, "https://192.0.2.9/ answers 502 and does not say what it should. make smoke ENV=x"),
-    ({"lb__lb2": None}, "lb2: its engine does not answer"),
-    ({"munin__lb1": munin(keepalived={"keepalived.held": 0.0})}, "192.0.2.9 is held by nobody"),
-    ({"munin__lb2": munin(keepalived={"keepalived.held": 1.0})}, "192.0.2.9 is held by lb1, lb2"),
-    ({"app__app1": None}, "app1: the site does not answer"),
-    ({"app__app1": WELL["app", "app1"] | {"database": "OperationalError"}}, "app1: database: OperationalError"),
-    ({"app__app1": WELL["app", "app1"] | {"release": "abd"}}, "The app hosts serve different releases"),
-    ({"munin__app1": munin(pgpool=POOL | {"pgpool_databases.usable": 1.0})}, "app1: its pgpool uses 1 of 2 databases"),
-    ({"munin__app1": munin(pgpool=POOL | {"pgpool_databases.primary": 0.0})}, "app1: its pgpool has no primary"),
-    ({"munin__app1": munin(pgpool=POOL | {"pgpool_sessions.busy": 16.0})}, "app1: all sessions of its pgpool are taken"),
-    ({"munin__app1": munin(pgpool={})}, "app1: its pgpool does not answer"),
-    ({"media__media2": None}, "media2: its lighttpd does not answer"),
-    ({"db__db2": None}, "db2: its Patroni does not answer"),
-    ({"db__db1": {"role": "replica", "state": "running"}}, "The databases have no primary"),
-    ({"db__db2": {"role": "replica", "state": "starting"}}, "db2: PostgreSQL is starting"),
-    ({"cluster__db1": CLUSTER | {"pause": True}}, "Patroni is paused"),
-    ({"munin__cache1": munin(memcached_hits={"memcached_hits.items": None})}, "cache1: its memcached does not answer"),
-    ({"quorum__cache1": {"health": "false"}}, "cache1: its etcd is not in the quorum"),
-    ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.wrong": 2.0})}, "backup1: 2 complaints about the backups"),
-    ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.wrong": 1.0}, backup_why={"backup_wrong.wrong": "no WAL", "backup_wrong.unproven": ""})},
-     "backup1: no WAL"),
-    ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.unproven": 1.0}, backup_why={"backup_wrong.wrong": "", "backup_wrong.unproven": "no drill"})},
-     "backup1: no drill"),
-    ({"munin__backup1": munin(backup=BACKUP | {"backup_wrong.looked": 9.0})}, "backup1: nobody has looked at the backups"),
-    ({"munin__backup1": munin(backup={})}, "backup1: nobody tells how the backups are"),
-    ({"munin__media1": munin() | {"df": {"df._dev_sda1": 97.0}, "df_places": {"df._dev_sda1": "/srv"}}}, "media1: /srv is 97 % full"),
-    ({"munin__media1": None}, "media1: its munin-node does not answer"),
-    ({"munin__media1": None, "media__media1": None}, "media1: does not answer at all"),
-])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"site__": None}, "https://192.0.2.9/ does not answer: visitors get nothing. make status ENV=x"),
+        (
+            {"site__": {"status": 502, "seconds": 1.0, "says": False}},
+            "https://192.0.2.9/ answers 502 and does not say what it should. make smoke ENV=x",
+        ),
+        ({"lb__lb2": None}, "lb2: its engine does not answer"),
+        ({"munin__lb1": munin(keepalived={"keepalived.held": 0.0})}, "192.0.2.9 is held by nobody"),
+        ({"munin__lb2": munin(keepalived={"keepalived.held": 1.0})}, "192.0.2.9 is held by lb1, lb2"),
+        ({"app__app1": None}, "app1: the site does not answer"),
+        ({"app__app1": WELL["app", "app1"] | {"database": "OperationalError"}}, "app1: database: OperationalError"),
+        ({"app__app1": WELL["app", "app1"] | {"release": "abd"}}, "The app hosts serve different releases"),
+        (
+            {"munin__app1": munin(pgpool=POOL | {"pgpool_databases.usable": 1.0})},
+            "app1: its pgpool uses 1 of 2 databases",
+        ),
+        ({"munin__app1": munin(pgpool=POOL | {"pgpool_databases.primary": 0.0})}, "app1: its pgpool has no primary"),
+        (
+            {"munin__app1": munin(pgpool=POOL | {"pgpool_sessions.busy": 16.0})},
+            "app1: all sessions of its pgpool are taken",
+        ),
+        ({"munin__app1": munin(pgpool={})}, "app1: its pgpool does not answer"),
+        ({"media__media2": None}, "media2: its lighttpd does not answer"),
+        ({"db__db2": None}, "db2: its Patroni does not answer"),
+        ({"db__db1": {"role": "replica", "state": "running"}}, "The databases have no primary"),
+        ({"db__db2": {"role": "replica", "state": "starting"}}, "db2: PostgreSQL is starting"),
+        ({"cluster__db1": CLUSTER | {"pause": True}}, "Patroni is paused"),
+        (
+            {"munin__cache1": munin(memcached_hits={"memcached_hits.items": None})},
+            "cache1: its memcached does not answer",
+        ),
+        ({"quorum__cache1": {"health": "false"}}, "cache1: its etcd is not in the quorum"),
+        (
+            {"munin__backup1": munin(backup=BACKUP | {"backup_wrong.wrong": 2.0})},
+            "backup1: 2 complaints about the backups",
+        ),
+        (
+            {
+                "munin__backup1": munin(
+                    backup=BACKUP | {"backup_wrong.wrong": 1.0},
+                    backup_why={"backup_wrong.wrong": "no WAL", "backup_wrong.unproven": ""},
+                )
+            },
+            "backup1: no WAL",
+        ),
+        (
+            {
+                "munin__backup1": munin(
+                    backup=BACKUP | {"backup_wrong.unproven": 1.0},
+                    backup_why={"backup_wrong.wrong": "", "backup_wrong.unproven": "no drill"},
+                )
+            },
+            "backup1: no drill",
+        ),
+        (
+            {"munin__backup1": munin(backup=BACKUP | {"backup_wrong.looked": 9.0})},
+            "backup1: nobody has looked at the backups",
+        ),
+        ({"munin__backup1": munin(backup={})}, "backup1: nobody tells how the backups are"),
+        (
+            {"munin__media1": munin() | {"df": {"df._dev_sda1": 97.0}, "df_places": {"df._dev_sda1": "/srv"}}},
+            "media1: /srv is 97 % full",
+        ),
+        ({"munin__media1": None}, "media1: its munin-node does not answer"),
+        ({"munin__media1": None, "media__media1": None}, "media1: does not answer at all"),
+    ],
+)
 def test_one_thing_is_wrong(changes, sentence):
     model = judged(**changes)
     assert model["state"] == "wrong" and any(one.startswith(sentence) for one in said(model)), said(model)
-    shown = program.page(model, CONFIG, (FILES / "page.html").read_text())
+    shown = page.page(model, CONFIG, (FILES / "page.html").read_text())
     assert "1 thing wrong" in shown or "things wrong" in shown
 
 
@@ -132,43 +231,53 @@ def test_one_fault_is_told_once():
 
 def test_a_busy_monitor_judges_nobodys_silence():
     """Who answered is judged all the same."""
-    answers = copy.deepcopy(WELL) | {("db", "db1"): None, ("cluster", "db1"): None, ("munin", "db1"): None, ("lb", "lb2"): None, ("late", ""): 1.5}
-    model = program.judge(CONFIG, answers, 1795500000, [])
-    assert (model["state"], program.verdict(model)) == ("blind", ("Blind", "blind"))
+    answers = copy.deepcopy(WELL) | {
+        ("db", "db1"): None,
+        ("cluster", "db1"): None,
+        ("munin", "db1"): None,
+        ("lb", "lb2"): None,
+        ("late", ""): 1.5,
+    }
+    model = judgement.judge(CONFIG, answers, 1795500000, [])
+    assert (model["state"], page.verdict(model)) == ("blind", ("Blind", "blind"))
     assert said(model)[0].startswith("The monitor is busy, and was run 1.5 s too late")
-    assert "db1: was not asked in time" in said(model) and not any("no primary" in sentence or "off, frozen" in sentence for sentence in said(model))
+    assert "db1: was not asked in time" in said(model) and not any(
+        "no primary" in sentence or "off, frozen" in sentence for sentence in said(model)
+    )
     assert any(sentence.startswith("lb2: its engine does not answer") for sentence in said(model))
-    assert program.judge(CONFIG, answers | {("late", ""): 0.1}, 1795500000, [])["state"] == "wrong"
+    assert judgement.judge(CONFIG, answers | {("late", ""): 0.1}, 1795500000, [])["state"] == "wrong"
 
 
 def test_lateness_is_what_others_took_of_the_processor():
     over = threading.Event()
     threading.Timer(0.5, over.set).start()
-    assert 0 <= program.lateness(over) < 0.4
+    assert 0 <= questions.lateness(over) < 0.4
 
 
 def test_who_reaches_nobody_is_blind():
     answers = {key: answer if key[1] == "monitor1" else None for key, answer in WELL.items()}
-    model = program.judge(CONFIG, answers, 0)
+    model = judgement.judge(CONFIG, answers, 0)
     assert model["state"] == "blind" and "The monitor reaches nobody" in said(model)[0]
-    assert program.verdict(model) == ("Blind", "blind")
+    assert page.verdict(model) == ("Blind", "blind")
 
 
 def test_every_question_is_about_somebody():
     """What answers are looked for is what is asked."""
-    assert set(program.questions(CONFIG)) == set(WELL)
+    assert set(questions.questions(CONFIG)) == set(WELL)
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer():
     model = judged(app__app1=WELL["app", "app1"] | {"release": "<script>alert(1)</script>"})
     skeleton = (FILES / "page.html").read_text()
-    shown = program.page(model, CONFIG, skeleton)
+    shown = page.page(model, CONFIG, skeleton)
     assert "<script>alert" not in shown and "&lt;script&gt;" in shown
     assert re.findall(r'(?:src|href|action|url)\s*[=(]\s*["\']?(?:https?:)?//[^"\']*', shown) == []
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', shown)[1]
     for tag in ("style", "script"):
         text = re.search(rf"<{tag}>(.*?)</{tag}>", shown, re.S)[1]
-        assert f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}" in policy, f"the browser would not take the page's own {tag}"
+        assert f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}" in policy, (
+            f"the browser would not take the page's own {tag}"
+        )
     assert " style=" not in shown and "onclick" not in shown
     assert "/munin/app/app1/" in shown and "/munin/cache/cache1/" in shown and 'href="/nagios4/">Nagios<' in shown
     for name in model["hosts"]:
@@ -178,13 +287,18 @@ def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer():
 @pytest.mark.parametrize("count", [1, 2, 7, 23])
 def test_the_picture_holds_any_number_of_hosts(count):
     config = CONFIG | {"tiers": CONFIG["tiers"] | {"app": hosts("app", count), "media": hosts("media", 1)}}
-    answers = WELL | {(what, f"app{place}"): WELL[what, "app1"] for place in range(1, count + 1) for what in ("app", "munin")}
-    model = program.judge(config, answers, 0)
+    answers = WELL | {
+        (what, f"app{place}"): WELL[what, "app1"] for place in range(1, count + 1) for what in ("app", "munin")
+    }
+    model = judgement.judge(config, answers, 0)
     assert said(model) == ([] if count >= 1 else None)
-    for width, bands in (program.WIDE, program.NARROW):
-        drawn = program.picture(model, width, bands, "x")
+    for width, bands in (picture.WIDE, picture.NARROW):
+        drawn = picture.picture(model, width, bands, "x")
         height = int(re.search(r'viewBox="0 0 \d+ (\d+)"', drawn)[1])
-        boxes = [tuple(map(int, found)) for found in re.findall(r'<rect (?:class="\w+" )?x="(-?\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', drawn)]
+        boxes = [
+            tuple(map(int, found))
+            for found in re.findall(r'<rect (?:class="\w+" )?x="(-?\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', drawn)
+        ]
         assert len(boxes) == 1 + sum(map(len, config["tiers"].values())) + len(config["tiers"])
         assert all(0 <= x and x + w <= width and y + h <= height for x, y, w, h in boxes), (width, height, boxes)
         for name in model["hosts"]:
@@ -223,8 +337,10 @@ class Node(socketserver.StreamRequestHandler):
 @pytest.fixture
 def node():
     """Port of such a node."""
+
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
+
     with Server(("127.0.0.1", 0), Node) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
@@ -232,38 +348,56 @@ def node():
 
 
 def test_a_munin_node_is_asked(node, monkeypatch):
-    found = program.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"])
-    assert found == {"backup": {"backup_age.full": 30.0, "backup_wrong.wrong": 1.0, "backup_wrong.looked": None}, "pgpool": {}, "load": {"load.load": 0.25},
-                     "df": {"df._dev_sda1": 95.5}, "df_places": {"df._dev_sda1": "/srv"}, "backup_why": {"backup_wrong.wrong": "no WAL"}}
-    monkeypatch.setattr(program, "MUNIN_S", 0.3)
-    assert program.ask_munin("127.0.0.1", node, ["load", "hangs", "df"]) == {"load": {"load.load": 0.25}, "hangs": {}}
+    found = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"])
+    assert found == {
+        "backup": {"backup_age.full": 30.0, "backup_wrong.wrong": 1.0, "backup_wrong.looked": None},
+        "pgpool": {},
+        "load": {"load.load": 0.25},
+        "df": {"df._dev_sda1": 95.5},
+        "df_places": {"df._dev_sda1": "/srv"},
+        "backup_why": {"backup_wrong.wrong": "no WAL"},
+    }
+    monkeypatch.setattr(questions, "MUNIN_S", 0.3)
+    assert questions.ask_munin("127.0.0.1", node, ["load", "hangs", "df"]) == {"load": {"load.load": 0.25}, "hangs": {}}
 
 
 def test_what_changes_slowly_is_not_asked_for_at_every_look(node, tmp_path):
     believed = {"load": {"load.load": 9.0}, "backup": {"backup_wrong.wrong": 0.0}}
-    found = program.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
+    found = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
     assert found == believed | {"pgpool": {}, "df": {"df._dev_sda1": 95.5}, "df_places": {"df._dev_sda1": "/srv"}}
-    answers = {("munin", "one"): found, ("munin", "two"): {"df": {}, "load": {"load.load": 1.0}}, ("munin", "off"): None, ("lb", "one"): (204, "")}
-    kept = program.slow(answers)
+    answers = {
+        ("munin", "one"): found,
+        ("munin", "two"): {"df": {}, "load": {"load.load": 1.0}},
+        ("munin", "off"): None,
+        ("lb", "one"): (204, ""),
+    }
+    kept = questions.slow(answers)
     assert kept == {"one": {plugin: told for plugin, told in found.items() if plugin != "pgpool"}}
     path = tmp_path / "slow.json"
-    assert program.lately(path, 100.0) == (100.0, {})
+    assert questions.lately(path, 100.0) == (100.0, {})
     path.write_text(json.dumps({"at": 100.0, "hosts": kept}))
-    assert program.lately(path, 100.0 + program.SLOW_S - 1) == (100.0, kept)
-    for now in (100.0 + program.SLOW_S, 99.0):
-        assert program.lately(path, now) == (now, {})
+    assert questions.lately(path, 100.0 + questions.SLOW_S - 1) == (100.0, kept)
+    for now in (100.0 + questions.SLOW_S, 99.0):
+        assert questions.lately(path, now) == (now, {})
     path.write_text("half")
-    assert program.lately(path, 100.0) == (100.0, {})
+    assert questions.lately(path, 100.0) == (100.0, {})
 
 
 def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(tmp_path, monkeypatch):
     """The whole program, with nobody there but one munin-node that nobody is."""
-    monkeypatch.setattr(program, "ANSWER_S", 0.2)
+    monkeypatch.setattr(questions, "ANSWER_S", 0.2)
     tiers = {tier: " ".join(f"{one['name']}=127.0.0.1" for one in members) for tier, members in CONFIG["tiers"].items()}
     facts = CONFIG["facts"] | {name: 9 for name in CONFIG["facts"] if name.endswith("_port")} | {"lb_vip": "127.0.0.1"}
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(CONFIG | {"tiers": tiers, "facts": facts, "directory": str(tmp_path), "env_name": "x", "env_typed": "ENV=x"}))
-    assert program.settings(path)["tiers"]["lb"] == [{"name": "lb1", "address": "127.0.0.1"}, {"name": "lb2", "address": "127.0.0.1"}]
+    path.write_text(
+        json.dumps(
+            CONFIG | {"tiers": tiers, "facts": facts, "directory": str(tmp_path), "env_name": "x", "env_typed": "ENV=x"}
+        )
+    )
+    assert settings.settings(path)["tiers"]["lb"] == [
+        {"name": "lb1", "address": "127.0.0.1"},
+        {"name": "lb2", "address": "127.0.0.1"},
+    ]
     monkeypatch.setattr(sys, "argv", ["status-page", str(path)])
     program.main()
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "blind"
@@ -274,14 +408,32 @@ def test_the_configuration_is_what_the_program_reads(tmp_path):
     """The role's template, filled in."""
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template
+
     load_plugins()
     facts = {name: 1 for name in CONFIG["facts"] if name.endswith("_port")}
-    told = {"ansible_managed": "m", "env_name": "x", "env_typed": "ENV=x", "monitor_tiers": CONFIG["tiers"], "lb_vip": "192.0.2.9", **facts,
-            "status_page_health_path": "/h", "site_hosts": ["x.test"], "site_smoke": [{"path": "/", "says": 'a="\\d'}], "status_page_links": CONFIG["links"],
-            "status_page_releases": 8, "status_page_every_s": 15, "status_page_blind_s": 60, "release_log": "/x"}
+    told = {
+        "ansible_managed": "m",
+        "env_name": "x",
+        "make_args": "ENV=x",
+        "monitor_tiers": CONFIG["tiers"],
+        "lb_vip": "192.0.2.9",
+        **facts,
+        "status_page_health_path": "/h",
+        "site_hosts": ["x.test"],
+        "site_smoke": [{"path": "/", "says": 'a="\\d'}],
+        "status_page_links": CONFIG["links"],
+        "status_page_releases": 8,
+        "status_page_every_s": 15,
+        "status_page_blind_s": 60,
+        "release_log": "/x",
+    }
     text = (ROOT / "roles/status_page/templates/status-page.json.j2").read_text()
     path = tmp_path / "config.json"
     path.write_text(Templar(loader=DataLoader(), variables=told).template(trust_as_template(text)))
-    found = program.settings(path)
-    assert found["tiers"] == CONFIG["tiers"] and set(found["facts"]) == set(CONFIG["facts"]) and found["facts"]["page"]["says"] == 'a="\\d'
+    found = settings.settings(path)
+    assert (
+        found["tiers"] == CONFIG["tiers"]
+        and set(found["facts"]) == set(CONFIG["facts"])
+        and found["facts"]["page"]["says"] == 'a="\\d'
+    )
     assert set(CONFIG) <= set(found)

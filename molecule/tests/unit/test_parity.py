@@ -27,25 +27,50 @@ def file(text, mode="0644", shown=True):
 
 def environment(name, net, apps=2):
     """A Side: two databases, some app hosts and caches, each with what its own environment gave it."""
-    pools = {"app": [f"app{n + 1}" for n in range(apps)], "db": ["db1", "db2"], "cache": ["cache1"], "quorum": ["cache1"]}
+    pools = {
+        "app": [f"app{n + 1}" for n in range(apps)],
+        "db": ["db1", "db2"],
+        "cache": ["cache1"],
+        "quorum": ["cache1"],
+    }
     hosts = list(dict.fromkeys(host for pool in pools.values() for host in pool))
     addresses = {host: f"{net}.{20 + number}" for number, host in enumerate(hosts)}
-    secrets = {"db_site_password": f"{name}-s3cret/with+letters", "pin": f"{name[:3]}7", "tls_key": KEY.format(f"{name}MHcCAQEEIBl5oAoGCCqGSM49")}
-    known = {"groups": pools | {"all": hosts}, "addresses": addresses, "reached": addresses, "env_name": name, "network_cidr": f"{net}.0/24",
-             "lb_vip": f"{net}.100", "site_hosts": [f"{name}.example.com"], "operator_keys": [f"ssh-ed25519 AAAA{name} me@{name}"]}
+    secrets = {
+        "db_site_password": f"{name}-s3cret/with+letters",
+        "pin": f"{name[:3]}7",
+        "tls_key": KEY.format(f"{name}MHcCAQEEIBl5oAoGCCqGSM49"),
+    }
+    known = {
+        "groups": pools | {"all": hosts},
+        "addresses": addresses,
+        "reached": addresses,
+        "env_name": name,
+        "network_cidr": f"{net}.0/24",
+        "lb_vip": f"{net}.100",
+        "site_hosts": [f"{name}.example.com"],
+        "operator_keys": [f"ssh-ed25519 AAAA{name} me@{name}"],
+    }
     answers = {}
     for host in hosts:
         peers = "".join(f"    # {app}\n    server {addresses[app]}:8000;\n" for app in pools["app"])
-        hba = "".join(f'backend_hostname{n} = "{addresses[db]}"\nbackend_port{n} = 5432\n' for n, db in enumerate(pools["db"]))
+        hba = "".join(
+            f'backend_hostname{n} = "{addresses[db]}"\nbackend_port{n} = 5432\n' for n, db in enumerate(pools["db"])
+        )
         password = secrets["db_site_password"]
         snapshot = {
             "package": {"rsyslog": "8.1", "memcached": "1.6"},
             "file": {
                 "/etc/hosts": file(f"{MANAGED}{addresses[host]} {host}\n"),
-                "/etc/nginx/nginx.conf": file(f"{MANAGED}upstream pages {{\n{peers}}}\nserver_name {name}.example.com;\nvip {net}.100/24;\n"),
+                "/etc/nginx/nginx.conf": file(
+                    f"{MANAGED}upstream pages {{\n{peers}}}\nserver_name {name}.example.com;\nvip {net}.100/24;\n"
+                ),
                 "/etc/pgpool2/pgpool.conf": file(MANAGED + hba),
-                "/etc/patroni/config.yml": file(f"{MANAGED}password: {json.dumps(password)}\npin: {secrets['pin']}\n", "0600"),
-                "/etc/pgpool2/pcp.conf": file(f"follow:{masks.hashlib.md5(password.encode()).hexdigest()}\n", "0600", shown=False),
+                "/etc/patroni/config.yml": file(
+                    f"{MANAGED}password: {json.dumps(password)}\npin: {secrets['pin']}\n", "0600"
+                ),
+                "/etc/pgpool2/pcp.conf": file(
+                    f"follow:{masks.hashlib.md5(password.encode()).hexdigest()}\n", "0600", shown=False
+                ),
                 "/etc/nginx/munin.htpasswd": file(f"munin:$6$rounds=5000${host}${name}abc/def\n", "0640", shown=False),
                 "/etc/nginx/site.pem": file(secrets["tls_key"], "0600", shown=False),
                 "/etc/memcached.conf": file(f"{MANAGED}-l {addresses[host]}\n-m {len(name)}\n"),
@@ -58,10 +83,17 @@ def environment(name, net, apps=2):
             "kernel": {"net.core.somaxconn": "4096", "kernel.threads-max": str(len(name))},
         }
         if host in pools["db"]:
-            snapshot |= {"setting": {"max_connections": "200", "primary_conninfo": "" if host == "db1" else "somebody"},
-                         "schema": {"site: index story_idx": "CREATE INDEX story_idx ON story (id)"}}
+            snapshot |= {
+                "setting": {"max_connections": "200", "primary_conninfo": "" if host == "db1" else "somebody"},
+                "schema": {"site: index story_idx": "CREATE INDEX story_idx ON story (id)"},
+            }
         answers[host] = {"snapshot": snapshot, "faults": [], "known": known}
-    return Side(name, answers, dict(masks.strings(secrets)), {host: {"cache_memory_mb": "{{ host_share }}", "host_share": len(name)} for host in hosts})
+    return Side(
+        name,
+        answers,
+        dict(masks.strings(secrets)),
+        {host: {"cache_memory_mb": "{{ host_share }}", "host_share": len(name)} for host in hosts},
+    )
 
 
 @pytest.fixture(name="sides")
@@ -72,7 +104,11 @@ def sides_fixture():
 
 def found(sides, declared=None):
     """{(kind, name): Difference} that nobody declared."""
-    return {(one.kind, one.name): one for one in comparison.compare(sides, DECLARED if declared is None else declared, DERIVED) if not one.why}
+    return {
+        (one.kind, one.name): one
+        for one in comparison.compare(sides, DECLARED if declared is None else declared, DERIVED)
+        if not one.why
+    }
 
 
 def test_where_an_environment_is_and_its_secrets_are_no_difference(sides):
@@ -91,7 +127,9 @@ def test_what_is_declared_is_told_with_its_reason(sides):
 
 
 def test_nothing_passes_without_a_declaration(sides):
-    assert {"kernel kernel.threads-max", "setting primary_conninfo", "file /etc/memcached.conf"} <= {f"{kind} {name}" for kind, name in found(sides, [])}
+    assert {"kernel kernel.threads-max", "setting primary_conninfo", "file /etc/memcached.conf"} <= {
+        f"{kind} {name}" for kind, name in found(sides, [])
+    }
 
 
 PLANTED = [
@@ -110,7 +148,9 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("host", "kind", "name", "value"), PLANTED, ids=[f"{kind} {name}" for _host, kind, name, _value in PLANTED])
+@pytest.mark.parametrize(
+    ("host", "kind", "name", "value"), PLANTED, ids=[f"{kind} {name}" for _host, kind, name, _value in PLANTED]
+)
 def test_what_is_planted_is_found_on_either_side(sides, host, kind, name, value):
     for side in sides:
         planted = copy.deepcopy(sides)
@@ -130,7 +170,11 @@ def test_a_host_of_a_pool_that_differs_is_found_within_one_environment(sides):
 def test_what_is_declared_between_environments_is_none_within_one(sides):
     sides[0].hosts["app2"]["snapshot"]["kernel"]["kernel.threads-max"] = "1"
     sides[0].hosts["app1"]["snapshot"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
-    assert set(found(sides)) == set(found(sides[:1])) == {("kernel", "kernel.threads-max"), ("file", "/etc/memcached.conf")}
+    assert (
+        set(found(sides))
+        == set(found(sides[:1]))
+        == {("kernel", "kernel.threads-max"), ("file", "/etc/memcached.conf")}
+    )
 
 
 def test_a_difference_of_size_may_be_declared(sides):
@@ -149,7 +193,9 @@ def test_a_missing_index_is_found(sides):
 def test_what_a_host_says_against_itself_is_a_difference(sides):
     for host in ("app1", "app2"):
         sides[0].hosts[host]["faults"] = ["index story_idx of story is missing in the database"]
-    assert found(sides[:1])["fault", "index story_idx of story is missing in the database"].values == [("yes", ["app1", "app2"])]
+    assert found(sides[:1])["fault", "index story_idx of story is missing in the database"].values == [
+        ("yes", ["app1", "app2"])
+    ]
 
 
 def test_the_size_of_a_pool_is_one_difference_and_not_one_in_every_list(sides):
@@ -167,8 +213,16 @@ def test_a_host_that_does_not_answer_is_told(sides, tmp_path, monkeypatch, capsy
 def test_an_inventory_that_cannot_be_read_is_no_difference(monkeypatch, capsys):
     """1 is for what differs: where nothing was looked at it is 2, from a thread too."""
     monkeypatch.setattr(parity.ansible, "ask", lambda *_what, **_more: {})
-    monkeypatch.setattr(parity.ansible.subprocess, "run", lambda *_what, **_how: types.SimpleNamespace(returncode=1, stderr="no such group"))
-    monkeypatch.setattr(sys, "argv", ["parity.py", "parity", "--inventory", "inventories/staging.yml", "--other", "inventories/production.yml"])
+    monkeypatch.setattr(
+        parity.ansible.subprocess,
+        "run",
+        lambda *_what, **_how: types.SimpleNamespace(returncode=1, stderr="no such group"),
+    )
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["parity.py", "parity", "--inventory", "inventories/staging.yml", "--other", "inventories/production.yml"],
+    )
     with pytest.raises(SystemExit) as end:
         parity.main()
     assert end.value.code == 2 and "no such group" in capsys.readouterr().err
@@ -180,7 +234,9 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
     secret, pin = sides[0].secrets["db_site_password"], sides[0].secrets["pin"]
     snapshot = sides[0].hosts["app1"]["snapshot"]
     snapshot["file"]["/etc/patroni/config.yml"] = file(f"{MANAGED}password: {secret}\npin: {pin}\nmore: yes\n")
-    snapshot["file"]["/etc/leak"] = file(f"{masks.base64.b64encode(secret.encode()).decode()} {KEY.format('unknownKEY')}")
+    snapshot["file"]["/etc/leak"] = file(
+        f"{masks.base64.b64encode(secret.encode()).decode()} {KEY.format('unknownKEY')}"
+    )
     snapshot["file"]["/etc/shown"] = file("not for everybody", "0600", shown=False)
     snapshot["user"]["x"] = f"number 1001; /home/{secret}"
     snapshot["kernel"][secret] = "1"
@@ -190,15 +246,29 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
     for text in (capsys.readouterr().out, (tmp_path / "parity.html").read_text()):
         assert "/etc/leak" in text and "/etc/shown" in text and "more: yes" in text
         assert "secret db_site_password" in text
-        for word in (*sides[0].secrets.values(), *sides[1].secrets.values(), "unknownKEY", "MHcCAQ", "not for everybody", pin,
-                     masks.hashlib.md5(secret.encode()).hexdigest(), masks.base64.b64encode(secret.encode()).decode()):
+        for word in (
+            *sides[0].secrets.values(),
+            *sides[1].secrets.values(),
+            "unknownKEY",
+            "MHcCAQ",
+            "not for everybody",
+            pin,
+            masks.hashlib.md5(secret.encode()).hexdigest(),
+            masks.base64.b64encode(secret.encode()).decode(),
+        ):
             assert word not in text
 
 
 def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sides[0].hosts["app1"]["snapshot"]["user"]["<script>alert(1)</script>"] = "&"
-    report.publish("staging with production", "parity", sides, comparison.compare(sides, DECLARED, DERIVED), tmp_path / "parity.html")
+    report.publish(
+        "staging with production",
+        "parity",
+        sides,
+        comparison.compare(sides, DECLARED, DERIVED),
+        tmp_path / "parity.html",
+    )
     page = (tmp_path / "parity.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "http" not in page and "src=" not in page
@@ -207,34 +277,48 @@ def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monke
 
 
 def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
-    differences = [Difference("app", "unit", "a", [("x", ["app1"])]), Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
-                   Difference("db", "unit", "c", [("x", ["db1"])], "declared")]
+    differences = [
+        Difference("app", "unit", "a", [("x", ["app1"])]),
+        Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
+        Difference("db", "unit", "c", [("x", ["db1"])], "declared"),
+    ]
     page = report.html("x", sides, differences)
-    assert '<h2 id="app">app <small>1 difference</small></h2>' in page and '<a href="#app">app <small>1</small></a>' in page
+    assert (
+        '<h2 id="app">app <small>1 difference</small></h2>' in page
+        and '<a href="#app">app <small>1</small></a>' in page
+    )
     assert page.count("<article>") == 1 and 'id="db"' not in page and "db: unit c" in page and "2 declared" in page
 
 
 def test_hosts_of_a_pool_are_told_once():
-    text = ('caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
-            '{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain')
+    text = (
+        'caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
+        "{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain"
+    )
     assert masks.deduplicated(r"allow ^(<app>|<app>|<media>|<media>)$") == "allow ^(<app>|<media>)$"
     assert masks.deduplicated("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
-    assert masks.deduplicated(text) == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
+    assert (
+        masks.deduplicated(text)
+        == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
+    )
 
 
-@pytest.mark.parametrize(("kind", "name", "sentence"), [
-    ("file", "/etc/memcached.conf", "set by roles/memcached/templates/memcached.conf.j2; cache_memory_mb ("),
-    ("file", "/etc/logrotate.d/rsyslog", "set by roles/rsyslog/templates/logrotate.j2"),
-    ("file", "/usr/local/sbin/pgpool-follow", "set by roles/pgpool/files/pgpool-follow"),
-    ("file", "/etc/systemd/system/memcached.service.d/tier.conf", "set by roles/memcached/tasks/main.yml"),
-    ("file", "/etc/newsbudget/site.json", "set by roles/django/templates/site.json.j2"),
-    ("file", "/etc/nobody", "nothing in this repository writes it"),
-    ("package", "lighttpd-mod-webdav", "set by group_vars/media.yml:"),
-    ("package", "tier-probe", "nothing in this repository names it"),
-    ("port", "tcp <cache>:11211", "set by group_vars/all/ports.yml:"),
-    ("pool", "patroni postgresql.parameters.max_connections", "set by roles/patroni/defaults/main.yml:"),
-    ("schema", "newsbudget: index a", "set by the migrations of the release"),
-])
+@pytest.mark.parametrize(
+    ("kind", "name", "sentence"),
+    [
+        ("file", "/etc/memcached.conf", "set by roles/memcached/templates/memcached.conf.j2; cache_memory_mb ("),
+        ("file", "/etc/logrotate.d/rsyslog", "set by roles/rsyslog/templates/logrotate.j2"),
+        ("file", "/usr/local/sbin/pgpool-follow", "set by roles/pgpool/files/pgpool-follow"),
+        ("file", "/etc/systemd/system/memcached.service.d/tier.conf", "set by roles/memcached/tasks/main.yml"),
+        ("file", "/etc/newsbudget/site.json", "set by roles/django/templates/site.json.j2"),
+        ("file", "/etc/nobody", "nothing in this repository writes it"),
+        ("package", "lighttpd-mod-webdav", "set by group_vars/media.yml:"),
+        ("package", "tier-probe", "nothing in this repository names it"),
+        ("port", "tcp <cache>:11211", "set by group_vars/all/ports.yml:"),
+        ("pool", "patroni postgresql.parameters.max_connections", "set by roles/patroni/defaults/main.yml:"),
+        ("schema", "newsbudget: index a", "set by the migrations of the release"),
+    ],
+)
 def test_says_where_it_is_set(sides, kind, name, sentence):
     for side in sides:
         for variables in side.variables.values():
@@ -243,7 +327,12 @@ def test_says_where_it_is_set(sides, kind, name, sentence):
 
 
 def test_names_the_variables_that_a_template_reads_through_others():
-    one = {"cache_memory_mb": "{{ host_memory_mb | int }}", "host_memory_mb": "{{ ansible_facts.memtotal_mb * host_share }}", "host_share": 1, "other": 1}
+    one = {
+        "cache_memory_mb": "{{ host_memory_mb | int }}",
+        "host_memory_mb": "{{ ansible_facts.memtotal_mb * host_share }}",
+        "host_share": 1,
+        "other": 1,
+    }
     assert source.differing("-m {{ cache_memory_mb }}", (one, one | {"host_share": 0.5, "other": 2})) == ["host_share"]
 
 
@@ -261,7 +350,11 @@ def test_many_hosts_are_not_all_named():
 
 def test_a_declaration_has_a_reason():
     for rule in DECLARED:
-        assert set(rule) - {"line", "only"} == {"what", "why"} and rule.get("only", "environments") == "environments" and len(rule["why"]) > 10, rule
+        assert (
+            set(rule) - {"line", "only"} == {"what", "why"}
+            and rule.get("only", "environments") == "environments"
+            and len(rule["why"]) > 10
+        ), rule
         assert rule["what"].split()[0] in KINDS
     assert all(set(rule) == {"what", "as"} for rule in DERIVED)
 
@@ -269,18 +362,39 @@ def test_a_declaration_has_a_reason():
 def test_a_dry_run_is_told_host_by_host():
     def task(name, **hosts):
         return {"task": {"name": name}, "hosts": hosts}
-    said = {"plays": [{"tasks": [
-        task("base : Configure", app1={"changed": True, "results": [{"changed": True, "dest": "/etc/rsyslog.conf"}, {"changed": False, "dest": "/etc/x"}]},
-             app2={"changed": False}),
-        task("Write", localhost={"changed": True}),
-        task("Ask", app2={"unreachable": True, "msg": "gone"})]}]}
+
+    said = {
+        "plays": [
+            {
+                "tasks": [
+                    task(
+                        "base : Configure",
+                        app1={
+                            "changed": True,
+                            "results": [
+                                {"changed": True, "dest": "/etc/rsyslog.conf"},
+                                {"changed": False, "dest": "/etc/x"},
+                            ],
+                        },
+                        app2={"changed": False},
+                    ),
+                    task("Write", localhost={"changed": True}),
+                    task("Ask", app2={"unreachable": True, "msg": "gone"}),
+                ]
+            }
+        ]
+    }
     assert parity.would_change(said) == ({"app1": ["base : Configure (/etc/rsyslog.conf)"]}, ["app2: Ask: gone"])
 
 
 # ------------------------------------------------------------------ what a host tells of itself
 
+
 def test_packages():
-    assert host_snapshot.packages("ii \tnginx\t1.26-3\nhi \tlibc6:amd64\t2.41\nrc \told\t1\n") == {"nginx": "1.26-3", "libc6": "2.41 (held)"}
+    assert host_snapshot.packages("ii \tnginx\t1.26-3\nhi \tlibc6:amd64\t2.41\nrc \told\t1\n") == {
+        "nginx": "1.26-3",
+        "libc6": "2.41 (held)",
+    }
 
 
 def test_files_are_those_that_no_package_put_there(tmp_path):
@@ -288,7 +402,13 @@ def test_files_are_those_that_no_package_put_there(tmp_path):
     info.mkdir(parents=True)
     etc = tmp_path / "etc"
     (etc / "ssh").mkdir(parents=True)
-    for name, text in {"packaged": "as it came", "conffile": "as it came", "edited": "edited", "ours": f"{MANAGED}x", "ssh/ssh_host_key": "mine"}.items():
+    for name, text in {
+        "packaged": "as it came",
+        "conffile": "as it came",
+        "edited": "edited",
+        "ours": f"{MANAGED}x",
+        "ssh/ssh_host_key": "mine",
+    }.items():
         (etc / name).write_text(text)
     (etc / "secret").write_text("for root")
     (etc / "secret").chmod(0o600)
@@ -298,7 +418,9 @@ def test_files_are_those_that_no_package_put_there(tmp_path):
     digest = host_snapshot.hashlib.md5(b"as it came").hexdigest()
     (info / "a.md5sums").write_text(f"{digest}  etc/packaged\n")
     (info / "a.list").write_text("/etc/packaged\n/etc/packaged-link\n")
-    (info.parent / "status").write_text(f"Package: a\nConffiles:\n /etc/conffile {digest}\n /etc/edited {digest} obsolete\n")
+    (info.parent / "status").write_text(
+        f"Package: a\nConffiles:\n /etc/conffile {digest}\n /etc/edited {digest} obsolete\n"
+    )
     found = host_snapshot.files(["/etc"], str(tmp_path))
     assert set(found) == {"/etc/edited", "/etc/ours", "/etc/secret", "/etc/blob", "/etc/link"}
     assert found["/etc/link"]["link"] == "ours"
@@ -308,40 +430,58 @@ def test_files_are_those_that_no_package_put_there(tmp_path):
 
 def test_units():
     listing = "nginx.service enabled enabled\nmunin-cron.service static -\nuser@.service static -\nssh.socket disabled enabled\ntmp.mount static -\n"
-    shown = ("Id=nginx.service\nType=forking\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\nTriggeredBy=\n\n"
-             "Id=munin-cron.service\nType=oneshot\nLoadState=loaded\nActiveState=activating\nUnitFileState=static\n\n"
-             "Id=user@0.service\nType=notify\nLoadState=loaded\nActiveState=active\nUnitFileState=static\n\n"
-             "Id=broken.service\nType=simple\nLoadState=loaded\nActiveState=failed\nUnitFileState=enabled\n\n"
-             "Id=gone.service\nLoadState=not-found\nActiveState=inactive\n")
-    assert host_snapshot.units(listing, shown) == {"nginx.service": "enabled, running", "munin-cron.service": "static", "ssh.socket": "disabled",
-                                                   "broken.service": "enabled, failed"}
+    shown = (
+        "Id=nginx.service\nType=forking\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\nTriggeredBy=\n\n"
+        "Id=munin-cron.service\nType=oneshot\nLoadState=loaded\nActiveState=activating\nUnitFileState=static\n\n"
+        "Id=user@0.service\nType=notify\nLoadState=loaded\nActiveState=active\nUnitFileState=static\n\n"
+        "Id=broken.service\nType=simple\nLoadState=loaded\nActiveState=failed\nUnitFileState=enabled\n\n"
+        "Id=gone.service\nLoadState=not-found\nActiveState=inactive\n"
+    )
+    assert host_snapshot.units(listing, shown) == {
+        "nginx.service": "enabled, running",
+        "munin-cron.service": "static",
+        "ssh.socket": "disabled",
+        "broken.service": "enabled, failed",
+    }
 
 
 def test_timers_tell_when_and_not_how_long_until_then():
-    shown = ("Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
-             "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n")
+    shown = (
+        "Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
+        "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n"
+    )
     said = host_snapshot.timers(shown)
-    assert "OnCalendar=hourly" in said["a.timer"] and "OnCalendar=daily" in said["a.timer"] and "5min" in said["a.timer"]
+    assert (
+        "OnCalendar=hourly" in said["a.timer"] and "OnCalendar=daily" in said["a.timer"] and "5min" in said["a.timer"]
+    )
     assert "2026" not in said["a.timer"] and "Thu" not in said["a.timer"]
     assert said["b.timer"] == ""
 
 
 def test_ports():
-    listing = ('tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=9,fd=6),("nginx",pid=8,fd=6))\n'
-               'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=7,fd=4),("systemd",pid=1,fd=9))\n'
-               'udp UNCONN 0 0 127.0.0.11:41234 0.0.0.0:*\nudp UNCONN 0 0 0.0.0.0:51820%eth0 0.0.0.0:*\n'
-               'tcp LISTEN 0 128 0.0.0.0:4949 0.0.0.0:* users:(("/usr/sbin/munin",pid=9,fd=4),("munin-node",pid=7,fd=4))\n'
-               'udp UNCONN 0 0 10.0.0.1:123 0.0.0.0:* users:(("ntp",pid=1,fd=1))\n')
-    assert host_snapshot.ports(listing) == {"tcp 0.0.0.0:80": "nginx", "tcp [::]:22": "sshd systemd", "tcp 0.0.0.0:4949": "munin-node",
-                                             "udp 10.0.0.1:123": "ntp"}
+    listing = (
+        'tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=9,fd=6),("nginx",pid=8,fd=6))\n'
+        'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=7,fd=4),("systemd",pid=1,fd=9))\n'
+        "udp UNCONN 0 0 127.0.0.11:41234 0.0.0.0:*\nudp UNCONN 0 0 0.0.0.0:51820%eth0 0.0.0.0:*\n"
+        'tcp LISTEN 0 128 0.0.0.0:4949 0.0.0.0:* users:(("/usr/sbin/munin",pid=9,fd=4),("munin-node",pid=7,fd=4))\n'
+        'udp UNCONN 0 0 10.0.0.1:123 0.0.0.0:* users:(("ntp",pid=1,fd=1))\n'
+    )
+    assert host_snapshot.ports(listing) == {
+        "tcp 0.0.0.0:80": "nginx",
+        "tcp [::]:22": "sshd systemd",
+        "tcp 0.0.0.0:4949": "munin-node",
+        "udp 10.0.0.1:123": "ntp",
+    }
 
 
 def test_access():
     shown = "Id=memcached.service\nIPAddressAllow=10.0.0.2/32 10.0.0.1/32\nIPAddressDeny=::/0 0.0.0.0/0\n\nId=ssh.service\nIPAddressAllow=\n"
     ruleset = "table ip filter {\n  tcp dport 22 counter packets 5 bytes 300 accept\n  ip daddr 127.0.0.11 dnat to 127.0.0.11:3\n}\n"
     assert host_snapshot.access(shown, ruleset) == {
-        "memcached.service IPAddressAllow": "10.0.0.1/32 10.0.0.2/32", "memcached.service IPAddressDeny": "0.0.0.0/0 ::/0",
-        "packet filter": "table ip filter {\n  tcp dport 22 accept\n}"}
+        "memcached.service IPAddressAllow": "10.0.0.1/32 10.0.0.2/32",
+        "memcached.service IPAddressDeny": "0.0.0.0/0 ::/0",
+        "packet filter": "table ip filter {\n  tcp dport 22 accept\n}",
+    }
 
 
 def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(monkeypatch):
@@ -350,6 +490,7 @@ def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
     def output(*command, **_how):
         asked.append(command)
         return "media-sync.service static -\nmedia-restore@.service static -\n" if "list-unit-files" in command else ""
+
     monkeypatch.setattr(host_snapshot, "output", output)
     host_snapshot.Snapshot([], {}).services()
     [command] = [command for command in asked if "Id,IPAddressAllow,IPAddressDeny" in command]
@@ -357,10 +498,16 @@ def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
 
 
 def test_users():
-    found, groups = host_snapshot.users("root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
-                                        "sudo:x:27:ops\nops:x:1000:\n", "root:*:1::::::\nops:$y$abc:1::::::\nwww:!:1::::::\n")
-    assert found == {"root": "number 0; /root; /bin/bash; no password", "ops": "number 1000; /home/ops; /bin/bash; has a password; also in sudo",
-                     "www": "/var/www; /usr/sbin/nologin; no password"}
+    found, groups = host_snapshot.users(
+        "root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
+        "sudo:x:27:ops\nops:x:1000:\n",
+        "root:*:1::::::\nops:$y$abc:1::::::\nwww:!:1::::::\n",
+    )
+    assert found == {
+        "root": "number 0; /root; /bin/bash; no password",
+        "ops": "number 1000; /home/ops; /bin/bash; has a password; also in sudo",
+        "www": "/var/www; /usr/sbin/nologin; no password",
+    }
     assert groups == {"sudo": "ops", "ops": ""}
 
 
@@ -384,13 +531,21 @@ def test_a_release_is_compared_with_its_manifest(tmp_path):
     (place / "manifest.json").write_text(json.dumps({"files": {"a": digest, "b": digest, "c": digest}}))
     said, wrong = host_snapshot.release(tmp_path)
     assert said["current"] == "1" and len(said["manifest"]) == 64
-    assert ["b of release 1 is not what was built" in wrong[0], "c of release 1 is missing" in wrong[1], len(wrong)] == [True, True, 2]
+    assert [
+        "b of release 1 is not what was built" in wrong[0],
+        "c of release 1 is missing" in wrong[1],
+        len(wrong),
+    ] == [True, True, 2]
 
 
 def test_what_pgpool_says_of_itself():
-    assert host_snapshot.pool_status("name : num_init_children\nvalue: 26\ndesc : # of children\n\nname : max_pool\nvalue: 1\ndesc : x\n") == {
-        "num_init_children": "26", "max_pool": "1"}
+    assert host_snapshot.pool_status(
+        "name : num_init_children\nvalue: 26\ndesc : # of children\n\nname : max_pool\nvalue: 1\ndesc : x\n"
+    ) == {"num_init_children": "26", "max_pool": "1"}
 
 
 def test_nested_settings_are_told_one_by_one():
-    assert host_snapshot.flat({"ttl": 20, "postgresql": {"parameters": {"x": "on"}}}) == {"ttl": "20", "postgresql.parameters.x": '"on"'}
+    assert host_snapshot.flat({"ttl": 20, "postgresql": {"parameters": {"x": "on"}}}) == {
+        "ttl": "20",
+        "postgresql.parameters.x": '"on"',
+    }

@@ -14,14 +14,28 @@ from repository import ROOT
 # What PostgreSQL 17 made of "pencil".
 VERIFIER = "SCRAM-SHA-256$4096:HYymnB8y8yTcs/TWtB03WQ==$nlEbRLbpNuLIcWLpjoEV3cTWIFKtSayrZwWxldQPzbA=:egI4iuwx164Pagm683Sm8FMd145Q2uOUBjhne5cuxlA="
 SITE = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-CHECK = next(play for play in SITE if play["name"] == "Passwords of the databases")
+CHECK = next(play for play in SITE if play["name"] == "Check the passwords of the databases")
 DATABASE = re.compile(r"\bdb_[a-z]+_password\b")
 # The first database is away, the second tells; the run is on the app hosts alone.
-INVENTORY = {"all": {
-    "vars": {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "env_name": "x", "site_name": "site", "db_port": 5432,
-             "db_hosts": [{"name": "db1", "address": "192.0.2.1"}, {"name": "db2", "address": "192.0.2.2"}],
-             **{f"db_{role}_password": "pencil" for role in ("superuser", "replication", "rewind", "monitor", "backup")}},
-    "hosts": {"app1": None, "db1": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}, "db2": None, "app2": None}}}
+INVENTORY = {
+    "all": {
+        "vars": {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "env_name": "x",
+            "site_name": "site",
+            "db_port": 5432,
+            "db_hosts": [{"name": "db1", "address": "192.0.2.1"}, {"name": "db2", "address": "192.0.2.2"}],
+            **{f"db_{role}_password": "pencil" for role in ("superuser", "replication", "rewind", "monitor", "backup")},
+        },
+        "hosts": {
+            "app1": None,
+            "db1": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1},
+            "db2": None,
+            "app2": None,
+        },
+    }
+}
 PLAY = """
 - hosts: db1:db2:app1:app2
   gather_facts: false
@@ -40,11 +54,15 @@ def tasks_of(play):
     """Every task of a play, with what is imported as {role, tags}."""
     return [{"role": entry["role"], "tags": entry.get("tags", [])} for entry in play.get("roles", [])] + [
         {"role": task["ansible.builtin.import_role"]["name"], "tags": task.get("tags", play.get("tags", []))}
-        for task in play.get("tasks", []) if "ansible.builtin.import_role" in task]
+        for task in play.get("tasks", [])
+        if "ansible.builtin.import_role" in task
+    ]
 
 
 def test_every_host_that_is_given_a_password_of_the_databases_is_covered():
-    giving = {path.parents[1].name for path in (ROOT / "roles").glob("*/templates/*") if DATABASE.search(path.read_text())}
+    giving = {
+        path.parents[1].name for path in (ROOT / "roles").glob("*/templates/*") if DATABASE.search(path.read_text())
+    }
     assert giving == {"django", "patroni", "pgbackrest", "pgpool"}
     [checked] = tasks_of(CHECK)
     assert giving <= set(checked["tags"])
@@ -54,8 +72,8 @@ def test_every_host_that_is_given_a_password_of_the_databases_is_covered():
 
 
 def test_they_are_compared_before_anything_is_touched():
-    earlier = [play.get("ansible.builtin.import_playbook", play.get("hosts")) for play in SITE[:SITE.index(CHECK)]]
-    assert earlier == ["parts/preflight.yml", "parts/reach.yml"]
+    earlier = [play.get("ansible.builtin.import_playbook", play.get("hosts")) for play in SITE[: SITE.index(CHECK)]]
+    assert earlier == ["parts/preflight.yml", "parts/connect.yml"]
 
 
 def test_every_password_of_the_databases_is_compared():
@@ -73,11 +91,37 @@ def play_fixture(tmp_path):
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(INVENTORY))
 
     def run(password):
-        done = subprocess.run([pathlib.Path(sys.executable).with_name("ansible-playbook"), "-i", tmp_path / "hosts.yml", "--limit", "app1,app2", "-e", f"touched={tmp_path}/touched",
-                               "-e", f"db_site_password={password}", tmp_path / "play.yml"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-                              env=dict(os.environ, ANSIBLE_STRATEGY="linear", ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_STDOUT_CALLBACK="default", ANSIBLE_LOG_PATH=str(tmp_path / "log"),
-                                       ANSIBLE_FILTER_PLUGINS=str(ROOT / "plugins/filter"), FAKE=str(tmp_path), PATH=f"{tmp_path}:{os.environ['PATH']}"))
+        done = subprocess.run(
+            [
+                pathlib.Path(sys.executable).with_name("ansible-playbook"),
+                "-i",
+                tmp_path / "hosts.yml",
+                "--limit",
+                "app1,app2",
+                "-e",
+                f"touched={tmp_path}/touched",
+                "-e",
+                f"db_site_password={password}",
+                tmp_path / "play.yml",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env=dict(
+                os.environ,
+                ANSIBLE_STRATEGY="linear",
+                ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
+                ANSIBLE_STDOUT_CALLBACK="default",
+                ANSIBLE_LOG_PATH=str(tmp_path / "log"),
+                ANSIBLE_FILTER_PLUGINS=str(ROOT / "plugins/filter"),
+                FAKE=str(tmp_path),
+                PATH=f"{tmp_path}:{os.environ['PATH']}",
+            ),
+        )
         return done, (tmp_path / "touched").exists(), len((tmp_path / "asked").read_text().splitlines())
+
     return run
 
 
@@ -85,7 +129,9 @@ def test_a_run_on_app_hosts_alone_refuses_a_changed_password(play):
     done, went_on, _asked = play("another")
     assert done.returncode == 2 and not went_on, done.stdout + done.stderr
     said = " ".join(done.stdout.split())
-    assert "Nothing was touched. The password of site in the vault of x is not the one that the databases have" in said, done.stdout
+    assert (
+        "Nothing was touched. The password of site in the vault of x is not the one that the databases have" in said
+    ), done.stdout
     assert "another" not in said.replace("Refuse another password than", "") and "SCRAM" not in said
 
 

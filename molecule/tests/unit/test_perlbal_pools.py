@@ -27,7 +27,11 @@ class Console(socketserver.StreamRequestHandler):
             return [*(f"{node} 3 requests" for node in self.server.busy if self.server.looks >= 0), "."]
         if words[:2] == ["show", "pool"]:
             found = self.server.pools.get(words[2])
-            return [f"ERROR: pool '{words[2]}' does not exist"] if found is None else [*(f"{node} 1" for node in found), "."]
+            return (
+                [f"ERROR: pool '{words[2]}' does not exist"]
+                if found is None
+                else [*(f"{node} 1" for node in found), "."]
+            )
         _pool, pool, verb, node = words
         (list.append if verb == "add" else list.remove)(self.server.pools[pool], node)
         return ["OK"]
@@ -37,7 +41,13 @@ class Console(socketserver.StreamRequestHandler):
 def perlbal_fixture():
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Console) as server:
         server.daemon_threads = True
-        server.pools, server.busy, server.looks, server.heard, server.hangs_up = {"pages": ["192.0.2.1:80", "192.0.2.9:80"], "files": []}, [], 0, [], False
+        server.pools, server.busy, server.looks, server.heard, server.hangs_up = (
+            {"pages": ["192.0.2.1:80", "192.0.2.9:80"], "files": []},
+            [],
+            0,
+            [],
+            False,
+        )
         server.port = server.server_address[1]
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
@@ -59,7 +69,9 @@ def test_pools_are_changed_once_and_never_empty_meanwhile(execute, perlbal):
     assert (done["changed"], done["commands"], changes(perlbal)) == (False, [], commands)
 
 
-@pytest.mark.parametrize(("busy", "looks", "asked"), [(["192.0.2.9:80", "192.0.2.1:80"], 2, 3), (["192.0.2.1:80"], 100, 1), ([], 0, 1)])
+@pytest.mark.parametrize(
+    ("busy", "looks", "asked"), [(["192.0.2.9:80", "192.0.2.1:80"], 2, 3), (["192.0.2.1:80"], 100, 1), ([], 0, 1)]
+)
 def test_the_last_request_of_a_host_that_left_is_awaited(execute, perlbal, busy, looks, asked):
     """And of no other; where somebody else removed it, too."""
     perlbal.pools, perlbal.busy, perlbal.looks = {name: list(nodes) for name, nodes in WANTED.items()}, busy, looks
@@ -71,7 +83,10 @@ def test_one_that_goes_on_is_told_when_the_time_is_over(execute, perlbal):
     perlbal.busy, perlbal.looks = ["192.0.2.9:80"], 1000
     assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED).get("failed")  # nobody asked to wait
     done = execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=1)
-    assert done["msg"] == "192.0.2.9:80 still works on requests after 1 s. Nobody sends it new ones; the same can be run again."
+    assert (
+        done["msg"]
+        == "192.0.2.9:80 still works on requests after 1 s. Nobody sends it new ones; the same can be run again."
+    )
 
 
 def test_a_console_that_refuses_or_hangs_up_is_told(execute, perlbal):

@@ -16,16 +16,20 @@ GROUPS = yaml.safe_load((ROOT / "playbooks/parts/preflight.yml").read_text())[0]
 def copy(tmp_path):
     """The files preflight reads, to plant errors in."""
     for part in ("inventories", "group_vars", "roles", "playbooks", "plugins", "controller", "containers", "molecule"):
-        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("vault.yml", "tests"))
+        shutil.copytree(
+            ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("vault.yml", "tests")
+        )
     return tmp_path
 
 
 @pytest.fixture
 def complaints(copy):
     """Run the check on the copy as one environment."""
+
     def run(env="local"):
         values = yaml.safe_load((copy / f"group_vars/{env}/main.yml").read_text())
         return preflight.check(copy, copy / f"inventories/{env}.yml", GROUPS, values)
+
     return run
 
 
@@ -47,23 +51,51 @@ def test_example_addresses_are_refused(complaints, env):
     assert all("example address" in line for line in found)
 
 
-@pytest.mark.parametrize(("path", "pattern", "replacement", "said"), [
-    ("inventories/local.yml", r"^        cache:\n(          hosts:\n)(.*\n){2}", "", "the group 'cache' has no hosts"),
-    ("inventories/local.yml", r"(lb1: .*ansible_host: )[0-9.]+", r"\1lb1.example.org", "other hosts reach lb1 at 'lb1.example.org'"),
-    ("inventories/local.yml", r"(lb1: .*ansible_host: )[0-9.]+", r"\1'fd00::11'", "other hosts reach lb1 at 'fd00::11'"),
-    ("group_vars/all/site.yml", r"^site_ref:.*", "site_ref: 1.10", "site_ref is a text, and YAML reads 1.10 as a number: put it in quotes"),
-    ("inventories/local.yml", r"^        media:", "        medai:", "unknown group 'medai'; did you mean 'media'?"),
-    ("inventories/local.yml", r"172\.30\.10\.22", "172.30.10.21", "app2 has the address 172.30.10.21 of app1"),
-    ("inventories/local.yml", r"172\.30\.10\.51", "10.1.2.3", "db1 at 10.1.2.3 is outside network_cidr"),
-    ("inventories/local.yml", r"172\.30\.10\.12", "172.30.10.100", "lb2 has the address of lb_vip"),
-    ("inventories/local.yml", r"^            monitor1:\n\Z", "", "'quorum' has 2 hosts"),
-    ("inventories/local.yml", r"^            cache2:\n", "            db9:\n", "db9 has no ansible_host"),
-    ("inventories/local.yml", r"^            cache2:\n", "            db2:\n", "db2 is a database and in 'quorum' too"),
-    ("inventories/local.yml", r"^    local:", "    lokal:", "there is no group 'local'"),
-    ("group_vars/all/ports.yml", r"^app_port:", "app_prot:", "nothing reads 'app_prot'; did you mean 'app_port'?"),
-    ("group_vars/local/main.yml", r"172\.30\.10\.100", "172.30.99.1", "lb_vip 172.30.99.1 is outside"),
-    ("group_vars/local/main.yml", r"^env_name: local", "env_name: lokal", "env_name is 'lokal'"),
-])
+@pytest.mark.parametrize(
+    ("path", "pattern", "replacement", "said"),
+    [
+        (
+            "inventories/local.yml",
+            r"^        cache:\n(          hosts:\n)(.*\n){2}",
+            "",
+            "the group 'cache' has no hosts",
+        ),
+        (
+            "inventories/local.yml",
+            r"(lb1: .*ansible_host: )[0-9.]+",
+            r"\1lb1.example.org",
+            "other hosts reach lb1 at 'lb1.example.org'",
+        ),
+        (
+            "inventories/local.yml",
+            r"(lb1: .*ansible_host: )[0-9.]+",
+            r"\1'fd00::11'",
+            "other hosts reach lb1 at 'fd00::11'",
+        ),
+        (
+            "group_vars/all/site.yml",
+            r"^site_ref:.*",
+            "site_ref: 1.10",
+            "site_ref is a text, and YAML reads 1.10 as a number: put it in quotes",
+        ),
+        ("inventories/local.yml", r"^        media:", "        medai:", "unknown group 'medai'; did you mean 'media'?"),
+        ("inventories/local.yml", r"172\.30\.10\.22", "172.30.10.21", "app2 has the address 172.30.10.21 of app1"),
+        ("inventories/local.yml", r"172\.30\.10\.51", "10.1.2.3", "db1 at 10.1.2.3 is outside network_cidr"),
+        ("inventories/local.yml", r"172\.30\.10\.12", "172.30.10.100", "lb2 has the address of lb_vip"),
+        ("inventories/local.yml", r"^            monitor1:\n\Z", "", "'quorum' has 2 hosts"),
+        ("inventories/local.yml", r"^            cache2:\n", "            db9:\n", "db9 has no ansible_host"),
+        (
+            "inventories/local.yml",
+            r"^            cache2:\n",
+            "            db2:\n",
+            "db2 is a database and in 'quorum' too",
+        ),
+        ("inventories/local.yml", r"^    local:", "    lokal:", "there is no group 'local'"),
+        ("group_vars/all/ports.yml", r"^app_port:", "app_prot:", "nothing reads 'app_prot'; did you mean 'app_port'?"),
+        ("group_vars/local/main.yml", r"172\.30\.10\.100", "172.30.99.1", "lb_vip 172.30.99.1 is outside"),
+        ("group_vars/local/main.yml", r"^env_name: local", "env_name: lokal", "env_name is 'lokal'"),
+    ],
+)
 def test_a_planted_error_is_named_with_its_line(complaints, copy, path, pattern, replacement, said):
     edit(copy / path, pattern, replacement)
     found = complaints()

@@ -16,13 +16,20 @@ from controller import progress
 BEFORE = [("Base", 10.0), ("Databases", 30.0), ("App", 20.0), ("Base", 5.0)]
 
 
-@pytest.mark.parametrize("ended, name, elapsed, seconds", [
-    ([], "Base", 0, 65), ([], "Base", 4, 61), ([], "Base", 99, 55),
-    ([("Base", 10)], "Databases", 10, 45),
-    ([("Base", 20)], "Databases", 0, 110),  # twice as slow as before
-    ([("Base", 1)], "Databases", 0, 55 / 4),  # no more than four times as fast
-    ([("Base", 10), ("Databases", 30), ("App", 20)], "Base", 1, 4),  # a play of a name that was there already
-    ([("Base", 10)], "New", 5, 55), ([], "New", 5, 65)])
+@pytest.mark.parametrize(
+    "ended, name, elapsed, seconds",
+    [
+        ([], "Base", 0, 65),
+        ([], "Base", 4, 61),
+        ([], "Base", 99, 55),
+        ([("Base", 10)], "Databases", 10, 45),
+        ([("Base", 20)], "Databases", 0, 110),  # twice as slow as before
+        ([("Base", 1)], "Databases", 0, 55 / 4),  # no more than four times as fast
+        ([("Base", 10), ("Databases", 30), ("App", 20)], "Base", 1, 4),  # a play of a name that was there already
+        ([("Base", 10)], "New", 5, 55),
+        ([], "New", 5, 65),
+    ],
+)
 def test_what_is_left_is_what_earlier_runs_took(ended, name, elapsed, seconds):
     assert progress.left(BEFORE, ended, name, elapsed) == pytest.approx(seconds)
 
@@ -30,52 +37,113 @@ def test_what_is_left_is_what_earlier_runs_took(ended, name, elapsed, seconds):
 def test_nothing_is_foretold_of_a_first_run():
     assert progress.left([], [], "Base", 3) is None
     assert progress.estimate(None) == progress.estimate(1.0) == ""
-    assert [progress.estimate(seconds) for seconds in (3, 42, 100)] == ["about 3 s left", "about 40 s left", "about 2 min left"]
+    assert [progress.estimate(seconds) for seconds in (3, 42, 100)] == [
+        "about 3 s left",
+        "about 40 s left",
+        "about 2 min left",
+    ]
 
 
 def test_a_stage_has_one_line():
-    assert progress.ended_line("Databases", ["db1", "db2"], 14.4, 2, 0).split() == "✓ Databases 2 hosts 14 s 2 changed".split()
+    assert (
+        progress.ended_line("Databases", ["db1", "db2"], 14.4, 2, 0).split()
+        == "✓ Databases 2 hosts 14 s 2 changed".split()
+    )
     assert progress.ended_line("Databases", ["db1"], 125, 0, 1).split() == "✗ Databases db1 2 min 5 s 1 failed".split()
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_what_runs_fits_in_a_line(width):
-    line = progress.running_line("Databases", "Install the packages of the database server", (1, 3), 14, 40, "  Applying shop.0007_prices... " * 3, width)
-    assert len(line) <= width and line.startswith("  … Databases") and line.endswith("1 of 3 hosts   14 s   about 40 s left")
+    line = progress.running_line(
+        "Databases",
+        "Install the packages of the database server",
+        (1, 3),
+        14,
+        40,
+        "  Applying shop.0007_prices... " * 3,
+        width,
+    )
+    assert (
+        len(line) <= width
+        and line.startswith("  … Databases")
+        and line.endswith("1 of 3 hosts   14 s   about 40 s left")
+    )
     assert width < 80 or ": " in line  # the beginning of what was printed last
     assert progress.running_line("Databases", "Install", (0, 1), 3, None, "", width) == "  … Databases › Install   3 s"
 
 
-@pytest.mark.parametrize("result, text", [
-    ({"msg": "Nothing was touched. Because."}, "Nothing was touched. Because."),
-    ({"msg": "non-zero return code", "stderr": "\n".join(f"line {n}\n" for n in range(9)), "stdout": "other"},
-     "non-zero return code\n" + "\n".join(f"line {n}" for n in range(4, 9))),
-    ({"msg": "non-zero return code", "stderr": "", "stdout": "last\n"}, "non-zero return code\nlast"),
-    ({"msg": "it fails: oops", "stderr": "oops"}, "it fails: oops"),
-    ({"msg": "One or more items failed", "results": [{"failed": True, "msg": "a"}, {"msg": "fine"}, {"failed": True, "msg": "a"}]}, "a"),
-    ({"msg": ["a", "b"]}, "a\nb"),
-    ({"censored": "hidden", "msg": "secret"}, "hidden"),
-    ({}, "It gave no reason.")])
+@pytest.mark.parametrize(
+    "result, text",
+    [
+        ({"msg": "Nothing was touched. Because."}, "Nothing was touched. Because."),
+        (
+            {"msg": "non-zero return code", "stderr": "\n".join(f"line {n}\n" for n in range(9)), "stdout": "other"},
+            "non-zero return code\n" + "\n".join(f"line {n}" for n in range(4, 9)),
+        ),
+        ({"msg": "non-zero return code", "stderr": "", "stdout": "last\n"}, "non-zero return code\nlast"),
+        ({"msg": "it fails: oops", "stderr": "oops"}, "it fails: oops"),
+        (
+            {
+                "msg": "One or more items failed",
+                "results": [{"failed": True, "msg": "a"}, {"msg": "fine"}, {"failed": True, "msg": "a"}],
+            },
+            "a",
+        ),
+        ({"msg": ["a", "b"]}, "a\nb"),
+        ({"censored": "hidden", "msg": "secret"}, "hidden"),
+        ({}, "It gave no reason."),
+    ],
+)
 def test_a_failure_has_its_reason(result, text):
     assert progress.reason(result) == text
 
 
 def test_hosts_that_fail_alike_are_listed_together():
-    text = progress.failed_text([("app1", "Prove", "a.yml:3", "It is unwell."), ("app2", "Prove", "a.yml:3", "It is unwell."),
-                                 ("app1", "Prove", "a.yml:3", "It is unwell."), ("db1", "Prove", "a.yml:3", "It is away.")],
-                                ".state/local/last.log", r"make site VARS={\"a\":\ $$1}")
-    assert text.splitlines() == ["Failed: Prove  (a.yml:3)", "  on app1, app2", "  It is unwell.", "", "Failed: Prove  (a.yml:3)", "  on db1", "  It is away.", "",
-                                 "  whole log   .state/local/last.log", """  then again  make site VARS='{"a": $1}'"""]
+    text = progress.failed_text(
+        [
+            ("app1", "Prove", "a.yml:3", "It is unwell."),
+            ("app2", "Prove", "a.yml:3", "It is unwell."),
+            ("app1", "Prove", "a.yml:3", "It is unwell."),
+            ("db1", "Prove", "a.yml:3", "It is away."),
+        ],
+        ".state/local/last.log",
+        r"make site VARS={\"a\":\ $$1}",
+    )
+    assert text.splitlines() == [
+        "Failed: Prove  (a.yml:3)",
+        "  on app1, app2",
+        "  It is unwell.",
+        "",
+        "Failed: Prove  (a.yml:3)",
+        "  on db1",
+        "  It is away.",
+        "",
+        "  whole log   .state/local/last.log",
+        """  then again  make site VARS='{"a": $1}'""",
+    ]
 
 
 def test_a_reason_that_says_what_to_type_is_not_contradicted():
-    assert "then again" not in progress.failed_text([("a", "Refuse", "", "Do it so: make deploy BREAKING=1")], "", "make deploy")
+    assert "then again" not in progress.failed_text(
+        [("a", "Refuse", "", "Do it so: make deploy BREAKING=1")], "", "make deploy"
+    )
 
 
 def test_make_says_what_was_typed():
-    words = ["make", "--no-print-directory", r"--eval=asked: ; @printf '%s\n' "
-             r'"$$VERB" "$$VERB_RUN"; $(if $(filter 0,$(MAKELEVEL)),$(MAKE) --no-print-directory asked)', "asked", "ENV=local", "TO=2026-11-23 18:00"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("VERB", "MAKE")) and name not in ("ENV", "REHEARSE", "MITOGEN")}
+    words = [
+        "make",
+        "--no-print-directory",
+        r"--eval=asked: ; @printf '%s\n' "
+        r'"$$VERB" "$$VERB_RUN"; $(if $(filter 0,$(MAKELEVEL)),$(MAKE) --no-print-directory asked)',
+        "asked",
+        "ENV=local",
+        "TO=2026-11-23 18:00",
+    ]
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("VERB", "MAKE")) and name not in ("ENV", "REHEARSE", "MITOGEN")
+    }
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=env).stdout.splitlines()[-4:]
     assert sorted(progress.typed(said[0]).split()) == sorted("make asked ENV=local TO='2026-11-23 18:00'".split())
     assert said[:2] == said[2:] and said[1]  # a verb that another one runs is part of it
@@ -125,16 +193,38 @@ def run_fixture(tmp_path):
     """run(*options, **environment) runs the playbook on three hosts of an environment of its own; (exit code, output)."""
     (tmp_path / "inventories").mkdir()
     (tmp_path / ".state/x").mkdir(parents=True)
-    (tmp_path / "inventories/x.yml").write_text("all: {hosts: {a: {}, b: {}, c: {}}, vars: {ansible_connection: local, broken: false}}\n")
+    (tmp_path / "inventories/x.yml").write_text(
+        "all: {hosts: {a: {}, b: {}, c: {}}, vars: {ansible_connection: local, broken: false}}\n"
+    )
     (tmp_path / "site.yml").write_text(PLAYBOOK)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("VERB", "PROGRESS", "ANSIBLE_", "MOLECULE"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("VERB", "PROGRESS", "ANSIBLE_", "MOLECULE"))
+    }
 
     def run(*options, **environment):
-        env = clean | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "VERB": "make site ENV=x", "VERB_RUN": uuid.uuid4().hex,
-                       "PATH": f"{pathlib.Path(sys.executable).parent}:{clean['PATH']}"} | environment
-        done = subprocess.run(["ansible-playbook", "-i", "inventories/x.yml", "site.yml", *options], cwd=tmp_path, env=env, check=False,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        env = (
+            clean
+            | {
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "VERB": "make site ENV=x",
+                "VERB_RUN": uuid.uuid4().hex,
+                "PATH": f"{pathlib.Path(sys.executable).parent}:{clean['PATH']}",
+            }
+            | environment
+        )
+        done = subprocess.run(
+            ["ansible-playbook", "-i", "inventories/x.yml", "site.yml", *options],
+            cwd=tmp_path,
+            env=env,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         return done.returncode, done.stdout
+
     return run
 
 
@@ -148,9 +238,18 @@ def test_a_run_prints_stages_and_keeps_the_whole_log(run, tmp_path):
     assert "TASK" not in said and "rescued\n" not in said and "It was rescued" not in said
     assert len(re.findall(r"(?m)^[abc] +: ok=\d+ +changed=[12] ", said.partition("PLAY RECAP")[2])) == 3
     log = (tmp_path / ".state/x/last.log").read_text()
-    assert log.startswith("# make site ENV=x, ") and "TASK [Change it]" in log and "msg: It was rescued" in log and "changed: [c]" in log
+    assert (
+        log.startswith("# make site ENV=x, ")
+        and "TASK [Change it]" in log
+        and "msg: It was rescued" in log
+        and "changed: [c]" in log
+    )
     assert (tmp_path / ".state/x/last.log").stat().st_mode & 0o777 == 0o600
-    assert [name for name, _seconds in json.loads((tmp_path / ".state/x/times.json").read_text())["site.yml"]] == ["First", "Roll", "Last"]
+    assert [name for name, _seconds in json.loads((tmp_path / ".state/x/times.json").read_text())["site.yml"]] == [
+        "First",
+        "Roll",
+        "Last",
+    ]
     # What a verb does by the way, in the same log.
     assert run(PROGRESS="quiet", VERB_RUN="1") == (0, "    Hello to whoever typed it\n")
     assert (tmp_path / ".state/x/last.log").read_text().startswith(log)
@@ -166,10 +265,17 @@ def test_a_failure_is_printed_once_with_what_to_do_next(run, tmp_path):
     assert said.count("It is broken.") == 1 and "It was rescued" not in said
     end = said.partition("Failed: ")[2].splitlines()
     assert end[0].startswith("Prove that it is well  (") and end[0].endswith("site.yml:29)")
-    assert end[1:] == ["  on a, b", "  Nothing was touched. It is broken.", "",
-                       f"Failed: Do something secret  ({tmp_path}/site.yml:31)", "  on c",
-                       "  the output has been hidden due to the fact that 'no_log: true' was specified for this result", "",
-                       "  whole log   .state/x/last.log", "  then again  make site ENV=x"]
+    assert end[1:] == [
+        "  on a, b",
+        "  Nothing was touched. It is broken.",
+        "",
+        f"Failed: Do something secret  ({tmp_path}/site.yml:31)",
+        "  on c",
+        "  the output has been hidden due to the fact that 'no_log: true' was specified for this result",
+        "",
+        "  whole log   .state/x/last.log",
+        "  then again  make site ENV=x",
+    ]
     assert re.search(r"✗ Last +3 hosts .* 3 failed", said)
     assert not (tmp_path / ".state/x/times.json").exists()  # it says nothing about how long a run takes
 

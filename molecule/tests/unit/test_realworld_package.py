@@ -70,12 +70,15 @@ def test_a_project_reads_its_environment_and_secrets_while_its_settings_load(pac
 
 
 def test_an_sqlite_project_runs_on_the_pool_without_its_sqlite_options(package):
-    default = settings(package, """
+    default = settings(
+        package,
+        """
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "x", "ATOMIC_REQUESTS": True, "OPTIONS": {"timeout": 3}},
     "archive": {"ENGINE": "django.db.backends.sqlite3", "NAME": "y"},
 }
-""")["DATABASES"]
+""",
+    )["DATABASES"]
     assert default["archive"]["NAME"] == "y"
     default = default["default"]
     assert (default["ENGINE"], default["HOST"], default["PORT"]) == ("django.db.backends.postgresql", "127.0.0.1", 5432)
@@ -85,17 +88,22 @@ DATABASES = {
 
 
 def test_a_postgis_project_keeps_its_engine_and_options(package):
-    default = settings(package, """
+    default = settings(
+        package,
+        """
 DATABASES = {"default": {"ENGINE": "django.contrib.gis.db.backends.postgis",
                          "OPTIONS": {"pool": True, "assume_role": "editor"}}}
-""")["DATABASES"]["default"]
+""",
+    )["DATABASES"]["default"]
     assert default["ENGINE"] == "django.contrib.gis.db.backends.postgis"
     assert default["OPTIONS"]["assume_role"] == "editor"
     assert "pool" not in default["OPTIONS"]  # Django refuses it together with CONN_MAX_AGE
 
 
 def test_the_tier_has_the_last_word(package):
-    found = settings(package, """
+    found = settings(
+        package,
+        """
 DEBUG = True
 SECRET_KEY = "theirs"
 ALLOWED_HOSTS = ["*"]
@@ -105,7 +113,8 @@ INSTALLED_APPS = ["django.contrib.sessions"]
 CACHES = {"default": {"BACKEND": "locmem", "KEY_PREFIX": "news", "LOCATION": "here"}, "other": {"BACKEND": "theirs"}}
 STORAGES = {"default": {"BACKEND": "disk"}, "archive": {"BACKEND": "theirs"}}
 MIDDLEWARE = ["theirs"]
-""")
+""",
+    )
     assert found["DEBUG"] is False
     assert found["SECRET_KEY"] == "the key"
     assert found["ALLOWED_HOSTS"] == ["example.org", ".example.com", "192.0.2.21"]
@@ -126,13 +135,16 @@ def test_a_project_without_the_sessions_app_keeps_its_own_sessions(package):
 
 
 def test_a_project_that_logs_to_files_logs_to_the_journal_at_its_own_levels(package):
-    logging = settings(package, """
+    logging = settings(
+        package,
+        """
 ADMINS = [("A", "a@example.org")]
 LOGGING = {"version": 1,
            "handlers": {"file": {"class": "logging.FileHandler", "filename": "/var/log/site.log"}},
            "root": {"handlers": ["file"], "level": "ERROR"},
            "loggers": {"shop": {"handlers": ["file"], "level": "DEBUG", "propagate": False}}}
-""")["LOGGING"]
+""",
+    )["LOGGING"]
     assert "file" not in logging["handlers"]
     assert logging["root"] == {"handlers": ["stderr", "mail_admins"], "level": "ERROR"}
     assert logging["loggers"]["shop"] == {"level": "DEBUG"}
@@ -146,13 +158,29 @@ def test_static_files_are_collected_without_database_cache_or_secret(package):
     assert "dummy" in found["DATABASES"]["default"]["ENGINE"]
 
 
-@pytest.mark.parametrize(("project", "entry", "root"), [
-    ("", {"BACKEND": "some.Storage"}, str),
-    ("STORAGES = {'staticfiles': {'BACKEND': 'their.Storage', 'OPTIONS': {'manifest_strict': False}}}\nimport pathlib\nSTATIC_ROOT = pathlib.Path('static')\n",
-     {"BACKEND": "realworld.static_storage.storage", "OPTIONS": {"tier": "some.Storage", "own": "their.Storage", "options": {"manifest_strict": False}}}, pathlib.PosixPath),
-    ("STATICFILES_STORAGE = 'their.Storage'\nSTATIC_ROOT = 'static'\n",
-     {"BACKEND": "realworld.static_storage.storage", "OPTIONS": {"tier": "some.Storage", "own": "their.Storage", "options": {}}}, str),
-], ids=["nothing", "options", "setting"])
+@pytest.mark.parametrize(
+    ("project", "entry", "root"),
+    [
+        ("", {"BACKEND": "some.Storage"}, str),
+        (
+            "STORAGES = {'staticfiles': {'BACKEND': 'their.Storage', 'OPTIONS': {'manifest_strict': False}}}\nimport pathlib\nSTATIC_ROOT = pathlib.Path('static')\n",
+            {
+                "BACKEND": "realworld.static_storage.storage",
+                "OPTIONS": {"tier": "some.Storage", "own": "their.Storage", "options": {"manifest_strict": False}},
+            },
+            pathlib.PosixPath,
+        ),
+        (
+            "STATICFILES_STORAGE = 'their.Storage'\nSTATIC_ROOT = 'static'\n",
+            {
+                "BACKEND": "realworld.static_storage.storage",
+                "OPTIONS": {"tier": "some.Storage", "own": "their.Storage", "options": {}},
+            },
+            str,
+        ),
+    ],
+    ids=["nothing", "options", "setting"],
+)
 @pytest.mark.parametrize("module", ["settings.py", "build_settings.py"])
 def test_what_a_project_says_of_its_static_files_is_kept(package, module, project, entry, root):
     found = settings(package, project, module)
@@ -178,22 +206,38 @@ class Lenient(Strict):
     manifest_strict = False
 
 
-@pytest.mark.parametrize(("own", "options", "setting", "strict", "kept"), [
-    ("Strict", {}, None, True, {}),
-    ("Strict", {"manifest_strict": False, "location": "/theirs", "file_permissions_mode": 420}, None, False, {"file_permissions_mode": 420}),
-    ("Strict", {}, False, False, {}),  # WhiteNoise's
-    ("Lenient", {"bucket": "x"}, None, False, {}),
-    ("Lenient", {"manifest_strict": True}, None, True, {}),
-    ("Absent", {"bucket": "x"}, None, True, {}),
-])
+@pytest.mark.parametrize(
+    ("own", "options", "setting", "strict", "kept"),
+    [
+        ("Strict", {}, None, True, {}),
+        (
+            "Strict",
+            {"manifest_strict": False, "location": "/theirs", "file_permissions_mode": 420},
+            None,
+            False,
+            {"file_permissions_mode": 420},
+        ),
+        ("Strict", {}, False, False, {}),  # WhiteNoise's
+        ("Lenient", {"bucket": "x"}, None, False, {}),
+        ("Lenient", {"manifest_strict": True}, None, True, {}),
+        ("Absent", {"bucket": "x"}, None, True, {}),
+    ],
+)
 def test_a_name_of_no_file_is_what_the_project_takes_it_for(package, monkeypatch, own, options, setting, strict, kept):
     def import_string(name):
         if name == "Absent":
             raise ImportError(name)
         return {"Strict": Strict, "Lenient": Lenient}[name]
-    conf = types.SimpleNamespace(settings=types.SimpleNamespace(**({} if setting is None else {"WHITENOISE_MANIFEST_STRICT": setting})))
-    for name, module in {"django": types.ModuleType("django"), "django.conf": conf, "django.utils": types.ModuleType("django.utils"),
-                         "django.utils.module_loading": types.SimpleNamespace(import_string=import_string)}.items():
+
+    conf = types.SimpleNamespace(
+        settings=types.SimpleNamespace(**({} if setting is None else {"WHITENOISE_MANIFEST_STRICT": setting}))
+    )
+    for name, module in {
+        "django": types.ModuleType("django"),
+        "django.conf": conf,
+        "django.utils": types.ModuleType("django.utils"),
+        "django.utils.module_loading": types.SimpleNamespace(import_string=import_string),
+    }.items():
         monkeypatch.setitem(sys.modules, name, module)
     storage = runpy.run_path(str(package / "static_storage.py"))["storage"]("Strict", own, options)
     assert storage.options == kept and storage.stored_name("a.css") == "hashed a.css"
@@ -242,15 +286,21 @@ def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
     root = package.parents[1]
     source = root / "releases/r7/src"
     for name, content in {
-        "__init__": "def setup(): pass", "core/__init__": "", "core/handlers/__init__": "", "core/handlers/wsgi": "class WSGIHandler: pass",
+        "__init__": "def setup(): pass",
+        "core/__init__": "",
+        "core/handlers/__init__": "",
+        "core/handlers/wsgi": "class WSGIHandler: pass",
         "core/signals": "class got_request_exception: connect = staticmethod(lambda *_, **__: None)",
-        "db/__init__": "", "db/backends/__init__": "",
+        "db/__init__": "",
+        "db/backends/__init__": "",
         "db/backends/signals": "class connection_created: connect = staticmethod(lambda *_, **__: None)",
     }.items():
         path = source / f"django/{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
-    (source / "project_wsgi.py").write_text("def application(environ, start_response): start_response('200 OK', []); return [b'r7']\n")
+    (source / "project_wsgi.py").write_text(
+        "def application(environ, start_response): start_response('200 OK', []); return [b'r7']\n"
+    )
     (root / "current").symlink_to("releases/r7")
     for name in ("prefix", "exec_prefix", "executable"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
@@ -261,9 +311,18 @@ def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
     assert pathlib.Path.cwd() == source  # like manage.py's
 
 
-@pytest.mark.parametrize(("claimed", "known_as"), [
-    ("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef"), ("01234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdef"),
-    ("x */ drop table x; /*", "-"), ("x\n", "-"), ("x" * 65, "-"), ("", "-"), (None, "-")])
+@pytest.mark.parametrize(
+    ("claimed", "known_as"),
+    [
+        ("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef"),
+        ("01234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdef"),
+        ("x */ drop table x; /*", "-"),
+        ("x\n", "-"),
+        ("x" * 65, "-"),
+        ("", "-"),
+        (None, "-"),
+    ],
+)
 def test_a_request_is_followed_by_its_id(package, claimed, known_as):
     import realworld
 
@@ -382,8 +441,12 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
 
     def do_PROPFIND(self):
         names = [self.path, self.path + "b%20c.txt", self.path + "sub/"]
-        self.reply(207, b'<D:multistatus xmlns:D="DAV:">' + "".join(
-            f"<D:response><D:href>{name}</D:href></D:response>" for name in names).encode() + b"</D:multistatus>")
+        self.reply(
+            207,
+            b'<D:multistatus xmlns:D="DAV:">'
+            + "".join(f"<D:response><D:href>{name}</D:href></D:response>" for name in names).encode()
+            + b"</D:multistatus>",
+        )
 
     def log_message(self, *_):
         pass
@@ -466,13 +529,23 @@ def test_a_media_host_that_keeps_silent_is_asked_last_for_a_while(package, media
     assert not webdav.silent(host)
 
 
-@pytest.mark.parametrize(("kind", "state", "cause", "expected"), [
-    ("OperationalError", None, "OperationalError", True), ("InterfaceError", None, "InterfaceError", True),
-    ("OperationalError", "57P01", "AdminShutdown", True), ("OperationalError", "08006", "ConnectionFailure", True),
-    ("OperationalError", "58000", "SystemError", True), ("InternalError", "XX000", "InternalError_", True),
-    ("OperationalError", "57014", "QueryCanceled", False), ("OperationalError", "40P01", "DeadlockDetected", False),
-    ("OperationalError", "55P03", "LockNotAvailable", False), ("OperationalError", "53300", "TooManyConnections", False),
-    ("InternalError", "25P02", "InFailedSqlTransaction", False), ("ValueError", None, "KeyError", False)])
+@pytest.mark.parametrize(
+    ("kind", "state", "cause", "expected"),
+    [
+        ("OperationalError", None, "OperationalError", True),
+        ("InterfaceError", None, "InterfaceError", True),
+        ("OperationalError", "57P01", "AdminShutdown", True),
+        ("OperationalError", "08006", "ConnectionFailure", True),
+        ("OperationalError", "58000", "SystemError", True),
+        ("InternalError", "XX000", "InternalError_", True),
+        ("OperationalError", "57014", "QueryCanceled", False),
+        ("OperationalError", "40P01", "DeadlockDetected", False),
+        ("OperationalError", "55P03", "LockNotAvailable", False),
+        ("OperationalError", "53300", "TooManyConnections", False),
+        ("InternalError", "25P02", "InFailedSqlTransaction", False),
+        ("ValueError", None, "KeyError", False),
+    ],
+)
 @pytest.mark.parametrize("attribute", ["sqlstate", "pgcode"])
 def test_only_a_lost_connection_is_a_reason_to_ask_again(package, kind, state, cause, attribute, expected):
     from realworld import again
@@ -482,10 +555,22 @@ def test_only_a_lost_connection_is_a_reason_to_ask_again(package, kind, state, c
     assert again.lost(error) is expected
 
 
-@pytest.mark.parametrize(("statement", "expected"), [
-    ("SELECT 1", False), ("/* request=a-1 */ select 'update'", False), ("  -- why\nSELECT 1", False), ("SAVEPOINT s1", False),
-    ("with a as (select 1) select * from a", False), ("WITH a AS (DELETE FROM b RETURNING *) SELECT * FROM a", True),
-    ("INSERT INTO a VALUES (1)", True), ("/* x */ update a set b = 1", True), ("call work()", True), (object(), True), ("COPY a FROM stdin", True)])
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SELECT 1", False),
+        ("/* request=a-1 */ select 'update'", False),
+        ("  -- why\nSELECT 1", False),
+        ("SAVEPOINT s1", False),
+        ("with a as (select 1) select * from a", False),
+        ("WITH a AS (DELETE FROM b RETURNING *) SELECT * FROM a", True),
+        ("INSERT INTO a VALUES (1)", True),
+        ("/* x */ update a set b = 1", True),
+        ("call work()", True),
+        (object(), True),
+        ("COPY a FROM stdin", True),
+    ],
+)
 def test_what_may_change_rows_is_known(package, statement, expected):
     from realworld import again
 
@@ -505,10 +590,17 @@ def test_a_page_that_changed_something_is_not_asked_for_again(package):
         realworld.done.reset(token)
 
 
-@pytest.mark.parametrize(("statement", "expected"), [
-    ('CREATE INDEX CONCURRENTLY "entry_date" ON "ledger_entry" ("date")', ["0", "5s"]), ("create unique index concurrently a on b (c)", ["0", "5s"]),
-    ("DROP INDEX CONCURRENTLY IF EXISTS a", ["0", "5s"]), ("reindex index concurrently a", ["0", "5s"]),
-    ("CREATE INDEX a ON b (c)", []), ("alter table a add concurrently int", [])])
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ('CREATE INDEX CONCURRENTLY "entry_date" ON "ledger_entry" ("date")', ["0", "5s"]),
+        ("create unique index concurrently a on b (c)", ["0", "5s"]),
+        ("DROP INDEX CONCURRENTLY IF EXISTS a", ["0", "5s"]),
+        ("reindex index concurrently a", ["0", "5s"]),
+        ("CREATE INDEX a ON b (c)", []),
+        ("alter table a add concurrently int", []),
+    ],
+)
 def test_an_index_that_keeps_nobody_waiting_waits_for_everybody(package, statement, expected):
     import realworld
 

@@ -16,16 +16,45 @@ from controller.commands import rebuild
 SITE = load(ROOT / "group_vars/all/site.yml")
 # The tables that Django's own applications of the demo bring. Those that may hold something personal have all their columns here.
 DJANGO = {
-    "auth_user": {"id", "password", "last_login", "is_superuser", "username", "first_name", "last_name", "email", "is_staff", "is_active", "date_joined"},
-    "django_admin_log": {"id", "action_time", "object_id", "object_repr", "action_flag", "change_message", "content_type_id", "user_id"},
+    "auth_user": {
+        "id",
+        "password",
+        "last_login",
+        "is_superuser",
+        "username",
+        "first_name",
+        "last_name",
+        "email",
+        "is_staff",
+        "is_active",
+        "date_joined",
+    },
+    "django_admin_log": {
+        "id",
+        "action_time",
+        "object_id",
+        "object_repr",
+        "action_flag",
+        "change_message",
+        "content_type_id",
+        "user_id",
+    },
     "django_session": {"session_key", "session_data", "expire_date"},
 }
 
 
 def environment(name="staging", containers=True, **more):
     """An environment, as far as the pure parts look at it."""
-    return types.SimpleNamespace(**{"name": name, "containers": containers, "typed": f"ENV={name}", "backup": "backup1",
-                                    "groups": {"app": ["app1", "app2"], "backup": ["backup1"]}, **more})
+    return types.SimpleNamespace(
+        **{
+            "name": name,
+            "containers": containers,
+            "typed": f"ENV={name}",
+            "backup": "backup1",
+            "groups": {"app": ["app1", "app2"], "backup": ["backup1"]},
+            **more,
+        }
+    )
 
 
 def models():
@@ -34,9 +63,17 @@ def models():
     for path in (ROOT / "demo").glob("*/models.py"):
         for model in ast.parse(path.read_text()).body:
             if isinstance(model, ast.ClassDef) and any(ast.unparse(base) == "models.Model" for base in model.bases):
-                fields = [(part.targets[0].id, ast.unparse(part.value.func)) for part in model.body
-                          if isinstance(part, ast.Assign) and isinstance(part.value, ast.Call) and ast.unparse(part.value.func).startswith("models.")]
-                found[f"{path.parent.name}_{model.name.lower()}"] = {"id", *(name + "_id" * kind.endswith("ForeignKey") for name, kind in fields)}
+                fields = [
+                    (part.targets[0].id, ast.unparse(part.value.func))
+                    for part in model.body
+                    if isinstance(part, ast.Assign)
+                    and isinstance(part.value, ast.Call)
+                    and ast.unparse(part.value.func).startswith("models.")
+                ]
+                found[f"{path.parent.name}_{model.name.lower()}"] = {
+                    "id",
+                    *(name + "_id" * kind.endswith("ForeignKey") for name, kind in fields),
+                }
     return found
 
 
@@ -53,40 +90,83 @@ def test_every_text_about_a_user_is_scrubbed():
     assert {"username", "first_name", "last_name", "email", "password"} <= scrubbed
 
 
-@pytest.mark.parametrize("rules", [[], ["auth_user"], [{"table": "auth_user", "column": "email"}], [{"table": "auth_user", "value": "''"}],
-                                   [{"column": "email", "value": "''"}], [{"table": "auth_user", "column": "email", "value": None}]])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        ["auth_user"],
+        [{"table": "auth_user", "column": "email"}],
+        [{"table": "auth_user", "value": "''"}],
+        [{"column": "email", "value": "''"}],
+        [{"table": "auth_user", "column": "email", "value": None}],
+    ],
+)
 def test_rules_that_cannot_be_meant_are_refused(rules):
     with pytest.raises(rebuild.Refused, match="site_scrub"):
         rebuild.check_rules(rules)
 
 
-@pytest.mark.parametrize(("env", "other", "reason"), [
-    (environment("production", containers=False), None, "never destroyed"),
-    (environment("production", containers=False), environment("staging"), "never destroyed"),
-    (environment("production"), environment("staging"), "from nobody but itself"),
-    (environment("staging"), environment("staging"), "what would be destroyed"),
-])
+@pytest.mark.parametrize(
+    ("env", "other", "reason"),
+    [
+        (environment("production", containers=False), None, "never destroyed"),
+        (environment("production", containers=False), environment("staging"), "never destroyed"),
+        (environment("production"), environment("staging"), "from nobody but itself"),
+        (environment("staging"), environment("staging"), "what would be destroyed"),
+    ],
+)
 def test_what_is_never_rebuilt(env, other, reason):
     with pytest.raises(rebuild.Refused, match=reason):
         rebuild.check_environments(env, other)
 
 
-@pytest.mark.parametrize(("env", "other"), [(environment("production"), None), (environment("staging"), environment("production")),
-                                            (environment("local"), None)])
+@pytest.mark.parametrize(
+    ("env", "other"),
+    [
+        (environment("production"), None),
+        (environment("staging"), environment("production")),
+        (environment("local"), None),
+    ],
+)
 def test_what_may_be_rebuilt(env, other):
     rebuild.check_environments(env, other)
 
 
 def test_the_program_refuses_production():
-    words = [sys.executable, "-m", "controller.commands.rebuild", "--inventory", ROOT / "inventories/production.yml", "--yes"]
-    done = subprocess.run(words, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.startswith("Nothing was touched. production is never destroyed.") and not done.stdout
+    words = [
+        sys.executable,
+        "-m",
+        "controller.commands.rebuild",
+        "--inventory",
+        ROOT / "inventories/production.yml",
+        "--yes",
+    ]
+    done = subprocess.run(
+        words, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("Nothing was touched. production is never destroyed.")
+        and not done.stdout
+    )
 
 
 def test_a_rehearsal_is_rebuilt_from_a_rehearsal():
-    words = ["make", "--no-print-directory", "--dry-run", "rebuild", "ENV=staging", "FROM=production", "REHEARSE=1", "YES=1"]
+    words = [
+        "make",
+        "--no-print-directory",
+        "--dry-run",
+        "rebuild",
+        "ENV=staging",
+        "FROM=production",
+        "REHEARSE=1",
+        "YES=1",
+    ]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "controller.commands.rebuild --inventory .state/staging-rehearsal/inventory/staging.yml --from .state/production-rehearsal/inventory/production.yml --yes" in said
+    assert (
+        "controller.commands.rebuild --inventory .state/staging-rehearsal/inventory/staging.yml --from .state/production-rehearsal/inventory/production.yml --yes"
+        in said
+    )
 
 
 def test_real_hosts_have_to_be_bare():
@@ -107,12 +187,15 @@ def test_a_release_is_known_by_its_manifest(tmp_path):
 
     def said(**hosts):
         return {name: {"rc": 0, "stdout": f"{version}\n{manifest}  -"} for name, (version, manifest) in hosts.items()}
+
     good = ("abc", hashlib.sha256(b"{}").hexdigest())
     with pytest.raises(rebuild.Refused, match="app2 of production did not tell"):
         rebuild.release_of(other, said(app1=good), tmp_path, "shop")
     with pytest.raises(rebuild.Refused, match="different releases: make deploy ENV=production"):
         rebuild.release_of(other, said(app1=good, app2=("def", "0")), tmp_path, "shop")
-    with pytest.raises(rebuild.Refused, match="abc of production is not in .state/releases.* make deploy ENV=production"):
+    with pytest.raises(
+        rebuild.Refused, match="abc of production is not in .state/releases.* make deploy ENV=production"
+    ):
         rebuild.release_of(other, said(app1=good, app2=good), tmp_path, "shop")
     for part in rebuild.PARTS:
         (tmp_path / f"shop-abc{part}").write_text("{}")
@@ -121,10 +204,13 @@ def test_a_release_is_known_by_its_manifest(tmp_path):
         rebuild.release_of(other, said(app1=("abc", "0"), app2=("abc", "0")), tmp_path, "shop")
 
 
-@pytest.mark.parametrize(("said", "reason"), [
-    ({"unreachable": True, "msg": "no route"}, "does not answer over SSH: docker start local-backup1"),
-    ({"rc": 1, "stdout": "", "stderr": "plan: there is no backup"}, "backup1: plan: there is no backup"),
-])
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"unreachable": True, "msg": "no route"}, "does not answer over SSH: docker start local-backup1"),
+        ({"rc": 1, "stdout": "", "stderr": "plan: there is no backup"}, "backup1: plan: there is no backup"),
+    ],
+)
 def test_nothing_goes_where_nothing_comes_back(said, reason):
     with pytest.raises(rebuild.Refused, match=reason):
         rebuild.plan_of(environment("local"), said)
@@ -134,9 +220,16 @@ def test_what_goes_and_what_is_lost_is_named():
     plan = {"backup": "2026-11-24 01:30:00+00", "uploads": 0, "archived": 1795500000, "gap": ""}
     text = "\n".join(rebuild.announcement(environment("local"), None, ["local-app1", "local-db1"], plan, (60, 15)))
     assert "local: local-app1, local-db1." in text and "backup1 stays" in text and "2026-11-24 01:30:00" in text
-    assert "at most 60 s" in text and "last 15 min" in text and rebuild.moment(1795500000) in text and "Beware" not in text
-    assert "Beware: the archive lacks X" in rebuild.announcement(environment("local"), None, [], plan | {"gap": "X"}, (60, 15))[-1]
-    text = "\n".join(rebuild.announcement(environment(), environment("production"), ["staging-backup1"], None, (60, 15)))
+    assert (
+        "at most 60 s" in text and "last 15 min" in text and rebuild.moment(1795500000) in text and "Beware" not in text
+    )
+    assert (
+        "Beware: the archive lacks X"
+        in rebuild.announcement(environment("local"), None, [], plan | {"gap": "X"}, (60, 15))[-1]
+    )
+    text = "\n".join(
+        rebuild.announcement(environment(), environment("production"), ["staging-backup1"], None, (60, 15))
+    )
     assert "staging-backup1" in text and "production's" in text and "scrubbed" in text
 
 
@@ -146,7 +239,7 @@ def test_every_rule_is_reported():
 
 
 def test_the_last_change_is_read_off_the_log():
-    line = '123 LOG:  last completed transaction was at log time 2026-11-25 09:00:01.123456+00'
+    line = "123 LOG:  last completed transaction was at log time 2026-11-25 09:00:01.123456+00"
     assert rebuild.last_change({"stdout": line}) == "2026-11-25 09:00:01.123456+00"
     assert rebuild.last_change({"stdout": ""}) == ""
 
@@ -154,13 +247,18 @@ def test_the_last_change_is_read_off_the_log():
 @pytest.fixture(name="staged")
 def staged_fixture(monkeypatch, tmp_path):
     """staged(scrub=…) rebuilds an environment whose every step is only written down; (exit code, the steps, Environment)."""
+
     def run(other=None, answers=None, broken="", **given):
         env, steps = rebuild.Environment(ROOT / "inventories/local.yml"), []
         env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
         scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}
-        said = {"plan": {"backup1": plan}, "release": {}, "came": {"db1": {"stdout": ""}},
-                "scrub": {"backup1": {"rc": 0, "stdout": json.dumps(scrub)}}} | (answers or {})
+        said = {
+            "plan": {"backup1": plan},
+            "release": {},
+            "came": {"db1": {"stdout": ""}},
+            "scrub": {"backup1": {"rc": 0, "stdout": json.dumps(scrub)}},
+        } | (answers or {})
 
         def ask(_self, tag):
             steps.append((tag, ()))
@@ -171,6 +269,7 @@ def staged_fixture(monkeypatch, tmp_path):
             if what == broken:
                 raise rebuild.Failed(what)
             return 0
+
         monkeypatch.setattr(rebuild.Environment, "ask", ask)
         monkeypatch.setattr(rebuild.Environment, "tier_backup", "ssh there tier-backup")
         monkeypatch.setattr(rebuild, "step", step)
@@ -184,6 +283,7 @@ def staged_fixture(monkeypatch, tmp_path):
         except (rebuild.Refused, rebuild.Failed) as reason:
             code = reason
         return code, steps, env
+
     return run
 
 
@@ -203,16 +303,30 @@ def test_from_its_own_backups(staged, capsys):
 
 def test_from_another_environment(staged, capsys):
     code, steps, _env = staged(other="staging")
-    assert code == 0 and [what for what, _words in steps] == ["release", "scrub", "destroy", "boot", "converge", "smoke", "parity"]
+    assert code == 0 and [what for what, _words in steps] == [
+        "release",
+        "scrub",
+        "destroy",
+        "boot",
+        "converge",
+        "smoke",
+        "parity",
+    ]
     assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": []}
     assert variables(steps) == {"backup_taken_from": "ssh there tier-backup", "django_version": "v1"}
     told = capsys.readouterr().out
     assert "auth_user.email: 1 rows" in told and "the archive lacks segment 1" in told
 
 
-@pytest.mark.parametrize("given", [
-    {"yes": False}, {"check": True}, {"other": "staging", "answers": {"scrub": {"backup1": {"rc": 1, "stderr": "no auth_user.emial"}}}},
-], ids=["no yes", "a dry run", "a rule that names nothing"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"yes": False},
+        {"check": True},
+        {"other": "staging", "answers": {"scrub": {"backup1": {"rc": 1, "stderr": "no auth_user.emial"}}}},
+    ],
+    ids=["no yes", "a dry run", "a rule that names nothing"],
+)
 def test_nothing_is_touched(staged, given):
     code, steps, env = staged(**given)
     assert code == 0 if "check" in given else "no " in str(code)

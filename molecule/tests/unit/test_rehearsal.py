@@ -56,34 +56,62 @@ def test_only_addresses_differ_and_all_are_on_this_machine(copy, env):
 
 
 def test_environments_are_rehearsed_side_by_side():
-    networks = [f"{rehearse.network_of(env)}.0/24" for env in REAL] + [load(ROOT / f"group_vars/{env}/main.yml")["network_cidr"]
-                                                                         for env in ENVIRONMENTS if env not in REAL]
+    networks = [f"{rehearse.network_of(env)}.0/24" for env in REAL] + [
+        load(ROOT / f"group_vars/{env}/main.yml")["network_cidr"] for env in ENVIRONMENTS if env not in REAL
+    ]
     assert len(set(networks)) == len(ENVIRONMENTS)
 
 
 def test_an_inventory_written_by_hand_keeps_its_manner():
     text = rehearse.moved(ODD, "inventories/production.yml", "172.30.150")
-    assert text == ODD.replace("203.0.113.7 ", "172.30.150.7 ").replace("198.51.100.21", "172.30.150.7") \
-                      .replace("203.0.113.8", "172.30.150.8").replace("198.51.100.22", "172.30.150.8")
+    assert text == ODD.replace("203.0.113.7 ", "172.30.150.7 ").replace("198.51.100.21", "172.30.150.7").replace(
+        "203.0.113.8", "172.30.150.8"
+    ).replace("198.51.100.22", "172.30.150.8")
 
 
 def test_names_and_numbers_that_are_taken_get_the_next_free_one():
-    found = rehearse.new_addresses({"a": "10.0.0.100", "b": "b.example.com", "c": "10.0.0.5", "d": "10.0.1.5", "e": "10.0.0.1"}, "172.30.150", {"d": "172.30.150.9"})
-    assert found == {"a": "172.30.150.2", "b": "172.30.150.3", "c": "172.30.150.5", "d": "172.30.150.9", "e": "172.30.150.4"}
+    found = rehearse.new_addresses(
+        {"a": "10.0.0.100", "b": "b.example.com", "c": "10.0.0.5", "d": "10.0.1.5", "e": "10.0.0.1"},
+        "172.30.150",
+        {"d": "172.30.150.9"},
+    )
+    assert found == {
+        "a": "172.30.150.2",
+        "b": "172.30.150.3",
+        "c": "172.30.150.5",
+        "d": "172.30.150.9",
+        "e": "172.30.150.4",
+    }
 
 
 def test_verbs_of_a_rehearsal_leave_what_is_real_alone():
     """What `make down` removes, and the password of the vault: its own."""
     for env in REAL:
         words = ["make", "--no-print-directory", "--dry-run", "down", f"ENV={env}", "REHEARSE=1"]
-        said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")).stdout
+        said = subprocess.run(
+            words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
+        ).stdout
         removed = [word for line in said.splitlines() if line.strip().startswith("rm ") for word in line.split()[2:]]
         assert removed and all(word.startswith(f".state/{env}-rehearsal") for word in removed)
         assert f"-i .state/{env}-rehearsal/inventory/{env}.yml" in said
         assert f"-i inventories/{env}.yml" not in said
-        words = ["make", "--no-print-directory", "--dry-run", "--eval=asked: ; @echo $(ANSIBLE_VAULT_PASSWORD_FILE)", "asked", f"ENV={env}", "REHEARSE=1"]
-        said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True,
-                              env=dict(os.environ, MAKEFLAGS="", ANSIBLE_VAULT_PASSWORD_FILE="/real")).stdout
+        words = [
+            "make",
+            "--no-print-directory",
+            "--dry-run",
+            "--eval=asked: ; @echo $(ANSIBLE_VAULT_PASSWORD_FILE)",
+            "asked",
+            f"ENV={env}",
+            "REHEARSE=1",
+        ]
+        said = subprocess.run(
+            words,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=dict(os.environ, MAKEFLAGS="", ANSIBLE_VAULT_PASSWORD_FILE="/real"),
+        ).stdout
         assert said == f"echo {ROOT}/.state/{env}-rehearsal/vault-password\n"
 
 
@@ -91,15 +119,23 @@ def test_verbs_of_a_rehearsal_leave_what_is_real_alone():
 def test_only_1_is_a_rehearsal(rehearse, goes):
     """What stands of an environment with drawings goes with it, not with a rehearsal of it."""
     words = ["make", "--no-print-directory", "--dry-run", "down", "ENV=ladder", f"REHEARSE={rehearse}"]
-    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")).stdout
+    said = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
+    ).stdout
     [removed] = [line for line in said.splitlines() if line.strip().startswith("rm ")]
     assert ("inventories/ladder.yml" in removed.split()) is goes
 
 
-@pytest.mark.parametrize(("variables", "reason"), [
-    ("ansible_ssh_common_args: -J jump.example.com", "inventories/x.yml:7: ansible_ssh_common_args of app1 says how to reach it"),
-    ("ansible_connection: local", "ansible_connection of app1"),
-])
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        (
+            "ansible_ssh_common_args: -J jump.example.com",
+            "inventories/x.yml:7: ansible_ssh_common_args of app1 says how to reach it",
+        ),
+        ("ansible_connection: local", "ansible_connection of app1"),
+    ],
+)
 def test_what_could_lead_to_a_real_host_is_refused(variables, reason):
     text = f"all:\n  children:\n    app:\n      hosts:\n        app1:\n          ansible_host: 10.0.0.1\n          {variables}\n"
     with pytest.raises(rehearse.Refused, match=reason):
@@ -112,12 +148,27 @@ def test_a_group_that_says_how_to_reach_its_hosts_is_refused():
         rehearse.moved(text, "x.yml", "172.30.150")
 
 
-@pytest.mark.parametrize(("file", "text", "reason"), [
-    ("main.yml", "ansible_ssh_extra_args: -J jump.example.com\n", r"group_vars/production/main.yml:\d+: ansible_ssh_extra_args says how to reach hosts"),
-    ("zzz.yml", "---\nsite: {}\nansible_connection: local\n", "group_vars/production/zzz.yml:3: ansible_connection says"),
-    ("main.yml", "ansible_port: 2222\nansible_python_interpreter: /usr/bin/python3\n", ""),  # replaced, and harmless
-    ("keys.yml", "$ANSIBLE_VAULT;1.1;AES256\n3661\n", ""),
-])
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        (
+            "main.yml",
+            "ansible_ssh_extra_args: -J jump.example.com\n",
+            r"group_vars/production/main.yml:\d+: ansible_ssh_extra_args says how to reach hosts",
+        ),
+        (
+            "zzz.yml",
+            "---\nsite: {}\nansible_connection: local\n",
+            "group_vars/production/zzz.yml:3: ansible_connection says",
+        ),
+        (
+            "main.yml",
+            "ansible_port: 2222\nansible_python_interpreter: /usr/bin/python3\n",
+            "",
+        ),  # replaced, and harmless
+        ("keys.yml", "$ANSIBLE_VAULT;1.1;AES256\n3661\n", ""),
+    ],
+)
 def test_an_environment_that_says_how_to_reach_its_hosts_in_another_way_is_refused(copy, file, text, reason):
     with (copy / "group_vars/production" / file).open("a") as own:
         own.write(text)
@@ -138,16 +189,24 @@ def test_everything_shared_is_the_repositorys_own_and_no_secret_is(copy):
     (copy / "group_vars/production/vault.yml").write_text("the real ones")
     path, _said = build(copy)
     tree = path.parent / "group_vars"
-    assert sorted(p.name for p in tree.iterdir()) == sorted([*(p.name for p in (copy / "group_vars").iterdir() if p.name not in ENVIRONMENTS), "production"])
-    assert all(p.is_symlink() and p.resolve() == (copy / "group_vars" / p.name).resolve() for p in tree.iterdir() if p.name != "production")
+    assert sorted(p.name for p in tree.iterdir()) == sorted(
+        [*(p.name for p in (copy / "group_vars").iterdir() if p.name not in ENVIRONMENTS), "production"]
+    )
+    assert all(
+        p.is_symlink() and p.resolve() == (copy / "group_vars" / p.name).resolve()
+        for p in tree.iterdir()
+        if p.name != "production"
+    )
     assert sorted(p.name for p in (tree / "production").iterdir()) == ["main.yml", "zz_rehearsal.yml"]
     assert (tree / "production/main.yml").resolve() == (copy / "group_vars/production/main.yml").resolve()
 
 
 def test_a_second_look_touches_nothing(copy):
     """Verbs run side by side, and each makes sure of the tree first."""
+
     def stamps(path):
         return {one: one.lstat().st_mtime_ns for one in path.parents[1].rglob("*")}
+
     path, _said = build(copy)
     before = stamps(path)
     build(copy)
@@ -186,4 +245,6 @@ def test_ansible_reads_the_rehearsal(copy):
     assert app["app_port"] == yaml.safe_load((ROOT / "group_vars/all/ports.yml").read_text())["app_port"]
     assert app["ansible_ssh_private_key_file"] == "~/.ssh/realworld-production-rehearsal"
     assert app["site_hosts"] == ["www.example.com", "{{ lb_vip }}", "localhost"]
-    assert listed["production"]["children"] == list(load(ROOT / "inventories/production.yml")["all"]["children"]["production"]["children"])
+    assert listed["production"]["children"] == list(
+        load(ROOT / "inventories/production.yml")["all"]["children"]["production"]["children"]
+    )

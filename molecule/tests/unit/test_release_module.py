@@ -22,7 +22,9 @@ def artifact(root, files=FILES, manifest=None):
         (source / name).write_text(text)
     (source / "bin").symlink_to("site")
     listed = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()} | {"bin": "-> site"}
-    (source / "manifest.json").write_text(json.dumps({"files": listed} if manifest is None else {"files": manifest(listed)}))
+    (source / "manifest.json").write_text(
+        json.dumps({"files": listed} if manifest is None else {"files": manifest(listed)})
+    )
     with tarfile.open(root / "one.tar.gz", "w:gz") as tar:
         tar.add(source, ".")
     return str(root / "one.tar.gz"), hashlib.sha256((source / "manifest.json").read_bytes()).hexdigest()
@@ -48,9 +50,15 @@ def test_a_release_gets_its_place_once(call, tmp_path):
     assert not call(**given)["changed"] and call(manifest=manifest)["complete"]
 
 
-@pytest.mark.parametrize(("manifest", "wrong"), [
-    (lambda listed: listed | {"static.json": "0"}, "static.json is not what was built"), (lambda listed: listed | {"gone": "0"}, "gone is missing"),
-    (lambda listed: listed | {"bin": "-> /etc"}, "bin is not what was built"), (lambda _listed: {}, "bin is too many; site/app.py is too many")])
+@pytest.mark.parametrize(
+    ("manifest", "wrong"),
+    [
+        (lambda listed: listed | {"static.json": "0"}, "static.json is not what was built"),
+        (lambda listed: listed | {"gone": "0"}, "gone is missing"),
+        (lambda listed: listed | {"bin": "-> /etc"}, "bin is not what was built"),
+        (lambda _listed: {}, "bin is too many; site/app.py is too many"),
+    ],
+)
 def test_one_that_did_not_arrive_whole_gets_no_name(call, tmp_path, manifest, wrong):
     archive, _sha256 = artifact(tmp_path, manifest=manifest)
     done = call(archive=archive)
@@ -83,10 +91,20 @@ def test_a_bare_host_is_told_to_be_converged_first(execute, tmp_path):
     assert not execute(release, check=True, **given)["complete"]
 
 
-@pytest.mark.parametrize(("version", "keep", "kept", "stale"), [
-    ("v5", 2, ["v5", "v4"], ["v3", "v2", "v1", ".v2.partial"]), ("v5", 3, ["v5", "v4", "v3"], ["v2", "v1", ".v2.partial"]),
-    ("v4", 2, ["v4", "v1"], ["v3", "v2", ".v5.partial", ".v2.partial"]),  # the current one again: the previous one stays
-    ("v2", 1, ["v4", "v2"], ["v3", "v1", ".v5.partial"])])  # never fewer than the two
+@pytest.mark.parametrize(
+    ("version", "keep", "kept", "stale"),
+    [
+        ("v5", 2, ["v5", "v4"], ["v3", "v2", "v1", ".v2.partial"]),
+        ("v5", 3, ["v5", "v4", "v3"], ["v2", "v1", ".v2.partial"]),
+        (
+            "v4",
+            2,
+            ["v4", "v1"],
+            ["v3", "v2", ".v5.partial", ".v2.partial"],
+        ),  # the current one again: the previous one stays
+        ("v2", 1, ["v4", "v2"], ["v3", "v1", ".v5.partial"]),
+    ],
+)  # never fewer than the two
 def test_which_releases_stay(call, tmp_path, version, keep, kept, stale):
     releases = tmp_path / "site/releases"
     for age, name in enumerate([".v2.partial", "v1", "v2", "v3", "v4", ".v5.partial"]):

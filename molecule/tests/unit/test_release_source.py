@@ -22,7 +22,11 @@ def write(directory, files):
 
 
 def git(directory, *arguments):
-    subprocess.run(["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments], check=True, capture_output=True)
+    subprocess.run(
+        ["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments],
+        check=True,
+        capture_output=True,
+    )
 
 
 def names(source, directory):
@@ -32,12 +36,34 @@ def names(source, directory):
 @pytest.fixture
 def checkout(tmp_path):
     """A working tree with something tracked, something new, and what git ignores."""
-    write(tmp_path, {".gitignore": "/.secret\nlogs/\n*.dump\n/copies\n", "a.py": "1", ".env": "tracked", "gone.py": "", "site/logs/kept.py": "", "site/b.py": "2"})
+    write(
+        tmp_path,
+        {
+            ".gitignore": "/.secret\nlogs/\n*.dump\n/copies\n",
+            "a.py": "1",
+            ".env": "tracked",
+            "gone.py": "",
+            "site/logs/kept.py": "",
+            "site/b.py": "2",
+        },
+    )
     git(tmp_path, "init", "-q", "-b", "main")
     git(tmp_path, "add", "--force", ".")
     git(tmp_path, "commit", "-q", "-m", "first")
-    write(tmp_path, {".secret/production": "PW=1", "logs/x.log": "", "site/all.dump": "", "site/new.py": "", "site/.env": "", "env/pyvenv.cfg": "", "env/x.py": "",
-                     "copies/one/c.py": "", "copies/one/x.log": ""})
+    write(
+        tmp_path,
+        {
+            ".secret/production": "PW=1",
+            "logs/x.log": "",
+            "site/all.dump": "",
+            "site/new.py": "",
+            "site/.env": "",
+            "env/pyvenv.cfg": "",
+            "env/x.py": "",
+            "copies/one/c.py": "",
+            "copies/one/x.log": "",
+        },
+    )
     (tmp_path / "gone.py").unlink()
     return tmp_path
 
@@ -54,6 +80,7 @@ def test_what_git_ignores_makes_no_other_release(source, checkout):
     def made():
         _kind, paths, epoch = source.survey(checkout, "", "")
         return source.digest(paths), epoch
+
     first = made()
     write(checkout, {"logs/x.log": "another line", "other.dump": ""})
     assert made() == first
@@ -73,14 +100,28 @@ def test_a_working_tree_is_whole_with_its_submodules_whoever_owns_it(source, che
     monkeypatch.setenv("GIT_DIR", "/nowhere")  # as a hook of git sets it
     if os.geteuid() == 0:
         subprocess.run(["chown", "--recursive", "nobody", checkout], check=True)
-    assert {name for name in names(source, checkout) if name.startswith("sub")} == {"sub/d.py", "sub/.gitignore", "sub/f.py"}
+    assert {name for name in names(source, checkout) if name.startswith("sub")} == {
+        "sub/d.py",
+        "sub/.gitignore",
+        "sub/f.py",
+    }
     assert not ran.exists()
 
 
-@pytest.mark.parametrize(("damage", "says"), [
-    (lambda place, monkeypatch: monkeypatch.setenv("PATH", str(place / "nothing")), "is in a git working tree, and there is no git here .*apt-get install git"),
-    (lambda place, monkeypatch: (place / ".git/HEAD").unlink(), "git cannot say what it ignores of .*not a git repository.* Mend .*/.git"),
-], ids=["no git", "no repository"])
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            lambda place, monkeypatch: monkeypatch.setenv("PATH", str(place / "nothing")),
+            "is in a git working tree, and there is no git here .*apt-get install git",
+        ),
+        (
+            lambda place, monkeypatch: (place / ".git/HEAD").unlink(),
+            "git cannot say what it ignores of .*not a git repository.* Mend .*/.git",
+        ),
+    ],
+    ids=["no git", "no repository"],
+)
 def test_a_working_tree_that_git_cannot_read_is_refused(source, checkout, monkeypatch, damage, says):
     damage(checkout, monkeypatch)
     with pytest.raises(ValueError, match=says):
@@ -89,12 +130,27 @@ def test_a_working_tree_that_git_cannot_read_is_refused(source, checkout, monkey
 
 def test_a_directory_without_git_leaves_out_what_it_names(source, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))  # no git is needed for that
-    write(tmp_path, {".realworldignore": "# ours\n*.sql\n/media/\nsite/big*\n", "a.py": "", "dump.sql": "", "site/dump.sql": "", "media/x": "", "site/media/x": "",
-                     "site/big1": "", ".hidden/big2": "", ".envs/.production": "", "x.log": ""})
+    write(
+        tmp_path,
+        {
+            ".realworldignore": "# ours\n*.sql\n/media/\nsite/big*\n",
+            "a.py": "",
+            "dump.sql": "",
+            "site/dump.sql": "",
+            "media/x": "",
+            "site/media/x": "",
+            "site/big1": "",
+            ".hidden/big2": "",
+            ".envs/.production": "",
+            "x.log": "",
+        },
+    )
     assert names(source, tmp_path) == {".realworldignore", "a.py", "site/media/x", ".hidden/big2"}
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: socket.socket(socket.AF_UNIX).bind(path)], ids=["pipe", "socket"])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: socket.socket(socket.AF_UNIX).bind(path)], ids=["pipe", "socket"]
+)
 def test_what_is_no_file_is_refused_by_name(source, tmp_path, monkeypatch, make):
     write(tmp_path, {"site/a.py": ""})
     monkeypatch.chdir(tmp_path)  # the path of a socket is a short one

@@ -13,14 +13,23 @@ def said(release, *entries):
 
 
 def entry(when, release, result, verb="deploy"):
-    return {"when": f"2026-01-01T00:00:{when:02}Z", "who": "ann@desk", "verb": verb, "release": release, "result": result}
+    return {
+        "when": f"2026-01-01T00:00:{when:02}Z",
+        "who": "ann@desk",
+        "verb": verb,
+        "release": release,
+        "result": result,
+    }
 
 
 def test_every_line_once_in_the_order_of_time():
     first, second = entry(1, "a", "live"), entry(2, "b", "live", "rollback")
     text, one = releases.page({"app1": said("b", first, second), "app2": said("b", first, second)})
     assert one
-    assert [line.split()[2:] for line in text.splitlines() if "ann@desk" in line] == [["deploy", "a", "live"], ["rollback", "b", "live"]]
+    assert [line.split()[2:] for line in text.splitlines() if "ann@desk" in line] == [
+        ["deploy", "a", "live"],
+        ["rollback", "b", "live"],
+    ]
 
 
 def test_what_was_begun_is_shown_until_it_ended():

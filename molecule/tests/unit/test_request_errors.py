@@ -28,18 +28,41 @@ AH00163: Apache/2.4.65 (Debian) mod_wsgi/5.0.0 configured -- resuming normal ope
 """
 
 
-@pytest.mark.parametrize(("request_id", "said"), [
-    ("ab12", ["Traceback (most recent call last):", '  File "/srv/shop/views.py", line 11, in page', '    raise Http500("no rows")', "shop.Http500: no rows"]),
-    ("cd34", ["Traceback (most recent call last):", '  File "/srv/shop/views.py", line 7, in other', "ValueError: another one's"]),
-    ("ef56", []),
-    ("none", []),
-])
+@pytest.mark.parametrize(
+    ("request_id", "said"),
+    [
+        (
+            "ab12",
+            [
+                "Traceback (most recent call last):",
+                '  File "/srv/shop/views.py", line 11, in page',
+                '    raise Http500("no rows")',
+                "shop.Http500: no rows",
+            ],
+        ),
+        (
+            "cd34",
+            [
+                "Traceback (most recent call last):",
+                '  File "/srv/shop/views.py", line 7, in other',
+                "ValueError: another one's",
+            ],
+        ),
+        ("ef56", []),
+        ("none", []),
+    ],
+)
 def test_the_last_traceback_of_a_request(request_id, said):
     assert request_errors.traceback(JOURNAL.splitlines(), request_id) == said
 
 
 def test_a_long_traceback_is_told_from_its_end():
     frames = [f"[wsgi:error] [pid 1:tid 1]   frame {number}" for number in range(100)]
-    lines = ["[wsgi:error] [pid 1:tid 1] ERROR x [ab12] oh", "[wsgi:error] [pid 1:tid 1] Traceback (most recent call last):", *frames, "[wsgi:error] [pid 1:tid 1] OSError: x"]
+    lines = [
+        "[wsgi:error] [pid 1:tid 1] ERROR x [ab12] oh",
+        "[wsgi:error] [pid 1:tid 1] Traceback (most recent call last):",
+        *frames,
+        "[wsgi:error] [pid 1:tid 1] OSError: x",
+    ]
     said = request_errors.traceback(lines, "ab12")
     assert len(said) == request_errors.MOST and said[-1] == "OSError: x"

@@ -32,16 +32,31 @@ def invented(seed):
     for number in range(draw.randint(1, 9)):
         tiers = {tier: draw.choice(plan.USES) for tier in draw.sample(["red", "green"], draw.randint(0, 2))}
         after = [other.name for other in found if draw.random() < 0.2]
-        found.append(step(f"s{number}", draw.randint(1, 90), draw.choice([0.1, 0.5, 1.0, 1.6, 3.0]), after, draw.random() < 0.2, **tiers))
+        found.append(
+            step(
+                f"s{number}",
+                draw.randint(1, 90),
+                draw.choice([0.1, 0.5, 1.0, 1.6, 3.0]),
+                after,
+                draw.random() < 0.2,
+                **tiers,
+            )
+        )
     return found
 
 
 def together(slots):
     """Pairs of slots that overlap."""
-    return [(one, other) for one, other in itertools.combinations(slots, 2) if min(one.end, other.end) - max(one.start, other.start) > 1e-6]
+    return [
+        (one, other)
+        for one, other in itertools.combinations(slots, 2)
+        if min(one.end, other.end) - max(one.start, other.start) > 1e-6
+    ]
 
 
-@pytest.mark.parametrize("some", [list(DECLARED.values()), *map(invented, range(20))], ids=lambda some: f"{len(some)}-steps")
+@pytest.mark.parametrize(
+    "some", [list(DECLARED.values()), *map(invented, range(20))], ids=lambda some: f"{len(some)}-steps"
+)
 def test_a_plan_runs_every_step_and_respects_what_each_needs(some):
     slots = plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)
     by_name, ends = {one.name: one for one in some}, {slot.name: slot.end for slot in slots}
@@ -50,7 +65,9 @@ def test_a_plan_runs_every_step_and_respects_what_each_needs(some):
     assert all(ends[before] <= slot.start for slot in slots for before in by_name[slot.name].after)
     for pair in together(slots):
         one, other = (by_name[slot.name] for slot in pair)
-        assert not any("alone" in (one.tiers[tier], other.tiers[tier]) for tier in one.tiers if tier in other.tiers), pair
+        assert not any("alone" in (one.tiers[tier], other.tiers[tier]) for tier in one.tiers if tier in other.tiers), (
+            pair
+        )
         assert not (one.quiet and other.cores > plan.LIGHT or other.quiet and one.cores > plan.LIGHT), pair
     for slot in slots:
         beside = [by_name[other.name] for other in slots if other.start <= slot.start < other.end - 1e-6]
@@ -67,7 +84,11 @@ def test_staging_comes_after_all_that_changes_production():
 
 
 def test_steps_that_wait_run_beside_what_works():
-    some = [step("watch", 100, 0.4, red="alone"), step("break", 100, 1.5, red="alone"), step("build", 90, 1.6, green="alone")]
+    some = [
+        step("watch", 100, 0.4, red="alone"),
+        step("break", 100, 1.5, red="alone"),
+        step("build", 90, 1.6, green="alone"),
+    ]
     slots = {slot.name: slot for slot in plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)}
     assert slots["build"].start == slots["watch"].start and plan.total(slots.values()) == 200
 
@@ -81,8 +102,12 @@ def test_nobody_overtakes_a_step_that_waits_for_room_only():
 
 
 def test_a_step_is_held_back_where_it_would_keep_a_longer_chain_waiting():
-    some = [step("boot", 10, 0.5, red="alone"), step("default", 300, 1.6, ["boot"], red="alone"), step("lint", 90, 1.0),
-            step("watch", 200, 0.5, ["default"], red="alone")]
+    some = [
+        step("boot", 10, 0.5, red="alone"),
+        step("default", 300, 1.6, ["boot"], red="alone"),
+        step("lint", 90, 1.0),
+        step("watch", 200, 0.5, ["default"], red="alone"),
+    ]
     assert plan.total(plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)) == 510
 
 
@@ -95,14 +120,25 @@ def test_the_chain_says_what_each_step_waited_for():
     some = [step("a", 30, red="alone"), step("b", 20, red="alone"), step("c", 10, 0.1, ["b"])]
     found = plan.chain(plan.simulated(some, PROCESSORS))
     assert [(slot.name, slot.seconds, slot.behind, slot.why) for slot in found] == [
-        ("a", 30, "", ""), ("b", 20, "a", "a uses red"), ("c", 10, "b", "after b")]
-    assert plan.bounds(some, PROCESSORS) == {"the steps that use red alone": 50, "steps that come after each other": 30,
-                                             "the work of all steps on all processors": 25.5}
+        ("a", 30, "", ""),
+        ("b", 20, "a", "a uses red"),
+        ("c", 10, "b", "after b"),
+    ]
+    assert plan.bounds(some, PROCESSORS) == {
+        "the steps that use red alone": 50,
+        "steps that come after each other": 30,
+        "the work of all steps on all processors": 25.5,
+    }
 
 
-@pytest.mark.parametrize(("rows", "said"), [
-    ({"a": {"tier": {}}}, "a: unknown tier"), ({"a": {"tiers": {"red": "mine"}}}, "a: unknown mine"), ({"a": {"after": ["b"]}}, "a: after b"),
-])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"a": {"tier": {}}}, "a: unknown tier"),
+        ({"a": {"tiers": {"red": "mine"}}}, "a: unknown mine"),
+        ({"a": {"after": ["b"]}}, "a: after b"),
+    ],
+)
 def test_a_row_that_is_not_understood_is_refused(rows, said):
     with pytest.raises(ValueError, match=said):
         plan.declared(rows)
@@ -115,7 +151,10 @@ def test_steps_that_wait_for_each_other_are_refused():
 
 def test_some_steps_can_be_chosen():
     assert [(one.name, one.after) for one in plan.selected(DECLARED, ["parity", "drills", "rehearsal"])] == [
-        ("drills", set()), ("rehearsal", {"drills"}), ("parity", {"rehearsal"})]
+        ("drills", set()),
+        ("rehearsal", {"drills"}),
+        ("parity", {"rehearsal"}),
+    ]
     with pytest.raises(ValueError, match="no such step: ladders"):
         plan.selected(DECLARED, ["ladders"])
 
@@ -124,43 +163,69 @@ def test_tests_of_all_steps_or_of_the_chosen_ones_are_expected():
     mine = f"static {pathlib.Path(__file__).relative_to(ROOT)}::test_some_steps_can_be_chosen"
     everything, some = steps.existing(list(DECLARED)), steps.existing(["static", "perlbal"])
     assert mine in some < everything
-    assert {test.split()[0] for test in some} == {"static", "perlbal"} and {test.split()[0] for test in everything} == set(DECLARED) - {"platform", "bake"}
+    assert {test.split()[0] for test in some} == {"static", "perlbal"} and {
+        test.split()[0] for test in everything
+    } == set(DECLARED) - {"platform", "bake"}
     assert {test.split()[0] for test in everything if "::test_tls_is_modern" in test} == {"default", "perlbal"}
 
 
 def test_hints_are_replaced_by_what_was_measured():
-    text = ("# what steps need\nstatic: {seconds: 60, cores: 1.0}\nbuild: {tiers: {local: alone}, seconds: 87, cores: 1.0}\n"
-            "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 625, cores: 1.4}\n")
+    text = (
+        "# what steps need\nstatic: {seconds: 60, cores: 1.0}\nbuild: {tiers: {local: alone}, seconds: 87, cores: 1.0}\n"
+        "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 625, cores: 1.4}\n"
+    )
     found = steps.learned(text, {"drills": (601.4, 1.26), "static": (30.6, None), "gone": (1, 1)})
     changed = [(before, after) for before, after in zip(text.splitlines(), found.splitlines()) if before != after]
-    assert [after for _before, after in changed] == ["static: {seconds: 31, cores: 1.0}",
-                                                    "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 601, cores: 1.3}"]
+    assert [after for _before, after in changed] == [
+        "static: {seconds: 31, cores: 1.0}",
+        "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 601, cores: 1.3}",
+    ]
 
 
 # ------------------------------------------------------------------ steps that are run
 
+
 @pytest.fixture(name="perform")
 def perform_fixture(tmp_path):
     """perform(steps, {name: shell command}) runs them: (the run, lines with the time)."""
+
     def perform(order, commands, before=lambda run: None):
         said = []
         with usage.Meter(read=dict, ask=dict) as meter:
-            run = execution.Run(order, lambda one: (["sh", "-c", commands[one.name]], {}), said.append, tmp_path, PROCESSORS, meter)
+            run = execution.Run(
+                order, lambda one: (["sh", "-c", commands[one.name]], {}), said.append, tmp_path, PROCESSORS, meter
+            )
             before(run)
             run.go()
         return run, said
+
     return perform
 
 
 def test_steps_run_side_by_side_and_their_outputs_do_not_mix(perform, capfd):
     order = [step("one", 1, 0.5), step("other", 1, 0.5), step("late", 1, 0.5, ["one"])]
-    run, said = perform(order, {"one": "echo one begins; sleep 0.5; echo one $TEST_STEP ends >&2", "other": "echo other begins; sleep 1; echo other ends",
-                                "late": "echo late"})
+    run, said = perform(
+        order,
+        {
+            "one": "echo one begins; sleep 0.5; echo one $TEST_STEP ends >&2",
+            "other": "echo other begins; sleep 1; echo other ends",
+            "late": "echo late",
+        },
+    )
     assert [one.slot.name for one in run.ended] == ["one", "late", "other"] and run.broken == []
     assert capfd.readouterr().out.split("=== ")[1:] == [
-        "one: sh -c echo one begins; sleep 0.5; echo one $TEST_STEP ends >&2\none begins\none one ends\n", "late: sh -c echo late\nlate\n",
-        "other: sh -c echo other begins; sleep 1; echo other ends\nother begins\nother ends\n"]
-    assert [" ".join(line.split()[:2]).rstrip(":") for line in said] == ["one begins", "other begins", "one ended", "late begins", "late ended", "other ended"]
+        "one: sh -c echo one begins; sleep 0.5; echo one $TEST_STEP ends >&2\none begins\none one ends\n",
+        "late: sh -c echo late\nlate\n",
+        "other: sh -c echo other begins; sleep 1; echo other ends\nother begins\nother ends\n",
+    ]
+    assert [" ".join(line.split()[:2]).rstrip(":") for line in said] == [
+        "one begins",
+        "other begins",
+        "one ended",
+        "late begins",
+        "late ended",
+        "other ended",
+    ]
     slots = {one.slot.name: one.slot for one in run.ended}
     assert (slots["late"].behind, slots["late"].why) == ("one", "after one")
 
@@ -178,22 +243,31 @@ def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(perform, m
     begun, pid = time.monotonic(), tmp_path / "pid"
     hangs = f"trap '' TERM; setsid sleep 60 & echo $! > {pid}; while true; do sleep 60; done"
     run, _said = perform([step("bad", 1, 0.5), step("hangs", 1, 0.5)], {"bad": "sleep 0.5; exit 1", "hangs": hangs})
-    assert time.monotonic() - begun < 10 and [(one.slot.name, one.code) for one in run.ended] == [("bad", 1), ("hangs", -9)]
+    assert time.monotonic() - begun < 10 and [(one.slot.name, one.code) for one in run.ended] == [
+        ("bad", 1),
+        ("hangs", -9),
+    ]
     stat = pathlib.Path(f"/proc/{pid.read_text().strip()}/stat")
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":  # what was killed ends when it is run next
+    while (
+        stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    ):  # what was killed ends when it is run next
         assert time.monotonic() - begun < 20
         time.sleep(0.05)  # between two looks
 
 
 def test_a_signal_ends_what_runs_and_nothing_begins(perform):
     begun = time.monotonic()
-    run, said = perform([step("long"), step("next", after=["long"])], {"long": "echo as far as this; sleep 60", "next": "true"},
-                        before=lambda run: threading.Timer(0.5, run.interrupt, [15]).start())
+    run, said = perform(
+        [step("long"), step("next", after=["long"])],
+        {"long": "echo as far as this; sleep 60", "next": "true"},
+        before=lambda run: threading.Timer(0.5, run.interrupt, [15]).start(),
+    )
     assert time.monotonic() - begun < 10 and [(one.slot.name, one.code) for one in run.ended] == [("long", -15)]
     assert run.stopped == "SIGTERM" and "long was ended by SIGTERM" in said[-1]
 
 
 # ------------------------------------------------------------------ what is measured and said
+
 
 def test_the_processors_of_the_machine_are_read():
     assert usage.machine("cpu  100 20 300 4000 50 6 7 8 0 0\ncpu0 1 1 1 1\n") == (4.41, 40.5)
@@ -212,14 +286,19 @@ def test_containers_that_come_go_and_start_again_are_counted():
 
 
 def test_the_processors_of_a_step_itself_are_measured(perform):
-    run, _said = perform([step("busy", 1, 1.0)], {"busy": f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.3: pass'"})
+    run, _said = perform(
+        [step("busy", 1, 1.0)], {"busy": f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.3: pass'"}
+    )
     [busy] = run.ended
     assert busy.cores * busy.slot.seconds == pytest.approx(0.35, abs=0.2)
 
 
 def test_the_summary_says_what_each_step_took_and_the_longest_chain():
     some = [step("a", 30, 0.5, red="alone"), step("b", 20, red="alone")]
-    ended = [execution.Ended(plan.Slot("a", 0, 75), 0, 1.5, 0.2), execution.Ended(plan.Slot("b", 75, 95, "a", "a uses red"), 0, None, 0.5)]
+    ended = [
+        execution.Ended(plan.Slot("a", 0, 75), 0, 1.5, 0.2),
+        execution.Ended(plan.Slot("b", 75, 95, "a", "a uses red"), 0, None, 0.5),
+    ]
     assert summary.measured(ended, some, PROCESSORS, 100, 0.3) == [
         "step    start   end   wall  cores  idle  begins",
         "a        0:00  1:15   75 s   1.50   20%  at once",
@@ -230,18 +309,24 @@ def test_the_summary_says_what_each_step_took_and_the_longest_chain():
         "no plan is shorter than the steps that use red alone: 95 s",
         "no plan is shorter than steps that come after each other: 75 s",
         "no plan is shorter than the work of all steps on all processors: 66 s",
-        "hints of molecule/steps.yml that were wrong (python molecule/runner/run.py --learn replaces them): a {seconds: 75, cores: 1.5}"]
+        "hints of molecule/steps.yml that were wrong (python molecule/runner/run.py --learn replaces them): a {seconds: 75, cores: 1.5}",
+    ]
 
 
-@pytest.mark.parametrize(("lines", "broken", "last", "code"), [
-    ([["static", "t.py::test_a", "passed", "", "test_a", 1.0]], [], "1 passed, 0 failed, 0 skipped", 0),
-    ([], [], "0 passed, 1 failed, 0 skipped", 1),
-    ([["static", "t.py::test_a", "passed", "", "test_a", 1.0]], ["static"], "1 passed, 1 failed, 0 skipped", 1),
-    ([["static", "t.py::test_a", "failed", "why", "test_a", 1.0]], ["static"], "0 passed, 1 failed, 0 skipped", 1),
-    ([["static", "t.py::test_a", "skipped", "", "test_a", 1.0]], [], "0 passed, 0 failed, 1 skipped", 1),
-], ids=["well", "never ran", "a step failed", "a test failed", "skipped"])
+@pytest.mark.parametrize(
+    ("lines", "broken", "last", "code"),
+    [
+        ([["static", "t.py::test_a", "passed", "", "test_a", 1.0]], [], "1 passed, 0 failed, 0 skipped", 0),
+        ([], [], "0 passed, 1 failed, 0 skipped", 1),
+        ([["static", "t.py::test_a", "passed", "", "test_a", 1.0]], ["static"], "1 passed, 1 failed, 0 skipped", 1),
+        ([["static", "t.py::test_a", "failed", "why", "test_a", 1.0]], ["static"], "0 passed, 1 failed, 0 skipped", 1),
+        ([["static", "t.py::test_a", "skipped", "", "test_a", 1.0]], [], "0 passed, 0 failed, 1 skipped", 1),
+    ],
+    ids=["well", "never ran", "a step failed", "a test failed", "skipped"],
+)
 def test_the_last_line_counts(lines, broken, last, code, tmp_path, monkeypatch, capsys):
     import run
+
     monkeypatch.setattr(run, "LEDGER", tmp_path / "tests.jsonl")
     monkeypatch.setattr(run.steps, "existing", lambda names: {"static t.py::test_a"})
     run.LEDGER.write_text("".join(json.dumps(line) + "\n" for line in lines))

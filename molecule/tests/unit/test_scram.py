@@ -1,6 +1,5 @@
 """Whether a password is the one that PostgreSQL keeps a verifier of."""
 
-
 import pytest
 
 from plugins.filter import scram
@@ -12,7 +11,10 @@ VERIFIER = "SCRAM-SHA-256$4096:HYymnB8y8yTcs/TWtB03WQ==$nlEbRLbpNuLIcWLpjoEV3cTW
 def test_the_password_fits_and_no_other():
     assert scram.scram_fits(VERIFIER, "pencil") and not scram.scram_fits(VERIFIER, "pencils")
     passwords = {"site": "pencil", "monitor": "ink"}
-    assert [scram.scram_differs({"rolname": name, "rolpassword": VERIFIER}, passwords) for name in passwords] == ["", "monitor"]
+    assert [scram.scram_differs({"rolname": name, "rolpassword": VERIFIER}, passwords) for name in passwords] == [
+        "",
+        "monitor",
+    ]
 
 
 @pytest.mark.parametrize("verifier", ["md5d41d8cd98f00b204e9800998ecf8427e", "SCRAM-SHA-512$4096:c2FsdA==$a:b"])

@@ -14,7 +14,14 @@ from repository import ROOT
 RENAMED = yaml.safe_load((ROOT / "playbooks/vars/secrets.yml").read_text())["secrets_renamed"]
 PASSWORD = "of the vault"
 # What takes seconds to make, and this is not about.
-MADE = dict.fromkeys(["tls_certificate", "tls_key", *(f"{name}_ca_{part}" for name in ("tls", "backup", "log", "quorum") for part in ("key", "certificate"))], "x")
+MADE = dict.fromkeys(
+    [
+        "tls_certificate",
+        "tls_key",
+        *(f"{name}_ca_{part}" for name in ("tls", "backup", "log", "quorum") for part in ("key", "certificate")),
+    ],
+    "x",
+)
 
 
 class Tier:
@@ -25,8 +32,18 @@ class Tier:
         self.lib = VaultLib([("default", VaultSecret(PASSWORD.encode()))])
         self.file.parent.mkdir(parents=True)
         (root / "password").write_text(PASSWORD)
-        hosts = {"state_dir": str(root), "site_hosts": ["x.test"], "env_name": "x", "env_typed": "ENV=x", "ansible_connection": "local"}
-        (root / "inventories/x.yml").write_text(json.dumps({"all": {"vars": hosts, "children": {"lb": {"hosts": {"lb1": {}}}, "x": {"hosts": {"lb1": {}}}}}}))
+        hosts = {
+            "state_dir": str(root),
+            "site_hosts": ["x.test"],
+            "env_name": "x",
+            "make_args": "ENV=x",
+            "ansible_connection": "local",
+        }
+        (root / "inventories/x.yml").write_text(
+            json.dumps(
+                {"all": {"vars": hosts, "children": {"lb": {"hosts": {"lb1": {}}}, "x": {"hosts": {"lb1": {}}}}}}
+            )
+        )
 
     def fill(self, secrets: dict) -> bytes:
         """Write the vault; its bytes."""
@@ -39,11 +56,27 @@ class Tier:
 
     def run(self, playbook: str, *options: str) -> tuple[int, str]:
         """(exit code, output) of a playbook, as `make secrets` runs it."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("VERB", "ANSIBLE_", "MOLECULE", "RENEW", "PYTHONDONT"))}
-        env |= {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_VAULT_PASSWORD_FILE": str(self.root / "password"), "ENV": "x", "PROGRESS": "quiet",
-                "PATH": f"{pathlib.Path(sys.executable).parent}:{env['PATH']}"}
-        done = subprocess.run(["ansible-playbook", "-i", str(self.root / "inventories/x.yml"), playbook, *options], cwd=ROOT, env=env, check=False,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("VERB", "ANSIBLE_", "MOLECULE", "RENEW", "PYTHONDONT"))
+        }
+        env |= {
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_VAULT_PASSWORD_FILE": str(self.root / "password"),
+            "ENV": "x",
+            "PROGRESS": "quiet",
+            "PATH": f"{pathlib.Path(sys.executable).parent}:{env['PATH']}",
+        }
+        done = subprocess.run(
+            ["ansible-playbook", "-i", str(self.root / "inventories/x.yml"), playbook, *options],
+            cwd=ROOT,
+            env=env,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         return done.returncode, " ".join(done.stdout.split())
 
 
@@ -53,7 +86,11 @@ def tier_fixture(tmp_path):
 
 
 def test_a_vault_is_carried_over_once_with_the_same_values(tier):
-    old = MADE | {before: f"value of {before}, {{{{ 1 }}}} äöü" for before in RENAMED.values()} | {"site_secrets": {"KEY": "1.10"}, "site_secret_key": "kept"}
+    old = (
+        MADE
+        | {before: f"value of {before}, {{{{ 1 }}}} äöü" for before in RENAMED.values()}
+        | {"site_secrets": {"KEY": "1.10"}, "site_secret_key": "kept"}
+    )
     before = tier.fill(old)
     # A dry run says what would be, and writes nothing.
     code, said = tier.run("playbooks/secrets.yml", "--check")
@@ -61,7 +98,11 @@ def test_a_vault_is_carried_over_once_with_the_same_values(tier):
     assert "value of" not in said
 
     code, said = tier.run("playbooks/secrets.yml")
-    assert code == 0 and said.endswith("vault.yml " + ", ".join(f"{was} is now named {name}" for name, was in RENAMED.items()) + ", with the same value."), said
+    assert code == 0 and said.endswith(
+        "vault.yml "
+        + ", ".join(f"{was} is now named {name}" for name, was in RENAMED.items())
+        + ", with the same value."
+    ), said
     new = tier.secrets()
     assert {name: new[name] for name in RENAMED} == {name: old[was] for name, was in RENAMED.items()}
     assert not set(RENAMED.values()) & set(new)
@@ -76,5 +117,21 @@ def test_a_vault_is_carried_over_once_with_the_same_values(tier):
 def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier):
     tier.fill({"etcd_root_password": "a", "munin_password": "b"})
     code, said = tier.run("playbooks/parts/preflight.yml", "--start-at-task", "Check the names of the secrets")
-    assert code == 2 and "Nothing was touched. The vault of x has monitor_password as munin_password. Rename it: make secrets ENV=x" in said
+    assert (
+        code == 2
+        and "Nothing was touched. The vault of x has monitor_password as munin_password. Rename it: make secrets ENV=x"
+        in said
+    )
     assert "patroni_password" not in said
+
+
+def test_nothing_reads_a_secret_by_a_name_of_before():
+    read = {
+        path: path.read_text(encoding="utf-8", errors="replace")
+        for room in ("group_vars", "roles", "playbooks", "containers", "controller", "plugins", "docs")
+        for path in (ROOT / room).rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and path.name != "vault.yml"
+    }
+    assert {path for path, text in read.items() if any(name in text for name in RENAMED.values())} == {
+        ROOT / "playbooks/vars/secrets.yml"
+    }

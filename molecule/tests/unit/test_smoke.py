@@ -17,12 +17,18 @@ from tier import load_plugins
 from controller.commands import smoke
 
 PAGE = b'<link rel="stylesheet" href="/static/a.css"><img src="/media/a.png?x=1&amp;y=2">welcome'
-ASKED = {"pages": [{"path": "/", "says": "wel+come"}], "files": {"static file": "/static/", "upload": "/media/"}, "names": ["x.test", "www.x.test"], "most": 5}
+ASKED = {
+    "pages": [{"path": "/", "says": "wel+come"}],
+    "files": {"static file": "/static/", "upload": "/media/"},
+    "names": ["x.test", "www.x.test"],
+    "most": 5,
+}
 FILES = {"/static/a.css": b"a", "/media/a.png?x=1&y=2": b"a"}
 
 
 def site(answers, asked=None):
     """fetch of a site that has these; the paths it was asked for go into a list."""
+
     def fetch(path):
         if asked is not None:
             asked.append(path)
@@ -30,6 +36,7 @@ def site(answers, asked=None):
         if isinstance(answer, Exception):
             raise answer
         return answer if isinstance(answer, smoke.Answer) else smoke.Answer(200, answer)
+
     return fetch
 
 
@@ -38,25 +45,59 @@ def look(answers, asked=None, **more):
     return smoke.rows(crawl), crawl.wrong
 
 
-@pytest.mark.parametrize(("answers", "wrong"), [
-    ({"/": PAGE, **FILES}, []),
-    ({"/": b'<link rel="icon" href="/static/a.css">welcome', "/static/a.css": b"a"}, []),  # a site without uploads
-    ({"/": b"welcome"}, ["No page links to a static file"]),
-    ({"/": PAGE.replace(b"welcome", b"sorry"), **FILES}, ["The page / does not say wel+come"]),
-    ({"/": smoke.Answer(302, b"", location="/elsewhere"), "/elsewhere": PAGE, **FILES}, ["The page / is not there: 302"]),
-    ({"/": PAGE, "/static/a.css": b"a"}, ["The upload /media/a.png?x=1&y=2 is not there: 404 (/ links to it)"]),
-    ({"/": PAGE, **FILES, "/static/a.css": b""}, ["The static file /static/a.css is not there: 200 (/ links to it)"]),
-    ({"/": PAGE + b'<a href="/deep">', "/deep": PAGE + b'<a href="deeper/">', **FILES}, ["The page /deeper/ is not there: 404 (/deep links to it)"]),
-    ({"/": PAGE + b'<a href="/broken">', "/broken": smoke.Answer(500, b"oh"), **FILES}, ["The page /broken is not there: 500 (/ links to it)"]),
-    ({"/": PAGE + b'<a href="/gone">', "/gone": ConnectionResetError("reset"), **FILES},
-     ["The page /gone is not there: ConnectionResetError('reset') (/ links to it)"]),
-    # What a visitor who is not signed in meets.
-    ({"/": PAGE + b'<a href="/mine">', "/mine": smoke.Answer(302, b"", location="https://x.test/login"), "/login": b"in", **FILES}, []),
-    ({"/": PAGE + b'<a href="/mine">', "/mine": smoke.Answer(403, b"no"), **FILES}, []),
-    ({"/": smoke.Answer(500, b"oh", request="f00")}, ["The page / is not there: 500, request f00", "No page links to a static file"]),
-    ({"/": smoke.Answer(200, b"oh", request="f00")}, ["The page / does not say wel+come: 200, request f00", "No page links to a static file"]),
-    ({"/": PAGE + b'<a href="/old">', "/old": smoke.Answer(301, b"", location="/new"), **FILES}, ["The page /new is not there: 404 (/old links to it)"]),
-])
+@pytest.mark.parametrize(
+    ("answers", "wrong"),
+    [
+        ({"/": PAGE, **FILES}, []),
+        ({"/": b'<link rel="icon" href="/static/a.css">welcome', "/static/a.css": b"a"}, []),  # a site without uploads
+        ({"/": b"welcome"}, ["No page links to a static file"]),
+        ({"/": PAGE.replace(b"welcome", b"sorry"), **FILES}, ["The page / does not say wel+come"]),
+        (
+            {"/": smoke.Answer(302, b"", location="/elsewhere"), "/elsewhere": PAGE, **FILES},
+            ["The page / is not there: 302"],
+        ),
+        ({"/": PAGE, "/static/a.css": b"a"}, ["The upload /media/a.png?x=1&y=2 is not there: 404 (/ links to it)"]),
+        (
+            {"/": PAGE, **FILES, "/static/a.css": b""},
+            ["The static file /static/a.css is not there: 200 (/ links to it)"],
+        ),
+        (
+            {"/": PAGE + b'<a href="/deep">', "/deep": PAGE + b'<a href="deeper/">', **FILES},
+            ["The page /deeper/ is not there: 404 (/deep links to it)"],
+        ),
+        (
+            {"/": PAGE + b'<a href="/broken">', "/broken": smoke.Answer(500, b"oh"), **FILES},
+            ["The page /broken is not there: 500 (/ links to it)"],
+        ),
+        (
+            {"/": PAGE + b'<a href="/gone">', "/gone": ConnectionResetError("reset"), **FILES},
+            ["The page /gone is not there: ConnectionResetError('reset') (/ links to it)"],
+        ),
+        # What a visitor who is not signed in meets.
+        (
+            {
+                "/": PAGE + b'<a href="/mine">',
+                "/mine": smoke.Answer(302, b"", location="https://x.test/login"),
+                "/login": b"in",
+                **FILES,
+            },
+            [],
+        ),
+        ({"/": PAGE + b'<a href="/mine">', "/mine": smoke.Answer(403, b"no"), **FILES}, []),
+        (
+            {"/": smoke.Answer(500, b"oh", request="f00")},
+            ["The page / is not there: 500, request f00", "No page links to a static file"],
+        ),
+        (
+            {"/": smoke.Answer(200, b"oh", request="f00")},
+            ["The page / does not say wel+come: 200, request f00", "No page links to a static file"],
+        ),
+        (
+            {"/": PAGE + b'<a href="/old">', "/old": smoke.Answer(301, b"", location="/new"), **FILES},
+            ["The page /new is not there: 404 (/old links to it)"],
+        ),
+    ],
+)
 def test_what_a_smoke_test_calls_wrong(answers, wrong):
     rows, said = look(answers)
     assert list(said.values()) == wrong and len(rows) > 1
@@ -88,25 +129,54 @@ class Window:
         return said
 
 
-FORM = {"page": "/in", "fields": {"username": "smoke"}, "password": "password", "says": "Sign out", "secret": "s3cret", "doors": ["true", "false"], "user": ["x"]}
+FORM = {
+    "page": "/in",
+    "fields": {"username": "smoke"},
+    "password": "password",
+    "says": "Sign out",
+    "secret": "s3cret",
+    "doors": ["true", "false"],
+    "user": ["x"],
+}
 
 
-@pytest.mark.parametrize(("said", "doors", "why"), [
-    (["Sign out"], ["false"], ""),
-    (["Who?", "Hello. Sign out"], ["false", "true"], ""),                                # made on the second host, then signed in
-    (["Who?", "Who?"], ["true"], "Nobody can sign in at /in: the page says 'Who?'"),
-    (["Who?"], ["false"], "Nobody can sign in at /in: the page says 'Who?', and its user cannot be made: exit code 1"),
-    (["Who?"], ["sh -c 'echo no s3cret here >&2; exit 3' -"], "Nobody can sign in at /in: the page says 'Who?', and its user cannot be made: no … here"),
-    ([RuntimeError("no s3cret"), RuntimeError("no s3cret")], ["true"], "Nobody can sign in at /in: RuntimeError('no …')"),
-])
+@pytest.mark.parametrize(
+    ("said", "doors", "why"),
+    [
+        (["Sign out"], ["false"], ""),
+        (["Who?", "Hello. Sign out"], ["false", "true"], ""),  # made on the second host, then signed in
+        (["Who?", "Who?"], ["true"], "Nobody can sign in at /in: the page says 'Who?'"),
+        (
+            ["Who?"],
+            ["false"],
+            "Nobody can sign in at /in: the page says 'Who?', and its user cannot be made: exit code 1",
+        ),
+        (
+            ["Who?"],
+            ["sh -c 'echo no s3cret here >&2; exit 3' -"],
+            "Nobody can sign in at /in: the page says 'Who?', and its user cannot be made: no … here",
+        ),
+        (
+            [RuntimeError("no s3cret"), RuntimeError("no s3cret")],
+            ["true"],
+            "Nobody can sign in at /in: RuntimeError('no …')",
+        ),
+    ],
+)
 def test_somebody_signs_in(monkeypatch, said, doors, why):
     window = Window(*said)
     monkeypatch.setattr(smoke.browser, "Browser", lambda *sites: window)
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: "/usr/bin/chromium")
-    rows, wrong, left_out = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM | {"doors": doors}}, may_install=False)
+    rows, wrong, left_out = smoke.sign_in(
+        {"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM | {"doors": doors}},
+        may_install=False,
+    )
     assert list(wrong.values()) == ([why] if why else []) and rows[0][:2] == ("sign in", "/in") and not left_out
-    assert window.done[:2] == ["https://x.test/in", 'document.querySelector("[name=\\"username\\"]").value = "smoke"'] and window.said == []
+    assert (
+        window.done[:2] == ["https://x.test/in", 'document.querySelector("[name=\\"username\\"]").value = "smoke"']
+        and window.said == []
+    )
 
 
 def test_nobody_signs_in_where_nobody_is_declared(monkeypatch):
@@ -118,7 +188,9 @@ def test_a_machine_without_a_browser_is_not_taken_for_a_site_that_is_not_well(mo
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: chromium)
     monkeypatch.setattr(smoke.browser, "LAUNCH", "raise SystemExit(1)")
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
-    rows, wrong, left_out = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM}, may_install=False)
+    rows, wrong, left_out = smoke.sign_in(
+        {"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM}, may_install=False
+    )
     assert rows[0][2].startswith("not asked") and wrong == {} and left_out.startswith("Nobody tried to sign in")
 
 
@@ -130,26 +202,49 @@ def test_a_browser_without_a_sandbox_is_not_started(monkeypatch, tmp_path, helpe
         smoke.browser.HELPER.touch(helper)
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: "/usr/bin/chromium")
-    monkeypatch.setattr(smoke.browser.subprocess, "Popen", lambda *_words, **_options: pytest.fail("Chromium was started"))
+    monkeypatch.setattr(
+        smoke.browser.subprocess, "Popen", lambda *_words, **_options: pytest.fail("Chromium was started")
+    )
     # unshare's answer where unprivileged users may make no namespaces.
-    monkeypatch.setattr(smoke.browser.subprocess, "run", lambda words, **_options: subprocess.CompletedProcess(words, 1))
-    rows, wrong, left_out = smoke.sign_in({"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM}, may_install=False)
+    monkeypatch.setattr(
+        smoke.browser.subprocess, "run", lambda words, **_options: subprocess.CompletedProcess(words, 1)
+    )
+    rows, wrong, left_out = smoke.sign_in(
+        {"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM}, may_install=False
+    )
     assert rows[0][2].startswith("not asked") and wrong == {}
     assert "chromium-sandbox" in left_out and "kernel.unprivileged_userns_clone=1" in left_out
 
 
-@pytest.mark.parametrize(("link", "path"), [
-    ("/a/b?x=1#there", "/a/b?x=1"), ("c", "/p/c"), ("../", "/"), ("https://x.test/a", "/a"), ("http://www.x.test:8443", "/"), ("//x.test/a", "/a"),
-    ("?page=2", "/p/?page=2"), ("/ä b", "/%C3%A4%20b"), ("https://elsewhere.test/a", ""), ("mailto:me@x.test", ""), ("javascript:void(0)", ""), ("#top", ""),
-    ("", ""), ("http://[", ""), ("data:,", ""),
-])
+@pytest.mark.parametrize(
+    ("link", "path"),
+    [
+        ("/a/b?x=1#there", "/a/b?x=1"),
+        ("c", "/p/c"),
+        ("../", "/"),
+        ("https://x.test/a", "/a"),
+        ("http://www.x.test:8443", "/"),
+        ("//x.test/a", "/a"),
+        ("?page=2", "/p/?page=2"),
+        ("/ä b", "/%C3%A4%20b"),
+        ("https://elsewhere.test/a", ""),
+        ("mailto:me@x.test", ""),
+        ("javascript:void(0)", ""),
+        ("#top", ""),
+        ("", ""),
+        ("http://[", ""),
+        ("data:,", ""),
+    ],
+)
 def test_only_links_of_the_site_itself_are_followed(link, path):
     assert smoke.own(link, "/p/", ["x.test", "www.x.test"]) == path
 
 
 def test_everything_a_page_shows_itself_with_is_a_link():
-    found = smoke.Links('<a href="1"></a><a rel="nofollow" href="no"></a><link rel="stylesheet" href="2"><link rel="canonical" href="no">'
-                        '<script src="3"></script><img src="4" srcset="5 1x, 6 2x"><video src="7"></video><form action="no"><a name="x">').found
+    found = smoke.Links(
+        '<a href="1"></a><a rel="nofollow" href="no"></a><link rel="stylesheet" href="2"><link rel="canonical" href="no">'
+        '<script src="3"></script><img src="4" srcset="5 1x, 6 2x"><video src="7"></video><form action="no"><a name="x">'
+    ).targets
     assert [one for one in found if one] == list("1234567")
 
 
@@ -166,8 +261,15 @@ def test_what_is_there_the_second_time_is_there():
 
     def fetch(path):
         tries.append(path)
-        return smoke.Answer(503, b"") if path == "/static/a.css" and tries.count(path) == 1 else smoke.Answer(200, answers[path])
-    assert smoke.Crawl(ASKED, fetch, pause=lambda _seconds: None).run().wrong == {} and tries.count("/static/a.css") == 2
+        return (
+            smoke.Answer(503, b"")
+            if path == "/static/a.css" and tries.count(path) == 1
+            else smoke.Answer(200, answers[path])
+        )
+
+    assert (
+        smoke.Crawl(ASKED, fetch, pause=lambda _seconds: None).run().wrong == {} and tries.count("/static/a.css") == 2
+    )
 
 
 def test_it_ends(monkeypatch):
@@ -196,7 +298,12 @@ class Pages(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.asked.append(self.path)
-        status, says = {"/": (200, '<a href="/more">welcome'), "/in": (302, ""), "/wrong": (200, "sorry"), "/broken": (500, "oh")}.get(self.path, (404, "no"))
+        status, says = {
+            "/": (200, '<a href="/more">welcome'),
+            "/in": (302, ""),
+            "/wrong": (200, "sorry"),
+            "/broken": (500, "oh"),
+        }.get(self.path, (404, "no"))
         self.send_response(status)
         self.send_header("X-Request-ID", "ab12")
         self.send_header("Content-Type", "text/html")
@@ -211,30 +318,71 @@ class Pages(http.server.BaseHTTPRequestHandler):
 def served(tmp_path):
     """What to ask for of a site that answers by TLS on this machine."""
     key, certificate = tmp_path / "key.pem", tmp_path / "ca.crt"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", certificate, "-days", "1",
-                    "-subj", "/CN=x.test", "-addext", "subjectAltName=DNS:x.test"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+            "-days",
+            "1",
+            "-subj",
+            "/CN=x.test",
+            "-addext",
+            "subjectAltName=DNS:x.test",
+        ],
+        check=True,
+        capture_output=True,
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     Pages.asked.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield ASKED | {"name": "x.test", "address": "127.0.0.1", "port": server.server_port, "authority": str(certificate)}
+        yield ASKED | {
+            "name": "x.test",
+            "address": "127.0.0.1",
+            "port": server.server_port,
+            "authority": str(certificate),
+        }
         server.shutdown()
 
 
-@pytest.mark.parametrize(("pages", "wrong", "failed"), [
-    ({"/": "welcome"}, [], []),
-    ({"/": "welcome", "/in": ""}, [], []),  # nothing is known of what it says: a redirect is an answer
-    ({"/in": "welcome"}, ["The page /in is not there: 302, request ab12"], []),
-    ({"/": "", "/none": ""}, ["The page /none is not there: 404, request ab12"], []),
-    ({"/wrong": "welcome"}, ["The page /wrong does not say welcome: 200, request ab12"], []),
-    ({"/broken": ""}, ["The page /broken is not there: 500, request ab12"], ["ab12"]),
-])
+@pytest.mark.parametrize(
+    ("pages", "wrong", "failed"),
+    [
+        ({"/": "welcome"}, [], []),
+        ({"/": "welcome", "/in": ""}, [], []),  # nothing is known of what it says: a redirect is an answer
+        ({"/in": "welcome"}, ["The page /in is not there: 302, request ab12"], []),
+        ({"/": "", "/none": ""}, ["The page /none is not there: 404, request ab12"], []),
+        ({"/wrong": "welcome"}, ["The page /wrong does not say welcome: 200, request ab12"], []),
+        ({"/broken": ""}, ["The page /broken is not there: 500, request ab12"], ["ab12"]),
+    ],
+)
 def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong, failed):
-    asked = served | {"pages": [{"path": path, "says": says} for path, says in pages.items()], "pages_only": True, "tries": 1, "held_s": 1}
-    done = subprocess.run([sys.executable, "-m", "controller.commands.smoke", "--stdin"], input=json.dumps(asked), capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    asked = served | {
+        "pages": [{"path": path, "says": says} for path, says in pages.items()],
+        "pages_only": True,
+        "tries": 1,
+        "held_s": 1,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "controller.commands.smoke", "--stdin"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (list(told["wrong"].values()), told["failed"]) == (wrong, failed)
@@ -243,23 +391,36 @@ def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong,
 
 def test_what_is_asked_for_is_declared():
     """What the program reads is what playbooks/vars/smoke.yml says."""
-    told = load(ROOT / "playbooks/vars/smoke.yml")["smoke_asked"]
+    told = load(ROOT / "playbooks/vars/smoke.yml")["smoke_settings"]
     assert set(told) == {"name", "names", "address", "port", "authority", "pages", "files", "most", "sign_in"}
 
 
-@pytest.mark.parametrize(("before", "rc", "after", "missed"), [
-    ({}, 0, {}, []),
-    ({}, 0, {"/a": "The page /a is not there: 500"}, ["The page /a is not there: 500"]),
-    ({"/a": "The page /a is not there: 404"}, 0, {"/a": "The page /a is not there: 500"}, []),  # not this release's fault
-    ({"/a": "x"}, 0, {"/a": "x", "/b": "y"}, ["y"]),
-    ({}, 2, {}, []),  # nobody answered: no release does that
-])
+@pytest.mark.parametrize(
+    ("before", "rc", "after", "missed"),
+    [
+        ({}, 0, {}, []),
+        ({}, 0, {"/a": "The page /a is not there: 500"}, ["The page /a is not there: 500"]),
+        (
+            {"/a": "The page /a is not there: 404"},
+            0,
+            {"/a": "The page /a is not there: 500"},
+            [],
+        ),  # not this release's fault
+        ({"/a": "x"}, 0, {"/a": "x", "/b": "y"}, ["y"]),
+        ({}, 2, {}, []),  # nobody answered: no release does that
+    ],
+)
 def test_a_release_is_judged_by_what_was_there_before(before, rc, after, missed):
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template
+
     load_plugins()
-    told = {"roll_before": before, "roll_asked": True, "__smoke": {"rc": rc, "stdout": json.dumps({"wrong": after}) if rc == 0 else ""}}
-    rules = load(ROOT / "playbooks/vars/roll.yml")
+    told = {
+        "rollout_smoke_before": before,
+        "rollout_smoke_answered": True,
+        "__smoke": {"rc": rc, "stdout": json.dumps({"wrong": after}) if rc == 0 else ""},
+    }
+    rules = load(ROOT / "playbooks/vars/rollout.yml")
     templar = Templar(loader=DataLoader(), variables=told)
-    assert templar.template(trust_as_template(rules["roll_missed"])) == missed
-    assert templar.template(trust_as_template(rules["roll_deaf"])) == (rc != 0)
+    assert templar.template(trust_as_template(rules["rollout_regressions"])) == missed
+    assert templar.template(trust_as_template(rules["rollout_unanswered"])) == (rc != 0)

@@ -37,6 +37,7 @@ def fake(tmp_path, monkeypatch):
 
     def play(host, script):
         (tmp_path / host).write_text(script)
+
     play.path = tmp_path
     # Sockets have short paths, and pytest's directories long ones.
     with tempfile.TemporaryDirectory() as home:
@@ -45,26 +46,37 @@ def fake(tmp_path, monkeypatch):
 
 
 def run(within=5.0, **hosts):
-    return ssh.run_all({name: ssh.Login(name) for name in hosts}, {name: source.encode() for name, source in hosts.items()}, within)
+    return ssh.run_all(
+        {name: ssh.Login(name) for name in hosts}, {name: source.encode() for name, source in hosts.items()}, within
+    )
 
 
 def test_a_host_is_not_judged_by_a_machine_that_is_busy(fake, tmp_path, monkeypatch):
     """Where this machine takes long for a Python that does nothing, silence says nothing of the host."""
     slow = tmp_path / "bin/slow-python"
-    slow.write_text(f"#!/bin/sh\nsleep 1.2\nexec {sys.executable} \"$@\"\n")
+    slow.write_text(f'#!/bin/sh\nsleep 1.2\nexec {sys.executable} "$@"\n')
     slow.chmod(0o755)
     fake("app1", "exec sleep 60")
     fake("app2", "echo reached; echo '{}'")
     assert {name: reply.state for name, reply in run(within=2.0, app1="", app2="").items()} == {
-        "app1": ssh.State.UNREACHABLE, "app2": ssh.State.ANSWERED}
+        "app1": ssh.State.UNREACHABLE,
+        "app2": ssh.State.ANSWERED,
+    }
     monkeypatch.setattr(sys, "executable", str(slow))
     replies = run(within=2.0, app1="", app2="")
-    assert {name: reply.state for name, reply in replies.items()} == {"app1": ssh.State.NOT_ASKED, "app2": ssh.State.ANSWERED}
+    assert {name: reply.state for name, reply in replies.items()} == {
+        "app1": ssh.State.NOT_ASKED,
+        "app2": ssh.State.ANSWERED,
+    }
     said = query.result(replies["app1"])
     assert query.silence(said).startswith("was not asked in time: this machine is busy")
 
 
-@pytest.mark.parametrize(("python_s", "state", "calls"), [(0.01, ssh.State.UNREACHABLE, 1), (0.2, ssh.State.ANSWERED, 2)], ids=["idle", "slow"])
+@pytest.mark.parametrize(
+    ("python_s", "state", "calls"),
+    [(0.01, ssh.State.UNREACHABLE, 1), (0.5, ssh.State.ANSWERED, 2)],
+    ids=["idle", "slow"],
+)
 def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(fake, monkeypatch, python_s, state, calls):
     """Where it has other work, the login that a host has two seconds for takes longer than that, and says nothing of the host."""
     monkeypatch.setattr(ssh, "CONNECT_S", 0.3)
@@ -95,8 +107,18 @@ def test_ssh_is_called_as_ansible_calls_it():
     words = ssh.options(LOGIN, None)
     assert words[0] == "ssh" and words[-1] == "192.0.2.1"
     options = [words[place + 1] for place, word in enumerate(words) if word == "-o"]
-    assert {"BatchMode=yes", "ControlMaster=no", "ControlPath=none", "PreferredAuthentications=publickey", "StrictHostKeyChecking=no", "Port=2222",
-            'IdentityFile="/keys/one"', 'User="ops"', "UserKnownHostsFile=/dev/null", "ConnectTimeout=2"} <= set(options)
+    assert {
+        "BatchMode=yes",
+        "ControlMaster=no",
+        "ControlPath=none",
+        "PreferredAuthentications=publickey",
+        "StrictHostKeyChecking=no",
+        "Port=2222",
+        'IdentityFile="/keys/one"',
+        'User="ops"',
+        "UserKnownHostsFile=/dev/null",
+        "ConnectTimeout=2",
+    } <= set(options)
     assert words[words.index("-J") + 1] == "gate way"
 
 
@@ -104,7 +126,17 @@ def test_host_keys_are_checked_unless_the_environment_says_otherwise():
     assert not any("StrictHostKeyChecking" in word for word in ssh.options(ssh.Login("a"), None))
 
 
-@pytest.mark.parametrize("other", [{"address": "192.0.2.2"}, {"port": 22}, {"user": "root"}, {"key": "/keys/two"}, {"arguments": ""}, {"check_host_key": True}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"address": "192.0.2.2"},
+        {"port": 22},
+        {"user": "root"},
+        {"key": "/keys/two"},
+        {"arguments": ""},
+        {"check_host_key": True},
+    ],
+)
 def test_a_connection_is_shared_by_the_same_login_only(other):
     directory = pathlib.Path("/home/ops/.ssh/kept")
     path = ssh.socket_path(LOGIN, directory)
@@ -124,15 +156,24 @@ def test_sockets_are_where_nobody_else_is():
         ssh.socket_directory()
 
 
-@pytest.mark.parametrize(("script", "state", "output", "reason"), [
-    ("echo reached; cat", ssh.State.ANSWERED, b"given", ""),
-    ("echo reached; echo words; echo last >&2; exit 1", ssh.State.FAILED, b"", "last"),
-    ("echo reached; exit 3", ssh.State.FAILED, b"", "it ended with 3"),
-    ("echo reached; echo half; echo gone >&2; exit 255", ssh.State.UNREACHABLE, b"", "gone"),
-    ("echo 'Host key verification failed.' >&2; exit 255", ssh.State.UNREACHABLE, b"", "Host key verification failed."),
-    ("echo 'sh: not for you'; exit 1", ssh.State.UNREACHABLE, b"", "it ended with 1"),
-    ("exec sleep 60", ssh.State.UNREACHABLE, b"", "it is silent"),
-    ("echo reached; exec sleep 60", ssh.State.TIMED_OUT, b"", "it is not done in time")])
+@pytest.mark.parametrize(
+    ("script", "state", "output", "reason"),
+    [
+        ("echo reached; cat", ssh.State.ANSWERED, b"given", ""),
+        ("echo reached; echo words; echo last >&2; exit 1", ssh.State.FAILED, b"", "last"),
+        ("echo reached; exit 3", ssh.State.FAILED, b"", "it ended with 3"),
+        ("echo reached; echo half; echo gone >&2; exit 255", ssh.State.UNREACHABLE, b"", "gone"),
+        (
+            "echo 'Host key verification failed.' >&2; exit 255",
+            ssh.State.UNREACHABLE,
+            b"",
+            "Host key verification failed.",
+        ),
+        ("echo 'sh: not for you'; exit 1", ssh.State.UNREACHABLE, b"", "it ended with 1"),
+        ("exec sleep 60", ssh.State.UNREACHABLE, b"", "it is silent"),
+        ("echo reached; exec sleep 60", ssh.State.TIMED_OUT, b"", "it is not done in time"),
+    ],
+)
 def test_what_becomes_of_a_program(fake, script, state, output, reason):
     fake("app1", script)
     assert run(0.5, app1="given") == {"app1": ssh.Reply(state, output, reason)}
@@ -188,23 +229,37 @@ def test_a_program_that_fails_is_not_run_twice(fake, script):
 def test_a_function_is_sent_with_its_modules_and_arguments(fake):
     """To a Python that has none of them; this one plays the host."""
     fake("app1", "echo reached; exec python3 -I -S -")
-    sent = {"far.away": "LINE = 'a\"b\\'{}'\n", "far.look": "from far.away import LINE\ndef look(name, words):\n    return {'name': name, 'said': LINE, 'words': words}\n"}
+    sent = {
+        "far.away": "LINE = 'a\"b\\'{}'\n",
+        "far.look": "from far.away import LINE\ndef look(name, words):\n    return {'name': name, 'said': LINE, 'words': words}\n",
+    }
     tier = environment.Environment("x", fake.path, {"app1": environment.Host("app1", ssh.Login("app1"), {})}, {})
     words = {"ä": ["\\n", "'", None, 1.5]}
-    assert query.ask(tier, sent, "look", {"app1": {"name": "app1", "words": words}}) == {"app1": {"name": "app1", "said": "a\"b'{}", "words": words}}
+    assert query.ask(tier, sent, "look", {"app1": {"name": "app1", "words": words}}) == {
+        "app1": {"name": "app1", "said": "a\"b'{}", "words": words}
+    }
 
 
-@pytest.mark.parametrize(("reply", "result"), [
-    (ssh.Reply(ssh.State.ANSWERED, b'{"does": {}}'), {"does": {}}),
-    (ssh.Reply(ssh.State.UNREACHABLE, reason="off"), {"failed": True, "msg": "off", "unreachable": True}),
-    (ssh.Reply(ssh.State.FAILED, reason="sudo: a password is required"), {"failed": True, "msg": "sudo: a password is required"}),
-    (ssh.Reply(ssh.State.TIMED_OUT, reason="late"), {"failed": True, "msg": "late"}),
-    (ssh.Reply(ssh.State.ANSWERED, b"<html>"), {"failed": True, "msg": "what it answers is no JSON: <html>"})])
+@pytest.mark.parametrize(
+    ("reply", "result"),
+    [
+        (ssh.Reply(ssh.State.ANSWERED, b'{"does": {}}'), {"does": {}}),
+        (ssh.Reply(ssh.State.UNREACHABLE, reason="off"), {"failed": True, "msg": "off", "unreachable": True}),
+        (
+            ssh.Reply(ssh.State.FAILED, reason="sudo: a password is required"),
+            {"failed": True, "msg": "sudo: a password is required"},
+        ),
+        (ssh.Reply(ssh.State.TIMED_OUT, reason="late"), {"failed": True, "msg": "late"}),
+        (ssh.Reply(ssh.State.ANSWERED, b"<html>"), {"failed": True, "msg": "what it answers is no JSON: <html>"}),
+    ],
+)
 def test_replies_have_the_form_of_ansibles_results(reply, result):
     assert query.result(reply) == result
 
 
-@pytest.mark.parametrize(("names", "function"), [(("perlbal", "host_probe", "host_health"), "check"), (("log_search",), "search")])
+@pytest.mark.parametrize(
+    ("names", "function"), [(("perlbal", "host_probe", "host_health"), "check"), (("log_search",), "search")]
+)
 def test_what_is_sent_needs_no_ansible(fake, names, function):
     """A bare Python comes as far as the function, which misses its arguments."""
     fake("app1", "echo reached; exec python3 -I -S -")

@@ -12,15 +12,23 @@ def door(script):
 
 
 def test_every_door_tells_how_it_went(execute):
-    done = execute(ssh_access, logins={"a": door('test "$0" = true'), "b": door("echo in; echo ' no key ' >&2; exit 255")})
+    done = execute(
+        ssh_access, logins={"a": door('test "$0" = true'), "b": door("echo in; echo ' no key ' >&2; exit 255")}
+    )
     assert not done["changed"]
     assert done["answers"] == {"a": {"rc": 0, "stderr": ""}, "b": {"rc": 255, "stderr": "no key"}}
 
 
 def test_all_doors_are_knocked_at_at_once(execute, tmp_path):
     os.mkfifo(tmp_path / "met")
-    doors = {"first": door(f"timeout 20 cat {tmp_path}/met"), "second": door(f"timeout 20 sh -c 'echo >{tmp_path}/met'")}
-    assert {host: answer["rc"] for host, answer in execute(ssh_access, logins=doors)["answers"].items()} == {"first": 0, "second": 0}
+    doors = {
+        "first": door(f"timeout 20 cat {tmp_path}/met"),
+        "second": door(f"timeout 20 sh -c 'echo >{tmp_path}/met'"),
+    }
+    assert {host: answer["rc"] for host, answer in execute(ssh_access, logins=doors)["answers"].items()} == {
+        "first": 0,
+        "second": 0,
+    }
 
 
 def test_a_dry_run_asks_too_and_no_doors_are_none(execute):

@@ -7,19 +7,32 @@ import pytest
 from controller.commands import status
 
 GROUPS = {"lb": ["lb1", "lb2"], "app": ["app1", "app2"], "db": ["db1", "db2"]}
-CLUSTER = {"members": [{"name": "db1", "role": "leader", "state": "running"},
-                       {"name": "db2", "role": "sync_standby", "state": "streaming", "lag": 0}]}
+CLUSTER = {
+    "members": [
+        {"name": "db1", "role": "leader", "state": "running"},
+        {"name": "db2", "role": "sync_standby", "state": "streaming", "lag": 0},
+    ]
+}
 
 
 def answer(tier, raw):
     """What a host of a tier says while all is well."""
-    return {"does": {tier: ""}, "sees": {}, "wrong": [], "raw": raw, "asked": {"groups": GROUPS, "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9"}}}
+    return {
+        "does": {tier: ""},
+        "sees": {},
+        "wrong": [],
+        "raw": raw,
+        "asked": {"groups": GROUPS, "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9"}},
+    }
 
 
 WELL = {
-    "lb1": answer("lb", {"holds": True}), "lb2": answer("lb", {"holds": False}),
-    "app1": answer("app", {"release": "a", "primaries": ["db1"]}), "app2": answer("app", {"release": "a", "primaries": ["db1"]}),
-    "db1": answer("db", {"role": "primary", "cluster": CLUSTER}), "db2": answer("db", {"role": "replica", "cluster": CLUSTER}),
+    "lb1": answer("lb", {"holds": True}),
+    "lb2": answer("lb", {"holds": False}),
+    "app1": answer("app", {"release": "a", "primaries": ["db1"]}),
+    "app2": answer("app", {"release": "a", "primaries": ["db1"]}),
+    "db1": answer("db", {"role": "primary", "cluster": CLUSTER}),
+    "db2": answer("db", {"role": "replica", "cluster": CLUSTER}),
 }
 
 
@@ -30,18 +43,39 @@ def test_says_that_all_is_well():
     assert "standby, streaming, 0 bytes behind, confirms commits" in text
 
 
-@pytest.mark.parametrize(("host", "raw", "sentence"), [
-    ("lb2", {"holds": True}, "192.0.2.9 is held by lb1, lb2"),
-    ("lb1", {"holds": False}, "192.0.2.9 is held by nobody"),
-    ("app2", {"release": "b", "primaries": ["db1"]}, "different releases"),
-    ("app2", {"release": "a", "primaries": ["db2"]}, "pgpool of app2 takes db2 for the primary, and it is db1"),
-    ("db2", {"role": "primary", "cluster": CLUSTER}, "two primaries: db1, db2"),
-    ("db1", {"role": "replica", "cluster": CLUSTER}, "no primary"),
-    ("db1", {"role": "primary", "cluster": CLUSTER | {"pause": True}}, "Patroni is paused"),
-    ("db1", {"role": "primary", "cluster": {"members": [CLUSTER["members"][0], CLUSTER["members"][1] | {"role": "replica"}]}}, "No standby confirms"),
-    ("db1", {"role": "primary", "cluster": {"members": [CLUSTER["members"][0], CLUSTER["members"][1] | {"lag": 2**30}]}}, "db2 does not keep up"),
-    ("db1", {"role": "primary", "cluster": CLUSTER, "lost_slots": ["db2"]}, "db2 cannot catch up: db1 has no longer the WAL that it lacks"),
-])
+@pytest.mark.parametrize(
+    ("host", "raw", "sentence"),
+    [
+        ("lb2", {"holds": True}, "192.0.2.9 is held by lb1, lb2"),
+        ("lb1", {"holds": False}, "192.0.2.9 is held by nobody"),
+        ("app2", {"release": "b", "primaries": ["db1"]}, "different releases"),
+        ("app2", {"release": "a", "primaries": ["db2"]}, "pgpool of app2 takes db2 for the primary, and it is db1"),
+        ("db2", {"role": "primary", "cluster": CLUSTER}, "two primaries: db1, db2"),
+        ("db1", {"role": "replica", "cluster": CLUSTER}, "no primary"),
+        ("db1", {"role": "primary", "cluster": CLUSTER | {"pause": True}}, "Patroni is paused"),
+        (
+            "db1",
+            {
+                "role": "primary",
+                "cluster": {"members": [CLUSTER["members"][0], CLUSTER["members"][1] | {"role": "replica"}]},
+            },
+            "No standby confirms",
+        ),
+        (
+            "db1",
+            {
+                "role": "primary",
+                "cluster": {"members": [CLUSTER["members"][0], CLUSTER["members"][1] | {"lag": 2**30}]},
+            },
+            "db2 does not keep up",
+        ),
+        (
+            "db1",
+            {"role": "primary", "cluster": CLUSTER, "lost_slots": ["db2"]},
+            "db2 cannot catch up: db1 has no longer the WAL that it lacks",
+        ),
+    ],
+)
 def test_says_what_is_wrong(host, raw, sentence):
     hosts = copy.deepcopy(WELL)
     hosts[host]["raw"] = raw
@@ -50,12 +84,31 @@ def test_says_what_is_wrong(host, raw, sentence):
     assert sentence in text
 
 
-@pytest.mark.parametrize(("silent", "said", "not_said"), [
-    ({"db1": {"msg": "busy", "not_asked": True}}, ["db1 was not asked in time: busy", "None of the databases that answered is the primary; db1 did not"], "no primary"),
-    ({"db1": {"unreachable": True}, "db2": {"unreachable": True}}, ["db1 does not answer over SSH", "db2 does not answer over SSH"], "primary"),
-    ({"lb1": {"unreachable": True}}, ["lb1 does not answer over SSH", "None of the balancers that answered holds 192.0.2.9; lb1 did not"], "nobody"),
-    ({"lb1": {"msg": "busy", "not_asked": True}, "lb2": {"msg": "busy", "not_asked": True}}, ["lb1 was not asked in time", "lb2 was not"], "192.0.2.9 is held"),
-])
+@pytest.mark.parametrize(
+    ("silent", "said", "not_said"),
+    [
+        (
+            {"db1": {"msg": "busy", "not_asked": True}},
+            ["db1 was not asked in time: busy", "None of the databases that answered is the primary; db1 did not"],
+            "no primary",
+        ),
+        (
+            {"db1": {"unreachable": True}, "db2": {"unreachable": True}},
+            ["db1 does not answer over SSH", "db2 does not answer over SSH"],
+            "primary",
+        ),
+        (
+            {"lb1": {"unreachable": True}},
+            ["lb1 does not answer over SSH", "None of the balancers that answered holds 192.0.2.9; lb1 did not"],
+            "nobody",
+        ),
+        (
+            {"lb1": {"msg": "busy", "not_asked": True}, "lb2": {"msg": "busy", "not_asked": True}},
+            ["lb1 was not asked in time", "lb2 was not"],
+            "192.0.2.9 is held",
+        ),
+    ],
+)
 def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said):
     """What only a host that did not answer knows is neither well nor wrong."""
     text, wrong = status.page(WELL | silent)
@@ -64,13 +117,22 @@ def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said):
     assert text.count("NOT ASKED") == sum("not_asked" in one for one in silent.values())
 
 
-@pytest.mark.parametrize(("sent", "seconds", "there", "complains"), [
-    (True, 900, {"logs": {"seconds": 900, "to": {}}}, False), (False, 900, {"logs": {"seconds": 900, "to": {}}}, True),
-    (False, 900, {"logs": {"seconds": 5, "to": {}}}, False), (False, 5, {"logs": {"seconds": 900, "to": {}}}, False), (False, 900, {}, False)])
+@pytest.mark.parametrize(
+    ("sent", "seconds", "there", "complains"),
+    [
+        (True, 900, {"logs": {"seconds": 900, "to": {}}}, False),
+        (False, 900, {"logs": {"seconds": 900, "to": {}}}, True),
+        (False, 900, {"logs": {"seconds": 5, "to": {}}}, False),
+        (False, 5, {"logs": {"seconds": 900, "to": {}}}, False),
+        (False, 900, {}, False),
+    ],
+)
 def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(sent, seconds, there, complains):
     hosts = copy.deepcopy(WELL) | {"monitor1": answer("monitor", there)}
     hosts["app1"]["raw"]["logs"] = {"seconds": seconds, "to": {"monitor1": sent}}
-    assert status.page(hosts)[1] == (["app1 sends no log lines to monitor1. On it: journalctl -u rsyslog"] if complains else [])
+    assert status.page(hosts)[1] == (
+        ["app1 sends no log lines to monitor1. On it: journalctl -u rsyslog"] if complains else []
+    )
 
 
 def test_a_host_that_does_not_answer_is_wrong():
@@ -86,6 +148,8 @@ def test_an_image_that_is_older_than_its_packages_is_said_and_not_wrong():
     text, wrong = status.page(hosts)
     assert wrong == []
     assert "all is well" in text
-    assert ("    app1 came from an image of 2026-01-02 that is older than its packages (without brotli; still with gzip). "
-            "Before another host does: make image ENV=x") in text.splitlines()
+    assert (
+        "    app1 came from an image of 2026-01-02 that is older than its packages (without brotli; still with gzip). "
+        "Before another host does: make image ENV=x"
+    ) in text.splitlines()
     assert "app2 came from" not in text

@@ -13,17 +13,27 @@ def ask_fixture(tmp_path):
     plugins, state = tmp_path / "plugins", tmp_path / "state"
     plugins.mkdir()
     state.mkdir()
-    (plugins / "x").write_text('#!/bin/sh\necho run >>"$0.runs"\necho "$* ${MUNIN_CAP_DIRTYCONFIG:-clean}"\n[ ! -e "$0.broken" ]\n')
+    (plugins / "x").write_text(
+        '#!/bin/sh\necho run >>"$0.runs"\necho "$* ${MUNIN_CAP_DIRTYCONFIG:-clean}"\n[ ! -e "$0.broken" ]\n'
+    )
     (plugins / "x").chmod(0o755)
     program = tmp_path / "x"
-    program.write_text((ROOT / "roles/munin_node/files/steady").read_text().replace("/run/munin-node/plugins", str(plugins)))
+    program.write_text(
+        (ROOT / "roles/munin_node/files/steady").read_text().replace("/run/munin-node/plugins", str(plugins))
+    )
     program.chmod(0o755)
 
     def ask(*words, code=0):
-        done = subprocess.run([program, *words], capture_output=True, text=True, check=False,
-                              env=os.environ | {"MUNIN_PLUGSTATE": str(state), "MUNIN_CAP_DIRTYCONFIG": "1"})
+        done = subprocess.run(
+            [program, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"MUNIN_PLUGSTATE": str(state), "MUNIN_CAP_DIRTYCONFIG": "1"},
+        )
         assert done.returncode == code, done
         return done.stdout
+
     ask.plugin, ask.kept = plugins / "x", state / "config-x"
     return ask
 

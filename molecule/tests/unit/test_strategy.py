@@ -53,11 +53,21 @@ PLAY = """
 
 def rendered():
     """What a worker makes of templates and conditions, of which some differ in nothing but how they are read."""
-    templar = Templar(loader=DataLoader(), variables={"word": "tier", "words": ["lb", "app"], "nested": trust_as_template("{{ word }}s")})
-    asked = [("{{ nested | upper }}", {}), (QUOTED, {}), (QUOTED, {"escape_backslashes": False}),
-             ("{% for one in words %}{{ one }} {% endfor %}\n", {}), ("{{ words }}", {}), ("word", {})]
+    templar = Templar(
+        loader=DataLoader(),
+        variables={"word": "tier", "words": ["lb", "app"], "nested": trust_as_template("{{ word }}s")},
+    )
+    asked = [
+        ("{{ nested | upper }}", {}),
+        (QUOTED, {}),
+        (QUOTED, {"escape_backslashes": False}),
+        ("{% for one in words %}{{ one }} {% endfor %}\n", {}),
+        ("{{ words }}", {}),
+        ("word", {}),
+    ]
     return [templar.template(trust_as_template(text), **options) for text, options in asked] + [
-        templar.evaluate_conditional(trust_as_template(text)) for text in ("word == 'tier'", "words | length > 2")]
+        templar.evaluate_conditional(trust_as_template(text)) for text in ("word == 'tier'", "words | length > 2")
+    ]
 
 
 @pytest.fixture(name="strategy", scope="module")
@@ -85,12 +95,18 @@ def test_imports_are_looked_for_once_and_again_after_a_change(strategy, tmp_path
     module, utility, scanned = tmp_path / "module.py", tmp_path / "utility.py", []
     module.write_text("import a")
     utility.write_text("")
-    monkeypatch.setattr(strategy.Imports, "scan", lambda _self, *words: scanned.append(words) or [("a", str(utility), False)], raising=False)
+    monkeypatch.setattr(
+        strategy.Imports,
+        "scan",
+        lambda _self, *words: scanned.append(words) or [("a", str(utility), False)],
+        raising=False,
+    )
     kept = strategy.Imports.__new__(strategy.Imports)
     kept.path, kept.known = tmp_path / "imports.json", {}
 
     def look():
         return kept.scanned("module", str(module), (str(tmp_path),))
+
     for found, many in ((look(), 1), (look(), 1)):
         assert found == [("a", str(utility), False)]
         assert len(scanned) == many
@@ -108,12 +124,27 @@ def test_hosts_execute_a_task_at_once_each_with_its_own_values(tmp_path):
         (tmp_path / host).symlink_to("/usr/bin/python3")
     hosts = ", ".join(f"{host}: {{ansible_python_interpreter: {tmp_path}/{host}}}" for host in HOSTS)
     (tmp_path / "hosts.yml").write_text(f"all: {{vars: {{ansible_connection: local}}, hosts: {{{hosts}}}}}")
-    done = subprocess.run([pathlib.Path(sys.executable).with_name("ansible-playbook"), "-i", tmp_path / "hosts.yml", "-e", f"place={tmp_path}/place", tmp_path / "play.yml"],
-                          cwd=ROOT, env=dict(os.environ, ANSIBLE_STRATEGY="accelerated", ANSIBLE_CONFIG=str(ROOT / "ansible.cfg")),
-                          capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [
+            pathlib.Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            tmp_path / "hosts.yml",
+            "-e",
+            f"place={tmp_path}/place",
+            tmp_path / "play.yml",
+        ],
+        cwd=ROOT,
+        env=dict(os.environ, ANSIBLE_STRATEGY="accelerated", ANSIBLE_CONFIG=str(ROOT / "ansible.cfg")),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     left = sorted(path.name for path in (tmp_path / "place").iterdir())
-    assert left == sorted([*HOSTS, *(f"late-{host}" for host in HOSTS), "end-one", "end-three"]), done.stdout + done.stderr
+    assert left == sorted([*HOSTS, *(f"late-{host}" for host in HOSTS), "end-one", "end-three"]), (
+        done.stdout + done.stderr
+    )
     assert all("1 second" in (tmp_path / f"place/late-{host}").read_text() for host in HOSTS)
 
 
@@ -131,10 +162,21 @@ def test_a_template_that_cannot_be_parsed_says_so_and_leaves_nothing(strategy, t
 def test_the_login_becomes_root_where_sudo_asks_for_no_password(strategy):
     def stack(*specs):
         return [{"method": method, "kwargs": {"python_path": ["/usr/bin/python3"], **given}} for method, given in specs]
-    login, root = ("ssh", {"hostname": "192.0.2.1"}), ("sudo", {"username": "root", "password": None, "sudo_path": None})
+
+    login, root = (
+        ("ssh", {"hostname": "192.0.2.1"}),
+        ("sudo", {"username": "root", "password": None, "sudo_path": None}),
+    )
     joined = strategy.as_root(stack(login, root))
-    assert joined == stack(("ssh", {"hostname": "192.0.2.1", "python_path": ["sudo", "-H", "-n", "-u", "root", "--", "/usr/bin/python3"]}))
+    assert joined == stack(
+        ("ssh", {"hostname": "192.0.2.1", "python_path": ["sudo", "-H", "-n", "-u", "root", "--", "/usr/bin/python3"]})
+    )
     assert joined[:-1] == joined  # what is reset is the login
-    for other in (stack(login), stack(("local", {}), root), stack(login, ("sudo", root[1] | {"password": "secret"})),
-                  stack(login, ("sudo", root[1] | {"username": "postgres"})), stack(login, root, root)):
+    for other in (
+        stack(login),
+        stack(("local", {}), root),
+        stack(login, ("sudo", root[1] | {"password": "secret"})),
+        stack(login, ("sudo", root[1] | {"username": "postgres"})),
+        stack(login, root, root),
+    ):
         assert strategy.as_root(other) is other

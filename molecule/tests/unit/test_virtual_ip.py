@@ -30,9 +30,19 @@ def templar(**variables):
     """A Templar of lb1, with the role's defaults."""
     hosts = [{"name": "lb1", "address": "10.0.0.11"}, {"name": "lb2", "address": "10.0.0.12"}]
     interfaces = {one.split("/")[0]: name for name, addresses in NETWORKS.items() for one in addresses}
-    told = trusted(yaml.safe_load((KEEPALIVED / "defaults/main.yml").read_text())) | {
-        "ansible_facts": {"interfaces": interfaces, "networks": NETWORKS}, "inventory_hostname": "lb1", "private_address": "10.0.0.11", "lb_hosts": hosts,
-        "network_cidr": "10.0.0.0/24", "lb_vip": "10.0.0.100", "ansible_managed": "managed"} | variables
+    told = (
+        trusted(yaml.safe_load((KEEPALIVED / "defaults/main.yml").read_text()))
+        | {
+            "ansible_facts": {"interfaces": interfaces, "networks": NETWORKS},
+            "inventory_hostname": "lb1",
+            "private_address": "10.0.0.11",
+            "lb_hosts": hosts,
+            "network_cidr": "10.0.0.0/24",
+            "lb_vip": "10.0.0.100",
+            "ansible_managed": "managed",
+        }
+        | variables
+    )
     return Templar(loader=DataLoader(), variables=told)
 
 
@@ -46,20 +56,35 @@ def refused(**variables):
 PUBLIC = {"lb_vip": "203.0.113.5", "keepalived_vip_interface": "eth1", "keepalived_vip_prefix": "28"}
 
 
-@pytest.mark.parametrize(("variables", "said"), [
-    ({}, ""),
-    (PUBLIC, ""),
-    ({"lb_vip": "198.51.100.9", "keepalived_vip_interface": "eth2", "keepalived_vip_prefix": "32"}, ""),
-    ({"lb_vip": "198.51.100.9", "keepalived_vip_prefix": 32}, ""),
-    ({"lb_vip": "203.0.113.5"}, "lb_vip 203.0.113.5 is in no network of the interface eth0 of lb1 (10.0.0.11/24)"),
-    # That lb1 has it does not make it right.
-    (PUBLIC | {"lb_vip": "203.0.113.5", "ansible_facts": {"interfaces": {"10.0.0.11": "eth0"}, "networks": NETWORKS | {"eth1": ["203.0.113.5/28"]}}},
-     "is in no network of the interface eth1 of lb1 (203.0.113.5/28)"),
-    (PUBLIC | {"keepalived_vip_interface": "eth2"}, "is in no network of the interface eth2 of lb1 (no address)"),
-    (PUBLIC | {"keepalived_vip_interface": "eth9"}, "lb1 has no interface eth9; it has eth0, eth1, eth2, lo."),
-    ({"keepalived_interface": "ens3", "keepalived_vip_interface": "eth0"}, "lb1 has no interface ens3;"),
-    ({"private_address": "10.0.0.99", "keepalived_vip_interface": "eth0"}, "No interface of lb1 has the address 10.0.0.99"),
-])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, ""),
+        (PUBLIC, ""),
+        ({"lb_vip": "198.51.100.9", "keepalived_vip_interface": "eth2", "keepalived_vip_prefix": "32"}, ""),
+        ({"lb_vip": "198.51.100.9", "keepalived_vip_prefix": 32}, ""),
+        ({"lb_vip": "203.0.113.5"}, "lb_vip 203.0.113.5 is in no network of the interface eth0 of lb1 (10.0.0.11/24)"),
+        # That lb1 has it does not make it right.
+        (
+            PUBLIC
+            | {
+                "lb_vip": "203.0.113.5",
+                "ansible_facts": {
+                    "interfaces": {"10.0.0.11": "eth0"},
+                    "networks": NETWORKS | {"eth1": ["203.0.113.5/28"]},
+                },
+            },
+            "is in no network of the interface eth1 of lb1 (203.0.113.5/28)",
+        ),
+        (PUBLIC | {"keepalived_vip_interface": "eth2"}, "is in no network of the interface eth2 of lb1 (no address)"),
+        (PUBLIC | {"keepalived_vip_interface": "eth9"}, "lb1 has no interface eth9; it has eth0, eth1, eth2, lo."),
+        ({"keepalived_interface": "ens3", "keepalived_vip_interface": "eth0"}, "lb1 has no interface ens3;"),
+        (
+            {"private_address": "10.0.0.99", "keepalived_vip_interface": "eth0"},
+            "No interface of lb1 has the address 10.0.0.99",
+        ),
+    ],
+)
 def test_a_wrong_interface_is_refused(variables, said):
     found = refused(**variables)
     assert len(found) == bool(said) and all(said in sentence for sentence in found), found
@@ -69,7 +94,10 @@ def test_an_address_that_no_interface_has_is_the_first_that_is_said():
     assert refused(private_address="10.0.0.99")[0].startswith("No interface of lb1 has the address 10.0.0.99")
 
 
-@pytest.mark.parametrize(("variables", "heard_at", "address"), [({}, "eth0", "10.0.0.100/24 dev eth0"), (PUBLIC, "eth0", "203.0.113.5/28 dev eth1")])
+@pytest.mark.parametrize(
+    ("variables", "heard_at", "address"),
+    [({}, "eth0", "10.0.0.100/24 dev eth0"), (PUBLIC, "eth0", "203.0.113.5/28 dev eth1")],
+)
 def test_keepalived_puts_it_on_the_interface_that_is_named(variables, heard_at, address):
     """The balancers go on hearing each other where they did."""
     text = templar(**variables).template(trust_as_template((KEEPALIVED / "templates/keepalived.conf.j2").read_text()))
@@ -78,5 +106,7 @@ def test_keepalived_puts_it_on_the_interface_that_is_named(variables, heard_at, 
 
 
 def test_it_is_looked_at_when_hosts_are_reached():
-    last = yaml.safe_load((ROOT / "playbooks/parts/reach.yml").read_text())[-1]["tasks"][-1]
-    assert last["ansible.builtin.import_role"] == {"name": "keepalived", "tasks_from": "interface"} and last["tags"] == ["always"]
+    last = yaml.safe_load((ROOT / "playbooks/parts/connect.yml").read_text())[-1]["tasks"][-1]
+    assert last["ansible.builtin.import_role"] == {"name": "keepalived", "tasks_from": "interface"} and last[
+        "tags"
+    ] == ["always"]

@@ -6,7 +6,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
-from django.core.management import BaseCommand, CommandError
+from django.core.management import BaseCommand, CommandError, CommandParser
 
 
 class Command(BaseCommand):
@@ -17,11 +17,11 @@ class Command(BaseCommand):
         "Run again, it sets the password anew."
     )
 
-    def add_arguments(self, parser):
+    def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--username", default="editor")
         parser.add_argument("--apps", nargs="+", default=["budget", "ledger"], help="applications to work on")
 
-    def handle(self, *, username, apps, **options):
+    def handle(self, *, username: str, apps: list[str], **options: object) -> None:
         password = os.environ.get("EDITOR_PASSWORD") or (
             getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
         )
