@@ -234,7 +234,8 @@ class Browser:
                 raise ConnectionError("the browser is gone")
             self.rest += more
         message, _end, self.rest = self.rest.partition(b"\0")
-        return json.loads(message)
+        result: dict[str, Any] = json.loads(message)
+        return result
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The result of a command. Raises RuntimeError where it failed."""
@@ -251,7 +252,8 @@ class Browser:
             if message.get("id") == self.number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")
-                return message["result"]
+                result: dict[str, Any] = message["result"]
+                return result
             self.events.append(message)
 
     def await_event(self, method: str) -> None:

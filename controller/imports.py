@@ -50,7 +50,8 @@ class Imports:
 
     def related(self, finder: mitogen.master.ModuleFinder, name: str) -> list[str]:
         """In place of ModuleFinder.find_related, which is asked for modules of Ansible and Mitogen alone."""
-        return self.kept(f"related {name}", lambda: self.find_related(finder, name), lambda _names: [])
+        result: list[str] = self.kept(f"related {name}", lambda: self.find_related(finder, name), lambda _names: [])
+        return result
 
     def scanned(self, module_name: str, module_path: str, search_path: tuple[str, ...]) -> list[tuple[str, str, bool]]:
         """In place of ansible_mitogen.module_finder.scan."""

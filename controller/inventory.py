@@ -112,7 +112,7 @@ class Inventory:
 
 def facts_of(path: pathlib.Path) -> Facts:
     """What group_vars say of the environment of an inventory, unrendered."""
-    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
+    facts: Facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
     rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of controller/commands/rehearse.py
     return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
 
@@ -130,7 +130,7 @@ def state_of(path: pathlib.Path) -> pathlib.Path:
 
 def typed(facts: Facts) -> str:
     """How a verb is told which environment it is for."""
-    return facts.get("make_args", f"ENV={facts['env_name']}")
+    return str(facts.get("make_args", f"ENV={facts['env_name']}"))
 
 
 def write(path: pathlib.Path, text: str) -> bool:

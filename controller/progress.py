@@ -115,7 +115,7 @@ def reason(result: Mapping[str, Any]) -> str:
     if items:
         return "\n".join(dict.fromkeys(reason(item) for item in items))
     if result.get("censored"):
-        return result["censored"]
+        return str(result["censored"])
     message = text_of(result.get("msg") or "")
     more = last_lines(result.get("stderr") or result.get("module_stderr")) or last_lines(
         result.get("stdout") or result.get("module_stdout")

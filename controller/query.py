@@ -23,7 +23,8 @@ def result(reply: ssh.Reply) -> dict[str, Any]:
     "not_asked" where this machine was too busy to ask it."""
     if reply.state is ssh.State.ANSWERED:
         try:
-            return json.loads(reply.output)
+            answer: dict[str, Any] = json.loads(reply.output)
+            return answer
         except ValueError:
             return {"failed": True, "msg": f"what it answers is no JSON: {reply.output[:200].decode(errors='replace')}"}
     flags = {ssh.State.UNREACHABLE: {"unreachable": True}, ssh.State.NOT_ASKED: {"not_asked": True}}

@@ -155,7 +155,7 @@ def release_of(
             f"Release {version} in .state/releases is not the one that {other.name} serves: their manifests differ. Copy {site}-{version}.* "
             f"from the machine that deployed it, or deploy from here: make deploy {other.typed}"
         )
-    return version
+    return str(version)
 
 
 def plan_of(env: Environment, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +165,8 @@ def plan_of(env: Environment, answer: Mapping[str, Any]) -> dict[str, Any]:
         raise Refused(f"{env.backup} has the only backups of {env.name}, and {why}.")
     if answer["rc"]:
         raise Refused(f"{env.backup}: {(answer['stderr'].splitlines() or ['it gave no reason'])[-1]}")
-    return json.loads(answer["stdout"])
+    result: dict[str, Any] = json.loads(answer["stdout"])
+    return result
 
 
 # ---------------------------------------------------------------- what is told

@@ -33,9 +33,10 @@ class ActionModule(ActionBase):
             for name in ("directories", "directory_mode", "owner", "group", "mode")
             if given.get(name) is not None
         }
-        return self._execute_module(
+        result: dict[str, Any] = self._execute_module(
             module_name="files", module_args=passed | {"contents": contents}, task_vars=task_vars
         )
+        return result
 
     def rendered(self, source: str, dest: str, task_vars: dict[str, Any]) -> str:
         """A template's text, rendered as the module template does."""

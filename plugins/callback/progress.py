@@ -185,14 +185,12 @@ class CallbackModule(Default):
     def heard(self, msg: str, *rest: Any, screen_only: bool = False, **how: Any) -> None:
         """In place of Display.display for everybody but this callback: warnings, errors, questions. Forked workers pass theirs on."""
         if os.getpid() != self.pid:
-            return self.print(msg, *rest, screen_only=screen_only, **how)
+            self.print(msg, *rest, screen_only=screen_only, **how)
+            return
         if not screen_only:
             self.write(msg)
-        return (
-            None
-            if self._display.muted == threading.get_ident()
-            else self.show(msg, *rest, screen_only=screen_only, **how)
-        )
+        if self._display.muted != threading.get_ident():
+            self.show(msg, *rest, screen_only=screen_only, **how)
 
     def open_log(self) -> None:
         """Begin the log, or go on with the one of the same verb."""

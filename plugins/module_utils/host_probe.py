@@ -41,7 +41,8 @@ def http_get(address: str, port: int | str, path: str, within: float = ANSWER_S)
 def json_get(address: str, port: int | str, path: str, within: float = ANSWER_S) -> dict[str, Any]:
     """The JSON that is answered, whatever the status; an empty dict if there is none."""
     try:
-        return json.loads(http_get(address, port, path, within)[1])
+        result: dict[str, Any] = json.loads(http_get(address, port, path, within)[1])
+        return result
     except ValueError:
         return {}
 

@@ -66,7 +66,7 @@ def packaged(root: str = "/") -> tuple[dict[str, str], set[str]]:
 def name_of(number: int, table: Callable[[int], Sequence[Any]]) -> str:
     """Name of a user or a group; its number where it has none."""
     try:
-        return table(number)[0]
+        return str(table(number)[0])
     except KeyError:
         return str(number)
 

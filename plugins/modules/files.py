@@ -77,7 +77,7 @@ class Files:
         """Set owner, group and mode of a path; whether they were different."""
         given = {name: self.module.params[name] for name in ("owner", "group")}
         arguments = self.module.load_file_common_arguments({"path": path, "mode": mode, **given})
-        return self.module.set_fs_attributes_if_different(arguments, False)
+        return bool(self.module.set_fs_attributes_if_different(arguments, False))
 
     def directory(self, path: str) -> None:
         """Make a directory."""

@@ -99,11 +99,12 @@ class Kept:
 
     def template(self, environment: jinja2.Environment, source: object, *rest: Any, **options: Any) -> CodeType:
         """In place of Environment.compile."""
-        bucket = getattr(self.thread, "expected", None)
+        bucket: Bucket | None = getattr(self.thread, "expected", None)
         if isinstance(source, str) and not rest and not options:
             bucket = self.bucket(environment, "template", source)
         if bucket is None:
-            return self.compile(environment, source, *rest, **options)
+            code: CodeType = self.compile(environment, source, *rest, **options)
+            return code
         if bucket.code is None:
             bucket.code = self.compile(environment, source, *rest, **options)
             self.cache.set_bucket(bucket)
@@ -117,7 +118,8 @@ class Kept:
         if bucket.code is None:
             self.thread.expected = bucket
             try:
-                return self.compile_expression(environment, source, undefined_to_none)
+                result: TemplateExpression = self.compile_expression(environment, source, undefined_to_none)
+                return result
             finally:
                 self.thread.expected = None  # where it could not be parsed
         template = environment.template_class.from_code(environment, bucket.code, environment.make_globals(None), None)
@@ -230,9 +232,8 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, Linear):
 
     def __init__(self, tqm: Any) -> None:
         super().__init__(tqm)
-        self.slots: dict[
-            str, threading.Semaphore
-        ] = {}  # {id of the task that is executed: how many hosts may be at it}
+        # {id of the task that is executed: how many hosts may be at it}
+        self.slots: dict[str, threading.Semaphore] = {}
 
     def run(self, iterator: Any, play_context: Any) -> int:
         """Run a play."""
@@ -241,7 +242,7 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, Linear):
         session = self._get_worker_model().session
         if session:
             session.complete = False
-        result = super().run(iterator, play_context)
+        result: int = super().run(iterator, play_context)
         if session:
             session.complete = True
         return result
