@@ -16,18 +16,18 @@ def databases(
     """(role of each database as {name: words}, sentences about the cluster), by the primary's word. scope: the cluster's name for patronictl."""
     primaries = [name for name in members if answers.get(name, {}).get("raw", {}).get("role") == "primary"]
     wrong = []
-    unheard = [name for name in members if name not in answers]
-    if len(primaries) > 1 or (not primaries and not unheard):
+    unanswered = [name for name in members if name not in answers]
+    if len(primaries) > 1 or (not primaries and not unanswered):
         wrong.append(
             f"The databases have {'no primary' if not primaries else 'two primaries: ' + ', '.join(primaries)}. "
             "On a database host: patronictl -c /etc/patroni/config.yml list"
         )
-    elif not primaries and len(unheard) < len(members):
-        wrong.append(f"None of the databases that answered is the primary; {', '.join(unheard)} did not answer.")
+    elif not primaries and len(unanswered) < len(members):
+        wrong.append(f"None of the databases that answered is the primary; {', '.join(unanswered)} did not answer.")
     clusters = [answers.get(name, {}).get("raw", {}).get("cluster") for name in [*primaries, *members]]
-    cluster: Mapping[str, Any] = next((one for one in clusters if one), {})
+    cluster: Mapping[str, Any] = next((member for member in clusters if member), {})
     lost = [slot for name in primaries for slot in answers[name]["raw"].get("lost_slots", [])]
-    roles, confirming = {}, [one["name"] for one in cluster.get("members", []) if one["role"] in CONFIRMING]
+    roles, confirming = {}, [member["name"] for member in cluster.get("members", []) if member["role"] in CONFIRMING]
     for member in cluster.get("members", []):
         name, lag = member["name"], member.get("lag", 0)
         if member["role"] == "leader":
@@ -58,11 +58,12 @@ def between(
     """(role of each database, sentences) that only the answers of several hosts together tell."""
     roles, primaries, wrong = databases(answers, groups.get("db", []), facts.get("patroni_scope"))
     holders = [name for name, answer in answers.items() if answer["raw"].get("holds")]
-    unheard = [name for name in groups.get("lb", []) if name not in answers]
-    if groups.get("lb") and not holders and unheard:
-        if len(unheard) < len(groups["lb"]):
+    unanswered = [name for name in groups.get("lb", []) if name not in answers]
+    if groups.get("lb") and not holders and unanswered:
+        if len(unanswered) < len(groups["lb"]):
             wrong.insert(
-                0, f"None of the balancers that answered holds {facts['lb_vip']}; {', '.join(unheard)} did not answer."
+                0,
+                f"None of the balancers that answered holds {facts['lb_vip']}; {', '.join(unanswered)} did not answer.",
             )
     elif groups.get("lb") and len(holders) != 1:
         wrong.insert(

@@ -64,7 +64,7 @@ class Inventory:
         """The address of a host, as this machine reaches it."""
         return next(address for address, name in self.addresses.items() if name == host)
 
-    def place(self, host: str) -> str:
+    def location(self, host: str) -> str:
         """Where a host stands, as file and line."""
         return f"{self.name}:{self.lines[host]}"
 

@@ -87,7 +87,7 @@ def steps(current: Inventory, target: Inventory) -> list[list[str]]:
     for host in sorted(present & set(target.lines)):
         if current.address(host) != target.address(host):
             raise Refused(
-                f"{host} is at {current.address(host)} ({current.place(host)}) and at {target.address(host)} ({target.place(host)})."
+                f"{host} is at {current.address(host)} ({current.location(host)}) and at {target.address(host)} ({target.location(host)})."
             )
     for job, what in STAYS.items():
         if gone := old[job] - new[job]:

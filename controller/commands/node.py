@@ -44,7 +44,7 @@ def check_address(inventory: Inventory, host: str, address: str, facts: Facts) -
     main = f"group_vars/{facts['env_name']}/main.yml"
     other = inventory.addresses.get(address)
     if other and other != host:
-        raise Refused(f"{address} is the address of {other} ({inventory.place(other)}).")
+        raise Refused(f"{address} is the address of {other} ({inventory.location(other)}).")
     if address == facts["lb_vip"]:
         raise Refused(f"{address} is lb_vip ({main}): it must be nobody's.")
     try:
@@ -75,11 +75,11 @@ def check_add(inventory: Inventory, pool: str, host: str, address: str, facts: F
     if host in inventory.lines:
         if pool not in inventory.pools(host):
             raise Refused(
-                f"{host} is in '{', '.join(inventory.pools(host)) or 'another group'}' already ({inventory.place(host)}): choose another name."
+                f"{host} is in '{', '.join(inventory.pools(host)) or 'another group'}' already ({inventory.location(host)}): choose another name."
             )
         if address and address != inventory.address(host):
             raise Refused(
-                f"{host} has the address {inventory.address(host)} already ({inventory.place(host)}): leave ADDRESS= out, "
+                f"{host} has the address {inventory.address(host)} already ({inventory.location(host)}): leave ADDRESS= out, "
                 f"or take it out first: make remove-node {typed(facts)} NODE={host}"
             )
         return inventory.address(host)

@@ -182,7 +182,7 @@ class CallbackModule(Default):
             self.print(text, **how)
             sys.stdout.flush()
 
-    def heard(self, msg: str, *rest: Any, screen_only: bool = False, **how: Any) -> None:
+    def display_message(self, msg: str, *rest: Any, screen_only: bool = False, **how: Any) -> None:
         """In place of Display.display for everybody but this callback: warnings, errors, questions. Forked workers pass theirs on."""
         if os.getpid() != self.pid:
             self.print(msg, *rest, screen_only=screen_only, **how)
@@ -317,7 +317,7 @@ class CallbackModule(Default):
         self.open_log()
         self.key = key_of(os.path.basename(playbook._file_name), context.CLIARGS)
         self.before = read_times(self.state / "times.json").get(self.key, []) if self.state else []
-        self.real.display = self.heard
+        self.real.display = self.display_message
         atexit.register(self.end)
         threading.Thread(target=self.tick, daemon=True, name="progress").start()
         super().v2_playbook_on_start(playbook)

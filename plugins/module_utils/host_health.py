@@ -88,7 +88,7 @@ class Host:
         addresses = list(dict.fromkeys(addresses))
         self.asked.append((pool, self.members[group], addresses, [Later(answers, a) for a in addresses]))
 
-    def heard(self) -> None:
+    def record_answers(self) -> None:
         """Note who answered, and complain where the inventory says otherwise or one is silent."""
         for pool, declared, addresses, answers in self.asked:
             seen = self.sees[pool] = {
@@ -300,26 +300,9 @@ class Host:
 
     def lost_slots(self) -> list[str]:
         """Replication slots of standbys for which this primary has kept no WAL. Empty where it does not tell."""
-        result = subprocess.run(
-            [
-                "psql",
-                "-XAtq",
-                "-h",
-                "/var/run/postgresql",
-                "-p",
-                str(self.facts["db_port"]),
-                "-U",
-                "monitor",
-                "-d",
-                "postgres",
-                "-c",
-                "select slot_name from pg_replication_slots where wal_status = 'lost'",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=ANSWER_S,
-        )
+        command = f"psql -XAtq -h /var/run/postgresql -p {self.facts['db_port']} -U monitor -d postgres -c".split()
+        query = "select slot_name from pg_replication_slots where wal_status = 'lost'"
+        result = subprocess.run([*command, query], capture_output=True, text=True, check=False, timeout=ANSWER_S)
         return result.stdout.split()
 
     def quorum(self) -> None:
@@ -393,7 +376,7 @@ def check(
             getattr(host, tier)()
         except (OSError, KeyError, ValueError, IndexError) as error:
             host.wrong.append(f"{tier} is not as the tier builds it ({type(error).__name__}: {error}): make converge")
-    host.heard()
+    host.record_answers()
     return {
         "does": host.does,
         "sees": host.sees,

@@ -38,8 +38,8 @@ APART = {
 
 # What YAML takes a word for that is not in quotes, by its tag: 1.10 is the number 1.1, no is false, 2026-11-30 a day.
 READ_AS = {
-    f"tag:yaml.org,2002:{kind}": said
-    for kind, said in (("float", "number"), ("int", "number"), ("bool", "truth value"), ("timestamp", "date"))
+    f"tag:yaml.org,2002:{kind}": type_name
+    for kind, type_name in (("float", "number"), ("int", "number"), ("bool", "truth value"), ("timestamp", "date"))
 }
 
 # Set by Ansible's users rather than read by a role.

@@ -118,7 +118,7 @@ def test_everybody_is_asked_at_once():
     app1.uses(
         "databases", "db", ["192.0.2.2", "192.0.2.3"], lambda address: both.wait() >= 0 and address == "192.0.2.2"
     )
-    app1.heard()
+    app1.record_answers()
     assert app1.sees == {"databases": {"db1": True, "db2": False}}
     assert app1.wrong == [
         "does not know db3 of its databases: make converge",
