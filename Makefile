@@ -89,12 +89,12 @@ $(VENV)/.ready: .config/requirements.txt
 .PHONY: ready
 ready: $(VENV)/.ready
 ifneq ($(RUNGS),)
-	@python -m controller.commands.climb begin inventories/$(ENV).yml '$(if $(filter climb,$(MAKECMDGOALS)),,$(RUNG))'
+	@python -m controller.commands.climb begin --inventory inventories/$(ENV).yml $(if $(filter climb,$(MAKECMDGOALS)),,$(if $(RUNG),--rung='$(RUNG)'))
 endif
 	@[ -f inventories/$(ENV).yml ] || { echo "No environment '$(ENV)': there is no inventories/$(ENV).yml. There are: $(sort $(basename $(notdir $(wildcard inventories/*.yml))) $(LADDERS))." >&2; exit 2; }
 	@mkdir -p -m 700 $(STATE)
 ifeq ($(REHEARSE),1)
-	@python -m controller.commands.rehearse inventories/$(ENV).yml $(STATE)
+	@python -m controller.commands.rehearse --inventory inventories/$(ENV).yml --state $(STATE)
 endif
 	@if [ ! -s "$$ANSIBLE_VAULT_PASSWORD_FILE" ]; then \
 	  if [ -f $(VAULT) ]; then \
@@ -165,7 +165,7 @@ rollback: ready ## Go back to the release before, code and static files, in seco
 	@$(CHANGE) playbooks/rollback.yml $(if $(RELEASE),-e rollback_to='$(RELEASE)') $(if $(BREAKING),-e rollback_breaking=true)
 
 releases: ready ## Who deployed what, when, with what result; and what every app host serves
-	@python -m controller.commands.releases $(INVENTORY)
+	@python -m controller.commands.releases --inventory $(INVENTORY)
 
 reboot: ready ## Reboot hosts one by one without a failed request: make reboot LIMIT=app; all where none is named
 	@$(REBOOT)
@@ -177,7 +177,7 @@ reboot upgrade: override REBOOT = python -m controller.lock $(INVENTORY) 'make $
 	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e "$$VARS")
 
 status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
-	@python -m controller.commands.status $(INVENTORY) $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.status --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # The inventory of another environment, rehearsed where this one is.
 OTHER = $(if $(filter 1,$(REHEARSE)),.state/$(WITH)-rehearsal/inventory,inventories)/$(WITH).yml
@@ -185,16 +185,17 @@ OTHER = $(if $(filter 1,$(REHEARSE)),.state/$(WITH)-rehearsal/inventory,inventor
 parity: ready ## Compare what the hosts of two environments are, tier by tier: make parity ENV=staging WITH=production
 	@[ -n '$(WITH)' ] || { echo "With which one? make parity ENV=staging WITH=production" >&2; exit 2; }
 	@$(MAKE) --no-print-directory ready ENV='$(WITH)'
-	@python -m controller.commands.parity parity $(INVENTORY) $(OTHER)
+	@python -m controller.commands.parity parity --inventory $(INVENTORY) --other $(OTHER)
 
 drift: ready ## Compare ENV with its own declaration, and the hosts of each pool with each other
-	@python -m controller.commands.parity drift $(INVENTORY) $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.parity drift --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
-	@python -m controller.commands.backends $(INVENTORY) '$(or $(MINUTES),5)' $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.backends --inventory $(INVENTORY) $(if $(MINUTES),--minutes='$(MINUTES)') $(if $(VARS),-e "$$VARS")
 
 logs: ready ## Print lines of all hosts in order of time: REQUEST=id, HOST=app1 UNIT=apache2 SINCE=30m
-	@python -m controller.commands.logs $(INVENTORY) '$(REQUEST)' '$(HOST)' '$(UNIT)' '$(SINCE)' $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.logs --inventory $(INVENTORY) $(if $(REQUEST),--request='$(REQUEST)') $(if $(HOST),--host='$(HOST)') \
+	  $(if $(UNIT),--unit='$(UNIT)') $(if $(SINCE),--since='$(SINCE)') $(if $(VARS),-e "$$VARS")
 
 failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
@@ -209,7 +210,7 @@ restore-drill: ready ## Prove that ENV's newest backup restores, on the backup h
 	@$(CHANGE) playbooks/restore_drill.yml
 
 smoke: ready ## Ask ENV's site, by its virtual IP, for its pages, and for all they lead to
-	@python -m controller.commands.smoke $(INVENTORY) $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.smoke --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # In a virtualenv of its own: Locust brings along a web server and patches Python's sockets, which no other verb wants.
 LOCUST := .state/locust
@@ -224,8 +225,8 @@ locust: ready
 	@$(MAKE) --no-print-directory $(LOCUST)/.ready
 
 load: locust ## Let visitors loose on ENV's site and tell which tier was out of what: USERS=50 SECONDS=60; production wants ANYWAY=1
-	@python -m controller.commands.load $(INVENTORY) --locust $(LOCUST)/bin/locust --users '$(or $(USERS),50)' --seconds '$(or $(SECONDS),60)' \
-	  $(if $(ANYWAY),--anyway) $(if $(VARS),-e "$$VARS")
+	@python -m controller.commands.load --inventory $(INVENTORY) --locust $(LOCUST)/bin/locust $(if $(USERS),--users='$(USERS)') \
+	  $(if $(SECONDS),--seconds='$(SECONDS)') $(if $(ANYWAY),--anyway) $(if $(VARS),-e "$$VARS")
 
 rebuild: override WITH := $(FROM)
 rebuild: ready ## Destroy ENV and bring it back: from its own backup host, or FROM=production, scrubbed; asks first, YES=1 does not
@@ -233,23 +234,23 @@ ifeq ($(CONTAINERS),yes)
 	@containers/engine.sh up
 endif
 	@$(if $(FROM),$(MAKE) --no-print-directory ready ENV='$(FROM)')
-	@python -m controller.commands.rebuild $(INVENTORY) $(if $(FROM),--from $(OTHER)) $(if $(YES),--yes) $(if $(CHECK),--check) $(if $(VARS),-- -e "$$VARS")
+	@python -m controller.commands.rebuild --inventory $(INVENTORY) $(if $(FROM),--from $(OTHER)) $(if $(YES),--yes) $(if $(CHECK),--check) $(if $(VARS),-e "$$VARS")
 
 NODES = $(if $(CHECK),,python -m controller.lock $(INVENTORY) 'make $@') python -m controller.commands.node
-NODES_MORE = -- $(if $(CHECK),--check --diff) $(if $(VARS),-e "$$VARS")
+NODE_OPTIONS = --inventory $(INVENTORY) $(if $(POOL),--pool='$(POOL)') $(if $(NODE),--node='$(NODE)') $(if $(CHECK),--check) $(if $(VARS),-e "$$VARS")
 
 add-node: ready ## Put a host into a pool of ENV: make add-node POOL=app NODE=app3 (ADDRESS=… where hosts are real)
 ifeq ($(CONTAINERS),yes)
 	@containers/engine.sh up
 	@containers/image.sh
 endif
-	@$(NODES) add $(INVENTORY) '$(POOL)' '$(NODE)' '$(ADDRESS)' $(NODES_MORE)
+	@$(NODES) add $(NODE_OPTIONS) $(if $(ADDRESS),--address='$(ADDRESS)')
 
 remove-node: ready ## Take a host out of its pool, alive or dead: make remove-node NODE=app3 (POOL=… where it has several)
-	@$(NODES) remove $(INVENTORY) '$(NODE)' '$(POOL)' $(NODES_MORE)
+	@$(NODES) remove $(NODE_OPTIONS)
 
 climb: ready ## Go to another rung of ENV, with the data in place: make climb ENV=ladder RUNG=2-database-apart (ENV's next where none is named)
-	@python -m controller.commands.climb climb $(INVENTORY) '$(RUNG)' $(if $(CHECK),--check)
+	@python -m controller.commands.climb climb --inventory $(INVENTORY) $(if $(RUNG),--rung='$(RUNG)') $(if $(CHECK),--check)
 
 drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }

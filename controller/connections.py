@@ -26,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import ansible_mitogen.process
 import ansible_mitogen.services
@@ -37,16 +38,17 @@ from controller.imports import Imports
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOCKETS = pathlib.Path("~/.ssh/verbs").expanduser()  # short, and nobody else's: a socket's path has 107 bytes
-IDLE_S = 300      # seconds for which connections stand unused
-LOOK_S = 1.0      # seconds between two looks whether the environment is still there
-ANSWER_S = 5.0    # seconds in which a host answers on a connection of an earlier verb
-START_S = 30.0    # seconds in which the process listens
+IDLE_S = 300  # seconds for which connections stand unused
+LOOK_S = 1.0  # seconds between two looks whether the environment is still there
+ANSWER_S = 5.0  # seconds in which a host answers on a connection of an earlier verb
+START_S = 30.0  # seconds in which the process listens
 VARIABLES = ("ANSIBLE_CONFIG", "HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "PYTHONPATH", "SSH_AUTH_SOCK", "USER")
 CODE = ("plugins/**/*.py", "controller/**/*.py", ".config/requirements.txt", "ansible.cfg")
 DONE, OTHER = b"done\n", b"other\n"
 
 
 # ------------------------------------------------------------------ a verb
+
 
 def environment() -> dict[str, str]:
     """The environment variables of the process, of which commands on this machine are started, too."""
@@ -55,10 +57,19 @@ def environment() -> dict[str, str]:
 
 def key_of(state: pathlib.Path) -> str:
     """A name for all that connections and what is kept on them depend on, for an environment's state directory. Raises OSError."""
-    known = [path for path in (state / "known_hosts", SOCKETS.parent / "known_hosts", SOCKETS.parent / "config") if path.is_file()]
+    known = [
+        path
+        for path in (state / "known_hosts", SOCKETS.parent / "known_hosts", SOCKETS.parent / "config")
+        if path.is_file()
+    ]
     files = sorted({path for pattern in CODE for path in ROOT.glob(pattern)}) + known
-    depends = [sys.executable, sys.version, str(ROOT), sorted(environment().items()),
-               [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]]
+    depends = [
+        sys.executable,
+        sys.version,
+        str(ROOT),
+        sorted(environment().items()),
+        [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files],
+    ]
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
 
 
@@ -118,8 +129,16 @@ def session_of(state: pathlib.Path) -> Session | None:
     if greeted := greet(path, key):
         return Session(greeted[0], lock, greeted[1])
     with open(state / "connections.log", "wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "controller.connections", path, lock_path, key], cwd=ROOT, env=environment(),
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "controller.connections", path, lock_path, key],
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert process.stdout
     listens = select.select([process.stdout], [], [], START_S)[0] and process.stdout.readline()
     process.stdout.close()
     if not listens:
@@ -133,15 +152,22 @@ def session_of(state: pathlib.Path) -> Session | None:
 
 # ------------------------------------------------------------------ the process
 
+
 class Checked:
     """Makes Mitogen's service of connections ask a host for an answer before a verb uses a connection that an earlier one made."""
 
     def __init__(self) -> None:
-        self.verb, self.answered, self.locks = 0, {}, {}  # of the verb that is served; {key: verb in which its host answered}, {key: lock}
+        self.verb = 0  # number of the verb that is served
+        self.answered: dict[Any, int] = {}  # {key: verb in which its host answered}
+        self.locks: dict[Any, threading.Lock] = {}  # {key: lock}
         self.wait_or_start = ansible_mitogen.services.ContextService._wait_or_start
-        ansible_mitogen.services.ContextService._wait_or_start = lambda service, spec, via=None: self.get(service, spec, via)
+        ansible_mitogen.services.ContextService._wait_or_start = lambda service, spec, via=None: self.get(
+            service, spec, via
+        )
 
-    def get(self, service: ansible_mitogen.services.ContextService, spec: dict, via: mitogen.core.Context | None) -> mitogen.core.Latch:
+    def get(
+        self, service: ansible_mitogen.services.ContextService, spec: dict, via: mitogen.core.Context | None
+    ) -> mitogen.core.Latch:
         """In place of ContextService._wait_or_start."""
         key = ansible_mitogen.services.key_from_dict(via=via, **spec)
         with self.locks.setdefault(key, threading.Lock()):
@@ -181,8 +207,8 @@ class Multiplexer(ansible_mitogen.process.MuxProcess):
 def await_end(control: socket.socket, lock: pathlib.Path) -> bool:
     """Wait for the end of a verb. Whether it said that it is done, and its environment is still there."""
     with control:
-        said = control.makefile("rb").read()
-    return said == DONE and lock.exists()
+        message = control.makefile("rb").read()
+    return message == DONE and lock.exists()
 
 
 def serve(path: str, lock: pathlib.Path, key: str) -> None:

@@ -10,6 +10,7 @@ import re
 import sys
 import sysconfig
 import tempfile
+from typing import Any
 
 from controller.ssh import Login
 
@@ -19,18 +20,41 @@ DECLARED = pathlib.Path("playbooks/vars/status.yml")
 VALUES = ("status_addresses", "status_facts", "log_dir")
 # How Ansible's ssh connection names what it takes from variables; the first that is set counts.
 CONNECTION = {
-    "address": ("ansible_host", "ansible_ssh_host"), "port": ("ansible_port", "ansible_ssh_port"), "user": ("ansible_user", "ansible_ssh_user"),
-    "key": ("ansible_private_key_file", "ansible_ssh_private_key_file"), "arguments": ("ansible_ssh_args",),
-    "common_arguments": ("ansible_ssh_common_args",), "extra_arguments": ("ansible_ssh_extra_args",),
+    "address": ("ansible_host", "ansible_ssh_host"),
+    "port": ("ansible_port", "ansible_ssh_port"),
+    "user": ("ansible_user", "ansible_ssh_user"),
+    "key": ("ansible_private_key_file", "ansible_ssh_private_key_file"),
+    "arguments": ("ansible_ssh_args",),
+    "common_arguments": ("ansible_ssh_common_args",),
+    "extra_arguments": ("ansible_ssh_extra_args",),
     "check_host_key": ("ansible_host_key_checking", "ansible_ssh_host_key_checking"),
 }
-HARMLESS = {"ansible_ssh_retries", "ansible_ssh_pipelining", "ansible_ssh_timeout", "ansible_ssh_transfer_method"}  # a query does nothing of the kind
+HARMLESS = {
+    "ansible_ssh_retries",
+    "ansible_ssh_pipelining",
+    "ansible_ssh_timeout",
+    "ansible_ssh_transfer_method",
+}  # a query does nothing of the kind
 # Settings of how tasks are run and shown, and of no value: verbs and tests differ in them.
 INDIFFERENT = {"ANSIBLE_STRATEGY", "ANSIBLE_DEPRECATION_WARNINGS", "ANSIBLE_NOCOLOR", "ANSIBLE_FORCE_COLOR"}
-PURE_LOOKUPS = {"vars", "varnames", "items", "dict", "list", "indexed_items", "nested", "subelements", "together", "flattened", "sequence",
-                "inventory_hostnames"}  # what they return is made of variables alone
+PURE_LOOKUPS = {
+    "vars",
+    "varnames",
+    "items",
+    "dict",
+    "list",
+    "indexed_items",
+    "nested",
+    "subelements",
+    "together",
+    "flattened",
+    "sequence",
+    "inventory_hostnames",
+}  # what they return is made of variables alone
 # What else may come to another thing the next time, though no file was changed: a clock, a die, a look at the disk.
-FICKLE = re.compile(rb"\bnow\s*\(|\|\s*(?:random|shuffle|realpath)\b|\bis\s+(?:not\s+)?(?:file|exists|directory|link|link_exists|mount|same_file)\b")
+FICKLE = re.compile(
+    rb"\bnow\s*\(|\|\s*(?:random|shuffle|realpath)\b|\bis\s+(?:not\s+)?(?:file|exists|directory|link|link_exists|mount|same_file)\b"
+)
 
 
 class Unusable(Exception):
@@ -70,58 +94,111 @@ def password_file(state: pathlib.Path) -> pathlib.Path | None:
 
 # ------------------------------------------------------------------ what the values are made from
 
+
 def sources(inventory: pathlib.Path, password: pathlib.Path | None) -> list[pathlib.Path]:
     """Every file that the values are made from, but for Ansible itself, in a fixed order."""
-    trees = [directory / kind for directory in (inventory.parent, ROOT / "playbooks") for kind in ("group_vars", "host_vars")]
+    trees = [
+        directory / kind for directory in (inventory.parent, ROOT / "playbooks") for kind in ("group_vars", "host_vars")
+    ]
     trees += [ROOT / "plugins", ROOT / "controller"]
-    found = [inventory, ROOT / DECLARED, pathlib.Path(os.environ.get("ANSIBLE_CONFIG") or ROOT / "ansible.cfg"), *([password] if password else [])]
+    files = [
+        inventory,
+        ROOT / DECLARED,
+        pathlib.Path(os.environ.get("ANSIBLE_CONFIG") or ROOT / "ansible.cfg"),
+        *([password] if password else []),
+    ]
     for tree in trees:
         for directory, below, names in os.walk(tree, followlinks=True):
             below[:] = [name for name in below if name != "__pycache__"]
-            found += [pathlib.Path(directory, name) for name in names]
-    return sorted(set(found))
+            files += [pathlib.Path(directory, name) for name in names]
+    return sorted(set(files))
 
 
 def fingerprint(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Path | None) -> str:
     """A name for all that the values are made from: another one as soon as any of it changes. Raises OSError."""
     packages = pathlib.Path(sysconfig.get_path("purelib"))
-    settings = {name: value for name, value in os.environ.items() if (name.startswith("ANSIBLE_") and name not in INDIFFERENT) or name in ("HOME", "USER")}
-    made_from = [sys.version, str(ROOT), str(inventory.resolve()), list(over), sorted(settings.items()),
-                 sorted(path.name for pattern in ("ansible*.dist-info", "jinja2*.dist-info") for path in packages.glob(pattern)),
-                 [(str(path), hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None) for path in sources(inventory, password)]]
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if (name.startswith("ANSIBLE_") and name not in INDIFFERENT) or name in ("HOME", "USER")
+    }
+    made_from = [
+        sys.version,
+        str(ROOT),
+        str(inventory.resolve()),
+        list(over),
+        sorted(settings.items()),
+        sorted(path.name for pattern in ("ansible*.dist-info", "jinja2*.dist-info") for path in packages.glob(pattern)),
+        [
+            (str(path), hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None)
+            for path in sources(inventory, password)
+        ],
+    ]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
 
 def constant(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Path | None) -> bool:
     """Whether the sources alone decide what the values are. An inventory that is a program, or asks a cloud, decides for itself."""
-    if not inventory.is_file() or os.access(inventory, os.X_OK) or re.search(rb"^plugin\s*:", inventory.read_bytes(), re.M):
+    if (
+        not inventory.is_file()
+        or os.access(inventory, os.X_OK)
+        or re.search(rb"^plugin\s*:", inventory.read_bytes(), re.M)
+    ):
         return False
-    texts = [path.read_bytes() for path in sources(inventory, password) if path.suffix in (".yml", ".yaml", ".json", "") and path.is_file()]
-    return not any(word.startswith("@") for word in over) and not any(map(FICKLE.search, [*texts, *map(str.encode, over)]))
+    texts = [
+        path.read_bytes()
+        for path in sources(inventory, password)
+        if path.suffix in (".yml", ".yaml", ".json", "") and path.is_file()
+    ]
+    return not any(word.startswith("@") for word in over) and not any(
+        map(FICKLE.search, [*texts, *map(str.encode, over)])
+    )
 
 
 # ------------------------------------------------------------------ making them
 
+
 def login(name: str, variables: dict, check_host_key: bool = True) -> Login:
     """How to log in to a host as Ansible would, by its rendered variables. Raises Unusable where that takes more than OpenSSH and a key."""
-    known = {variable for variables_of_one in CONNECTION.values() for variable in variables_of_one} | HARMLESS
-    beyond = sorted(variable for variable, value in variables.items() if variable not in known and variable.startswith(("ansible_ssh_", "ansible_become")))
-    beyond += [f"ansible_connection={kind}" for kind in [variables.get("ansible_connection", "ssh")] if kind not in ("ssh", "smart")]
+    known = {variable for names_of_setting in CONNECTION.values() for variable in names_of_setting} | HARMLESS
+    beyond = sorted(
+        variable
+        for variable, value in variables.items()
+        if variable not in known and variable.startswith(("ansible_ssh_", "ansible_become"))
+    )
+    beyond += [
+        f"ansible_connection={kind}"
+        for kind in [variables.get("ansible_connection", "ssh")]
+        if kind not in ("ssh", "smart")
+    ]
     beyond += [variable for variable in ("ansible_password",) if variable in variables]
     if beyond:
-        raise Unusable(f"{name} is reached with {', '.join(beyond)}: this verb knows OpenSSH with a key and sudo without a password only.")
-    found = {what: next((variables[variable] for variable in names if variables.get(variable) not in (None, "")), None) for what, names in CONNECTION.items()}
+        raise Unusable(
+            f"{name} is reached with {', '.join(beyond)}: this verb knows OpenSSH with a key and sudo without a password only."
+        )
+    settings = {
+        what: next((variables[variable] for variable in names if variables.get(variable) not in (None, "")), None)
+        for what, names in CONNECTION.items()
+    }
     return Login(
-        address=str(found["address"] or name), port=int(found["port"]) if found["port"] else None, user=found["user"],
-        key=os.path.expanduser(found["key"]) if found["key"] else None,
-        arguments=" ".join(filter(None, (found["arguments"], found["common_arguments"], found["extra_arguments"]))),
-        check_host_key=check_host_key if found["check_host_key"] is None else str(found["check_host_key"]).lower() not in ("false", "no", "0", "off"))
+        address=str(settings["address"] or name),
+        port=int(settings["port"]) if settings["port"] else None,
+        user=settings["user"],
+        key=os.path.expanduser(settings["key"]) if settings["key"] else None,
+        arguments=" ".join(
+            filter(None, (settings["arguments"], settings["common_arguments"], settings["extra_arguments"]))
+        ),
+        check_host_key=check_host_key
+        if settings["check_host_key"] is None
+        else str(settings["check_host_key"]).lower() not in ("false", "no", "0", "off"),
+    )
 
 
 @functools.cache
 def load_plugins() -> None:
     """Let Ansible find filters and lookups; once in a process."""
     from ansible.plugins.loader import init_plugin_loader
+
     init_plugin_loader()
 
 
@@ -140,18 +217,26 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
     from ansible.template import Templar, trust_as_template
     from ansible.vars.hostvars import HostVars
     from ansible.vars.manager import VariableManager
+
     asked, get = set(), lookup_loader.get
 
     @functools.wraps(get)
-    def noted(plugin, *words, **options):
+    def noted(plugin: str, *arguments: Any, **options: Any) -> Any:
         asked.add(plugin.removeprefix("ansible.builtin."))
-        return get(plugin, *words, **options)
+        return get(plugin, *arguments, **options)
+
     try:
         load_plugins()
         loader = DataLoader()
-        loader.set_basedir(str(ROOT / "playbooks"))  # the group_vars beside an inventory are meant, not those of the directory this runs in
+        loader.set_basedir(
+            str(ROOT / "playbooks")
+        )  # the group_vars beside an inventory are meant, not those of the directory this runs in
         constants.DEFAULT_VAULT_PASSWORD_FILE = None
-        loader.set_vault_secrets(CLI.setup_vault_secrets(loader, [], [str(password)] if password else [], auto_prompt=False, initialize_context=False))
+        loader.set_vault_secrets(
+            CLI.setup_vault_secrets(
+                loader, [], [str(password)] if password else [], auto_prompt=False, initialize_context=False
+            )
+        )
         context.CLIARGS = {"extra_vars": over}
         inventories = InventoryManager(loader=loader, sources=[str(inventory)])
         manager = VariableManager(loader=loader, inventory=inventories)
@@ -162,14 +247,32 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
         for host in inventories.get_hosts("all"):
             seen = manager.get_vars(host=host)
             seen = seen | {name: value for name, value in declared.items() if name not in manager.extra_vars}
-            names = [name for name in seen if name.startswith("ansible_") and isinstance(seen[name], (str, int, bool, float))
-                     and (name.startswith(("ansible_ssh_", "ansible_become")) or name in ("ansible_connection", "ansible_password")
-                          or any(name in variables for variables in CONNECTION.values()))]
+            names = [
+                name
+                for name in seen
+                if name.startswith("ansible_")
+                and isinstance(seen[name], (str, int, bool, float))
+                and (
+                    name.startswith(("ansible_ssh_", "ansible_become"))
+                    or name in ("ansible_connection", "ansible_password")
+                    or any(name in variables for variables in CONNECTION.values())
+                )
+            ]
             expression = ", ".join(f"'{name}': {name}" for name in [*VALUES, *names])
-            rendered = json.loads(Templar(loader=loader, variables=seen).template(trust_as_template("{{ {" + expression + "} | to_json }}")))
-            hosts[host.name] = {"values": {name: rendered[name] for name in VALUES},
-                                "login": dataclasses.asdict(login(host.name, {name: rendered[name] for name in names}, constants.HOST_KEY_CHECKING))}
-        groups = {name: [str(one) for one in names] for name, names in inventories.get_groups_dict().items()}
+            rendered = json.loads(
+                Templar(loader=loader, variables=seen).template(
+                    trust_as_template("{{ {" + expression + "} | to_json }}")
+                )
+            )
+            hosts[host.name] = {
+                "values": {name: rendered[name] for name in VALUES},
+                "login": dataclasses.asdict(
+                    login(host.name, {name: rendered[name] for name in names}, constants.HOST_KEY_CHECKING)
+                ),
+            }
+        groups = {
+            name: [str(host_name) for host_name in names] for name, names in inventories.get_groups_dict().items()
+        }
     except AnsibleError as error:
         raise Unusable(str(error)) from error
     finally:
@@ -179,11 +282,12 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
 
 # ------------------------------------------------------------------ keeping them
 
+
 def kept(path: pathlib.Path, made_from: str) -> dict | None:
     """The values that a file keeps, if they are made from the same; else None."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found["rendered"] if found["made_from"] == made_from else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["rendered"] if content["made_from"] == made_from else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -191,16 +295,11 @@ def kept(path: pathlib.Path, made_from: str) -> dict | None:
 def keep(path: pathlib.Path, made_from: str, rendered: dict) -> None:
     """Replace the file at once, for its owner alone."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+    ) as file:
         json.dump({"made_from": made_from, "rendered": rendered}, file)
     os.replace(file.name, path)
-
-
-def laid_over(words: list[str]) -> tuple[str, ...]:
-    """The variables that options of a command line lay over an environment's own. Raises Unusable for any other option."""
-    if len(words) % 2 or any(word not in ("-e", "--extra-vars") for word in words[::2]):
-        raise Unusable(f"This verb takes -e VARIABLES and no other option: {' '.join(words)}")
-    return tuple(words[1::2])
 
 
 def load(inventory: str | os.PathLike, over: tuple[str, ...] = ()) -> Environment:

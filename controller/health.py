@@ -1,61 +1,83 @@
 """What the answers of several hosts together tell is wrong with a tier. Also installed on the monitor: standard library only."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Answers = Mapping[str, Mapping[str, Any]]  # {host: what host_status returned}, of those that answered
 ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor", "backup"]  # as a request passes them
 CONFIRMING = ("sync_standby", "quorum_standby")  # Patroni's roles of standbys that every commit waits for
 LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained about
 LOGS_S = 60  # seconds that two rsyslogs have to find each other
 
 
-def databases(answers, members, scope):
+def databases(
+    answers: Answers, members: Sequence[str], scope: str | None
+) -> tuple[dict[str, str], list[str], list[str]]:
     """(role of each database as {name: words}, sentences about the cluster), by the primary's word. scope: the cluster's name for patronictl."""
     primaries = [name for name in members if answers.get(name, {}).get("raw", {}).get("role") == "primary"]
     wrong = []
-    unheard = [name for name in members if name not in answers]
-    if len(primaries) > 1 or (not primaries and not unheard):
-        wrong.append(f"The databases have {'no primary' if not primaries else 'two primaries: ' + ', '.join(primaries)}. "
-                     "On a database host: patronictl -c /etc/patroni/config.yml list")
-    elif not primaries and len(unheard) < len(members):
-        wrong.append(f"None of the databases that answered is the primary; {', '.join(unheard)} did not answer.")
+    unanswered = [name for name in members if name not in answers]
+    if len(primaries) > 1 or (not primaries and not unanswered):
+        wrong.append(
+            f"The databases have {'no primary' if not primaries else 'two primaries: ' + ', '.join(primaries)}. "
+            "On a database host: patronictl -c /etc/patroni/config.yml list"
+        )
+    elif not primaries and len(unanswered) < len(members):
+        wrong.append(f"None of the databases that answered is the primary; {', '.join(unanswered)} did not answer.")
     clusters = [answers.get(name, {}).get("raw", {}).get("cluster") for name in [*primaries, *members]]
-    cluster = next((one for one in clusters if one), {})
+    cluster: Mapping[str, Any] = next((member for member in clusters if member), {})
     lost = [slot for name in primaries for slot in answers[name]["raw"].get("lost_slots", [])]
-    roles, confirming = {}, [one["name"] for one in cluster.get("members", []) if one["role"] in CONFIRMING]
+    roles, confirming = {}, [member["name"] for member in cluster.get("members", []) if member["role"] in CONFIRMING]
     for member in cluster.get("members", []):
         name, lag = member["name"], member.get("lag", 0)
         if member["role"] == "leader":
             roles[name] = "primary"
             continue
-        roles[name] = (f"standby, {member['state']}, {lag} bytes behind"
-                       + (", confirms commits" if name in confirming else ""))
+        roles[name] = f"standby, {member['state']}, {lag} bytes behind" + (
+            ", confirms commits" if name in confirming else ""
+        )
         if name.replace("-", "_") in lost:
-            wrong.append(f"{name} cannot catch up: {primaries[0]} has no longer the WAL that it lacks. On it: "
-                         f"patronictl -c /etc/patroni/config.yml reinit {scope} {name} --force")
+            wrong.append(
+                f"{name} cannot catch up: {primaries[0]} has no longer the WAL that it lacks. On it: "
+                f"patronictl -c /etc/patroni/config.yml reinit {scope} {name} --force"
+            )
         elif member["state"] != "streaming" or not isinstance(lag, int) or lag > LAG_BYTES:
             wrong.append(f"{name} does not keep up: {roles[name]}. On it: journalctl -u patroni")
     if members and primaries and len(members) > 1 and not confirming:
         wrong.append(f"No standby confirms commits: what {primaries[0]} acknowledges now, it alone has.")
     if cluster.get("pause"):
-        wrong.append("Patroni is paused: nothing fails over. On a database host: patronictl -c /etc/patroni/config.yml resume")
+        wrong.append(
+            "Patroni is paused: nothing fails over. On a database host: patronictl -c /etc/patroni/config.yml resume"
+        )
     return roles, primaries, wrong
 
 
-def between(answers, groups, facts):
+def between(
+    answers: Answers, groups: Mapping[str, Sequence[str]], facts: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
     """(role of each database, sentences) that only the answers of several hosts together tell."""
     roles, primaries, wrong = databases(answers, groups.get("db", []), facts.get("patroni_scope"))
     holders = [name for name, answer in answers.items() if answer["raw"].get("holds")]
-    unheard = [name for name in groups.get("lb", []) if name not in answers]
-    if groups.get("lb") and not holders and unheard:
-        if len(unheard) < len(groups["lb"]):
-            wrong.insert(0, f"None of the balancers that answered holds {facts['lb_vip']}; {', '.join(unheard)} did not answer.")
+    unanswered = [name for name in groups.get("lb", []) if name not in answers]
+    if groups.get("lb") and not holders and unanswered:
+        if len(unanswered) < len(groups["lb"]):
+            wrong.insert(
+                0,
+                f"None of the balancers that answered holds {facts['lb_vip']}; {', '.join(unanswered)} did not answer.",
+            )
     elif groups.get("lb") and len(holders) != 1:
-        wrong.insert(0, f"{facts['lb_vip']} is held by {', '.join(holders) or 'nobody'}. On a balancer: journalctl -u keepalived")
+        wrong.insert(
+            0, f"{facts['lb_vip']} is held by {', '.join(holders) or 'nobody'}. On a balancer: journalctl -u keepalived"
+        )
     releases = {name: answers[name]["raw"].get("release") for name in groups.get("app", []) if name in answers}
     if len(set(filter(None, releases.values()))) > 1:
         wrong.append(f"The app hosts serve different releases: make deploy {facts['env_typed']}")
     for name in groups.get("app", []):
         seen = answers.get(name, {}).get("raw", {}).get("primaries")
         if seen is not None and len(primaries) == 1 and seen != primaries:
-            wrong.append(f"pgpool of {name} takes {', '.join(seen) or 'none'} for the primary, and it is {primaries[0]}: journalctl -u pgpool-follow")
+            wrong.append(
+                f"pgpool of {name} takes {', '.join(seen) or 'none'} for the primary, and it is {primaries[0]}: journalctl -u pgpool-follow"
+            )
     for name, logs in ((name, answer["raw"].get("logs", {"to": {}})) for name, answer in answers.items()):
         for monitor, sent in logs["to"].items():
             there = answers.get(monitor, {}).get("raw", {}).get("logs")
@@ -64,9 +86,17 @@ def between(answers, groups, facts):
     return roles, wrong
 
 
-def outdated(answers, typed):
+def outdated(answers: Answers, typed: str) -> list[str]:
     """Sentences about hosts that came from a golden image made for other packages than theirs are now. That is not wrong: a converge installs the rest."""
     images = {name: answer["raw"].get("image", {"lacks": [], "spare": []}) for name, answer in answers.items()}
-    return [f"{name} came from an image of {image['date']} that is older than its packages ("
-            + "; ".join(f"{word} {' '.join(image[part])}" for part, word in (("lacks", "without"), ("spare", "still with")) if image[part])
-            + f"). Before another host does: make image {typed}" for name, image in sorted(images.items()) if image["lacks"] or image["spare"]]
+    return [
+        f"{name} came from an image of {image['date']} that is older than its packages ("
+        + "; ".join(
+            f"{word} {' '.join(image[part])}"
+            for part, word in (("lacks", "without"), ("spare", "still with"))
+            if image[part]
+        )
+        + f"). Before another host does: make image {typed}"
+        for name, image in sorted(images.items())
+        if image["lacks"] or image["spare"]
+    ]

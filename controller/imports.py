@@ -23,7 +23,11 @@ class Imports:
     def __init__(self, directory: pathlib.Path) -> None:
         """directory: where the file is kept."""
         versions = "-".join([ansible.release.__version__, *map(str, mitogen.__version__)])
-        self.path, self.find_related, self.scan = directory / f"imports-{versions}.json", mitogen.master.ModuleFinder.find_related, module_finder.scan
+        self.path, self.find_related, self.scan = (
+            directory / f"imports-{versions}.json",
+            mitogen.master.ModuleFinder.find_related,
+            module_finder.scan,
+        )
         try:
             self.known = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # none yet, or a run was cut off
@@ -31,13 +35,13 @@ class Imports:
         mitogen.master.ModuleFinder.find_related = lambda finder, name: self.related(finder, name)
         module_finder.scan = self.scanned
 
-    def kept(self, name: str, found: Callable[[], Any], paths: Callable[[Any], list[str]]) -> Any:
+    def kept(self, name: str, find: Callable[[], Any], paths: Callable[[Any], list[str]]) -> Any:
         """What is known under a name, or what is found now. paths: of what was found, the files that it depends on."""
         with contextlib.suppress(KeyError, OSError):
             result, files = self.known[name]
             if all(os.stat(path).st_mtime_ns == changed for path, changed in files):
                 return result
-        result = found()
+        result = find()
         self.known[name] = result, [(path, os.stat(path).st_mtime_ns) for path in paths(result)]
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self.path.parent, delete=False) as file:
             json.dump(self.known, file)
@@ -46,10 +50,14 @@ class Imports:
 
     def related(self, finder: mitogen.master.ModuleFinder, name: str) -> list[str]:
         """In place of ModuleFinder.find_related, which is asked for modules of Ansible and Mitogen alone."""
-        return self.kept(f"related {name}", lambda: self.find_related(finder, name), lambda _names: [])
+        result: list[str] = self.kept(f"related {name}", lambda: self.find_related(finder, name), lambda _names: [])
+        return result
 
     def scanned(self, module_name: str, module_path: str, search_path: tuple[str, ...]) -> list[tuple[str, str, bool]]:
         """In place of ansible_mitogen.module_finder.scan."""
-        found = self.kept(f"scan {module_name} {module_path} {search_path}", lambda: self.scan(module_name, module_path, search_path),
-                          lambda found: [module_path, *(path for _name, path, _package in found)])
-        return [tuple(one) for one in found]
+        modules = self.kept(
+            f"scan {module_name} {module_path} {search_path}",
+            lambda: self.scan(module_name, module_path, search_path),
+            lambda modules: [module_path, *(path for _name, path, _package in modules)],
+        )
+        return [tuple(module) for module in modules]

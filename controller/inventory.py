@@ -2,6 +2,8 @@
 
 import pathlib
 import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import yaml
 
@@ -11,9 +13,10 @@ from plugins.modules import preflight
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 POOLS = ["lb", "app", "media", "cache", "db"]
 JOBS = [*POOLS, "quorum", "monitor", "backup"]
+Facts = dict[str, Any]  # variables of an environment, as group_vars/ENV/main.yml sets them
 
 
-def last_line(node):
+def last_line(node: yaml.Node) -> int:
     """Number of the last line of a YAML node, from 0, without the comments that follow it."""
     if isinstance(node, yaml.MappingNode) and not node.flow_style:
         return max([node.start_mark.line, *(last_line(part) for pair in node.value for part in pair)])
@@ -22,7 +25,7 @@ def last_line(node):
     return node.end_mark.line
 
 
-def sections(node):
+def sections(node: yaml.Node | None) -> Iterator[tuple[str, yaml.MappingNode]]:
     """Yield (group, node of its hosts) for every group of an inventory that has hosts."""
     for group, _line, body in preflight.keys(node):
         for section, _line, content in preflight.keys(body):
@@ -35,13 +38,13 @@ def sections(node):
 class Inventory:
     """The text of an inventory, and who is in it."""
 
-    def __init__(self, text, name="inventory"):
+    def __init__(self, text: str, name: str = "inventory") -> None:
         self.text, self.name = text, name
         tree = yaml.compose(text, preflight.VaultLoader)
         self.sections = list(sections(tree))
-        self.lines = {}      # host: number of the line that brings it in, from 1
-        self.addresses = {}  # address: host
-        self.groups = {}     # group: its hosts in their order
+        self.lines: dict[str, int] = {}  # host: number of the line that brings it in, from 1
+        self.addresses: dict[str, str] = {}  # address: host
+        self.groups: dict[str, list[str]] = {}  # group: its hosts in their order
         for group, _line, hosts in preflight.inventory_groups(tree):
             for host, (line, variables) in hosts.items():
                 self.groups.setdefault(group, []).append(host)
@@ -49,36 +52,38 @@ class Inventory:
                     self.lines[host] = line
                 self.addresses |= {variables[v][1]: host for v in ("ansible_host", "private_address") if v in variables}
 
-    def pools(self, host):
+    def pools(self, host: str) -> list[str]:
         """The pools that a host is in."""
         return [pool for pool in POOLS if host in self.groups.get(pool, [])]
 
-    def jobs(self, host):
+    def jobs(self, host: str) -> list[str]:
         """All that a host does for the tier."""
         return [job for job in JOBS if host in self.groups.get(job, [])]
 
-    def address(self, host):
+    def address(self, host: str) -> str:
         """The address of a host, as this machine reaches it."""
         return next(address for address, name in self.addresses.items() if name == host)
 
-    def place(self, host):
+    def location(self, host: str) -> str:
         """Where a host stands, as file and line."""
         return f"{self.name}:{self.lines[host]}"
 
-    def with_host(self, pool, host, address):
+    def with_host(self, pool: str, host: str, address: str) -> str:
         """The text with a host more, after the last one of its pool. Raises Refused where the file is written another way."""
         hosts = dict(self.sections).get(pool)
         if hosts is None or hosts.flow_style or not hosts.value:
-            raise Refused(f"{self.name} does not list the hosts of '{pool}' one a line: write them like those of inventories/local.yml.")
+            raise Refused(
+                f"{self.name} does not list the hosts of '{pool}' one a line: write them like those of inventories/local.yml."
+            )
         indent = " " * hosts.value[0][0].start_mark.column
         lines = self.text.splitlines(keepends=True)
-        place = last_line(hosts)
-        if not lines[place].endswith("\n"):
-            lines[place] += "\n"
-        lines.insert(place + 1, f"{indent}{host}: {{ansible_host: {address}}}\n")
+        number = last_line(hosts)
+        if not lines[number].endswith("\n"):
+            lines[number] += "\n"
+        lines.insert(number + 1, f"{indent}{host}: {{ansible_host: {address}}}\n")
         return "".join(lines)
 
-    def without_host(self, host, pool=""):
+    def without_host(self, host: str, pool: str = "") -> str:
         """The text without a host, in one pool or in whichever groups it is. Raises Refused where the file is written another way."""
         gone, stays = set(), []
         for group, hosts in self.sections:
@@ -99,36 +104,36 @@ class Inventory:
         return "".join(line for _number, line in sorted(kept.items()))
 
     @staticmethod
-    def moved(lines, numbers, column):
+    def moved(lines: Sequence[str], numbers: Sequence[int], column: int) -> str:
         """Lines of a host, as they are where its name begins in another column."""
         before = len(lines[numbers[0]]) - len(lines[numbers[0]].lstrip())
         return "".join(" " * column + lines[number].rstrip("\n")[before:] + "\n" for number in numbers)
 
 
-def facts_of(path):
+def facts_of(path: pathlib.Path) -> Facts:
     """What group_vars say of the environment of an inventory, unrendered."""
-    facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
+    facts: Facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
     rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of controller/commands/rehearse.py
     return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
 
 
-def vault_of(path):
+def vault_of(path: pathlib.Path) -> pathlib.Path:
     """The file that has the secrets of an inventory's environment."""
     return path.parent / "group_vars" / path.stem / "vault.yml"
 
 
-def state_of(path):
+def state_of(path: pathlib.Path) -> pathlib.Path:
     """Where the controller keeps what belongs to an inventory's environment; a rehearsal's inventory lies in it."""
     above = path.resolve().parents[1]
     return above if above.parent.name == ".state" else ROOT / ".state" / path.stem
 
 
-def typed(facts):
+def typed(facts: Facts) -> str:
     """How a verb is told which environment it is for."""
-    return facts.get("make_args", f"ENV={facts['env_name']}")
+    return str(facts.get("make_args", f"ENV={facts['env_name']}"))
 
 
-def write(path, text):
+def write(path: pathlib.Path, text: str) -> bool:
     """Replace a file's content at once, if it is another. Returns whether it was."""
     if path.exists() and path.read_text() == text:
         return False

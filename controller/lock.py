@@ -27,33 +27,49 @@ echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-
 """
 
 
-def hold(login, who):
+def hold(login: openssh.Login, holder: str) -> subprocess.Popen[bytes]:
     """A process that asks a host for its lock, on a connection of its own, and keeps it while its input is open."""
-    first, *words = openssh.options(login, None)
-    own = ["-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3", "-o", "LogLevel=ERROR"]  # before others, which do not count then
-    return subprocess.Popen([first, *own, *words, shlex.join(["sh", "-c", HOLD, "hold-the-tier", who])],
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    first, *arguments = openssh.options(login, None)
+    own = [
+        "-o",
+        "ConnectTimeout=5",
+        "-o",
+        "ServerAliveInterval=15",
+        "-o",
+        "ServerAliveCountMax=3",
+        "-o",
+        "LogLevel=ERROR",
+    ]  # before others, which do not count then
+    return subprocess.Popen(
+        [first, *own, *arguments, shlex.join(["sh", "-c", HOLD, "hold-the-tier", holder])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
-def take(inventory, verb):
+def take(inventory: str, verb: str) -> tuple[dict[str, subprocess.Popen[bytes]], str]:
     """(the processes that hold the locks while this one has their input, who else has one, as a sentence or nothing)."""
-    who = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
+    holder = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
     try:
         known = environment.load(inventory)
     except environment.Unusable as reason:
         print(reason, file=sys.stderr)
         sys.exit(2)
-    held = {name: hold(known.hosts[name].login, who) for name in known.groups.get("app", [])}
+    held = {name: hold(known.hosts[name].login, holder) for name in known.groups.get("app", [])}
     for name, process in held.items():
+        assert process.stdout
         ready, _w, _x = select.select([process.stdout], [], [], PATIENCE)
-        said = process.stdout.readline().decode().strip() if ready else ""
-        if said.startswith("busy:"):
-            return held, (f"{said.removeprefix('busy:').strip() or 'Somebody'} is changing this environment (on {name}). "
-                          "Its lock ends with it: type the same again then.")
+        answer = process.stdout.readline().decode().strip() if ready else ""
+        if answer.startswith("busy:"):
+            return held, (
+                f"{answer.removeprefix('busy:').strip() or 'Somebody'} is changing this environment (on {name}). "
+                "Its lock ends with it: type the same again then."
+            )
     return held, ""
 
 
-def main():
+def main() -> int:
     """Take the locks and become the command."""
     if len(sys.argv) < 4:
         sys.exit(__doc__)
@@ -63,6 +79,7 @@ def main():
         print(f"Nothing was touched. {busy}", file=sys.stderr)
         return 3
     for process in held.values():
+        assert process.stdin
         os.set_inheritable(process.stdin.fileno(), True)
     os.execvp(command[0], command)
 

@@ -15,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from typing import Any
 
-CONNECT_S = 2      # seconds a host has to take a connection and to say that it speaks SSH
-GREETING_S = 2.0   # seconds in which a host answers on a connection that stands
-KEPT_S = 300       # seconds for which a connection stands unused
+CONNECT_S = 2  # seconds a host has to take a connection and to say that it speaks SSH
+GREETING_S = 2.0  # seconds in which a host answers on a connection that stands
+KEPT_S = 300  # seconds for which a connection stands unused
 LONGEST_PATH = 86  # bytes of a socket's path: 108, less what OpenSSH appends while it makes one
-SLOW_S = 0.3       # seconds in which a machine that has time for others starts a Python; each host's login takes it several times as long
-BUSY_S = 1.0       # … and in which one starts it that has asked everybody in time
+SLOW_S = 0.3  # seconds in which a machine that has time for others starts a Python; each host's login takes it several times as long
+BUSY_S = 1.0  # … and in which one starts it that has asked everybody in time
 GREETING = b"reached\n"
 # The host's shell says that it was reached, before sudo and Python take their time.
 COMMAND = "echo reached; exec sudo -H -n -u root /usr/bin/python3 -I -S -"
@@ -86,72 +88,95 @@ def socket_path(login: Login, directory: pathlib.Path) -> pathlib.Path | None:
 
 def options(login: Login, path: pathlib.Path | None, connect_s: int = CONNECT_S) -> list[str]:
     """Words of an ssh that logs in as Ansible does, within so many seconds, on a kept connection where there is a path. The first of two equal options counts."""
-    words = ["ssh", "-o", "BatchMode=yes", "-o", f"ControlPath={path or 'none'}", "-o", "PreferredAuthentications=publickey", "-o", f"ConnectTimeout={connect_s}"]
-    words += ["-o", "ControlMaster=auto", "-o", f"ControlPersist={KEPT_S}"] if path else ["-o", "ControlMaster=no"]
-    words += [] if login.check_host_key else ["-o", "StrictHostKeyChecking=no"]
-    words += ["-o", f"Port={login.port}"] if login.port else []
-    words += ["-o", f'IdentityFile="{login.key}"'] if login.key else []
-    words += ["-o", f'User="{login.user}"'] if login.user else []
-    words += shlex.split(login.arguments)
+    arguments = [
+        "ssh",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        f"ControlPath={path or 'none'}",
+        "-o",
+        "PreferredAuthentications=publickey",
+        "-o",
+        f"ConnectTimeout={connect_s}",
+    ]
+    arguments += ["-o", "ControlMaster=auto", "-o", f"ControlPersist={KEPT_S}"] if path else ["-o", "ControlMaster=no"]
+    arguments += [] if login.check_host_key else ["-o", "StrictHostKeyChecking=no"]
+    arguments += ["-o", f"Port={login.port}"] if login.port else []
+    arguments += ["-o", f'IdentityFile="{login.key}"'] if login.key else []
+    arguments += ["-o", f'User="{login.user}"'] if login.user else []
+    arguments += shlex.split(login.arguments)
     # A connection to a host that is gone ends by itself.
-    return [*words, "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", login.address]
+    return [*arguments, "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", login.address]
 
 
-def program(modules: dict[str, str], function: str, arguments: dict, within: float) -> bytes:
+def program(modules: Mapping[str, str], function: str, arguments: Mapping[str, Any], within: float) -> bytes:
     """Source for a bare Python: it calls a function of the last of some modules, {name: source}, and prints what that returns as JSON.
 
     It ends a moment after so many seconds, whatever it is at.
     """
-    return PROGRAM.format(seconds=math.ceil(within) + 1, given=json.dumps([list(modules.items()), function, arguments])).encode()
+    return PROGRAM.format(
+        seconds=math.ceil(within) + 1, given=json.dumps([list(modules.items()), function, arguments])
+    ).encode()
 
 
-def read(process: subprocess.Popen, until: float, greeted_by: float) -> tuple[bytes, bool]:
+def read(process: subprocess.Popen[bytes], until: float, greeted_by: float) -> tuple[bytes, bool]:
     """(what a process printed, whether it came to its end), until a moment of the clock; a process that has not greeted by another one is not waited for."""
-    heard = b""
+    assert process.stdout
+    output = b""
     while True:
-        limit = until if heard.startswith(GREETING) else min(until, greeted_by)
+        limit = until if output.startswith(GREETING) else min(until, greeted_by)
         ready, _w, _x = select.select([process.stdout], [], [], max(0.0, limit - time.monotonic()))
         if not ready:
-            return heard, False
+            return output, False
         more = os.read(process.stdout.fileno(), 1 << 16)
         if not more:
-            return heard, True
-        heard += more
+            return output, True
+        output += more
 
 
-def attempt(words: list[str], source: bytes, until: float, greeted_by: float) -> tuple[Reply, bool]:
+def attempt(arguments: list[str], source: bytes, until: float, greeted_by: float) -> tuple[Reply, bool]:
     """(the reply to a program, whether the connection is to blame where there is none)."""
     # Files, not pipes: nobody has to be fed, and a connection that stays behind keeps none of them from ending.
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaints:
         given.write(source)
         given.seek(0)
-        with subprocess.Popen([*words, COMMAND], stdin=given, stdout=subprocess.PIPE, stderr=complaints) as process:
-            heard, ended = read(process, until, greeted_by)
+        with subprocess.Popen([*arguments, COMMAND], stdin=given, stdout=subprocess.PIPE, stderr=complaints) as process:
+            output, ended = read(process, until, greeted_by)
             if not ended:
                 process.kill()
             code = process.wait()
         complaints.seek(0)
-        said = complaints.read().decode(errors="replace").strip()
-    return classify(heard, ended, code, said)
+        message = complaints.read().decode(errors="replace").strip()
+    return classify(output, ended, code, message)
 
 
-def classify(heard: bytes, ended: bool, code: int, said: str) -> tuple[Reply, bool]:
+def classify(output: bytes, ended: bool, code: int, message: str) -> tuple[Reply, bool]:
     """(the reply, whether the connection is to blame where there is none), by what ssh printed, whether it ended, how, and what it complained of."""
-    greeted = heard.startswith(GREETING)
-    reason = said.splitlines()[-1] if said else f"it ended with {code}"
+    greeted = output.startswith(GREETING)
+    reason = message.splitlines()[-1] if message else f"it ended with {code}"
     if not ended:
-        return (Reply(State.TIMED_OUT, reason="it is not done in time") if greeted else Reply(State.UNREACHABLE, reason="it is silent")), not greeted
+        return (
+            Reply(State.TIMED_OUT, reason="it is not done in time")
+            if greeted
+            else Reply(State.UNREACHABLE, reason="it is silent")
+        ), not greeted
     if not greeted or code == 255:
         return Reply(State.UNREACHABLE, reason=reason), True
     if code:
         return Reply(State.FAILED, reason=reason), False
-    return Reply(State.ANSWERED, heard.removeprefix(GREETING)), False
+    return Reply(State.ANSWERED, output.removeprefix(GREETING)), False
 
 
-def leave(words: list[str], path: pathlib.Path) -> None:
+def leave(arguments: list[str], path: pathlib.Path) -> None:
     """Give a connection up: it may lead to a host that is gone, or was made anew. Whoever uses it still may go on."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run([*words[:-1], "-O", "stop", words[-1]], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=CONNECT_S)
+        subprocess.run(
+            [*arguments[:-1], "-O", "stop", arguments[-1]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=CONNECT_S,
+        )
     path.unlink(missing_ok=True)
 
 
@@ -159,14 +184,14 @@ def run(login: Login, source: bytes, within: float, directory: pathlib.Path | No
     """Give a host a program, which changes nothing there; its reply comes within so many seconds. directory: of kept connections."""
     until = time.monotonic() + within
     path = socket_path(login, directory) if directory else None
-    words = options(login, path)
+    arguments = options(login, path)
     if path and path.exists():
-        reply, connection = attempt(words, source, until, time.monotonic() + GREETING_S)
+        reply, connection = attempt(arguments, source, until, time.monotonic() + GREETING_S)
         if not connection:
             return reply
-        leave(words, path)
+        leave(arguments, path)
     begun = time.monotonic()
-    reply, connection = attempt(words, source, until, until)
+    reply, connection = attempt(arguments, source, until, until)
     # CONNECT_S is enough for a host that is there, and not for a machine that logs in to all of them beside other work.
     left = math.floor(until - time.monotonic())
     if connection and left > 0 and time.monotonic() - begun >= CONNECT_S and start_python(within) > SLOW_S:
@@ -199,5 +224,8 @@ def run_all(logins: dict[str, Login], sources: dict[str, bytes], within: float =
         started = at_once.submit(start_python, within)
         replies = {name: reply.result() for name, reply in running.items()}
         # It may have become busy only while it asked.
-        longest = max(started.result(), 0.0 if all(reply.state is State.ANSWERED for reply in replies.values()) else start_python(within))
+        longest = max(
+            started.result(),
+            0.0 if all(reply.state is State.ANSWERED for reply in replies.values()) else start_python(within),
+        )
     return {name: judge(reply, longest) for name, reply in replies.items()}

@@ -1,68 +1,81 @@
 """Print lines of all hosts' logs in the order of time.
 
-    logs.py INVENTORY REQUEST HOST UNIT SINCE [-e VARIABLES]
-
-What is not asked for is empty. Exits with 1 where no line was found or a host did not tell, with 2 where none could be asked.
+Exits with 1 where no line was found or a host did not answer, with 2 where none could be asked.
 """
 
 import datetime
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
-from controller import environment, query
+from controller import arguments, environment, query
 
 SEARCH_S = 120.0  # seconds a host has to search what it keeps: a month of everybody's lines
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
-def moment(words, now):
+def moment(text: str, now: datetime.datetime) -> float:
     """Seconds since 1970 of "30m", "2h", "1d" ago or of "2026-11-25 18:00" (UTC); 0 for nothing. Raises ValueError."""
-    if not words:
+    if not text:
         return 0
-    if ago := re.fullmatch(r"(\d+)([mhd])", words):
+    if ago := re.fullmatch(r"(\d+)([mhd])", text):
         return now.timestamp() - int(ago[1]) * SECONDS[ago[2]]
-    return datetime.datetime.fromisoformat(words).replace(tzinfo=datetime.UTC).timestamp()
+    return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC).timestamp()
 
 
-def asked(request, host, unit, since, now):
-    """What log_search.search is asked for. Raises ValueError with a sentence."""
+def search_arguments(request: str, host: str, unit: str, since: str, now: datetime.datetime) -> dict[str, Any]:
+    """Arguments of log_search.search, from options as they were typed. Raises ValueError with a sentence."""
     if not any((request, host, unit, since)):
         raise ValueError("What for? make logs REQUEST=id, HOST=app1, UNIT=apache2, SINCE=30m, or several of them.")
-    for name, words in (("REQUEST", request), ("HOST", host), ("UNIT", unit)):
-        if not re.fullmatch(r"[\w.*@-]*", words):
-            raise ValueError(f"{name}={words} is none: letters, digits and . - _ @ only.")
+    for name, text in (("REQUEST", request), ("HOST", host), ("UNIT", unit)):
+        if not re.fullmatch(r"[\w.*@-]*", text):
+            raise ValueError(f"{name}={text} is none: letters, digits and . - _ @ only.")
     try:
-        found = moment(since, now)
+        seconds = moment(since, now)
     except ValueError:
-        raise ValueError(f'SINCE={since} is no moment: SINCE=30m, 2h or 1d ago, or SINCE="2026-11-25 18:00" (UTC).') from None
-    return {"request": request, "host": host, "unit": unit, "since": found}
+        raise ValueError(
+            f'SINCE={since} is no moment: SINCE=30m, 2h or 1d ago, or SINCE="2026-11-25 18:00" (UTC).'
+        ) from None
+    return {"request": request, "host": host, "unit": unit, "since": seconds}
 
 
-def page(hosts):
+def page(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """(lines of all hosts that were asked, sentences about what is missing). hosts: {host: what log_lines returned, or why it did not}."""
-    told = {name: said for name, said in hosts.items() if "lines" in said}
+    answers = {name: answer for name, answer in hosts.items() if "lines" in answer}
     # Several monitors have the same lines.
-    lines = sorted(dict.fromkeys(line for said in told.values() for line in said["lines"]),
-                   key=lambda line: datetime.datetime.fromisoformat(line.partition(" ")[0]))
-    missing = [f"{said['left_off']} older lines are left off: ask for less" for said in told.values() if said["left_off"]]
-    missing += [f"{name} {query.silence(said)}" for name, said in sorted(hosts.items()) if name not in told]
+    lines = sorted(
+        dict.fromkeys(line for answer in answers.values() for line in answer["lines"]),
+        key=lambda line: datetime.datetime.fromisoformat(line.partition(" ")[0]),
+    )
+    missing = [
+        f"{answer['left_off']} older lines are left off: ask for less"
+        for answer in answers.values()
+        if answer["left_off"]
+    ]
+    missing += [f"{name} {query.silence(answer)}" for name, answer in sorted(hosts.items()) if name not in answers]
     return lines, missing
 
 
-def main():
+def main() -> int:
     """Print the lines."""
-    if len(sys.argv) < 6:
-        sys.exit(__doc__)
-    inventory, *words = sys.argv[1:6]
+    parser = arguments.parser_of(__doc__)
+    for name in ("request", "host", "unit", "since"):
+        parser.add_argument(f"--{name}", default="")
+    arguments.add_extra_vars(parser)
+    args = parser.parse_args()
     try:
-        asked_for = asked(*words, datetime.datetime.now(datetime.UTC))
-        tier = environment.load(inventory, environment.laid_over(sys.argv[6:]))
+        search = search_arguments(args.request, args.host, args.unit, args.since, datetime.datetime.now(datetime.UTC))
+        tier = environment.load(args.inventory, tuple(args.extra_vars))
     except (ValueError, environment.Unusable) as reason:
         print(reason, file=sys.stderr)
         return 2
     # The monitors keep the lines of all; where there is none, each host keeps its own.
-    arguments = {name: asked_for | {"directory": tier.hosts[name].values["log_dir"]} for name in tier.groups.get("monitor") or tier.hosts}
-    lines, missing = page(query.ask(tier, query.modules("log_search"), "result", arguments, SEARCH_S))
+    wanted = {
+        name: search | {"directory": tier.hosts[name].values["log_dir"]}
+        for name in tier.groups.get("monitor") or tier.hosts
+    }
+    lines, missing = page(query.ask(tier, query.modules("log_search"), "result", wanted, SEARCH_S))
     print(*lines, sep="\n", end="\n" if lines else "")
     if not lines:
         missing.append("no such line")

@@ -1,14 +1,14 @@
 """Put a host into a pool of a standing tier, or take one out of it.
 
-    node.py add INVENTORY POOL NODE [ADDRESS] [-- words for ansible-playbook]
-    node.py remove INVENTORY NODE [POOL] [-- words for ansible-playbook]
-    node.py write add INVENTORY POOL NODE ADDRESS    only the line in the inventory; prints {"changed": …}
-    node.py write remove INVENTORY NODE [POOL]
+    node.py add --inventory PATH --pool app --node app3 [--address ADDRESS]
+    node.py remove --inventory PATH --node app3 [--pool app]
 
+With --write-only they change the line in the inventory and nothing else, and print {"changed": …}.
 Input that cannot be right is refused here, with exit code 2, before anything is touched. The playbooks add_node.yml
 and remove_node.yml do the rest: they ask the tier, and change the inventory themselves once they know that it can be done.
 """
 
+import argparse
 import ipaddress
 import json
 import os
@@ -16,14 +16,16 @@ import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 
-from controller.errors import Refused, near, told
-from controller.inventory import POOLS, ROOT, Inventory, facts_of, typed, write
+from controller import arguments
+from controller.errors import Refused, exit_code, near
+from controller.inventory import POOLS, ROOT, Facts, Inventory, facts_of, typed, write
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-def next_address(inventory, pool, facts):
+def next_address(inventory: Inventory, pool: str, facts: Facts) -> str:
     """The next free address of a pool's range: the ten that its first host is one of; when they are taken, the upper half of the network."""
     network = ipaddress.ip_network(facts["network_cidr"])
     first = min(ipaddress.ip_address(inventory.address(host)) for host in inventory.groups[pool])
@@ -37,12 +39,12 @@ def next_address(inventory, pool, facts):
     raise Refused(f"network_cidr {network} has no free address left (group_vars/{facts['env_name']}/main.yml).")
 
 
-def check_address(inventory, host, address, facts):
+def check_address(inventory: Inventory, host: str, address: str, facts: Facts) -> None:
     """Raise Refused for an address that a host cannot have."""
     main = f"group_vars/{facts['env_name']}/main.yml"
     other = inventory.addresses.get(address)
     if other and other != host:
-        raise Refused(f"{address} is the address of {other} ({inventory.place(other)}).")
+        raise Refused(f"{address} is the address of {other} ({inventory.location(other)}).")
     if address == facts["lb_vip"]:
         raise Refused(f"{address} is lb_vip ({main}): it must be nobody's.")
     try:
@@ -57,9 +59,11 @@ def check_address(inventory, host, address, facts):
             raise Refused(f"{address} is outside what hosts of network_cidr {network} may have ({main}).")
 
 
-def check_add(inventory, pool, host, address, facts):
+def check_add(inventory: Inventory, pool: str, host: str, address: str, facts: Facts) -> str:
     """The address of a host that may come into a pool. Raises Refused for one that may not."""
-    usage = f"Type it like this: make add-node {typed(facts)} POOL=app NODE=app3" + ("" if facts["env_containers"] else " ADDRESS=198.51.100.23")
+    usage = f"Type it like this: make add-node {typed(facts)} POOL=app NODE=app3" + (
+        "" if facts["env_containers"] else " ADDRESS=198.51.100.23"
+    )
     if not pool or not host:
         raise Refused(f"{'POOL' if not pool else 'NODE'}= is missing. {usage}")
     if pool not in POOLS:
@@ -70,10 +74,14 @@ def check_add(inventory, pool, host, address, facts):
         raise Refused(f"NODE={host} is the name of a group. {usage}")
     if host in inventory.lines:
         if pool not in inventory.pools(host):
-            raise Refused(f"{host} is in '{', '.join(inventory.pools(host)) or 'another group'}' already ({inventory.place(host)}): choose another name.")
+            raise Refused(
+                f"{host} is in '{', '.join(inventory.pools(host)) or 'another group'}' already ({inventory.location(host)}): choose another name."
+            )
         if address and address != inventory.address(host):
-            raise Refused(f"{host} has the address {inventory.address(host)} already ({inventory.place(host)}): leave ADDRESS= out, "
-                          f"or take it out first: make remove-node {typed(facts)} NODE={host}")
+            raise Refused(
+                f"{host} has the address {inventory.address(host)} already ({inventory.location(host)}): leave ADDRESS= out, "
+                f"or take it out first: make remove-node {typed(facts)} NODE={host}"
+            )
         return inventory.address(host)
     if not address and not facts["env_containers"]:
         raise Refused(f"ADDRESS= is missing: nobody but you knows the address of a real host. {usage}")
@@ -82,7 +90,7 @@ def check_add(inventory, pool, host, address, facts):
     return address
 
 
-def check_remove(inventory, host, facts, pool=""):
+def check_remove(inventory: Inventory, host: str, facts: Facts, pool: str = "") -> str:
     """The pool that a host may leave, as far as the inventory tells; pool where one is named. Raises Refused for one that may not."""
     if not host:
         raise Refused(f"NODE= is missing. Type it like this: make remove-node {typed(facts)} NODE=app3")
@@ -91,63 +99,95 @@ def check_remove(inventory, host, facts, pool=""):
     pools = inventory.pools(host)
     if pool:
         if pool not in pools:
-            raise Refused(f"{host} is not in '{pool}' ({inventory.name}); it is in: {', '.join(pools) or 'none that hosts leave'}.")
+            raise Refused(
+                f"{host} is not in '{pool}' ({inventory.name}); it is in: {', '.join(pools) or 'none that hosts leave'}."
+            )
         pools = [pool]
     elif host in inventory.groups.get("quorum", []):
         votes = inventory.groups["quorum"]
         others = [other for pool in pools for other in inventory.groups[pool] if other not in votes]
-        raise Refused(f"{host} is one of the {len(votes)} that agree on which database is primary ({inventory.name}, quorum): it stays."
-                      + (f" One of its jobs can go: make remove-node {typed(facts)} NODE={host} POOL={pools[-1]}" if len(pools) > 1 else
-                         f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}" if others else ""))
+        raise Refused(
+            f"{host} is one of the {len(votes)} that agree on which database is primary ({inventory.name}, quorum): it stays."
+            + (
+                f" One of its jobs can go: make remove-node {typed(facts)} NODE={host} POOL={pools[-1]}"
+                if len(pools) > 1
+                else f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}"
+                if others
+                else ""
+            )
+        )
     if not pools:
         raise Refused(f"{host} is in none of the pools that hosts leave ({', '.join(POOLS)}).")
     if len(pools) > 1:
-        raise Refused(f"{host} is in several pools ({', '.join(pools)}). Say which one it leaves: make remove-node {typed(facts)} "
-                      f"NODE={host} POOL={pools[-1]}")
+        raise Refused(
+            f"{host} is in several pools ({', '.join(pools)}). Say which one it leaves: make remove-node {typed(facts)} "
+            f"NODE={host} POOL={pools[-1]}"
+        )
     if inventory.groups[pools[0]] == [host]:
-        raise Refused(f"{host} is the last of '{pools[0]}'. Put another in first: make add-node {typed(facts)} POOL={pools[0]} NODE=…")
+        raise Refused(
+            f"{host} is the last of '{pools[0]}'. Put another in first: make add-node {typed(facts)} POOL={pools[0]} NODE=…"
+        )
     return pools[0]
 
 
-def play(inventory, playbook, words, **given):
+def play(inventory: pathlib.Path, playbook: str, options: Sequence[str], **variables: object) -> int:
     """Run a playbook; its exit code."""
-    extra = [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
-    return subprocess.run(["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks" / playbook), *extra, *words], check=False).returncode
+    extra = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+    command = ["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks" / playbook), *extra, *options]
+    return subprocess.run(command, check=False).returncode
 
 
-def run(words):
-    """Do what the words of the command line say; the exit code. Raises Refused."""
-    words, _dashes, more = (words, None, []) if "--" not in words else (words[:words.index("--")], "--", words[words.index("--") + 1:])
-    only_write = words[:1] == ["write"]
-    verb, path, *given = words[only_write:] if len(words) > 1 + only_write else ("", "")
-    if verb not in ("add", "remove"):
-        sys.exit(__doc__)
-    path = pathlib.Path(path).resolve()
-    facts = facts_of(path)
-    inventory = Inventory(path.read_text(), os.path.relpath(path, ROOT))
-    if verb == "remove":
-        host, pool = (given + ["", ""])[:2]
-        if only_write:
-            print(json.dumps({"changed": write(path, inventory.without_host(host, pool))}))
-            return 0
-        pool = check_remove(inventory, host, facts, pool)
-        stays = inventory.jobs(host) != [pool]
-        inventory.without_host(host, pool if stays else "")  # raises where it cannot be done later
-        return play(path, "remove_node.yml", more, node=host, node_group=pool, node_stays=stays)
-    pool, host, address = (given + ["", "", ""])[:3]
-    address = check_add(inventory, pool, host, address, facts)
+def add(args: argparse.Namespace, facts: Facts, inventory: Inventory, options: Sequence[str]) -> int:
+    """Add a host; the exit code. Raises Refused."""
+    path, pool, host = args.inventory, args.pool, args.node
+    address = check_add(inventory, pool, host, args.address, facts)
     text = inventory.text if host in inventory.lines else inventory.with_host(pool, host, address)
-    if only_write:
+    if args.write_only:
         print(json.dumps({"changed": write(path, text)}))
         return 0
-    # As the inventory will be. Its own name, for the time that it takes to know that it may.
+    # As the inventory will be, under a name of its own until it is known that the host may be added.
     planned = path.with_suffix(".yaml")
     planned.write_text(text)
     try:
-        return play(planned, "add_node.yml", more, node=host, node_group=pool, node_address=address, node_inventory=path)
+        return play(
+            planned, "add_node.yml", options, node=host, node_group=pool, node_address=address, node_inventory=path
+        )
     finally:
         planned.unlink()
 
 
+def remove(args: argparse.Namespace, facts: Facts, inventory: Inventory, options: Sequence[str]) -> int:
+    """Remove a host; the exit code. Raises Refused."""
+    path, host = args.inventory, args.node
+    if args.write_only:
+        print(json.dumps({"changed": write(path, inventory.without_host(host, args.pool))}))
+        return 0
+    pool = check_remove(inventory, host, facts, args.pool)
+    stays = inventory.jobs(host) != [pool]
+    inventory.without_host(host, pool if stays else "")  # raises where it cannot be done later
+    return play(path, "remove_node.yml", options, node=host, node_group=pool, node_stays=stays)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Do what the words of a command line say; the exit code. Raises Refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("add", "remove"):
+        options = verbs.add_parser(verb)
+        arguments.add_inventory(options)
+        options.add_argument("--pool", default="")
+        options.add_argument("--node", default="")
+        options.add_argument("--write-only", action="store_true", help="change the inventory and nothing else")
+        options.add_argument("--check", action="store_true", help="a dry run")
+        arguments.add_extra_vars(options)
+        if verb == "add":
+            options.add_argument("--address", default="")
+    args = parser.parse_args(argv)
+    args.inventory = args.inventory.resolve()
+    inventory = Inventory(args.inventory.read_text(), os.path.relpath(args.inventory, ROOT))
+    more = [*(["--check", "--diff"] if args.check else []), *arguments.extra_vars(args)]
+    return {"add": add, "remove": remove}[args.verb](args, facts_of(args.inventory), inventory, more)
+
+
 if __name__ == "__main__":
-    sys.exit(told(lambda: run(sys.argv[1:])))
+    sys.exit(exit_code(lambda: run(sys.argv[1:])))

@@ -1,33 +1,44 @@
 """Print who deployed what, when, with what result, and which release every app host serves.
 
-    releases.py INVENTORY
-
 Exits with 1 where hosts serve different releases or one did not answer, with 2 where they could not be asked.
 """
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
-from controller import environment, query
-from controller.report import table
+from controller import arguments, environment, query
+from controller.report import Row, table
 
 
-def entries(hosts):
-    """(lines of all ledgers as dicts, in the order of time; {host: its release, or None where it did not answer})."""
-    found, serves = {}, {}
-    for name, said in hosts.items():
-        lines = said.get("stdout", "").splitlines()
+class Entry(TypedDict):
+    """An entry of the release log."""
+
+    when: str
+    who: str
+    verb: str
+    release: str
+    result: str
+
+
+def entries(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[list[Entry], dict[str, str | None]]:
+    """(entries of all release logs in the order of time, {host: its release, or None where it did not answer})."""
+    logged: dict[str, Entry] = {}
+    serves: dict[str, str | None] = {}
+    for name, answer in hosts.items():
+        lines = answer.get("stdout", "").splitlines()
         serves[name] = lines[0].rpartition("/")[2] if lines else None
         for line in lines[1:]:
-            found[line] = json.loads(line)
-    return sorted(found.values(), key=lambda entry: (entry["when"], entry["result"] != "begun")), serves
+            logged[line] = json.loads(line)
+    return sorted(logged.values(), key=lambda entry: (entry["when"], entry["result"] != "begun")), serves
 
 
-def rows(ledger):
+def rows(log: Sequence[Entry]) -> list[Row]:
     """Cells of the table: what ended, and what was begun and never ended."""
-    shown = [("when", "who", "verb", "release", "result")]
-    for place, entry in enumerate(ledger):
-        later = ledger[place + 1:]
+    shown: list[Row] = [("when", "who", "verb", "release", "result")]
+    for number, entry in enumerate(log):
+        later = log[number + 1 :]
         result = entry["result"]
         if result == "begun":
             if any(other["release"] == entry["release"] and other["result"] != "begun" for other in later):
@@ -37,27 +48,30 @@ def rows(ledger):
     return shown
 
 
-def page(hosts):
+def page(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, bool]:
     """(text of the page, whether all hosts serve one release)."""
-    ledger, serves = entries(hosts)
-    told = [f"  {name} serves {release}" if release else f"  {name} does not answer" for name, release in sorted(serves.items())]
-    return "\n".join(["", *table(rows(ledger)), "", *told, ""]), len(set(serves.values())) == 1 and None not in serves.values()
+    log, serves = entries(hosts)
+    lines = [
+        f"  {name} serves {release}" if release else f"  {name} does not answer"
+        for name, release in sorted(serves.items())
+    ]
+    same = len(set(serves.values())) == 1 and None not in serves.values()
+    return "\n".join(["", *table(rows(log)), "", *lines, ""]), same
 
 
-def main():
+def main() -> int:
     """Print the page."""
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
+    args = arguments.parser_of(__doc__).parse_args()
     try:
-        tier = environment.load(sys.argv[1])
+        tier = environment.load(args.inventory)
     except environment.Unusable as reason:
         print(reason, file=sys.stderr)
         return 2
     facts = {name: tier.hosts[name].values["status_facts"] for name in tier.groups["app"]}
-    arguments = {name: {"root": known["site_root"], "log": known["release_log"]} for name, known in facts.items()}
-    text, one = page(query.ask(tier, query.modules("release_log"), "read", arguments))
+    wanted = {name: {"root": values["site_root"], "log": values["release_log"]} for name, values in facts.items()}
+    text, same = page(query.ask(tier, query.modules("release_log"), "read", wanted))
     print(text)
-    return 0 if one else 1
+    return 0 if same else 1
 
 
 if __name__ == "__main__":

@@ -1,68 +1,92 @@
 """Show what every host of a tier does, and what is wrong with it, as one page.
 
-    status.py INVENTORY [-e VARIABLES]
-
 Exits with 1 where something is wrong, with 2 where the hosts could not be asked.
 """
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
-from controller import environment, query
+from controller import arguments, environment, query
 from controller.health import ORDER, between, outdated
-from controller.report import table
+from controller.report import Row, table
 
 POOLS = ["pages", "files", "databases", "caches", "uploads"]
 
 
-def page(hosts):
+def page(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
     """(text of the page, sentences about what is wrong).
 
     hosts: {name: what host_status returned, or why the host did not answer under "msg"}.
     """
-    answers = {name: said for name, said in hosts.items() if "does" in said}
-    asked = next((said["asked"] for said in answers.values()), {"groups": {}, "facts": {"env_name": "?", "env_typed": "ENV=?", "lb_vip": "?"}})
-    groups, facts = asked["groups"], asked["facts"]
+    answers = {name: answer for name, answer in hosts.items() if "does" in answer}
+    unknown = {"groups": {}, "facts": {"env_name": "?", "env_typed": "ENV=?", "lb_vip": "?"}}
+    tier = next((answer["asked"] for answer in answers.values()), unknown)
+    groups, facts = tier["groups"], tier["facts"]
     roles, wrong = between(answers, groups, facts)
-    rows = [("host", "tier", "health", "does", "uses (! gets no answer)")]
-    for name in sorted(hosts, key=lambda host: [next((n for n, g in enumerate(ORDER) if host in groups.get(g, [])), 9), host]):
+    rows: list[Row] = [("host", "tier", "health", "does", "uses (! gets no answer)")]
+
+    def order(host: str) -> tuple[int, str]:
+        return next((number for number, group in enumerate(ORDER) if host in groups.get(group, [])), 9), host
+
+    for name in sorted(hosts, key=order):
         tiers = [group for group in ORDER if name in groups.get(group, [])]
         if name not in answers:
             not_asked = hosts[name].get("not_asked")
-            reason = "over SSH" if hosts[name].get("unreachable") else f"as it should: {hosts[name].get('msg', '')[:200]}"
-            wrong.append(f"{name} was not asked in time: {hosts[name]['msg']}" if not_asked else f"{name} does not answer {reason}")
+            reason = (
+                "over SSH" if hosts[name].get("unreachable") else f"as it should: {hosts[name].get('msg', '')[:200]}"
+            )
+            wrong.append(
+                f"{name} was not asked in time: {hosts[name]['msg']}"
+                if not_asked
+                else f"{name} does not answer {reason}"
+            )
             rows.append((name, " ".join(tiers), "NOT ASKED" if not_asked else "SILENT", "", ""))
             continue
-        said = answers[name]
-        does = said["does"] | ({"db": roles[name]} if name in roles and "db" in said["does"] else {})
-        sees = "  ".join(f"{pool}: " + " ".join(one if up else f"!{one}" for one, up in said["sees"][pool].items()) for pool in POOLS if pool in said["sees"])
-        wrong += [f"{name}: {sentence}" for sentence in said["wrong"]]
-        rows.append((name, " ".join(tiers), "WRONG" if said["wrong"] else "ok", "; ".join(does[tier] for tier in tiers if tier in does), sees))
-    head = f"  {facts['env_name']}   https://{facts['lb_vip']}/   {'all is well' if not wrong else 'something is wrong'}"
-    body = ["", head, "", *table(rows), ""]
+        answer = answers[name]
+        does = answer["does"] | ({"db": roles[name]} if name in roles and "db" in answer["does"] else {})
+        sees = "  ".join(
+            f"{pool}: " + " ".join(peer if up else f"!{peer}" for peer, up in answer["sees"][pool].items())
+            for pool in POOLS
+            if pool in answer["sees"]
+        )
+        wrong += [f"{name}: {problem}" for problem in answer["wrong"]]
+        work = "; ".join(does[tier] for tier in tiers if tier in does)
+        rows.append((name, " ".join(tiers), "WRONG" if answer["wrong"] else "ok", work, sees))
+    verdict = "all is well" if not wrong else "something is wrong"
+    body = ["", f"  {facts['env_name']}   https://{facts['lb_vip']}/   {verdict}", "", *table(rows), ""]
     if wrong:
-        body += ["  wrong:", *(f"    {sentence}" for sentence in wrong), ""]
+        body += ["  wrong:", *(f"    {problem}" for problem in wrong), ""]
     if old := outdated(answers, facts["env_typed"]):
         body += ["  images:", *(f"    {sentence}" for sentence in old), ""]
     return "\n".join(body), wrong
 
 
-def asked(environment):
-    """What every host of an environment says of itself, as {name: what host_status returns, or why it did not answer}."""
-    arguments = {name: {"name": name, "groups": environment.groups, "addresses": host.values["status_addresses"], "facts": host.values["status_facts"]}
-                 for name, host in environment.hosts.items()}
-    return query.ask(environment, query.modules("perlbal", "host_look"), "look", arguments)
+def ask(tier: environment.Environment) -> dict[str, dict[str, Any]]:
+    """What every host of an environment returns, as {name: what host_status returns, or why it did not answer}."""
+    wanted = {
+        name: {
+            "name": name,
+            "groups": tier.groups,
+            "addresses": host.values["status_addresses"],
+            "facts": host.values["status_facts"],
+        }
+        for name, host in tier.hosts.items()
+    }
+    return query.ask(tier, query.modules("perlbal", "host_probe", "host_health"), "check", wanted)
 
 
-def main():
+def main() -> int:
     """Print the page."""
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
+    parser = arguments.parser_of(__doc__)
+    arguments.add_extra_vars(parser)
+    args = parser.parse_args()
     try:
-        tier = environment.load(sys.argv[1], environment.laid_over(sys.argv[2:]))
+        tier = environment.load(args.inventory, tuple(args.extra_vars))
     except environment.Unusable as reason:
         print(reason, file=sys.stderr)
         return 2
-    text, wrong = page(asked(tier))
+    text, wrong = page(ask(tier))
     print(text)
     return 1 if wrong else 0
 

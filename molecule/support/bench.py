@@ -262,7 +262,16 @@ def nodes(table: Table) -> None:
             "the 4th app host, from command to end", lambda: make("add-node", "POOL=app", "NODE=app4", fewer)[0]
         )
         for number in range(5, 13):
-            run("python", "-m", "controller.commands.node", "write", "add", str(INVENTORY), "app", f"app{number}")
+            run(
+                "python",
+                "-m",
+                "controller.commands.node",
+                "add",
+                "--write-only",
+                f"--inventory={INVENTORY}",
+                "--pool=app",
+                f"--node=app{number}",
+            )
         make("converge", fewer)
         thirteenth = table.seconds("the 13th app host", lambda: make("add-node", "POOL=app", "NODE=app13", fewer)[0])
         table.row("the same as a multiple of the 4th", f"{thirteenth / fourth:.2f} x")

@@ -19,7 +19,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from ansible import context
@@ -31,11 +31,15 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+from controller.live import Live
 from controller.progress import (
+    Failure,
+    Plays,
     duration,
     ended_line,
     failed_text,
     hosts_of,
+    key_of,
     left,
     read_times,
     reason,
@@ -68,14 +72,6 @@ def state_of(inventory: str) -> pathlib.Path | None:
     return state if state.is_dir() else None
 
 
-def key_of(playbook: str, options: Mapping[str, Any]) -> str:
-    """What a run is remembered by: its playbook and what decides how much of it there is to do."""
-    tags = [tag for tag in options.get("tags") or () if tag != "all"]
-    words = [playbook, *(["--check"] if options.get("check") else []), *([f"--limit {options['subset']}"] if options.get("subset") else []),
-             *([f"--tags {','.join(tags)}"] if tags else [])]
-    return " ".join(words)
-
-
 def uuids(nodes: Iterable[Any] | None) -> Iterator[str]:
     """Those of tasks and blocks, and of all that is in them."""
     for node in nodes or []:
@@ -100,51 +96,42 @@ class Stage:
 
     def __init__(self, play: Play, begun: float) -> None:
         self.uuid, self.name, self.begun, self.all = play._uuid, play.get_name().strip(), begun, 0
-        self.seen, self.batch, self.failed, self.changed = {}, set(), set(), 0  # seen: hosts, in the order of their first result
-
-
-class Live:
-    """The last line of a terminal, which is written over; nothing where there is no terminal. Whoever calls has the display's lock."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.shown = stream, False
-        self.terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-
-    def draw(self, line: str) -> None:
-        """Show a line in place of the one before."""
-        if self.terminal:
-            self.stream.write(f"\r{line}\x1b[K")
-            self.stream.flush()
-            self.shown = True
-
-    def clear(self) -> None:
-        """Make room for other output."""
-        if self.shown:
-            self.stream.write("\r\x1b[K")
-            self.shown = False
+        self.changed = 0
+        self.seen: dict[str, bool] = {}  # hosts, in the order of their first result
+        self.batch: set[str] = set()
+        self.failed: set[str] = set()
 
 
 class Tee:
     """What Ansible's own callback takes for its display: everything goes to the log, and to the screen where that is wanted."""
 
-    def __init__(self, progress, display):
-        self.progress, self.real, self.screen, self.muted = progress, display, False, None  # muted: a thread
+    def __init__(self, progress: CallbackModule, display: Any) -> None:
+        self.progress, self.real, self.screen = progress, display, False
+        self.muted: int | None = None  # a thread
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def display(self, msg, color=None, stderr=False, screen_only=False, log_only=False, newline=True):
+    def display(
+        self,
+        msg: str,
+        color: str | None = None,
+        stderr: bool = False,
+        screen_only: bool = False,
+        log_only: bool = False,
+        newline: bool = True,
+    ) -> None:
         """In place of Display.display."""
         if not screen_only:
             self.progress.write(msg)
         if self.screen and not log_only:
             self.progress.show(msg, color=color, stderr=stderr, newline=newline)
 
-    def banner(self, msg, color=None, cows=True):
+    def banner(self, msg: str, color: str | None = None, cows: bool = True) -> None:
         """In place of Display.banner."""
         type(self.real).banner(self, msg, color, cows)
 
-    def _error(self, *error, **how):
+    def _error(self, *error: Any, **how: Any) -> None:
         """In place of Display._error: the trace of a task that failed, rescued or not."""
         self.muted = None if self.screen else threading.get_ident()
         try:
@@ -160,16 +147,25 @@ class CallbackModule(Default):
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "progress"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.real, self.pid, self.log, self.state = self._display, os.getpid(), None, None
-        self._display, self.print = Tee(self, self.real), self.real.display
-        self.live, self.stop, self.lock = Live(sys.stdout), threading.Event(), self.real._lock
+        self.real: Any = self._display
+        self.pid, self.begun = os.getpid(), time.monotonic()
+        self.log: TextIO | None = None
+        self.state: pathlib.Path | None = None
+        self._display: Any = Tee(self, self.real)
+        self.print, self.lock = self.real.display, self.real._lock
+        self.live, self.stop = Live(sys.stdout), threading.Event()
         self.quiet = os.environ.get("PROGRESS") == "quiet"
-        self.stage, self.task, self.done, self.note, self.asks, self.spoke = None, None, set(), "", False, 0.0
-        self.key, self.before, self.ended, self.changed = "", [], [], 0
-        self.fatal, self.rescued = [], []  # failures
-        self.begun = time.monotonic()
+        self.stage: Stage | None = None
+        self.task: Task | None = None
+        self.done: set[str] = set()  # hosts that are done with the task
+        self.note, self.asks, self.spoke = "", False, 0.0
+        self.key, self.changed = "", 0
+        self.before: Plays = []
+        self.ended: list[tuple[str, float]] = []
+        self.fatal: list[Failure] = []
+        self.rescued: list[Failure] = []
 
     # -------------------------------------------------------------- where it goes
 
@@ -186,13 +182,15 @@ class CallbackModule(Default):
             self.print(text, **how)
             sys.stdout.flush()
 
-    def heard(self, msg, *rest, screen_only=False, **how):
+    def display_message(self, msg: str, *rest: Any, screen_only: bool = False, **how: Any) -> None:
         """In place of Display.display for everybody but this callback: warnings, errors, questions. Forked workers pass theirs on."""
         if os.getpid() != self.pid:
-            return self.print(msg, *rest, screen_only=screen_only, **how)
+            self.print(msg, *rest, screen_only=screen_only, **how)
+            return
         if not screen_only:
             self.write(msg)
-        return None if self._display.muted == threading.get_ident() else self.show(msg, *rest, screen_only=screen_only, **how)
+        if self._display.muted != threading.get_ident():
+            self.show(msg, *rest, screen_only=screen_only, **how)
 
     def open_log(self) -> None:
         """Begin the log, or go on with the one of the same verb."""
@@ -201,13 +199,25 @@ class CallbackModule(Default):
             return
         path, run, verb = self.state / "last.log", os.environ.get("VERB_RUN", ""), os.environ.get("VERB", "")
         with contextlib.suppress(OSError):
-            same = run and path.exists() and path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].endswith(f" {run}")
+            same = (
+                run
+                and path.exists()
+                and path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].endswith(f" {run}")
+            )
             if not same:
                 path.unlink(missing_ok=True)  # a run that has it open keeps its own
-            self.log = open(path, "a", buffering=1, encoding="utf-8", errors="replace",
-                            opener=lambda name, flags: os.open(name, flags, 0o600))
+            self.log = open(
+                path,
+                "a",
+                buffering=1,
+                encoding="utf-8",
+                errors="replace",
+                opener=lambda name, flags: os.open(name, flags, 0o600),
+            )
             if not same:
-                self.write(f"# {typed(verb) or 'ansible-playbook'}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC, run {run}")
+                self.write(
+                    f"# {typed(verb) or 'ansible-playbook'}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC, run {run}"
+                )
 
     # -------------------------------------------------------------- what runs
 
@@ -219,8 +229,15 @@ class CallbackModule(Default):
         earlier = len(self.stage.seen.keys() - self.stage.batch)
         only = 1 if self.task is not None and self.task.run_once is True else self.stage.all
         elapsed = now - self.stage.begun
-        line = running_line(self.stage.name, self.task.get_name().strip() if self.task is not None else "", (min(earlier + len(self.done), only), only), elapsed,
-                            left(self.before, self.ended, self.stage.name, elapsed), self.note, shutil.get_terminal_size().columns - 1 if self.live.terminal else WIDTH)
+        line = running_line(
+            self.stage.name,
+            self.task.get_name().strip() if self.task is not None else "",
+            (min(earlier + len(self.done), only), only),
+            elapsed,
+            left(self.before, self.ended, self.stage.name, elapsed),
+            self.note,
+            shutil.get_terminal_size().columns - 1 if self.live.terminal else WIDTH,
+        )
         if self.live.terminal:
             self.live.draw(line)
         elif not self.quiet and not self._display.screen and now - self.spoke >= EVERY:
@@ -243,7 +260,10 @@ class CallbackModule(Default):
         with self.lock:
             self.live.clear()
             if not self.quiet and not self._display.screen:
-                self.show(ended_line(stage.name, stage.seen, seconds, stage.changed, len(stage.failed)), color=COLOR_ERROR if stage.failed else None)
+                self.show(
+                    ended_line(stage.name, stage.seen, seconds, stage.changed, len(stage.failed)),
+                    color=COLOR_ERROR if stage.failed else None,
+                )
 
     def end(self) -> None:
         """Leave a clean terminal, and say what failed where the run was cut off before it could."""
@@ -275,33 +295,34 @@ class CallbackModule(Default):
         self.result(result)
         if ignored:
             return
-        host, place = result.host.get_name(), result.task.get_path() or ""
-        what = (host, result.task.get_name().strip(), place.removeprefix(f"{ROOT}/"), reason(result.result))
+        host, location = result.host.get_name(), result.task.get_path() or ""
+        what = (host, result.task.get_name().strip(), location.removeprefix(f"{ROOT}/"), reason(result.result))
         if is_rescued(result.task):
             self.rescued.append(what)
         else:
             self.fatal.append(what)
-            self.stage.failed.add(host)
+            if self.stage:
+                self.stage.failed.add(host)
 
     # -------------------------------------------------------------- what Ansible calls
 
-    def _handle_exception(self, result, use_stderr=False):
+    def _handle_exception(self, result: dict[str, Any], use_stderr: bool = False) -> None:
         """Ansible hides the result of a task with no_log, and not why it failed."""
         if "censored" in result:
             result.pop("exception", None)
         super()._handle_exception(result, use_stderr=use_stderr)
 
-    def v2_playbook_on_start(self, playbook):
+    def v2_playbook_on_start(self, playbook: Any) -> None:
         self._display.screen = bool(os.environ.get("VERBOSE") or context.CLIARGS.get("check") or self.real.verbosity)
         self.open_log()
         self.key = key_of(os.path.basename(playbook._file_name), context.CLIARGS)
         self.before = read_times(self.state / "times.json").get(self.key, []) if self.state else []
-        self.real.display = self.heard
+        self.real.display = self.display_message
         atexit.register(self.end)
         threading.Thread(target=self.tick, daemon=True, name="progress").start()
         super().v2_playbook_on_start(playbook)
 
-    def v2_playbook_on_play_start(self, play):
+    def v2_playbook_on_play_start(self, play: Play) -> None:
         if self.stage is None or self.stage.uuid != play._uuid:  # or else its next batch
             self.end_stage()
             self.stage, self.spoke = Stage(play, time.monotonic()), time.monotonic()
@@ -310,7 +331,7 @@ class CallbackModule(Default):
         self.task, self.done, self.stage.batch, self.note = None, set(), set(), ""
         super().v2_playbook_on_play_start(play)
 
-    def _task_start(self, task, prefix=None):
+    def _task_start(self, task: Task, prefix: str | None = None) -> None:
         self.task, self.done, self.note = task, set(), ""
         self.asks = task.action.rpartition(".")[2] == "pause"
         if self.live.terminal:
@@ -320,36 +341,37 @@ class CallbackModule(Default):
                 self.draw()
         super()._task_start(task, prefix)
 
-    def v2_runner_on_ok(self, result):
+    def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         self.result(result)
         if result.result.get("changed"):
-            self.stage.changed += 1
+            if self.stage:
+                self.stage.changed += 1
             # A message to whoever typed the verb.
             if result.task.action.rpartition(".")[2] == "debug" and "msg" in result.result and not self._display.screen:
                 self.show("\n".join(f"    {line}" for line in text_of(result.result["msg"]).splitlines()))
         super().v2_runner_on_ok(result)
 
-    def v2_runner_on_skipped(self, result):
+    def v2_runner_on_skipped(self, result: CallbackTaskResult) -> None:
         self.result(result)
         super().v2_runner_on_skipped(result)
 
-    def v2_runner_on_failed(self, result, ignore_errors=False):
+    def v2_runner_on_failed(self, result: CallbackTaskResult, ignore_errors: bool = False) -> None:
         self.failure(result, ignore_errors)
         super().v2_runner_on_failed(result, ignore_errors)
 
-    def v2_runner_on_unreachable(self, result):
+    def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
         self.failure(result, result.task.ignore_unreachable is True)
         super().v2_runner_on_unreachable(result)
 
-    def v2_runner_retry(self, result):
-        said = result.result.get("running_for")  # plugins/modules/long_command.py
-        if said is None:
+    def v2_runner_retry(self, result: CallbackTaskResult) -> None:
+        seconds = result.result.get("running_for")  # plugins/modules/long_command.py
+        if seconds is None:
             super().v2_runner_retry(result)
             return
         self.note = result.result.get("last_line", "")
-        self._display.display(f"running: [{self.host_label(result)}] {duration(said)}: {self.note}")
+        self._display.display(f"running: [{self.host_label(result)}] {duration(seconds)}: {self.note}")
 
-    def v2_playbook_on_stats(self, stats):
+    def v2_playbook_on_stats(self, stats: Any) -> None:
         self.stop.set()
         self.end_stage()
         # What was to be rescued and was not, for whatever reason, is not kept back.
@@ -362,8 +384,9 @@ class CallbackModule(Default):
         self._display.screen = screen
         if self.live.terminal and not self.quiet and not screen:
             sums = [stats.summarize(host) for host in stats.processed]
-            self.show("  ".join(["   ", hosts_of([host for host in stats.processed if host != "localhost"] or ["localhost"]), *(f"{sum(one[what] for one in sums)} {what}" for what in ("ok", "changed")),
-                                 duration(time.monotonic() - self.begun)]))
+            hosts = hosts_of([host for host in stats.processed if host != "localhost"] or ["localhost"])
+            counts = [f"{sum(summary[kind] for summary in sums)} {kind}" for kind in ("ok", "changed")]
+            self.show("  ".join(["   ", hosts, *counts, duration(time.monotonic() - self.begun)]))
         if self.fatal:
             self.say_failures()
         elif self.state and not any((*stats.failures.values(), *stats.dark.values())):

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import hmac
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 
 def scram_fits(verifier: str, password: str) -> bool:
@@ -15,7 +17,9 @@ def scram_fits(verifier: str, password: str) -> bool:
     if kind != "SCRAM-SHA-256":
         raise ValueError(f"a verifier of {kind}, not of SCRAM-SHA-256")
     iterations, salt = work.split(":")
-    salted = hashlib.pbkdf2_hmac("sha256", unicodedata.normalize("NFKC", password).encode(), base64.b64decode(salt), int(iterations))
+    salted = hashlib.pbkdf2_hmac(
+        "sha256", unicodedata.normalize("NFKC", password).encode(), base64.b64decode(salt), int(iterations)
+    )
     server_key = hmac.new(salted, b"Server Key", hashlib.sha256).digest()
     return hmac.compare_digest(server_key, base64.b64decode(keys.split(":")[1]))
 
@@ -28,6 +32,6 @@ def scram_differs(role: dict[str, str], passwords: dict[str, str]) -> str:
 class FilterModule:
     """What templates may call."""
 
-    def filters(self):
+    def filters(self) -> dict[str, Callable[..., Any]]:
         """{name: function}"""
         return {"scram_differs": scram_differs}

@@ -1,24 +1,34 @@
 """Finds lines in the logs that a host keeps of all. It needs no Ansible on the host: `make logs` sends it to a bare Python."""
 
+from __future__ import annotations
+
 import datetime
 import fnmatch
 import gzip
 import heapq
 import pathlib
 import re
+from collections.abc import Iterable, Iterator
+
+TYPE_CHECKING = False  # what is only for a type checker is not imported: that takes longer than all else
+if TYPE_CHECKING:
+    from typing import Any
 
 # Time, host, name[process]: words
 LINE = re.compile(r"(?P<time>\S+) (?P<host>\S+) (?P<name>[^\s:\[]+)")
 OWN = "ansible-log_lines"  # what Ansible itself tells syslog about a search, with the words that were searched for
 
 
-def files(directory, host, since):
+def files(directory: str, host: str, since: float) -> list[pathlib.Path]:
     """Paths of a host's files, or of everybody's, that have been written to since."""
-    return [path for path in sorted(pathlib.Path(directory).glob("*.log*"))
-            if fnmatch.fnmatchcase(path.name.partition(".log")[0], host or "*") and path.stat().st_mtime >= since]
+    return [
+        path
+        for path in sorted(pathlib.Path(directory).glob("*.log*"))
+        if fnmatch.fnmatchcase(path.name.partition(".log")[0], host or "*") and path.stat().st_mtime >= since
+    ]
 
 
-def read(path):
+def read(path: pathlib.Path) -> Iterator[bytes]:
     """Yield the lines of a file, which may be compressed. One that is rotated meanwhile ends where it ends."""
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rb") as lines:
@@ -28,27 +38,34 @@ def read(path):
             return
 
 
-def matching(lines, request, unit, since):
+def matching(lines: Iterable[bytes], request: str, unit: str, since: float) -> Iterator[tuple[float, str]]:
     """Yield (time in seconds since 1970, text) of the lines that are asked for."""
     word = request.encode()
     for raw in lines:
         if word not in raw:
             continue
         text = raw.decode(errors="replace").rstrip("\n")
-        found = LINE.match(text)
-        if not found or found["name"] == OWN or (unit and found["name"] != unit and not found["name"].startswith(f"{unit}-")):
+        match = LINE.match(text)
+        if (
+            not match
+            or match["name"] == OWN
+            or (unit and match["name"] != unit and not match["name"].startswith(f"{unit}-"))
+        ):
             continue
         try:
-            at = datetime.datetime.fromisoformat(found["time"]).timestamp()
+            at = datetime.datetime.fromisoformat(match["time"]).timestamp()
         except ValueError:
             continue
         if at >= since:
             yield at, text
 
 
-def search(directory, request="", host="", unit="", since=0, most=10000):
+def search(
+    directory: str, request: str = "", host: str = "", unit: str = "", since: float = 0, most: int = 10000
+) -> tuple[list[str], int]:
     """(lines in the order of time, how many older ones there are)."""
-    newest, count = [], 0
+    newest: list[tuple[float, int, str]] = []
+    count = 0
     for path in files(directory, host, since):
         try:
             for at, text in matching(read(path), request, unit, since):
@@ -64,7 +81,7 @@ def search(directory, request="", host="", unit="", since=0, most=10000):
     return [text for _at, _count, text in sorted(newest)], count - len(newest)
 
 
-def result(**asked):
+def result(**asked: Any) -> dict[str, Any]:
     """The same, as the module log_lines returns it."""
     lines, left_off = search(**asked)
     return {"lines": lines, "left_off": left_off}

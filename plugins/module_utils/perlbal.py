@@ -3,7 +3,7 @@
 import socket
 
 
-def console(port, *commands, within=5.0):
+def console(port: int | str, *commands: str, within: float = 5.0) -> list[list[str]]:
     """What Perlbal answers to each command, as lists of lines without the "OK" or "." at their ends.
 
     port is the console's, on 127.0.0.1; within is in seconds, for each line. Raises OSError where nobody answers and

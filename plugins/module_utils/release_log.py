@@ -4,7 +4,7 @@ import os
 import pathlib
 
 
-def read(root, log):
+def read(root: str, log: str) -> dict[str, str]:
     """{stdout: the release that a site's directory serves, or none, and the lines of the log}."""
     try:
         serves = os.readlink(f"{root}/current")

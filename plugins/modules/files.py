@@ -59,6 +59,7 @@ paths:
 
 import os
 import tempfile
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_bytes, to_text
@@ -67,16 +68,18 @@ from ansible.module_utils.common.text.converters import to_bytes, to_text
 class Files:
     """What a task asks of a host's files, and what came of it."""
 
-    def __init__(self, module):
-        self.module, self.changed, self.diff = module, [], []
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.changed: list[str] = []  # paths
+        self.diff: list[dict[str, Any]] = []
 
-    def attributes(self, path, mode):
+    def attributes(self, path: str, mode: str) -> bool:
         """Set owner, group and mode of a path; whether they were different."""
         given = {name: self.module.params[name] for name in ("owner", "group")}
         arguments = self.module.load_file_common_arguments({"path": path, "mode": mode, **given})
-        return self.module.set_fs_attributes_if_different(arguments, False)
+        return bool(self.module.set_fs_attributes_if_different(arguments, False))
 
-    def directory(self, path):
+    def directory(self, path: str) -> None:
         """Make a directory."""
         made = not os.path.isdir(path)
         if made and os.path.lexists(path):
@@ -85,9 +88,16 @@ class Files:
             os.mkdir(path)
         if self.attributes(path, self.module.params["directory_mode"]) or made:
             self.changed.append(path)
-            self.diff.append({"before_header": path, "after_header": path, "before": {"state": "absent" if made else "directory"}, "after": {"state": "directory"}})
+            self.diff.append(
+                {
+                    "before_header": path,
+                    "after_header": path,
+                    "before": {"state": "absent" if made else "directory"},
+                    "after": {"state": "directory"},
+                }
+            )
 
-    def file(self, path, text):
+    def file(self, path: str, text: str) -> None:
         """Write a file where it is different."""
         content, before = to_bytes(text), None
         if os.path.isdir(path):
@@ -96,13 +106,20 @@ class Files:
             with open(path, "rb") as file:
                 before = file.read()
         if before != content:
-            self.diff.append({"before_header": path, "after_header": path, "before": to_text(before or b"", errors="replace"), "after": text})
+            self.diff.append(
+                {
+                    "before_header": path,
+                    "after_header": path,
+                    "before": to_text(before or b"", errors="replace"),
+                    "after": text,
+                }
+            )
             if not self.module.check_mode:
                 self.write(path, content)
         if self.attributes(path, self.module.params["mode"]) or before != content:
             self.changed.append(path)
 
-    def write(self, path, content):
+    def write(self, path: str, content: bytes) -> None:
         """Put a content in the place of a file."""
         handle, name = tempfile.mkstemp(dir=self.module.tmpdir)
         with open(handle, "wb") as file:
@@ -113,12 +130,21 @@ class Files:
             self.module.add_cleanup_file(name)
 
 
-def main():
+def main() -> None:
     """Execute the module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "directories": {"type": "list", "elements": "str", "default": []}, "directory_mode": {"type": "str", "default": "0755"},
-        "templates": {"type": "dict"}, "copies": {"type": "dict"}, "contents": {"type": "dict", "default": {}},
-        "owner": {"type": "str"}, "group": {"type": "str"}, "mode": {"type": "str"}})
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "directories": {"type": "list", "elements": "str", "default": []},
+            "directory_mode": {"type": "str", "default": "0755"},
+            "templates": {"type": "dict"},
+            "copies": {"type": "dict"},
+            "contents": {"type": "dict", "default": {}},
+            "owner": {"type": "str"},
+            "group": {"type": "str"},
+            "mode": {"type": "str"},
+        },
+    )
     files = Files(module)
     for path in module.params["directories"]:
         files.directory(path)

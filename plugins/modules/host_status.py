@@ -2,7 +2,7 @@
 """Ask a host what it does for the tier, and what is wrong with it."""
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.host_look import look
+from ansible.module_utils.host_health import check
 
 DOCUMENTATION = """
 module: host_status
@@ -38,15 +38,18 @@ asked: {type: dict, returned: always, description: "Groups and facts, as they we
 """
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "name": {"type": "str", "required": True},
-        "groups": {"type": "dict", "required": True},
-        "addresses": {"type": "dict", "required": True},
-        "facts": {"type": "dict", "required": True},
-    })
-    module.exit_json(changed=False, **look(**module.params))
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "groups": {"type": "dict", "required": True},
+            "addresses": {"type": "dict", "required": True},
+            "facts": {"type": "dict", "required": True},
+        },
+    )
+    module.exit_json(changed=False, **check(**module.params))
 
 
 if __name__ == "__main__":

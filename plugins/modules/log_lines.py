@@ -24,16 +24,19 @@ left_off: {type: int, returned: always, description: How many older ones there a
 """
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "directory": {"type": "path", "required": True},
-        "request": {"type": "str", "default": ""},
-        "host": {"type": "str", "default": ""},
-        "unit": {"type": "str", "default": ""},
-        "since": {"type": "float", "default": 0},
-        "most": {"type": "int", "default": 10000},
-    })
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "request": {"type": "str", "default": ""},
+            "host": {"type": "str", "default": ""},
+            "unit": {"type": "str", "default": ""},
+            "since": {"type": "float", "default": 0},
+            "most": {"type": "int", "default": 10000},
+        },
+    )
     module.exit_json(changed=False, **result(**module.params))
 
 

@@ -61,15 +61,20 @@ mv "$directory/rc.new" "$directory/rc"
 """
 
 
-def start(directory: pathlib.Path, words: list[str]) -> None:
+def start(directory: pathlib.Path, arguments: list[str]) -> None:
     """Start a command that writes into a directory what it prints, and at last its exit code."""
     for other in directory.parent.glob("*/rc"):
         if time.time() - other.stat().st_mtime > FORGOTTEN:
             shutil.rmtree(other.parent)
     directory.parent.mkdir(mode=0o700, exist_ok=True)
     directory.mkdir()
-    process = subprocess.Popen(["sh", "-c", SCRIPT, "long-command", str(directory), str(directory.parent / "lock"), *words],
-                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        ["sh", "-c", SCRIPT, "long-command", str(directory), str(directory.parent / "lock"), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     (directory / "pid").write_text(str(process.pid))
 
 
@@ -98,8 +103,10 @@ def printed(path: pathlib.Path) -> str:
 
 def last_line(directory: pathlib.Path) -> str:
     """What a command printed last, of both its outputs."""
-    files = sorted((path for path in (directory / "stdout", directory / "stderr") if path.exists()),
-                   key=lambda path: (path.stat().st_size > 0, path.stat().st_mtime))
+    files = sorted(
+        (path for path in (directory / "stdout", directory / "stderr") if path.exists()),
+        key=lambda path: (path.stat().st_size > 0, path.stat().st_mtime),
+    )
     if not files:
         return "it waits for the end of an earlier one"
     return (printed(files[-1]).splitlines() or [""])[-1]
@@ -107,18 +114,35 @@ def last_line(directory: pathlib.Path) -> str:
 
 def main() -> None:
     """Start the command, or wait for it."""
-    module = AnsibleModule(argument_spec={
-        "cmd": {"type": "str", "required": True}, "run": {"type": "str", "required": True},
-        "directory": {"type": "path", "default": "/run/long-command"}, "report_s": {"type": "int", "default": 10}})
+    module = AnsibleModule(
+        argument_spec={
+            "cmd": {"type": "str", "required": True},
+            "run": {"type": "str", "required": True},
+            "directory": {"type": "path", "default": "/run/long-command"},
+            "report_s": {"type": "int", "default": 10},
+        }
+    )
     given = module.params
     directory = pathlib.Path(given["directory"], given["run"])
     if not directory.exists():
         start(directory, shlex.split(given["cmd"]))
     if not ends(directory, given["report_s"]):
-        module.exit_json(changed=False, finished=False, running_for=int(time.time() - (directory / "pid").stat().st_mtime), last_line=last_line(directory))
+        module.exit_json(
+            changed=False,
+            finished=False,
+            running_for=int(time.time() - (directory / "pid").stat().st_mtime),
+            last_line=last_line(directory),
+        )
     code, stdout, stderr = (printed(directory / name) for name in ("rc", "stdout", "stderr"))
     shutil.rmtree(directory)
-    result = {"changed": True, "finished": True, "cmd": given["cmd"], "rc": int(code or -1), "stdout": stdout, "stderr": stderr}
+    result = {
+        "changed": True,
+        "finished": True,
+        "cmd": given["cmd"],
+        "rc": int(code or -1),
+        "stdout": stdout,
+        "stderr": stderr,
+    }
     if result["rc"]:
         module.fail_json(msg="non-zero return code" if code else "it was killed", **result)
     module.exit_json(**result)

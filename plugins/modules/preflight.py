@@ -5,6 +5,8 @@ import difflib
 import ipaddress
 import pathlib
 import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import yaml
 from ansible.module_utils.basic import AnsibleModule
@@ -22,21 +24,29 @@ options:
   values: {type: dict, required: true, description: The environment's own variables, as group_vars set them.}
 """
 
+Hosts = Mapping[str, tuple[int, Mapping[str, tuple[int, str]]]]  # {host: (line, {variable: (line, value)})}
+
 # Addresses that RFC 5737 reserves for documentation: an inventory nobody has filled in.
 EXAMPLE_NETWORKS = [ipaddress.ip_network(n) for n in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
 
 # What one host cannot be at once, and why.
 LOST = "what destroys one takes the other along"
-APART = {"monitor": {"lb": "both want the ports of the web"}, "backup": {"db": LOST, "media": LOST, "app": "both want the same ports"}}
+APART = {
+    "monitor": {"lb": "both want the ports of the web"},
+    "backup": {"db": LOST, "media": LOST, "app": "both want the same ports"},
+}
 
 # What YAML takes a word for that is not in quotes, by its tag: 1.10 is the number 1.1, no is false, 2026-11-30 a day.
-READ_AS = {f"tag:yaml.org,2002:{kind}": said for kind, said in (("float", "number"), ("int", "number"), ("bool", "truth value"), ("timestamp", "date"))}
+READ_AS = {
+    f"tag:yaml.org,2002:{kind}": type_name
+    for kind, type_name in (("float", "number"), ("int", "number"), ("bool", "truth value"), ("timestamp", "date"))
+}
 
 # Set by Ansible's users rather than read by a role.
 CONNECTION = re.compile(r"^(ansible_\w+|mitogen_\w+|private_address|host_share)$")
 
 
-def keys(node):
+def keys(node: yaml.Node | None) -> Iterator[tuple[str, int, yaml.Node]]:
     """Yield (name, line, value node) for each key of a YAML mapping node; lines count from 1."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -50,13 +60,13 @@ class VaultLoader(yaml.SafeLoader):
 VaultLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
-def compose(path):
+def compose(path: pathlib.Path) -> yaml.Node | None:
     """The YAML node tree of a file; None where it is vaulted or empty. Raises yaml.YAMLError."""
     text = path.read_text()
     return None if text.startswith("$ANSIBLE_VAULT") else yaml.compose(text, VaultLoader)
 
 
-def inventory_groups(node):
+def inventory_groups(node: yaml.Node | None) -> Iterator[tuple[str, int, Hosts]]:
     """Yield (group, line, {host: (line, {variable: (line, value)})}) for every group of an inventory tree."""
     for group, line, body in keys(node):
         hosts = {}
@@ -69,12 +79,14 @@ def inventory_groups(node):
         yield group, line, hosts
 
 
-def check_inventory(path, env, required, values, may_be_empty=()):
+def check_inventory(
+    path: pathlib.Path, env: str, required: Sequence[str], values: Mapping[str, Any], may_be_empty: Sequence[str] = ()
+) -> Iterator[str]:
     """Yield a complaint for everything wrong with who is where. Groups in may_be_empty need no hosts, but have to be named."""
     name = f"inventories/{path.name}"
     groups = list(inventory_groups(compose(path)))
     known = {*required, "all", env}
-    addresses = {}
+    addresses: dict[str, tuple[str, int]] = {}
     for group, line, hosts in groups:
         if group not in known:
             near = difflib.get_close_matches(group, known, 1)
@@ -86,43 +98,53 @@ def check_inventory(path, env, required, values, may_be_empty=()):
                     if other[0] != host:
                         yield f"{name}:{line}: {host} has the address {value} of {other[0]} (line {other[1]})"
     placed = {host for _g, _l, hosts in groups for host, (_hl, v) in hosts.items() if "ansible_host" in v}
-    reached = {}
+    reached: dict[str, dict[str, tuple[int, str]]] = {}
     for _group, _line, hosts in groups:
         for host, (_host_line, variables) in hosts.items():
             reached.setdefault(host, {}).update(variables)
     for host, variables in reached.items():
         line, text = variables.get("private_address") or variables.get("ansible_host") or (0, "{{")
         if "{{" not in text and not is_ipv4(text):
-            yield (f"{name}:{line}: other hosts reach {host} at '{text}'. The lists of who may come in, and the virtual IP, take IPv4 addresses: "
-                   "put one there, as private_address where ansible_host is to stay")
+            yield (
+                f"{name}:{line}: other hosts reach {host} at '{text}'. The lists of who may come in, and the virtual IP, take IPv4 addresses: "
+                "put one there, as private_address where ansible_host is to stay"
+            )
     for _group, _line, hosts in groups:
         for host, (line, _variables) in hosts.items():
             if host not in placed:
                 yield f"{name}:{line}: {host} has no ansible_host in any group"
     if env not in {group for group, _line, _hosts in groups}:
         yield f"{name}:1: there is no group '{env}': the hosts of {path.name} belong under it, as children"
-    members = {}
+    members: dict[str, set[str]] = {}
     for group, _line, hosts in groups:
         members.setdefault(group, set()).update(hosts)
     for group in required:
         if not members.get(group) and not (group in may_be_empty and group in members):
             yield f"{name}:1: the group '{group}' has no hosts" + (
-                f"; where there are to be none, write {group}: {{hosts: {{}}}}" if group in may_be_empty else "")
+                f"; where there are to be none, write {group}: {{hosts: {{}}}}" if group in may_be_empty else ""
+            )
     if len(members.get("quorum", ())) % 2 == 0 and members.get("quorum"):
         yield f"{name}:1: 'quorum' has {len(members['quorum'])} hosts: an even number survives no more than one fewer would"
     for group, _line, hosts in groups:
         for host, (line, _variables) in hosts.items():
             # A vote that is the only one freezes with the primary: nobody else can have become it meanwhile.
-            if group == "quorum" and host in members.get("db", ()) and len(members["db"]) > 1 and len(members["quorum"]) > 1:
-                yield (f"{name}:{line}: {host} is a database and in 'quorum' too. A primary that freezes and thaws together with "
-                       "the leader of etcd may take its lock back, and lose what another primary acknowledged: choose a host that is none")
-            for other, why in APART.get(group, {}).items():
-                if host in members.get(other, ()):
-                    yield f"{name}:{line}: {host} is in '{group}' and in '{other}' too: {why}"
+            if (
+                group == "quorum"
+                and host in members.get("db", ())
+                and len(members["db"]) > 1
+                and len(members["quorum"]) > 1
+            ):
+                yield (
+                    f"{name}:{line}: {host} is a database and in 'quorum' too. A primary that freezes and thaws together with "
+                    "the leader of etcd may take its lock back, and lose what another primary acknowledged: choose a host that is none"
+                )
+            for excluded, why in APART.get(group, {}).items():
+                if host in members.get(excluded, ()):
+                    yield f"{name}:{line}: {host} is in '{group}' and in '{excluded}' too: {why}"
     yield from check_addresses(name, addresses, values)
 
 
-def is_ipv4(text):
+def is_ipv4(text: str) -> bool:
     """Whether a text is an IPv4 address."""
     try:
         return ipaddress.ip_address(text).version == 4
@@ -130,7 +152,7 @@ def is_ipv4(text):
         return False
 
 
-def check_addresses(name, addresses, values):
+def check_addresses(name: str, addresses: Mapping[str, tuple[str, int]], values: Mapping[str, Any]) -> Iterator[str]:
     """Yield a complaint for each address that cannot work."""
     main = f"group_vars/{values['env_name']}/main.yml"
     network = ipaddress.ip_network(values["network_cidr"])
@@ -150,9 +172,9 @@ def check_addresses(name, addresses, values):
         yield f"{main}: lb_vip {values['lb_vip']} is outside network_cidr {network}"
 
 
-def declared(root):
+def declared(root: pathlib.Path) -> dict[str, set[str]]:
     """{name: types} of what some role's argument_specs declare."""
-    names = {}
+    names: dict[str, set[str]] = {}
     for path in root.glob("roles/*/meta/argument_specs.yml"):
         for entry in ((yaml.safe_load(path.read_text()) or {}).get("argument_specs") or {}).values():
             for name, option in (entry.get("options") or {}).items():
@@ -160,48 +182,60 @@ def declared(root):
     return names
 
 
-def by_group(name, groups, texts):
+def by_group(name: str, groups: Iterable[str], texts: Collection[str]) -> bool:
     """Whether a name is <group>_<what> and some file looks <what> up for whichever groups a host is in."""
     for group in groups:
-        if name.startswith(f"{group}_") and any(f"'{name[len(group):]}'" in text for text in texts):
+        if name.startswith(f"{group}_") and any(f"'{name[len(group) :]}'" in text for text in texts):
             return True
     return False
 
 
-def words_read(text):
+def names_read(text: str) -> set[str]:
     """The words of a file, without its comments and the names of what it sets."""
-    words = set()
+    names = set()
     for line in text.splitlines():
         if not line.lstrip().startswith("#"):
-            words.update(re.findall(r"\w+", re.sub(r"^\w+\s*:", "", line)))
-    return words
+            names.update(re.findall(r"\w+", re.sub(r"^\w+\s*:", "", line)))
+    return names
 
 
-def check_variables(root, inventory, groups):
+def check_variables(root: pathlib.Path, inventory: pathlib.Path, groups: Sequence[str]) -> Iterator[str]:
     """Yield a complaint for each variable that is set and that nothing reads."""
-    sources = [p for d in ("group_vars", "roles", "playbooks", "plugins", "controller", "containers") for p in sorted((root / d).rglob("*"))
-               if p.suffix in (".yml", ".j2", ".py") and p.is_file()]
+    sources = [
+        p
+        for d in ("group_vars", "roles", "playbooks", "plugins", "controller", "containers")
+        for p in sorted((root / d).rglob("*"))
+        if p.suffix in (".yml", ".j2", ".py") and p.is_file()
+    ]
     texts = {path: path.read_text() for path in sources}
-    read = set().union(*map(words_read, texts.values()))
+    read: set[str] = set().union(*map(names_read, texts.values()))
     names = declared(root)
-    found = []
+    assigned: list[tuple[pathlib.Path, str, int]] = []
     for path in sorted((root / "group_vars").rglob("*.yml")):
         for name, line, value in keys(compose(path)):
-            found.append((path.relative_to(root), name, line))
+            assigned.append((path.relative_to(root), name, line))
             if names.get(name) == {"str"} and value.tag in READ_AS:
                 yield f"{path.relative_to(root)}:{line}: {name} is a text, and YAML reads {value.value} as a {READ_AS[value.tag]}: put it in quotes"
     for _group, _line, hosts in inventory_groups(compose(inventory)):
         for _host_line, variables in hosts.values():
-            found += [(pathlib.Path("inventories", inventory.name), name, line) for name, (line, _v) in variables.items()]
-    for path, name, line in found:
+            assigned += [
+                (pathlib.Path("inventories", inventory.name), name, line) for name, (line, _v) in variables.items()
+            ]
+    for path, name, line in assigned:
         if name in names or CONNECTION.match(name) or by_group(name, groups, texts.values()):
             continue
         if name not in read:
-            near = difflib.get_close_matches(name, names.keys() | {n for _p, n, _l in found} - {name}, 1)
+            near = difflib.get_close_matches(name, names.keys() | {n for _p, n, _l in assigned} - {name}, 1)
             yield f"{path}:{line}: nothing reads '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
-def check(root, inventory, required, values, may_be_empty=()):
+def check(
+    root: pathlib.Path,
+    inventory: pathlib.Path,
+    required: Sequence[str],
+    values: Mapping[str, Any],
+    may_be_empty: Sequence[str] = (),
+) -> list[str]:
     """Every complaint about an environment, as a list of sentences.
 
     root and inventory are pathlib.Paths; required names the groups of a tier, may_be_empty those of them that need no hosts; values holds
@@ -210,12 +244,14 @@ def check(root, inventory, required, values, may_be_empty=()):
     """
     complaints = list(check_inventory(inventory, values["env_name"], required, values, may_be_empty))
     if values["env_name"] != inventory.stem:
-        complaints.append(f"group_vars/{values['env_name']}/main.yml: env_name is '{values['env_name']}', "
-                          f"the inventory is {inventory.name}")
+        complaints.append(
+            f"group_vars/{values['env_name']}/main.yml: env_name is '{values['env_name']}', "
+            f"the inventory is {inventory.name}"
+        )
     return complaints + list(check_variables(root, inventory, required))
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
@@ -228,7 +264,9 @@ def main():
         supports_check_mode=True,
     )
     p = module.params
-    complaints = check(pathlib.Path(p["root"]), pathlib.Path(p["inventory"]), p["groups"], p["values"], p["may_be_empty"])
+    complaints = check(
+        pathlib.Path(p["root"]), pathlib.Path(p["inventory"]), p["groups"], p["values"], p["may_be_empty"]
+    )
     if complaints:
         module.fail_json(msg="Nothing was touched. To be put right first:\n" + "\n".join(complaints))
     module.exit_json(changed=False)

@@ -7,6 +7,8 @@ import os
 import pathlib
 import shutil
 import struct
+from collections.abc import Sequence
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -38,12 +40,12 @@ stale: {type: list, returned: always, description: Entries of releases/ to remov
 """
 
 
-def linked(link):
+def linked(link: pathlib.Path) -> str:
     """Name of the release a link points to, or ''."""
     return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
 
-def look(root, version, keep):
+def state_of(root: pathlib.Path, version: str, keep: int) -> dict[str, Any]:
     """What is on this host (see RETURN)."""
     releases = root / "releases"
     current, previous = linked(root / "current"), linked(root / "previous")
@@ -52,12 +54,14 @@ def look(root, version, keep):
         # Cut off between the two, a deploy has changed the link and not started the site anew.
         started = root / "tier/realworld/wsgi.py"
         live = started.exists() and started.stat().st_mtime_ns >= (root / "current").lstat().st_mtime_ns
-    entries = sorted(releases.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True) if releases.is_dir() else []
+    entries = (
+        sorted(releases.iterdir(), key=lambda path: path.lstat().st_mtime, reverse=True) if releases.is_dir() else []
+    )
     names = [path.name for path in entries if not path.name.startswith(".")]
     # As it will be when this version is current.
     bound = {version, current if current != version else previous} - {""}
     kept = [name for name in names if name in bound]
-    kept += [name for name in names if name not in bound][:max(0, keep - len(bound))]
+    kept += [name for name in names if name not in bound][: max(0, keep - len(bound))]
     here = releases / version
     return {
         "current": current,
@@ -71,26 +75,31 @@ def look(root, version, keep):
     }
 
 
-def sha256(path):
+def sha256(path: str | os.PathLike[str]) -> str:
     """sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def differences(directory):
+def differences(directory: pathlib.Path) -> list[str]:
     """Files of an unpacked release that are not what its manifest says, as a list of sentences."""
     listed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["files"]
-    found = {}
+    files_found = {}
     for parent, directories, files in os.walk(directory):
         for name in files + [name for name in directories if os.path.islink(os.path.join(parent, name))]:
             path = os.path.join(parent, name)
-            found[os.path.relpath(path, directory)] = f"-> {os.readlink(path)}" if os.path.islink(path) else sha256(path)
-    found.pop("manifest.json")
-    return [f"{name} is {'not what was built' if name in found and name in listed else 'missing' if name in listed else 'too many'}"
-            for name in sorted(found.keys() | listed.keys()) if found.get(name) != listed.get(name)]
+            files_found[os.path.relpath(path, directory)] = (
+                f"-> {os.readlink(path)}" if os.path.islink(path) else sha256(path)
+            )
+    files_found.pop("manifest.json")
+    return [
+        f"{name} is {'not what was built' if name in files_found and name in listed else 'missing' if name in listed else 'too many'}"
+        for name in sorted(files_found.keys() | listed.keys())
+        if files_found.get(name) != listed.get(name)
+    ]
 
 
-def unpack(module, directory, manifest, archive, prove):
+def unpack(module: AnsibleModule, directory: pathlib.Path, manifest: str, archive: str, prove: Sequence[str]) -> None:
     """Unpack and prove a release under a name of its own; fails the module where it is not good."""
     shutil.rmtree(directory, ignore_errors=True)
     with open(archive, "rb") as file:
@@ -98,27 +107,39 @@ def unpack(module, directory, manifest, archive, prove):
         size = struct.unpack("<I", file.read(4))[0]  # gzip ends with the length of what it holds
     free = shutil.disk_usage(directory.parent).free
     if free < size * 1.2:
-        module.fail_json(msg=f"{directory.parent} has {free // 2**20} MB free; the release needs {int(size * 1.2) // 2**20} MB.")
+        module.fail_json(
+            msg=f"{directory.parent} has {free // 2**20} MB free; the release needs {int(size * 1.2) // 2**20} MB."
+        )
     directory.mkdir(mode=0o755)
-    code, _out, said = module.run_command(["tar", "--extract", "--file", archive, "--directory", str(directory),
-                                           "--no-same-owner", "--preserve-permissions"])
+    code, _out, errors = module.run_command(
+        [
+            "tar",
+            "--extract",
+            "--file",
+            archive,
+            "--directory",
+            str(directory),
+            "--no-same-owner",
+            "--preserve-permissions",
+        ]
+    )
     if code:
-        module.fail_json(msg=f"The release does not unpack: {said.strip()}")
+        module.fail_json(msg=f"The release does not unpack: {errors.strip()}")
     if manifest and sha256(directory / "manifest.json") != manifest:
         module.fail_json(msg="The release that arrived is not the one that was built.")
     wrong = differences(directory)
     if wrong:
         module.fail_json(msg=f"The release did not arrive whole: {'; '.join(wrong[:5])}")
     if prove:
-        code, out, said = module.run_command(prove, environ_update={"RELEASE": str(directory)})
+        code, out, errors = module.run_command(prove, environ_update={"RELEASE": str(directory)})
         if code:
-            module.fail_json(msg=f"{' '.join(prove)} found the release wanting: {(said or out).strip()}")
-        for line in said.splitlines():
+            module.fail_json(msg=f"{' '.join(prove)} found the release wanting: {(errors or out).strip()}")
+        for line in errors.splitlines():
             if line.startswith("?:") or "WARNING" in line and not line.startswith("WARNINGS"):
                 module.warn(line.removeprefix("?: "))
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
@@ -135,19 +156,21 @@ def main():
     root = pathlib.Path(p["root"])
     if not (root / "releases").is_dir() and not module.check_mode:
         module.fail_json(msg=f"There is no {root}/releases on this host: converge it before you deploy to it.")
-    state = look(root, p["version"], p["keep"])
-    place = root / "releases" / p["version"]
-    if state["complete"] and p["manifest"] and sha256(place / "manifest.json") != p["manifest"]:
-        module.fail_json(msg=f"{place} is another build of {p['version']} than this controller's: deploy from the controller "
-                             "that built it, or remove that version here from .state/releases and from the hosts.")
+    state = state_of(root, p["version"], p["keep"])
+    directory = root / "releases" / p["version"]
+    if state["complete"] and p["manifest"] and sha256(directory / "manifest.json") != p["manifest"]:
+        module.fail_json(
+            msg=f"{directory} is another build of {p['version']} than this controller's: deploy from the controller "
+            "that built it, or remove that version here from .state/releases and from the hosts."
+        )
     changed = bool(p["archive"]) and not state["complete"]
     if changed and not module.check_mode:
-        partial = place.with_name(f".{p['version']}.partial")
+        partial = directory.with_name(f".{p['version']}.partial")
         unpack(module, partial, p["manifest"], p["archive"], p["prove"])
         os.utime(partial)  # its age as a release of this host
-        partial.rename(place)
+        partial.rename(directory)
         os.unlink(p["archive"])
-        state = look(root, p["version"], p["keep"])
+        state = state_of(root, p["version"], p["keep"])
     module.exit_json(changed=changed, **state)
 
 

@@ -9,6 +9,8 @@ import pathlib
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -38,22 +40,48 @@ epoch: {type: int, returned: unless built, description: The date of every file i
 packed: {type: str, returned: unless built, description: The packed source.}
 """
 
+Paths = Mapping[str, pathlib.Path]  # {name in the release: file}
+
 # A developer's own, never the site's. A directory with pyvenv.cfg in it is a virtualenv by any name.
-NOT_SOURCE = {".git", ".hg", ".svn", "__pycache__", ".venv", "node_modules", ".tox", ".nox", ".mypy_cache", ".pytest_cache",
-              ".ruff_cache", ".idea", ".vscode", ".DS_Store", ".env", ".envs", ".envrc", ".direnv", "db.sqlite3"}
+NOT_SOURCE = {
+    ".git",
+    ".hg",
+    ".svn",
+    "__pycache__",
+    ".venv",
+    "node_modules",
+    ".tox",
+    ".nox",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".idea",
+    ".vscode",
+    ".DS_Store",
+    ".env",
+    ".envs",
+    ".envrc",
+    ".direnv",
+    "db.sqlite3",
+}
 NOT_SOURCE_ENDINGS = (".pyc", ".log")
 # More of them, in a directory that is in no git working tree: a line for each, a shell's pattern of a name or of a path below the source.
 IGNORE_FILE = ".realworldignore"
 
 
-def own(directory, name, patterns=()):
+def own(directory: str, name: str, patterns: Iterable[str] = ()) -> bool:
     """Whether a file or directory of the source is a developer's own; its directory is relative to the source."""
     path = os.path.join(directory, name)
-    return name in NOT_SOURCE or name.endswith(NOT_SOURCE_ENDINGS) or any(
-        fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(path, pattern.lstrip("/")) for pattern in patterns)
+    return (
+        name in NOT_SOURCE
+        or name.endswith(NOT_SOURCE_ENDINGS)
+        or any(
+            fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(path, pattern.lstrip("/")) for pattern in patterns
+        )
+    )
 
 
-def directory_files(root):
+def directory_files(root: pathlib.Path) -> Iterator[str]:
     """Relative names of the files and links of a directory that no git knows."""
     ignore = root / IGNORE_FILE
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
@@ -61,33 +89,43 @@ def directory_files(root):
     for directory, directories, files in os.walk(root):
         inside = "" if pathlib.Path(directory) == root else os.path.relpath(directory, root)
         links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
-        directories[:] = [name for name in directories if name not in links and not own(inside, name, patterns)
-                          and not os.path.exists(os.path.join(directory, name, "pyvenv.cfg"))]
+        directories[:] = [
+            name
+            for name in directories
+            if name not in links
+            and not own(inside, name, patterns)
+            and not os.path.exists(os.path.join(directory, name, "pyvenv.cfg"))
+        ]
         for name in files + links:
             if not own(inside, name, patterns):
                 yield os.path.join(inside, name)
 
 
-def git(root, *arguments):
+def git(root: pathlib.Path, *arguments: str) -> str:
     """What a git command says. Raises subprocess.CalledProcessError."""
     # Whoever owns the directory: git only reads, and its configuration runs nothing. A hook that runs this has set GIT_DIR and the like.
-    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", root, *arguments]
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return subprocess.run(command, capture_output=True, text=True, check=True,
-                          env=environment | {"GIT_DISCOVERY_ACROSS_FILESYSTEM": "1", "LC_ALL": "C"}).stdout
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | {"GIT_DISCOVERY_ACROSS_FILESYSTEM": "1", "LC_ALL": "C"},
+    ).stdout
 
 
-def git_names(root, *options):
+def git_names(root: pathlib.Path, *options: str) -> list[str]:
     """Names that git lists, relative to a directory and below it."""
     return [name for name in git(root, "ls-files", "-z", *options).split("\0") if name]
 
 
-def git_files(root):
+def git_files(root: pathlib.Path) -> list[str]:
     """Relative names of the files a checkout tracks, those of submodules included."""
     return git_names(root, "--recurse-submodules")
 
 
-def git_ignores(root):
+def git_ignores(root: pathlib.Path) -> bool:
     """Whether git ignores a directory itself. Raises subprocess.CalledProcessError."""
     try:
         git(root.parent, "check-ignore", "--quiet", root.name)
@@ -98,29 +136,36 @@ def git_ignores(root):
     return True
 
 
-def known_to_git(root):
+def known_to_git(root: pathlib.Path) -> bool:
     """Whether git says which files of a directory are the site's. Raises ValueError, in a sentence, where it should and cannot."""
-    place = root.resolve()
-    tree = next((directory for directory in (place, *place.parents) if (directory / ".git").exists()), None)
+    directory = root.resolve()
+    tree = next((parent for parent in (directory, *directory.parents) if (parent / ".git").exists()), None)
     if tree is None:
         return False
     if not shutil.which("git"):
-        raise ValueError(f"{root} is in a git working tree, and there is no git here to say what it ignores: apt-get install git")
+        raise ValueError(
+            f"{root} is in a git working tree, and there is no git here to say what it ignores: apt-get install git"
+        )
     try:
-        if git(place, "rev-parse", "--is-inside-work-tree").strip() != "true":
+        if git(directory, "rev-parse", "--is-inside-work-tree").strip() != "true":
             return False
         # A directory that is ignored as a whole, like a copy below a state directory, is one that git does not know.
-        return bool(place == tree or git_names(place) or not git_ignores(place))
+        return bool(directory == tree or git_names(directory) or not git_ignores(directory))
     except subprocess.CalledProcessError as error:
-        raise ValueError(f"git cannot say what it ignores of {root}: {error.stderr.strip()}. Mend {tree / '.git'}, "
-                         "or let site_source name a copy that has none") from error
+        raise ValueError(
+            f"git cannot say what it ignores of {root}: {error.stderr.strip()}. Mend {tree / '.git'}, "
+            "or let site_source name a copy that has none"
+        ) from error
 
 
-def working_files(root):
+def working_files(root: pathlib.Path) -> Iterator[str]:
     """Relative names of what git tracks in a directory and of what it does not ignore there, submodules included."""
     tracked = git_names(root)
-    others = [name for name in git_names(root, "--others", "--exclude-standard")
-              if not any(own("", part) for part in pathlib.PurePath(name).parts)]
+    others = [
+        name
+        for name in git_names(root, "--others", "--exclude-standard")
+        if not any(own("", part) for part in pathlib.PurePath(name).parts)
+    ]
     virtualenvs = tuple(os.path.join(os.path.dirname(name), "") for name in others if name.endswith("/pyvenv.cfg"))
     others = [name for name in others if not name.startswith(virtualenvs)]
     for name in tracked + others:
@@ -131,14 +176,14 @@ def working_files(root):
             yield from (os.path.join(name, inner) for inner in working_files(path))
 
 
-def read(path):
+def read(path: pathlib.Path) -> tuple[str, bytes]:
     """A file's mode and content as they count: whether it can be executed, and a link's target."""
     if path.is_symlink():
         return "link", os.readlink(path).encode()
     return "program" if os.access(path, os.X_OK) else "file", path.read_bytes()
 
 
-def digest(paths):
+def digest(paths: Paths) -> str:
     """sha256 over names, modes and contents of {name: pathlib.Path}."""
     total = hashlib.sha256()
     for name, path in sorted(paths.items()):
@@ -147,7 +192,7 @@ def digest(paths):
     return total.hexdigest()
 
 
-def survey(source, commit, requirements):
+def survey(source: pathlib.Path, commit: str, requirements: str) -> tuple[str, Paths, int]:
     """Kind, {name: path} and date of a source. Raises ValueError, in a sentence, and CalledProcessError."""
     if commit:
         names = git_files(source)
@@ -158,32 +203,44 @@ def survey(source, commit, requirements):
     else:
         if not source.is_dir():
             raise ValueError(f"There is no directory {source}: site_source in group_vars names it")
-        names, kind, root = list((working_files if known_to_git(source) else directory_files)(source)), "directory", source
+        names, kind, root = (
+            list((working_files if known_to_git(source) else directory_files)(source)),
+            "directory",
+            source,
+        )
     paths = {name: root / name for name in names}
     for path in [source, *paths.values()]:
         if not path.exists() and not path.is_symlink():
-            hint = ("; a wheel that names its own requirements wants site_requirements: ''"
-                    if kind == "wheel" and path != source else ": site_source in group_vars names it")
+            hint = (
+                "; a wheel that names its own requirements wants site_requirements: ''"
+                if kind == "wheel" and path != source
+                else ": site_source in group_vars names it"
+            )
             raise ValueError(f"There is no {path}{hint}")
     if not paths:
         raise ValueError(f"{source} has no files, or none that git does not ignore: site_source in group_vars names it")
     # To read a named pipe would never end.
     if special := [str(path) for path in paths.values() if not (path.is_symlink() or path.is_file() or path.is_dir())]:
-        raise ValueError(f"{', '.join(special[:3])} is no file, directory or link, and no release can have it: remove it"
-                         + ("" if kind == "wheel" else f", or name it in {IGNORE_FILE}"))
+        raise ValueError(
+            f"{', '.join(special[:3])} is no file, directory or link, and no release can have it: remove it"
+            + ("" if kind == "wheel" else f", or name it in {IGNORE_FILE}")
+        )
     return kind, paths, int(max(path.lstat().st_mtime for path in paths.values()))
 
 
-def pack(paths, target):
+def pack(paths: Paths, target: pathlib.Path) -> None:
     """Write {name: path} into a tar file that only its owner reads."""
     partial = target.with_name(target.name + ".partial")
-    with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file, tarfile.open(fileobj=file, mode="w") as tar:
+    with (
+        open(partial, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file,
+        tarfile.open(fileobj=file, mode="w") as tar,
+    ):
         for name, path in sorted(paths.items()):
             tar.add(path, name, recursive=False)
     partial.rename(target)
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
@@ -201,13 +258,17 @@ def main():
     p = module.params
     artifacts = pathlib.Path(p["artifacts"])
 
-    def found(version):
+    def release(version: str) -> dict[str, Any]:
         manifest = artifacts / f"{p['site']}-{version}.json"
         built = (artifacts / f"{p['site']}-{version}.tar.gz").exists()
-        return {"version": version, "built": built, "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest() if built else ""}
+        return {
+            "version": version,
+            "built": built,
+            "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest() if built else "",
+        }
 
     if p["version"]:
-        result = found(p["version"])
+        result = release(p["version"])
         if not result["built"]:
             module.fail_json(msg=f"There is no release {p['version']} of {p['site']} in {artifacts}.")
         module.exit_json(changed=False, **result)
@@ -227,7 +288,7 @@ def main():
         way.update(digest(paths).encode())
         version = way.hexdigest()[:12]
 
-    result = found(version)
+    result = release(version)
     if not result["built"]:
         packed = artifacts / f".{p['site']}-{version}.source.tar"
         if not module.check_mode:

@@ -3,6 +3,8 @@
 
 import json
 import os
+from collections.abc import Iterable, Mapping
+from typing import TypedDict
 
 from ansible.module_utils.balancer_log import tally
 from ansible.module_utils.basic import AnsibleModule
@@ -29,27 +31,38 @@ end:
 traffic: {type: dict, returned: always, description: "{host: {requests, failures, times: [seconds]}}"}
 """
 
-def count(lines, hosts):
+
+class Traffic(TypedDict):
+    """Requests to some hosts. times: seconds of those that were answered."""
+
+    requests: int
+    failures: int
+    times: list[float]
+
+
+def count(lines: Iterable[str], hosts: Mapping[str, str]) -> dict[str, Traffic]:
     """{host: {requests, failures, times}} of log lines; hosts: {address with port: name}."""
-    found = {name: {"requests": 0, "failures": 0, "times": []} for name in hosts.values()}
+    traffic: dict[str, Traffic] = {name: {"requests": 0, "failures": 0, "times": []} for name in hosts.values()}
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:
             continue  # half a line, being written
         for name, failed, seconds in tally(entry, hosts):
-            one = found[name]
-            one["requests"] += 1
-            one["failures"] += failed
+            host = traffic[name]
+            host["requests"] += 1
+            host["failures"] += failed
             if seconds is not None:
-                one["times"].append(seconds)
-    return found
+                host["times"].append(seconds)
+    return traffic
 
 
-def lines_since(log, since):
+def lines_since(log: str, since: Mapping[str, int]) -> list[str]:
     """Lines after a place, also where the log was rotated since. Raises OSError where there is no log."""
     before = f"{log}.1"
-    rotated = os.stat(log).st_ino != since["inode"] and os.path.exists(before) and os.stat(before).st_ino == since["inode"]
+    rotated = (
+        os.stat(log).st_ino != since["inode"] and os.path.exists(before) and os.stat(before).st_ino == since["inode"]
+    )
     lines = []
     for path, offset in ((before, since["offset"]), (log, 0)) if rotated else ((log, since["offset"]),):
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -58,16 +71,19 @@ def lines_since(log, since):
     return lines
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "log": {"type": "path", "required": True},
-        "hosts": {"type": "list", "elements": "dict", "required": True},
-        "port": {"type": "int", "required": True},
-        "since": {"type": "dict"},
-    })
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "log": {"type": "path", "required": True},
+            "hosts": {"type": "list", "elements": "dict", "required": True},
+            "port": {"type": "int", "required": True},
+            "since": {"type": "dict"},
+        },
+    )
     given = module.params
-    hosts = {f"{one['address']}:{given['port']}": one["name"] for one in given["hosts"]}
+    hosts = {f"{host['address']}:{given['port']}": host["name"] for host in given["hosts"]}
     stat = os.stat(given["log"])
     lines = lines_since(given["log"], given["since"]) if given["since"] else []
     module.exit_json(changed=False, end={"inode": stat.st_ino, "offset": stat.st_size}, traffic=count(lines, hosts))

@@ -21,12 +21,15 @@ tracebacks: {type: dict, returned: always, description: "{request: lines of its 
 """
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "requests": {"type": "list", "elements": "str", "required": True},
-        "since": {"type": "float", "default": 300},
-    })
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "requests": {"type": "list", "elements": "str", "required": True},
+            "since": {"type": "float", "default": 300},
+        },
+    )
     try:
         module.exit_json(changed=False, **result(**module.params))
     except (OSError, subprocess.CalledProcessError) as error:

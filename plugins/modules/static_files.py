@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Collection, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -32,7 +33,7 @@ archive: {type: str, returned: always, description: "Where its archive is kept o
 """
 
 
-def sha256(path):
+def sha256(path: pathlib.Path) -> str:
     """sha256 of a file, '' if there is none."""
     try:
         with open(path, "rb") as file:
@@ -41,17 +42,19 @@ def sha256(path):
         return ""
 
 
-def kept(root, version):
+def kept(root: pathlib.Path, version: str) -> pathlib.Path:
     """Where the archive of a published release stays."""
     return root / ".releases" / f"{version}.tar.gz"
 
 
-def records(root):
+def records(root: pathlib.Path) -> dict[str, dict[str, str]]:
     """{release: {file name: sha256}} of every release that has files here."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / ".releases").glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / ".releases").glob("*.json"))
+    }
 
 
-def write(path, text):
+def write(path: pathlib.Path, text: str) -> None:
     """Replace a file's content at once."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
@@ -59,21 +62,31 @@ def write(path, text):
     partial.rename(path)
 
 
-def publish(module, root, version, archive, spared):
+def publish(module: AnsibleModule, root: pathlib.Path, version: str, archive: str, spared: Collection[str]) -> None:
     """Put a release's files where they are served, but for the names in spared. Fails the module if they do not unpack."""
     staging = root / ".incoming"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700)
-    code, _out, said = module.run_command(["tar", "--extract", "--file", archive, "--directory", str(staging),
-                                           "--no-same-owner", "--preserve-permissions"])
+    code, _out, errors = module.run_command(
+        [
+            "tar",
+            "--extract",
+            "--file",
+            archive,
+            "--directory",
+            str(staging),
+            "--no-same-owner",
+            "--preserve-permissions",
+        ]
+    )
     if code:
-        module.fail_json(msg=f"The static files do not unpack: {said.strip()}")
+        module.fail_json(msg=f"The static files do not unpack: {errors.strip()}")
     record = {}
     for directory, _directories, files in os.walk(staging):
-        place = root / os.path.relpath(directory, staging)
-        place.mkdir(mode=0o755, exist_ok=True)
+        target_directory = root / os.path.relpath(directory, staging)
+        target_directory.mkdir(mode=0o755, exist_ok=True)
         for name in files:
-            new, target = pathlib.Path(directory, name), place / name
+            new, target = pathlib.Path(directory, name), target_directory / name
             path = os.path.normpath(target.relative_to(root))
             record[path] = sha256(new)
             if path not in spared:
@@ -85,7 +98,7 @@ def publish(module, root, version, archive, spared):
     os.replace(archive, kept(root, version))
 
 
-def remove(root, known, keep):
+def remove(root: pathlib.Path, known: Mapping[str, Mapping[str, str]], keep: Collection[str]) -> None:
     """Remove the files that only releases outside keep have."""
     wanted = {name for version in keep for name in known.get(version, {})}
     for version in known.keys() - set(keep):
@@ -99,7 +112,7 @@ def remove(root, known, keep):
         (root / ".releases" / f"{version}.json").unlink()
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
@@ -117,7 +130,9 @@ def main():
     if not root.is_dir() and not module.check_mode:
         module.fail_json(msg=f"There is no {root} on this host: converge it before you deploy to it.")
     known = records(root)
-    complete = p["version"] in known and all(sha256(root / name) == digest for name, digest in known[p["version"]].items())
+    complete = p["version"] in known and all(
+        sha256(root / name) == digest for name, digest in known[p["version"]].items()
+    )
     changed = False
     if p["archive"] and not complete:
         changed = True
@@ -130,7 +145,9 @@ def main():
             remove(root, known, p["keep"])
             known = records(root)
     archive = kept(root, p["version"])
-    module.exit_json(changed=changed, complete=complete, releases=sorted(known), archive=str(archive) if archive.exists() else "")
+    module.exit_json(
+        changed=changed, complete=complete, releases=sorted(known), archive=str(archive) if archive.exists() else ""
+    )
 
 
 if __name__ == "__main__":

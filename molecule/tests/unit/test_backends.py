@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from controller.commands import backends
-from plugins.modules import pool_counters as counters
+from plugins.modules import backend_counters as counters
 
 POOLS = {"pages": {"10.0.0.1:8000": "app1", "10.0.0.2:8000": "app2"}, "files": {"10.0.0.3:8080": "media1"}}
 USED = {"pages": {"10.0.0.1:8000", "10.0.0.9:8000"}, "files": {"10.0.0.3:8080"}}
@@ -115,7 +115,7 @@ def test_the_page():
 
 @pytest.mark.parametrize("asked", ["x", "0", "-5", "nan"])
 def test_a_wrong_time_is_refused(asked, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["backends.py", "inventories/local.yml", asked])
+    monkeypatch.setattr(sys, "argv", ["backends.py", "--inventory=inventories/local.yml", f"--minutes={asked}"])
     with pytest.raises(SystemExit) as refusal:
         backends.main()
     assert f"MINUTES={asked} is no number of minutes: make pool MINUTES=5" in str(refusal.value)

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from repository import ROOT
 
-from controller import environment
+from controller import arguments, environment
 from controller.ssh import Login
 
 RENDERED = {"hosts": {"app1": {"values": {}, "login": {"address": "192.0.2.1"}}}, "groups": {"all": ["app1"]}}
@@ -241,7 +241,14 @@ def test_a_login_that_takes_more_is_refused(variables):
 
 
 def test_other_options_are_refused():
-    assert environment.laid_over(["-e", "a=1", "-e", "b=2"]) == ("a=1", "b=2")
+    parser = arguments.parser_of(None)
+    arguments.add_extra_vars(parser)
+    assert arguments.extra_vars(parser.parse_args(["--inventory=x", "-e", "a=1", "-e", "b=2"])) == [
+        "-e",
+        "a=1",
+        "-e",
+        "b=2",
+    ]
     for words in (["--limit", "app"], ["-e"]):
-        with pytest.raises(environment.Unusable):
-            environment.laid_over(words)
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--inventory=x", *words])

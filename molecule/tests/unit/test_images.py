@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import yaml
-from ansible.module_utils import host_look
+from ansible.module_utils import host_health
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from repository import ROOT, load
@@ -139,6 +139,6 @@ def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path):
 def test_a_host_tells_what_its_image_lacks(tmp_path, groups, packages, said):
     record = tmp_path / "image"
     record.write_text(json.dumps({"groups": ["app"], "packages": ["curl", "gzip"], "date": "2026-01-02"}))
-    host = host_look.Host({"all": {}}, {"packages": packages})
+    host = host_health.Host({"all": {}}, {"packages": packages})
     host.image(groups, record)
     assert host.raw.get("image") == said

@@ -156,8 +156,8 @@ def test_a_climb_that_fails_says_how_it_goes_on_and_does(broken, live, monkeypat
 
 def test_those_who_have_a_vote_let_new_ones_in_first():
     low, near, top = (climb.read(RUNGS[NAMES[place]]) for place in (0, -2, -1))
-    assert climb.doors(low, near) == []
-    assert climb.doors(near, top) == [["site", "LIMIT=box1", "TAGS=etcd_clients"]]
+    assert climb.client_access(low, near) == []
+    assert climb.client_access(near, top) == [["site", "LIMIT=box1", "TAGS=etcd_clients"]]
 
 
 def test_hosts_come_before_hosts_go():

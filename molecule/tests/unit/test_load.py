@@ -10,6 +10,7 @@ from tier import load_plugins
 
 from controller import errors
 from controller.commands import load, smoke
+from controller.load import analysis, probe, report
 
 SITE = load_yaml(ROOT / "group_vars/all/site.yml")
 TIERS = {"lb": ["lb1"], "app": ["app1", "app2"], "media": ["media1"], "cache": ["cache1"], "db": ["db1"]}
@@ -48,17 +49,17 @@ def crawl():
 )
 def test_what_is_no_number_is_refused(users, seconds, said):
     with pytest.raises(errors.Refused, match=f"{said} is no number"):
-        load.bounds(users, seconds)
-    assert load.bounds("5", "10") == (5, 10)
+        load.parse_limits(users, seconds)
+    assert load.parse_limits("5", "10") == (5, 10)
 
 
 def test_production_is_refused_and_then_spared():
     real = {"env_name": "production", "containers": False}
     with pytest.raises(errors.Refused, match="ANYWAY=1"):
-        load.spared(real, anyway=False)
-    assert load.spared(real, anyway=True)
-    assert not load.spared(real | {"containers": True}, anyway=False)  # its rehearsal
-    assert not load.spared(real | {"env_name": "staging"}, anyway=False)
+        load.check_production(real, anyway=False)
+    assert load.check_production(real, anyway=True)
+    assert not load.check_production(real | {"containers": True}, anyway=False)  # its rehearsal
+    assert not load.check_production(real | {"env_name": "staging"}, anyway=False)
     assert set(load.plan(TOLD, crawl(), "", production=True)["mix"]) == {"page", "static", "media"}
 
 
@@ -96,8 +97,8 @@ def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings, mix):
 
 def test_every_kind_is_something_a_visitor_can_do():
     text = (ROOT / "controller/load/visitors.py").read_text()
-    for kind in load.KINDS:
-        assert f"    def {kind}(self):" in text
+    for kind in analysis.KINDS:
+        assert f"    def {kind}(self) -> None:" in text
     read = set(re.findall(r'PLAN\["(\w+)"\]', text))
     assert read <= set(load.plan(TOLD, crawl(), "csrftoken=a", False)), "what is read is told"
 
@@ -134,7 +135,7 @@ def sampled(*moments):
 
 
 def test_what_a_host_says_is_understood():
-    seen = load.samples(sampled(10, 12, 14) + "at 16\nstat 1", DOORS)
+    seen = probe.samples(sampled(10, 12, 14) + "at 16\nstat 1", DOORS)
     assert (
         len(seen) == 3
         and seen[0]["queue-pgpool"] == 3
@@ -142,8 +143,8 @@ def test_what_a_host_says_is_understood():
         and seen[0]["queue-wsgi"] == 4
         and "queue-other" not in seen[0]
     )
-    assert [one["at"] for one in load.settled(seen, 3)] == [14]
-    real, contained = load.figures(seen, False), load.figures(seen, True)
+    assert [one["at"] for one in probe.settled(seen, 3)] == [14]
+    real, contained = analysis.figures(seen, False), analysis.figures(seen, True)
     assert (
         real["cpu"] == pytest.approx(0.5)
         and real["used"] == pytest.approx(1.0)
@@ -155,8 +156,8 @@ def test_what_a_host_says_is_understood():
         and contained["memory"] == pytest.approx(0.5)
     )
     assert real["io"] == pytest.approx(0.25) and real["queues"]["pgpool"] == (3.0, 3.0) and real["pool-busy"] == 6
-    assert load.figures(seen[:1], False) is None
-    rows = load.host_rows({"app1": real}, TIERS, {"app1": (10, 1)})
+    assert analysis.figures(seen[:1], False) is None
+    rows = report.host_rows({"app1": real}, TIERS, {"app1": (10, 1)})
     assert (
         rows[1][:4] == ("app hosts", "app1", "50% (most 50%)", "75%")
         and rows[1][-1] == "10, 1 failed"
@@ -167,13 +168,13 @@ def test_what_a_host_says_is_understood():
 def test_this_machine_can_be_looked_at():
     """The look itself, with what there is here."""
     done = subprocess.run(
-        ["sh", "-c", load.LOOK, "load-look", "0.1", "3", *[""] * 5],
+        ["sh", "-c", probe.PROBE, "load-look", "0.1", "3", *[""] * 5],
         capture_output=True,
         text=True,
         check=True,
         timeout=30,
     )
-    told = load.figures(load.samples(done.stdout, DOORS), False)
+    told = analysis.figures(probe.samples(done.stdout, DOORS), False)
     assert 0 <= told["cpu"] <= 1 and 0 < told["memory"] < 1 and told["cores"] >= 1
 
 
@@ -215,12 +216,12 @@ def host(**more):
 )
 def test_the_bottleneck(hosts, machine, visitors, contained, tier, why):
     everyone = {name: host() for members in TIERS.values() for name in members} | hosts
-    found = load.bottleneck(everyone, TIERS, host(cpu=machine), visitors, contained)
+    found = analysis.bottleneck(everyone, TIERS, host(cpu=machine), visitors, contained)
     assert found[0] == tier and why in found[1], found
 
 
 def test_hosts_that_do_not_tell_are_no_bottleneck():
-    assert load.bottleneck({"app1": None}, TIERS, None, 0.1, True) == ("", "No host told how it was.")
+    assert analysis.bottleneck({"app1": None}, TIERS, None, 0.1, True) == ("", "No host told how it was.")
 
 
 STATS = """Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,Min Response Time,Max Response Time,Average Content Size,\
@@ -240,7 +241,7 @@ HISTORY = """Timestamp,User Count,Type,Name,Requests/s,Failures/s,50%,66%,75%,80
 
 
 def test_what_visitors_got():
-    rows, tiers = load.requests(STATS.splitlines())
+    rows, tiers = analysis.requests(STATS.splitlines())
     assert [row["kind"] for row in rows] == ["change", "page", "static", "all"] and rows[1]["p95"] == pytest.approx(
         0.12
     )
@@ -254,32 +255,32 @@ def test_what_visitors_got():
         "cache2": None,
         "db1": {"transactions": 90.0, "transactions-rate": 3.0, "rolled-back": 2.0},
     }
-    told = load.tier_rows({"cache": ["cache1", "cache2"], "db": ["db1"]}, tiers, hosts)
+    told = report.tier_rows({"cache": ["cache1", "cache2"], "db": ["db1"]}, tiers, hosts)
     assert told[1] == ("app hosts", "requests", "110", "2", "11.0", "0.030", "0.130", "0.260", "0.300")
     assert told[3:] == [
         ("cache", "lookups, 80% found", "300", "-", "10.0", *["-"] * 4),
         ("databases", "transactions", "90", "2", "3.0", *["-"] * 4),
     ]
-    assert {len(load.TIER_HEAD)} == {len(row) for row in told}
-    points = load.history(HISTORY.splitlines())
+    assert {len(report.TIER_HEAD)} == {len(row) for row in told}
+    points = analysis.history(HISTORY.splitlines())
     assert points == [(0.0, 5.0, 0.1), (2.0, 10.0, 0.2)]
-    assert load.curve(points, 1) == ("0,59 820,8", 10.0)
-    assert load.curve([], 1) == ("", 1.0)
+    assert report.curve(points, 1) == ("0,59 820,8", 10.0)
+    assert report.curve([], 1) == ("", 1.0)
 
 
 def test_the_report_needs_nothing_from_elsewhere():
-    rows, tiers = load.requests(STATS.splitlines())
-    report = {
+    rows, tiers = analysis.requests(STATS.splitlines())
+    contents = {
         "title": "x under 5 visitors for 60 s",
         "when": "now",
-        "visitors": load.visitor_rows(rows),
-        "visitor_head": load.VISITOR_HEAD,
-        "hosts": load.host_rows({"app1": host()}, TIERS, {}),
-        "host_head": load.HOST_HEAD,
+        "visitors": report.visitor_rows(rows),
+        "visitor_head": report.VISITOR_HEAD,
+        "hosts": report.host_rows({"app1": host()}, TIERS, {}),
+        "host_head": report.HOST_HEAD,
         "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
-        "tiers": load.TIERS,
-        "by_tier": load.tier_rows(TIERS, tiers, {}),
-        "tier_head": load.TIER_HEAD,
+        "tiers": analysis.TIERS,
+        "by_tier": report.tier_rows(TIERS, tiers, {}),
+        "tier_head": report.TIER_HEAD,
         "failures": ["2 times page: <b>500</b> /"],
         "bottleneck": ("app", "app1 was out of processor"),
         "machine": host(),
@@ -288,13 +289,13 @@ def test_the_report_needs_nothing_from_elsewhere():
         "curves": [("requests a second", "0,0 1,1", 10.0)],
         "longest": 60.0,
     }
-    shown = load.html(report)
+    shown = report.html(contents)
     assert (
         not re.search(r"(?:src|href)=|url\(|<script", shown)
         and "&lt;b&gt;500" in shown
         and "Bottleneck: app hosts" in shown
     )
-    told = "\n".join(load.told_rows(report))
+    told = "\n".join(report.terminal_lines(contents))
     assert "app hosts 2 of 110" in told and "bottleneck app hosts: app1 was out of processor" in told
-    for heads, lines in ((load.VISITOR_HEAD, report["visitors"]), (load.HOST_HEAD, report["hosts"])):
+    for heads, lines in ((report.VISITOR_HEAD, contents["visitors"]), (report.HOST_HEAD, contents["hosts"])):
         assert {len(heads)} == {len(line) for line in lines}

@@ -99,11 +99,11 @@ def test_since(words, seconds):
 )
 def test_what_cannot_be_asked_is_refused(words, sentence):
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
-        logs.asked(*words, NOW)
+        logs.search_arguments(*words, NOW)
 
 
 def test_what_is_asked():
-    assert logs.asked(ID, "app1", "", "1h", NOW) == {
+    assert logs.search_arguments(ID, "app1", "", "1h", NOW) == {
         "request": ID,
         "host": "app1",
         "unit": "",

@@ -6,7 +6,7 @@ import pytest
 from repository import ROOT
 
 from controller.commands import node as nodes
-from controller.errors import Refused, told
+from controller.errors import Refused, exit_code
 from controller.inventory import POOLS, Inventory
 from inventories import ODD
 
@@ -121,7 +121,7 @@ def test_whoever_refuses_changes_nothing(tmp_path):
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     with pytest.raises(Refused):
-        nodes.run(["add", str(copy), "app", "app3", "172.30.10.51"])
+        nodes.run(["add", f"--inventory={copy}", "--pool=app", "--node=app3", "--address=172.30.10.51"])
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
 
 
@@ -129,8 +129,8 @@ def test_whoever_refuses_says_so_and_exits_with_2(capsys):
     def refuse():
         raise Refused("It is Friday.")
 
-    assert told(lambda: 1) == 1 and capsys.readouterr().err == ""
-    assert told(refuse) == 2 and capsys.readouterr().err == "Nothing was touched. It is Friday.\n"
+    assert exit_code(lambda: 1) == 1 and capsys.readouterr().err == ""
+    assert exit_code(refuse) == 2 and capsys.readouterr().err == "Nothing was touched. It is Friday.\n"
 
 
 def test_only_the_line_is_written(tmp_path, capsys):
@@ -138,7 +138,12 @@ def test_only_the_line_is_written(tmp_path, capsys):
     copy.write_text(LOCAL)
     copy.chmod(0o640)
     for _ in range(2):
-        assert nodes.run(["write", "add", str(copy), "app", "app3", "172.30.10.23"]) == 0
+        assert (
+            nodes.run(
+                ["add", "--write-only", f"--inventory={copy}", "--pool=app", "--node=app3", "--address=172.30.10.23"]
+            )
+            == 0
+        )
     said = capsys.readouterr()
     assert [json.loads(line) for line in said.out.splitlines()] == [
         {"changed": True},
@@ -147,7 +152,7 @@ def test_only_the_line_is_written(tmp_path, capsys):
     assert inventory(copy.read_text()).groups["app"] == ["app1", "app2", "app3"]
     assert copy.stat().st_mode & 0o777 == 0o640
     for _ in range(2):
-        assert nodes.run(["write", "remove", str(copy), "app3"]) == 0
+        assert nodes.run(["remove", "--write-only", f"--inventory={copy}", "--node=app3"]) == 0
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
 
 

@@ -10,7 +10,9 @@ import yaml
 from repository import ROOT
 
 from controller.commands import parity
-from plugins.modules import host_portrait
+from controller.parity import comparison, masks, report, source
+from controller.parity.model import KINDS, Difference, Side
+from plugins.modules import host_snapshot
 
 RULES = yaml.safe_load((ROOT / "group_vars/all/parity.yml").read_text())
 DECLARED, DERIVED = RULES["parity_declared"], RULES["parity_derived"]
@@ -19,7 +21,7 @@ KEY = "-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n"
 
 
 def file(text, mode="0644", shown=True):
-    """A file, as host_portrait tells of it."""
+    """A file, as host_snapshot tells of it."""
     return {"owner": "root:root", "mode": mode, "sha256": "0" * 64, "text": text, "shown": shown}
 
 
@@ -55,7 +57,7 @@ def environment(name, net, apps=2):
             f'backend_hostname{n} = "{addresses[db]}"\nbackend_port{n} = 5432\n' for n, db in enumerate(pools["db"])
         )
         password = secrets["db_site_password"]
-        portrait = {
+        snapshot = {
             "package": {"rsyslog": "8.1", "memcached": "1.6"},
             "file": {
                 "/etc/hosts": file(f"{MANAGED}{addresses[host]} {host}\n"),
@@ -67,7 +69,7 @@ def environment(name, net, apps=2):
                     f"{MANAGED}password: {json.dumps(password)}\npin: {secrets['pin']}\n", "0600"
                 ),
                 "/etc/pgpool2/pcp.conf": file(
-                    f"follow:{parity.hashlib.md5(password.encode()).hexdigest()}\n", "0600", shown=False
+                    f"follow:{masks.hashlib.md5(password.encode()).hexdigest()}\n", "0600", shown=False
                 ),
                 "/etc/nginx/munin.htpasswd": file(f"munin:$6$rounds=5000${host}${name}abc/def\n", "0640", shown=False),
                 "/etc/nginx/site.pem": file(secrets["tls_key"], "0600", shown=False),
@@ -81,15 +83,15 @@ def environment(name, net, apps=2):
             "kernel": {"net.core.somaxconn": "4096", "kernel.threads-max": str(len(name))},
         }
         if host in pools["db"]:
-            portrait |= {
+            snapshot |= {
                 "setting": {"max_connections": "200", "primary_conninfo": "" if host == "db1" else "somebody"},
                 "schema": {"site: index story_idx": "CREATE INDEX story_idx ON story (id)"},
             }
-        answers[host] = {"portrait": portrait, "faults": [], "known": known}
-    return parity.Side(
+        answers[host] = {"snapshot": snapshot, "faults": [], "known": known}
+    return Side(
         name,
         answers,
-        dict(parity.strings(secrets)),
+        dict(masks.strings(secrets)),
         {host: {"cache_memory_mb": "{{ host_share }}", "host_share": len(name)} for host in hosts},
     )
 
@@ -104,7 +106,7 @@ def found(sides, declared=None):
     """{(kind, name): Difference} that nobody declared."""
     return {
         (one.kind, one.name): one
-        for one in parity.compare(sides, DECLARED if declared is None else declared, DERIVED)
+        for one in comparison.compare(sides, DECLARED if declared is None else declared, DERIVED)
         if not one.why
     }
 
@@ -116,10 +118,10 @@ def test_where_an_environment_is_and_its_secrets_are_no_difference(sides):
 
 
 def test_what_is_declared_is_told_with_its_reason(sides):
-    declared = {f"{one.kind} {one.name}": one for one in parity.compare(sides, DECLARED, DERIVED)}
+    declared = {f"{one.kind} {one.name}": one for one in comparison.compare(sides, DECLARED, DERIVED)}
     assert set(declared) == {"file /etc/memcached.conf", "setting primary_conninfo", "kernel kernel.threads-max"}
     assert all(one.why for one in declared.values())
-    text = parity.page("staging with production", list(declared.values()))
+    text = report.page("staging with production", list(declared.values()))
     assert "0 differences" in text
     assert "setting primary_conninfo: only a standby has somebody to follow" in text
 
@@ -152,22 +154,22 @@ PLANTED = [
 def test_what_is_planted_is_found_on_either_side(sides, host, kind, name, value):
     for side in sides:
         planted = copy.deepcopy(sides)
-        planted[sides.index(side)].hosts[host]["portrait"][kind][name] = value
+        planted[sides.index(side)].hosts[host]["snapshot"][kind][name] = value
         differences = found(planted)
         assert list(differences) == [(kind, name)]
         assert any(hosts == [f"{side.name} {host}"] for _value, hosts in differences[kind, name].values)
-        text = parity.page("x", list(differences.values()))
+        text = report.page("x", list(differences.values()))
         assert f"{kind} {name}" in text and f"{side.name} {host}" in text
 
 
 def test_a_host_of_a_pool_that_differs_is_found_within_one_environment(sides):
-    sides[0].hosts["app2"]["portrait"]["kernel"]["net.core.somaxconn"] = "128"
+    sides[0].hosts["app2"]["snapshot"]["kernel"]["net.core.somaxconn"] = "128"
     assert found(sides[:1])["kernel", "net.core.somaxconn"].values == [("128", ["app2"]), ("4096", ["app1"])]
 
 
 def test_what_is_declared_between_environments_is_none_within_one(sides):
-    sides[0].hosts["app2"]["portrait"]["kernel"]["kernel.threads-max"] = "1"
-    sides[0].hosts["app1"]["portrait"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
+    sides[0].hosts["app2"]["snapshot"]["kernel"]["kernel.threads-max"] = "1"
+    sides[0].hosts["app1"]["snapshot"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
     assert (
         set(found(sides))
         == set(found(sides[:1]))
@@ -182,10 +184,10 @@ def test_a_difference_of_size_may_be_declared(sides):
 
 def test_a_missing_index_is_found(sides):
     for host in ("db1", "db2"):
-        del sides[1].hosts[host]["portrait"]["schema"]["site: index story_idx"]
+        del sides[1].hosts[host]["snapshot"]["schema"]["site: index story_idx"]
     one = found(sides)["schema", "site: index story_idx"]
     assert one.tier == "db"
-    assert (parity.ABSENT, ["production db1", "production db2"]) in one.values
+    assert (comparison.ABSENT, ["production db1", "production db2"]) in one.values
 
 
 def test_what_a_host_says_against_itself_is_a_difference(sides):
@@ -203,8 +205,8 @@ def test_the_size_of_a_pool_is_one_difference_and_not_one_in_every_list(sides):
 def test_a_host_that_does_not_answer_is_told(sides, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sides[0].hosts["app2"] = {"unreachable": True, "msg": "…"}
-    differences = parity.compare(sides, DECLARED, DERIVED)
-    assert parity.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 2
+    differences = comparison.compare(sides, DECLARED, DERIVED)
+    assert report.publish("x", "parity", sides, differences, tmp_path / "parity.html") == 2
     assert "does not answer over SSH" in capsys.readouterr().out
 
 
@@ -216,7 +218,11 @@ def test_an_inventory_that_cannot_be_read_is_no_difference(monkeypatch, capsys):
         "run",
         lambda *_what, **_how: types.SimpleNamespace(returncode=1, stderr="no such group"),
     )
-    monkeypatch.setattr(sys, "argv", ["parity.py", "parity", "inventories/staging.yml", "inventories/production.yml"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["parity.py", "parity", "--inventory", "inventories/staging.yml", "--other", "inventories/production.yml"],
+    )
     with pytest.raises(SystemExit) as end:
         parity.main()
     assert end.value.code == 2 and "no such group" in capsys.readouterr().err
@@ -226,17 +232,17 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
     """Whatever differs, and in whichever form the secret is there."""
     monkeypatch.chdir(tmp_path)
     secret, pin = sides[0].secrets["db_site_password"], sides[0].secrets["pin"]
-    portrait = sides[0].hosts["app1"]["portrait"]
-    portrait["file"]["/etc/patroni/config.yml"] = file(f"{MANAGED}password: {secret}\npin: {pin}\nmore: yes\n")
-    portrait["file"]["/etc/leak"] = file(
-        f"{parity.base64.b64encode(secret.encode()).decode()} {KEY.format('unknownKEY')}"
+    snapshot = sides[0].hosts["app1"]["snapshot"]
+    snapshot["file"]["/etc/patroni/config.yml"] = file(f"{MANAGED}password: {secret}\npin: {pin}\nmore: yes\n")
+    snapshot["file"]["/etc/leak"] = file(
+        f"{masks.base64.b64encode(secret.encode()).decode()} {KEY.format('unknownKEY')}"
     )
-    portrait["file"]["/etc/shown"] = file("not for everybody", "0600", shown=False)
-    portrait["user"]["x"] = f"number 1001; /home/{secret}"
-    portrait["kernel"][secret] = "1"
+    snapshot["file"]["/etc/shown"] = file("not for everybody", "0600", shown=False)
+    snapshot["user"]["x"] = f"number 1001; /home/{secret}"
+    snapshot["kernel"][secret] = "1"
     sides[0].hosts["app1"]["faults"] = [f"cannot log in with {secret}"]
-    differences = parity.compare(sides, DECLARED, DERIVED)
-    assert parity.tell("x", "parity", sides, differences, tmp_path / "parity.html") == 1
+    differences = comparison.compare(sides, DECLARED, DERIVED)
+    assert report.publish("x", "parity", sides, differences, tmp_path / "parity.html") == 1
     for text in (capsys.readouterr().out, (tmp_path / "parity.html").read_text()):
         assert "/etc/leak" in text and "/etc/shown" in text and "more: yes" in text
         assert "secret db_site_password" in text
@@ -247,17 +253,21 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
             "MHcCAQ",
             "not for everybody",
             pin,
-            parity.hashlib.md5(secret.encode()).hexdigest(),
-            parity.base64.b64encode(secret.encode()).decode(),
+            masks.hashlib.md5(secret.encode()).hexdigest(),
+            masks.base64.b64encode(secret.encode()).decode(),
         ):
             assert word not in text
 
 
 def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sides[0].hosts["app1"]["portrait"]["user"]["<script>alert(1)</script>"] = "&"
-    parity.tell(
-        "staging with production", "parity", sides, parity.compare(sides, DECLARED, DERIVED), tmp_path / "parity.html"
+    sides[0].hosts["app1"]["snapshot"]["user"]["<script>alert(1)</script>"] = "&"
+    report.publish(
+        "staging with production",
+        "parity",
+        sides,
+        comparison.compare(sides, DECLARED, DERIVED),
+        tmp_path / "parity.html",
     )
     page = (tmp_path / "parity.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
@@ -268,11 +278,11 @@ def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monke
 
 def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
     differences = [
-        parity.Difference("app", "unit", "a", [("x", ["app1"])]),
-        parity.Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
-        parity.Difference("db", "unit", "c", [("x", ["db1"])], "declared"),
+        Difference("app", "unit", "a", [("x", ["app1"])]),
+        Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
+        Difference("db", "unit", "c", [("x", ["db1"])], "declared"),
     ]
-    page = parity.html("x", sides, differences)
+    page = report.html("x", sides, differences)
     assert (
         '<h2 id="app">app <small>1 difference</small></h2>' in page
         and '<a href="#app">app <small>1</small></a>' in page
@@ -285,10 +295,10 @@ def test_hosts_of_a_pool_are_told_once():
         'caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
         "{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain"
     )
-    assert parity.told_once(r"allow ^(<app>|<app>|<media>|<media>)$") == "allow ^(<app>|<media>)$"
-    assert parity.told_once("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
+    assert masks.deduplicated(r"allow ^(<app>|<app>|<media>|<media>)$") == "allow ^(<app>|<media>)$"
+    assert masks.deduplicated("<db>=http://<db>:1,<db>=http://<db>:1,<db>2") == "<db>=http://<db>:1,<db>2"
     assert (
-        parity.told_once(text)
+        masks.deduplicated(text)
         == 'caches: ["<cache>:1"]\nserver_name <site>;\nx {\n  # <db>\n  host <db>\n}\n{\n  a: <app>\n}\nplain\nplain'
     )
 
@@ -313,9 +323,7 @@ def test_says_where_it_is_set(sides, kind, name, sentence):
     for side in sides:
         for variables in side.variables.values():
             variables |= {"cache_memory_mb": side.name, "private_address": side.name}
-    assert parity.where(parity.Difference("cache+quorum", kind, name, []), sides, parity.Repository()).startswith(
-        sentence
-    )
+    assert source.where(Difference("cache+quorum", kind, name, []), sides, source.Repository()).startswith(sentence)
 
 
 def test_names_the_variables_that_a_template_reads_through_others():
@@ -325,19 +333,19 @@ def test_names_the_variables_that_a_template_reads_through_others():
         "host_share": 1,
         "other": 1,
     }
-    assert parity.differing("-m {{ cache_memory_mb }}", (one, one | {"host_share": 0.5, "other": 2})) == ["host_share"]
+    assert source.differing("-m {{ cache_memory_mb }}", (one, one | {"host_share": 0.5, "other": 2})) == ["host_share"]
 
 
 def test_every_other_text_is_shown_against_the_one_that_most_hosts_have():
-    lines = parity.text_diff({"a": "1\n2", "b": "1\n2", "c": "1\n3", "d": ""})
+    lines = comparison.text_diff({"a": "1\n2", "b": "1\n2", "c": "1\n3", "d": ""})
     assert [line for line in lines if line[:3] in ("---", "+++")] == ["--- a, b", "+++ d", "--- a, b", "+++ c"]
     assert "+3" in lines
-    assert parity.text_diff({"a": "1", "b": None}) == []
+    assert comparison.text_diff({"a": "1", "b": None}) == []
 
 
 def test_many_hosts_are_not_all_named():
-    assert parity.several(list("abcde")) == "a, b, c, d, e"
-    assert parity.several(list("abcdefg")) == "a, b, c, d, 3 more"
+    assert comparison.several(list("abcde")) == "a, b, c, d, e"
+    assert comparison.several(list("abcdefg")) == "a, b, c, d, 3 more"
 
 
 def test_a_declaration_has_a_reason():
@@ -347,7 +355,7 @@ def test_a_declaration_has_a_reason():
             and rule.get("only", "environments") == "environments"
             and len(rule["why"]) > 10
         ), rule
-        assert rule["what"].split()[0] in parity.KINDS
+        assert rule["what"].split()[0] in KINDS
     assert all(set(rule) == {"what", "as"} for rule in DERIVED)
 
 
@@ -383,7 +391,7 @@ def test_a_dry_run_is_told_host_by_host():
 
 
 def test_packages():
-    assert host_portrait.packages("ii \tnginx\t1.26-3\nhi \tlibc6:amd64\t2.41\nrc \told\t1\n") == {
+    assert host_snapshot.packages("ii \tnginx\t1.26-3\nhi \tlibc6:amd64\t2.41\nrc \told\t1\n") == {
         "nginx": "1.26-3",
         "libc6": "2.41 (held)",
     }
@@ -407,13 +415,13 @@ def test_files_are_those_that_no_package_put_there(tmp_path):
     (etc / "blob").write_bytes(b"\0\1")
     (etc / "link").symlink_to("ours")
     (etc / "packaged-link").symlink_to("ours")
-    digest = host_portrait.hashlib.md5(b"as it came").hexdigest()
+    digest = host_snapshot.hashlib.md5(b"as it came").hexdigest()
     (info / "a.md5sums").write_text(f"{digest}  etc/packaged\n")
     (info / "a.list").write_text("/etc/packaged\n/etc/packaged-link\n")
     (info.parent / "status").write_text(
         f"Package: a\nConffiles:\n /etc/conffile {digest}\n /etc/edited {digest} obsolete\n"
     )
-    found = host_portrait.files(["/etc"], str(tmp_path))
+    found = host_snapshot.files(["/etc"], str(tmp_path))
     assert set(found) == {"/etc/edited", "/etc/ours", "/etc/secret", "/etc/blob", "/etc/link"}
     assert found["/etc/link"]["link"] == "ours"
     assert found["/etc/ours"]["shown"] and not found["/etc/secret"]["shown"]
@@ -429,7 +437,7 @@ def test_units():
         "Id=broken.service\nType=simple\nLoadState=loaded\nActiveState=failed\nUnitFileState=enabled\n\n"
         "Id=gone.service\nLoadState=not-found\nActiveState=inactive\n"
     )
-    assert host_portrait.units(listing, shown) == {
+    assert host_snapshot.units(listing, shown) == {
         "nginx.service": "enabled, running",
         "munin-cron.service": "static",
         "ssh.socket": "disabled",
@@ -442,7 +450,7 @@ def test_timers_tell_when_and_not_how_long_until_then():
         "Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
         "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n"
     )
-    said = host_portrait.timers(shown)
+    said = host_snapshot.timers(shown)
     assert (
         "OnCalendar=hourly" in said["a.timer"] and "OnCalendar=daily" in said["a.timer"] and "5min" in said["a.timer"]
     )
@@ -458,7 +466,7 @@ def test_ports():
         'tcp LISTEN 0 128 0.0.0.0:4949 0.0.0.0:* users:(("/usr/sbin/munin",pid=9,fd=4),("munin-node",pid=7,fd=4))\n'
         'udp UNCONN 0 0 10.0.0.1:123 0.0.0.0:* users:(("ntp",pid=1,fd=1))\n'
     )
-    assert host_portrait.ports(listing) == {
+    assert host_snapshot.ports(listing) == {
         "tcp 0.0.0.0:80": "nginx",
         "tcp [::]:22": "sshd systemd",
         "tcp 0.0.0.0:4949": "munin-node",
@@ -469,7 +477,7 @@ def test_ports():
 def test_access():
     shown = "Id=memcached.service\nIPAddressAllow=10.0.0.2/32 10.0.0.1/32\nIPAddressDeny=::/0 0.0.0.0/0\n\nId=ssh.service\nIPAddressAllow=\n"
     ruleset = "table ip filter {\n  tcp dport 22 counter packets 5 bytes 300 accept\n  ip daddr 127.0.0.11 dnat to 127.0.0.11:3\n}\n"
-    assert host_portrait.access(shown, ruleset) == {
+    assert host_snapshot.access(shown, ruleset) == {
         "memcached.service IPAddressAllow": "10.0.0.1/32 10.0.0.2/32",
         "memcached.service IPAddressDeny": "0.0.0.0/0 ::/0",
         "packet filter": "table ip filter {\n  tcp dport 22 accept\n}",
@@ -483,14 +491,14 @@ def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
         asked.append(command)
         return "media-sync.service static -\nmedia-restore@.service static -\n" if "list-unit-files" in command else ""
 
-    monkeypatch.setattr(host_portrait, "output", output)
-    host_portrait.Portrait([], {}).services()
+    monkeypatch.setattr(host_snapshot, "output", output)
+    host_snapshot.Snapshot([], {}).services()
     [command] = [command for command in asked if "Id,IPAddressAllow,IPAddressDeny" in command]
     assert command[-1] == "media-sync.service"
 
 
 def test_users():
-    found, groups = host_portrait.users(
+    found, groups = host_snapshot.users(
         "root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
         "sudo:x:27:ops\nops:x:1000:\n",
         "root:*:1::::::\nops:$y$abc:1::::::\nwww:!:1::::::\n",
@@ -508,20 +516,20 @@ def test_kernel_settings(tmp_path):
     (tmp_path / "net/core/somaxconn").write_text("4096\n")
     (tmp_path / "kernel/random").mkdir(parents=True)
     (tmp_path / "kernel/random/uuid").write_text("another one each time\n")
-    found = host_portrait.kernel(str(tmp_path))
+    found = host_snapshot.kernel(str(tmp_path))
     assert set(found) == {"release", "net.core.somaxconn"}
 
 
 def test_a_release_is_compared_with_its_manifest(tmp_path):
     place = tmp_path / "releases/1"
     place.mkdir(parents=True)
-    assert host_portrait.release(tmp_path) == ({"current": "none"}, [])
+    assert host_snapshot.release(tmp_path) == ({"current": "none"}, [])
     (tmp_path / "current").symlink_to("releases/1")
     for name in ("a", "b"):
         (place / name).write_text(name)
-    digest = host_portrait.hashlib.sha256(b"a").hexdigest()
+    digest = host_snapshot.hashlib.sha256(b"a").hexdigest()
     (place / "manifest.json").write_text(json.dumps({"files": {"a": digest, "b": digest, "c": digest}}))
-    said, wrong = host_portrait.release(tmp_path)
+    said, wrong = host_snapshot.release(tmp_path)
     assert said["current"] == "1" and len(said["manifest"]) == 64
     assert [
         "b of release 1 is not what was built" in wrong[0],
@@ -531,13 +539,13 @@ def test_a_release_is_compared_with_its_manifest(tmp_path):
 
 
 def test_what_pgpool_says_of_itself():
-    assert host_portrait.pool_status(
+    assert host_snapshot.pool_status(
         "name : num_init_children\nvalue: 26\ndesc : # of children\n\nname : max_pool\nvalue: 1\ndesc : x\n"
     ) == {"num_init_children": "26", "max_pool": "1"}
 
 
 def test_nested_settings_are_told_one_by_one():
-    assert host_portrait.flat({"ttl": 20, "postgresql": {"parameters": {"x": "on"}}}) == {
+    assert host_snapshot.flat({"ttl": 20, "postgresql": {"parameters": {"x": "on"}}}) == {
         "ttl": "20",
         "postgresql.parameters.x": '"on"',
     }

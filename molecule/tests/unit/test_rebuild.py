@@ -133,7 +133,14 @@ def test_what_may_be_rebuilt(env, other):
 
 
 def test_the_program_refuses_production():
-    words = [sys.executable, "-m", "controller.commands.rebuild", ROOT / "inventories/production.yml", "--yes"]
+    words = [
+        sys.executable,
+        "-m",
+        "controller.commands.rebuild",
+        "--inventory",
+        ROOT / "inventories/production.yml",
+        "--yes",
+    ]
     done = subprocess.run(
         words, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False
     )
@@ -157,7 +164,7 @@ def test_a_rehearsal_is_rebuilt_from_a_rehearsal():
     ]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert (
-        "controller.commands.rebuild .state/staging-rehearsal/inventory/staging.yml --from .state/production-rehearsal/inventory/production.yml --yes"
+        "controller.commands.rebuild --inventory .state/staging-rehearsal/inventory/staging.yml --from .state/production-rehearsal/inventory/production.yml --yes"
         in said
     )
 
@@ -211,16 +218,18 @@ def test_nothing_goes_where_nothing_comes_back(said, reason):
 
 def test_what_goes_and_what_is_lost_is_named():
     plan = {"backup": "2026-11-24 01:30:00+00", "uploads": 0, "archived": 1795500000, "gap": ""}
-    text = "\n".join(rebuild.named(environment("local"), None, ["local-app1", "local-db1"], plan, (60, 15)))
+    text = "\n".join(rebuild.announcement(environment("local"), None, ["local-app1", "local-db1"], plan, (60, 15)))
     assert "local: local-app1, local-db1." in text and "backup1 stays" in text and "2026-11-24 01:30:00" in text
     assert (
         "at most 60 s" in text and "last 15 min" in text and rebuild.moment(1795500000) in text and "Beware" not in text
     )
     assert (
         "Beware: the archive lacks X"
-        in rebuild.named(environment("local"), None, [], plan | {"gap": "X"}, (60, 15))[-1]
+        in rebuild.announcement(environment("local"), None, [], plan | {"gap": "X"}, (60, 15))[-1]
     )
-    text = "\n".join(rebuild.named(environment(), environment("production"), ["staging-backup1"], None, (60, 15)))
+    text = "\n".join(
+        rebuild.announcement(environment(), environment("production"), ["staging-backup1"], None, (60, 15))
+    )
     assert "staging-backup1" in text and "production's" in text and "scrubbed" in text
 
 
@@ -268,7 +277,7 @@ def staged_fixture(monkeypatch, tmp_path):
         monkeypatch.setattr(rebuild, "release_of", lambda *_what, **_more: "v1")
         monkeypatch.setattr(rebuild.lock, "take", lambda *_what: ({}, ""))
         monkeypatch.setattr("builtins.input", lambda _prompt: "no")
-        told = types.SimpleNamespace(**{"yes": True, "check": False, "options": []} | given)
+        told = types.SimpleNamespace(**{"yes": True, "check": False, "extra_vars": []} | given)
         try:
             code = rebuild.rebuild(env, other and rebuild.Environment(ROOT / f"inventories/{other}.yml"), told)
         except (rebuild.Refused, rebuild.Failed) as reason:

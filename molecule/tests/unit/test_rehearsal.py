@@ -70,7 +70,7 @@ def test_an_inventory_written_by_hand_keeps_its_manner():
 
 
 def test_names_and_numbers_that_are_taken_get_the_next_free_one():
-    found = rehearse.places(
+    found = rehearse.new_addresses(
         {"a": "10.0.0.100", "b": "b.example.com", "c": "10.0.0.5", "d": "10.0.1.5", "e": "10.0.0.1"},
         "172.30.150",
         {"d": "172.30.150.9"},

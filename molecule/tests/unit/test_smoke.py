@@ -244,7 +244,7 @@ def test_everything_a_page_shows_itself_with_is_a_link():
     found = smoke.Links(
         '<a href="1"></a><a rel="nofollow" href="no"></a><link rel="stylesheet" href="2"><link rel="canonical" href="no">'
         '<script src="3"></script><img src="4" srcset="5 1x, 6 2x"><video src="7"></video><form action="no"><a name="x">'
-    ).found
+    ).targets
     assert [one for one in found if one] == list("1234567")
 
 
@@ -279,7 +279,7 @@ def test_it_ends(monkeypatch):
 
 
 def test_a_deploy_is_told_by_path(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["smoke.py", "-"])
+    monkeypatch.setattr(sys, "argv", ["smoke.py", "--stdin"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(ASKED)))
     monkeypatch.setattr(smoke, "held", lambda asked: True)
     monkeypatch.setattr(smoke, "AGAIN", 0)
@@ -376,7 +376,7 @@ def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong,
         "held_s": 1,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "controller.commands.smoke", "-"],
+        [sys.executable, "-m", "controller.commands.smoke", "--stdin"],
         input=json.dumps(asked),
         capture_output=True,
         text=True,

@@ -257,7 +257,9 @@ def test_replies_have_the_form_of_ansibles_results(reply, result):
     assert query.result(reply) == result
 
 
-@pytest.mark.parametrize(("names", "function"), [(("perlbal", "host_look"), "look"), (("log_search",), "search")])
+@pytest.mark.parametrize(
+    ("names", "function"), [(("perlbal", "host_probe", "host_health"), "check"), (("log_search",), "search")]
+)
 def test_what_is_sent_needs_no_ansible(fake, names, function):
     """A bare Python comes as far as the function, which misses its arguments."""
     fake("app1", "echo reached; exec python3 -I -S -")

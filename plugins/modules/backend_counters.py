@@ -8,13 +8,15 @@ import pathlib
 import re
 import subprocess
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from ansible.module_utils.balancer_log import tally
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.perlbal import console
 
 DOCUMENTATION = """
-module: pool_counters
+module: backend_counters
 short_description: Ask a balancer what it saw of each host behind it
 description: Nothing is changed. A request that was offered to several hosts counts for each of them.
 options:
@@ -40,7 +42,7 @@ hosts:
 BLOCK = 1 << 20  # bytes of a log that are read at once, from its end
 
 
-def backwards(path):
+def backwards(path: str) -> Iterator[bytes]:
     """Yield the lines of a file, the last one first. None where there is no file."""
     try:
         with open(path, "rb") as file:
@@ -56,7 +58,7 @@ def backwards(path):
         return
 
 
-def entries(log, since):
+def entries(log: str, since: float) -> Iterator[dict[str, str]]:
     """Yield entries of a log and of the one that was rotated before it, the last one first, back to a time in seconds since 1970."""
     for path in (log, f"{log}.1"):
         for line in backwards(path):
@@ -69,86 +71,128 @@ def entries(log, since):
             yield entry
 
 
-def under_way(table):
+def under_way(table: str) -> dict[str, int]:
     """{address:port: connections to it}, from the text of /proc/net/tcp."""
-    found = {}
+    connections: dict[str, int] = {}
     for line in table.splitlines()[1:]:
         _number, _local, remote, state = line.split()[:4]
         if state == "01":
             address, port = remote.split(":")
             node = ".".join(str(byte) for byte in reversed(bytes.fromhex(address))) + f":{int(port, 16)}"
-            found[node] = found.get(node, 0) + 1
-    return found
+            connections[node] = connections.get(node, 0) + 1
+    return connections
 
 
-def nginx_pools(config):
+def nginx_pools(config: str) -> dict[str, set[str]]:
     """{pool: addresses with ports that get new requests}, from the text of nginx.conf."""
-    return {name: {node for node, options in re.findall(r"^\s*server (\S+?)((?: [^;]*)?);", body, re.M) if " down" not in options}
-            for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)}
+    return {
+        name: {
+            node
+            for node, options in re.findall(r"^\s*server (\S+?)((?: [^;]*)?);", body, re.M)
+            if " down" not in options
+        }
+        for name, body in re.findall(r"^\s*upstream (\w+) \{(.*?)^\s*\}", config, re.M | re.S)
+    }
 
 
-def perlbal_nodes(lines):
+def perlbal_nodes(lines: Iterable[str]) -> dict[str, dict[str, int]]:
     """{address:port: {counter: number}}, from what its console says to `nodes`."""
-    found = {}
+    counters: dict[str, dict[str, int]] = {}
     for line in lines:
         node, counter, number = line.split()[:3]
         if counter in ("attempts", "failures"):
-            found.setdefault(node, {})[counter] = int(number)
-    return found
+            counters.setdefault(node, {})[counter] = int(number)
+    return counters
 
 
-def counted(seen, pools, used, table):
+def counted(
+    logged: Iterable[Mapping[str, str]],
+    pools: Mapping[str, Mapping[str, str]],
+    used: Mapping[str, Iterable[str]],
+    table: str,
+) -> list[dict[str, Any]]:
     """The hosts as the module returns them, but for perlbal's own counters.
 
-    seen: entries of the log; pools: {pool: {address:port: name}}; used: {pool: nodes that get new requests}; table: text of /proc/net/tcp.
+    logged: entries of the log; pools: {pool: {address:port: name}}; used: {pool: nodes that get new requests}; table: text of /proc/net/tcp.
     """
     busy = under_way(table)
-    nodes = {node: node for pool in used.values() for node in pool} | {node: node for pool in pools.values() for node in pool}
-    found = {node: {"requests": 0, "failed": 0, "mean": None, "slowest": None} for node in nodes}
+    nodes = {node: node for pool in used.values() for node in pool} | {
+        node: node for pool in pools.values() for node in pool
+    }
+    counters: dict[str, dict[str, Any]] = {
+        node: {"requests": 0, "failed": 0, "mean": None, "slowest": None} for node in nodes
+    }
     answers = dict.fromkeys(nodes, 0)
-    for entry in seen:
+    for entry in logged:
         for node, failed, seconds in tally(entry, nodes):
-            one = found[node]
-            one["requests"] += 1
-            one["failed"] += failed
+            backend = counters[node]
+            backend["requests"] += 1
+            backend["failed"] += failed
             if seconds is not None:
                 answers[node] += 1
-                one["mean"] = (one["mean"] or 0) + (seconds - (one["mean"] or 0)) / answers[node]
-                one["slowest"] = max(seconds, one["slowest"] or 0)
-    return [{"pool": pool, "node": node, "name": names.get(node, node), "used": node in used.get(pool, ()), "open": busy.get(node, 0), **found[node]}
-            for pool, names in pools.items() for node in [*names, *sorted(set(used.get(pool, ())) - set(names))]]
+                backend["mean"] = (backend["mean"] or 0) + (seconds - (backend["mean"] or 0)) / answers[node]
+                backend["slowest"] = max(seconds, backend["slowest"] or 0)
+    return [
+        {
+            "pool": pool,
+            "node": node,
+            "name": names.get(node, node),
+            "used": node in used.get(pool, ()),
+            "open": busy.get(node, 0),
+            **counters[node],
+        }
+        for pool, names in pools.items()
+        for node in [*names, *sorted(set(used.get(pool, ())) - set(names))]
+    ]
 
 
-def main():
+def main() -> None:
     """Run as an Ansible module."""
-    module = AnsibleModule(supports_check_mode=True, argument_spec={
-        "engine": {"type": "str", "required": True},
-        "log": {"type": "path", "required": True},
-        "minutes": {"type": "float", "required": True},
-        "console_port": {"type": "int", "required": True},
-        "vip": {"type": "str", "required": True},
-        "pools": {"type": "dict", "required": True},
-    })
-    given = module.params
-    said = {"holds": bool(subprocess.run(["ip", "-oneline", "address", "show", "to", given["vip"]], capture_output=True, check=True).stdout.strip())}
-    names = list(given["pools"])
+    module = AnsibleModule(
+        supports_check_mode=True,
+        argument_spec={
+            "engine": {"type": "str", "required": True},
+            "log": {"type": "path", "required": True},
+            "minutes": {"type": "float", "required": True},
+            "console_port": {"type": "int", "required": True},
+            "vip": {"type": "str", "required": True},
+            "pools": {"type": "dict", "required": True},
+        },
+    )
+    params = module.params
+    result: dict[str, Any] = {
+        "holds": bool(
+            subprocess.run(
+                ["ip", "-oneline", "address", "show", "to", params["vip"]], capture_output=True, check=True
+            ).stdout.strip()
+        )
+    }
+    names = list(params["pools"])
     try:
-        if given["engine"] == "perlbal":
-            *lines, nodes, uptime = console(given["console_port"], *(f"show pool {name}" for name in names), "nodes", "uptime", within=2.0)
+        if params["engine"] == "perlbal":
+            *lines, nodes, uptime = console(
+                params["console_port"], *(f"show pool {name}" for name in names), "nodes", "uptime", within=2.0
+            )
             used = {name: {line.split()[0] for line in pool} for name, pool in zip(names, lines)}
-            said["began"] = float(dict(line.split() for line in uptime)["starttime"])
+            result["began"] = float(dict(line.split() for line in uptime)["starttime"])
         else:
             used = nginx_pools(pathlib.Path("/etc/nginx/nginx.conf").read_text(encoding="utf-8"))
-        hosts = counted(entries(given["log"], time.time() - 60 * given["minutes"]), given["pools"], used,
-                        pathlib.Path("/proc/net/tcp").read_text(encoding="ascii"))
+        hosts = counted(
+            entries(params["log"], time.time() - 60 * params["minutes"]),
+            params["pools"],
+            used,
+            pathlib.Path("/proc/net/tcp").read_text(encoding="ascii"),
+        )
     except (OSError, ValueError) as error:
-        module.fail_json(msg=f"{given['engine']} does not tell: {error}. On this host: systemctl status {given['engine']}")
-    if given["engine"] == "perlbal":
+        module.fail_json(
+            msg=f"{params['engine']} does not tell: {error}. On this host: systemctl status {params['engine']}"
+        )
+    if params["engine"] == "perlbal":
         totals = perlbal_nodes(nodes)
         for host in hosts:
             total = totals.get(host["node"], {})
             host.update(requests_in_all=total.get("attempts", 0), failed_in_all=total.get("failures", 0))
-    module.exit_json(changed=False, hosts=hosts, engine=given["engine"], **said)
+    module.exit_json(changed=False, hosts=hosts, engine=params["engine"], **result)
 
 
 if __name__ == "__main__":

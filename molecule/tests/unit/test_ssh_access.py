@@ -1,9 +1,9 @@
-"""What the module knock tells of logins: of commands of this machine here."""
+"""What the module ssh_access tells of logins: of commands of this machine here."""
 
 import os
 import shlex
 
-from plugins.modules import knock
+from plugins.modules import ssh_access
 
 
 def door(script):
@@ -12,7 +12,9 @@ def door(script):
 
 
 def test_every_door_tells_how_it_went(execute):
-    done = execute(knock, doors={"a": door('test "$0" = true'), "b": door("echo in; echo ' no key ' >&2; exit 255")})
+    done = execute(
+        ssh_access, logins={"a": door('test "$0" = true'), "b": door("echo in; echo ' no key ' >&2; exit 255")}
+    )
     assert not done["changed"]
     assert done["answers"] == {"a": {"rc": 0, "stderr": ""}, "b": {"rc": 255, "stderr": "no key"}}
 
@@ -23,12 +25,12 @@ def test_all_doors_are_knocked_at_at_once(execute, tmp_path):
         "first": door(f"timeout 20 cat {tmp_path}/met"),
         "second": door(f"timeout 20 sh -c 'echo >{tmp_path}/met'"),
     }
-    assert {host: answer["rc"] for host, answer in execute(knock, doors=doors)["answers"].items()} == {
+    assert {host: answer["rc"] for host, answer in execute(ssh_access, logins=doors)["answers"].items()} == {
         "first": 0,
         "second": 0,
     }
 
 
 def test_a_dry_run_asks_too_and_no_doors_are_none(execute):
-    assert execute(knock, check=True, doors={"a": "false"})["answers"]["a"]["rc"] == 1
-    assert execute(knock, doors={})["answers"] == {}
+    assert execute(ssh_access, check=True, logins={"a": "false"})["answers"]["a"]["rc"] == 1
+    assert execute(ssh_access, logins={})["answers"] == {}

@@ -5,7 +5,7 @@ import socket
 import threading
 
 import pytest
-from ansible.module_utils import host_look
+from ansible.module_utils import host_health
 
 # systemctl list-units --all --full --plain --no-legend
 LISTED = """\
@@ -19,8 +19,8 @@ media-sync.timer     loaded    active     waiting      Copy uploads
 
 
 def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
-    monkeypatch.setattr(host_look.subprocess, "run", lambda *_words, **_more: type("Done", (), {"stdout": LISTED}))
-    app1 = host_look.Host({"all": {}}, {})
+    monkeypatch.setattr(host_health.subprocess, "run", lambda *_words, **_more: type("Done", (), {"stdout": LISTED}))
+    app1 = host_health.Host({"all": {}}, {})
     app1.services(["rsyslog", "apache2", "pgpool2", "etcd", "media-sync.timer", "keepalived"])
     assert app1.wrong == [
         f"{unit} {what}: systemctl status {unit}"
@@ -45,9 +45,9 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
     ],
 )  # a container has its machine's clock
 def test_a_clock_that_nobody_sets_is_complained_about(unit, up_s, told, wrong, monkeypatch):
-    monkeypatch.setattr(host_look, "output", lambda *_words: told)
-    monkeypatch.setattr(host_look.time, "clock_gettime", lambda _clock: up_s)
-    app1 = host_look.Host({"all": {}}, {})
+    monkeypatch.setattr(host_health, "output", lambda *_words: told)
+    monkeypatch.setattr(host_health.time, "clock_gettime", lambda _clock: up_s)
+    app1 = host_health.Host({"all": {}}, {})
     app1.clock({unit: "active"})
     assert app1.wrong == (
         [f"no time server has told it the time: journalctl -u {unit.removesuffix('.service')}"] if wrong else []
@@ -88,43 +88,43 @@ def server(*parts, waits=0.0):
 )
 def test_answers_are_read_to_their_end(parts, expected):
     with server(*parts) as (port, heard):
-        assert host_look.http_get("127.0.0.1", port, "/path") == expected
+        assert host_health.http_get("127.0.0.1", port, "/path") == expected
         assert heard == [f"GET /path HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()]
 
 
 def test_an_answer_that_stops_half_way_is_none():
     with server(b"HTTP/1.1 200 OK\r\n\r\n", b"more", waits=5) as (port, _heard):
-        assert host_look.http_get("127.0.0.1", port, "/", 0.2)[0] is None
+        assert host_health.http_get("127.0.0.1", port, "/", 0.2)[0] is None
 
 
 def test_nobody_who_answers_is_no_answer():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    assert host_look.http_get("127.0.0.1", port, "/")[0] is None
-    assert host_look.json_get("127.0.0.1", port, "/") == {}
+    assert host_health.http_get("127.0.0.1", port, "/")[0] is None
+    assert host_health.json_get("127.0.0.1", port, "/") == {}
 
 
 def test_what_runs_meanwhile_returns_or_raises():
-    assert host_look.Later(lambda one, other: one + other, 1, 2).result() == 3
+    assert host_health.Later(lambda one, other: one + other, 1, 2).result() == 3
     with pytest.raises(ZeroDivisionError):
-        host_look.Later(lambda: 1 / 0).result()
+        host_health.Later(lambda: 1 / 0).result()
 
 
 def test_everybody_is_asked_at_once():
     both = threading.Barrier(2, timeout=5)
-    app1 = host_look.Host(
+    app1 = host_health.Host(
         {"all": {"db1": "192.0.2.2", "db2": "192.0.2.3"}, "db": {"db1": "192.0.2.2", "db3": "192.0.2.4"}}, {}
     )
     app1.uses(
         "databases", "db", ["192.0.2.2", "192.0.2.3"], lambda address: both.wait() >= 0 and address == "192.0.2.2"
     )
-    app1.heard()
+    app1.record_answers()
     assert app1.sees == {"databases": {"db1": True, "db2": False}}
     assert app1.wrong == [
         "does not know db3 of its databases: make converge",
         "still has db2 among its databases, which the inventory has not: make converge",
     ]
-    assert app1.unheard == ["gets no answer from db2 of its databases"]
+    assert app1.unanswered == ["gets no answer from db2 of its databases"]
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_the_age_of_rsyslog_is_asked_for_where_it_counts(monkeypatch, sent, moni
     def output(command, *_words, **_environment):
         return sent if command == "ss" else "60000000\n"
 
-    monkeypatch.setattr(host_look, "output", output)
-    monkeypatch.setattr(host_look.time, "clock_gettime", lambda _clock: 100.0)
-    app1 = host_look.Host(
+    monkeypatch.setattr(host_health, "output", output)
+    monkeypatch.setattr(host_health.time, "clock_gettime", lambda _clock: 100.0)
+    app1 = host_health.Host(
         {"all": {}, "monitor": {"monitor1": "192.0.2.9"} | ({"app1": "192.0.2.1"} if monitor else {})},
         {"address": "192.0.2.1", "log_port": 601},
     )

@@ -1,0 +1,1 @@
+"""What `make load` lets loose, measures and reports."""

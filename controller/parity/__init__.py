@@ -1,0 +1,1 @@
+"""What `make parity` and `make drift` compare, and how they report it."""
