@@ -42,7 +42,11 @@ def came_fixture(place):
         host: place.docker("inspect", "--format", "{{.Config.Image}}", place.container(host)).strip()
         for host in place.groups["all"]
     }
-    return {host: image for host, image in made.items() if image.startswith("realworld/golden-")}
+    golden = {host: image for host, image in made.items() if image.startswith("realworld/golden-")}
+    assert golden, (
+        "No host came from a golden image. Bake them, then build the environment: make image converge ENV=production REHEARSE=1"
+    )
+    return golden
 
 
 @pytest.fixture(name="files", scope="module")
