@@ -286,10 +286,8 @@ else
 	@pytest -q --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
 endif
 
-lint: ready ## yamllint, ruff and ansible-lint (profile production)
-	@yamllint --strict -c .config/yamllint.yml .
-	@ruff check --quiet
-	@ANSIBLE_INVENTORY_UNPARSED_FAILED=false ansible-lint --offline -q -c .config/ansible-lint.yml
+lint: ready ## yamllint, ruff, shellcheck, perlcritic and ansible-lint (profile production)
+	@controller/lint.sh
 
 static: ready ## The repository's own rules and unit tests: a minute, no containers
 	@pytest -q molecule/tests/policy molecule/tests/unit

@@ -125,7 +125,7 @@ def state_of(path):
 
 def typed(facts):
     """How a verb is told which environment it is for."""
-    return facts.get("env_typed", f"ENV={facts['env_name']}")
+    return facts.get("make_args", f"ENV={facts['env_name']}")
 
 
 def write(path, text):

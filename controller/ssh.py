@@ -20,8 +20,8 @@ CONNECT_S = 2      # seconds a host has to take a connection and to say that it 
 GREETING_S = 2.0   # seconds in which a host answers on a connection that stands
 KEPT_S = 300       # seconds for which a connection stands unused
 LONGEST_PATH = 86  # bytes of a socket's path: 108, less what OpenSSH appends while it makes one
-SLOW_S = 0.1       # seconds in which a machine that has time for others starts a Python; each host's login takes it several times as long
-BUSY_S = 0.5       # … and in which one starts it that has asked everybody in time
+SLOW_S = 0.3       # seconds in which a machine that has time for others starts a Python; each host's login takes it several times as long
+BUSY_S = 1.0       # … and in which one starts it that has asked everybody in time
 GREETING = b"reached\n"
 # The host's shell says that it was reached, before sudo and Python take their time.
 COMMAND = "echo reached; exec sudo -H -n -u root /usr/bin/python3 -I -S -"

@@ -454,7 +454,7 @@ def run(inventory, told, given):
         raise errors.Refused(f"Nobody answers at {told['smoke']['address']}: on a balancer, journalctl -u keepalived")
     crawl = smoke.Crawl(told["smoke"], smoke.visitor(told["smoke"])).run()
     if crawl.wrong:
-        raise errors.Refused(f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {told['env_typed']}")
+        raise errors.Refused(f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {told['make_args']}")
     variables = ansible.hosts(inventory, "all")
     first, load = variables[told["tiers"]["app"][0]], told["load"]
     signs_in = bool(load.get("sign_in")) and not production

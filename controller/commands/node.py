@@ -133,7 +133,7 @@ def run(words):
         pool = check_remove(inventory, host, facts, pool)
         stays = inventory.jobs(host) != [pool]
         inventory.without_host(host, pool if stays else "")  # raises where it cannot be done later
-        return play(path, "remove_node.yml", more, node=host, node_pool=pool, node_stays=stays)
+        return play(path, "remove_node.yml", more, node=host, node_group=pool, node_stays=stays)
     pool, host, address = (given + ["", "", ""])[:3]
     address = check_add(inventory, pool, host, address, facts)
     text = inventory.text if host in inventory.lines else inventory.with_host(pool, host, address)
@@ -144,7 +144,7 @@ def run(words):
     planned = path.with_suffix(".yaml")
     planned.write_text(text)
     try:
-        return play(planned, "add_node.yml", more, node=host, node_pool=pool, node_address=address, node_inventory=path)
+        return play(planned, "add_node.yml", more, node=host, node_group=pool, node_address=address, node_inventory=path)
     finally:
         planned.unlink()
 

@@ -42,13 +42,14 @@ def learned(text: str, measured: dict[str, tuple[float, float | None]]) -> str:
 
 
 def environment(name: str) -> dict[str, str]:
-    """What the steps of an environment find in theirs: where its inventory and its vault's password are."""
+    """What the steps of an environment find in theirs: where its inventory and its vault's password are; nothing is built before a scenario."""
     state = f".state/{name}-rehearsal" if name in REHEARSED else f".state/{name}"
     inventory = f"{state}/inventory/{name}.yml" if name in REHEARSED else f"inventories/{name}.yml"
     return {
         "ENV": name,
         "INVENTORY": str(ROOT / inventory),
         "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / state / "vault-password"),
+        "DEPENDENCY": "false",
         "MAKEFLAGS": "",
     }
 

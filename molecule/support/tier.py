@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, AnyStr, TypeVar
 
+import pytest
 import testinfra.backend.base
 import testinfra.host
 
@@ -144,7 +145,7 @@ class Tier:
         self.options = ["-e", os.environ["TIER_VARS"]] if os.environ.get("TIER_VARS") else []
         self.name = pathlib.Path(self.inventory).stem
         # A rehearsal's inventory lies in its state directory (controller/commands/rehearse.py).
-        directory = pathlib.Path(self.inventory).resolve().parents[2]
+        directory = pathlib.Path(self.inventory).resolve().parents[1]
         rehearsed = directory.parent.name == ".state"
         self.state = directory if rehearsed else ROOT / ".state" / self.name
         self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
@@ -200,6 +201,11 @@ class Tier:
         from ansible.vars.hostvars import HostVars
         from ansible.vars.manager import VariableManager
 
+        if not pathlib.Path(self.inventory).exists():
+            pytest.exit(
+                f"Tests ask an environment that stands, and {self.inventory} is not there. Build it: make converge {' '.join(self.words)}",
+                2,
+            )
         load_plugins()
         loader = DataLoader()
         loader.set_basedir(

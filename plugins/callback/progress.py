@@ -31,7 +31,19 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from controller.progress import duration, ended_line, failed_text, hosts_of, left, read_times, reason, running_line, text_of, typed, write_times
+from controller.progress import (
+    duration,
+    ended_line,
+    failed_text,
+    hosts_of,
+    left,
+    read_times,
+    reason,
+    running_line,
+    text_of,
+    typed,
+    write_times,
+)
 
 DOCUMENTATION = """
     name: progress

@@ -181,7 +181,7 @@ def test_another_password_than_the_databases_have_is_refused(target: Target, mak
             f"The password of {site}, replicator in the vault",
         ),
         ("app", "pgpool", ("db_site_password",), f"The password of {site} in the vault"),
-        ("db", "patroni", ("patroni_password",), "not the one that etcd has"),
+        ("db", "patroni", ("etcd_root_password",), "not the one that etcd has"),
     ]:
         done = make("site", f"LIMIT={limit}", f"TAGS={tags}", f"VARS={json.dumps(dict.fromkeys(variables, 'another'))}")
         assert done.returncode != 0 and "Nothing was touched." in output_of(done) and refused in output_of(done), (

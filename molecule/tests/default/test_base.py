@@ -75,7 +75,7 @@ def test_an_unknown_host_key_stops_a_run_and_says_what_to_type(tier: Tier, tmp_p
             "ansible-playbook",
             "-i",
             tier.inventory,
-            "playbooks/parts/reach.yml",
+            "playbooks/parts/connect.yml",
             "-e",
             f"ansible_ssh_common_args='-o ControlPath=none -o StrictHostKeyChecking=yes -o UserKnownHostsFile={tmp_path / 'known_hosts'}'",
         ],

@@ -46,7 +46,11 @@ def came_fixture(target: Target) -> dict[str, str]:
         host: target.docker("inspect", "--format", "{{.Config.Image}}", target.container(host)).strip()
         for host in target.groups["all"]
     }
-    return {host: image for host, image in made.items() if image.startswith("realworld/golden-")}
+    golden = {host: image for host, image in made.items() if image.startswith("realworld/golden-")}
+    assert golden, (
+        "No host came from a golden image. Bake them, then build the environment: make image converge ENV=production REHEARSE=1"
+    )
+    return golden
 
 
 def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

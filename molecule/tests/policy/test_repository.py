@@ -1,6 +1,7 @@
 """The rules of the house, read off the files: no containers, about a second."""
 
 import os
+import pathlib
 import re
 import subprocess
 
@@ -26,12 +27,12 @@ def group_files(environment=None):
 
 
 def tasks(path):
-    """Every task of a task file, blocks opened."""
+    """Every task of a task file, blocks opened; every play of a playbook, too, and its tasks."""
 
     def opened(items):
         for task in items or []:
             yield task
-            for part in ("block", "rescue", "always"):
+            for part in ("pre_tasks", "tasks", "block", "rescue", "always"):
                 yield from opened(task.get(part))
 
     return list(opened(load(path)))
@@ -113,7 +114,7 @@ def test_every_variable_a_role_reads_is_declared(role):
     """A name in a template or a task that group_vars or defaults set is in the role's specs."""
     settable = {name for path in [*group_files(), *group_files("local")] for name in load(path) or {}}
     # What Ansible itself and the house give every role.
-    settable -= {"host_bare", "ansible_managed", "ansible_user"}
+    settable -= {"dry_run_on_fresh_host", "ansible_managed", "ansible_user"}
     options = {name for entry in specs(role).values() for name in entry}
     text = "\n".join(
         p.read_text() for d in ("tasks", "templates", "handlers") for p in (role / d).rglob("*") if p.is_file()
@@ -188,7 +189,12 @@ def test_what_a_role_returns_is_declared(role):
 def test_what_changes_with_the_hosts_is_in_members_yml():
     """Adding and removing a host include that file of every role that knows other hosts."""
     nodes = load(ROOT / "playbooks/vars/nodes.yml")
-    roles = {role for part in ("node_doors", "node_users") for names in nodes[part].values() for role in names}
+    roles = {
+        role
+        for part in ("node_allow_list_roles", "node_client_roles")
+        for names in nodes[part].values()
+        for role in names
+    }
     roles |= set(load(ROOT / "group_vars/lb.yml").get("lb_engines", {}))
     assert {role for role in roles if not (ROOT / "roles" / role / "tasks/members.yml").exists()} == set()
     parts = {
@@ -247,16 +253,45 @@ def test_what_is_notified_exists_and_what_exists_is_notified(role):
 VAGUE = re.compile(r"(?<![-\w])(it|its|who|whom|told|said|found|one|place|anew|aside|everybody|nobody)(?![-\w])", re.I)
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted([*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "roles").glob("*/handlers/*.yml")]),
-    ids=lambda p: str(p.relative_to(ROOT)),
+ROLE_TASKS = sorted(p for folder in ("tasks", "handlers") for p in (ROOT / "roles").glob(f"*/{folder}/*.yml"))
+PLAYBOOKS = sorted(
+    p for room in ("playbooks", "containers") for p in (ROOT / room).rglob("*.yml") if p.parent.name != "vars"
 )
+INCLUDES = ("ansible.builtin.import_playbook", "ansible.builtin.import_tasks", "ansible.builtin.include_tasks")
+
+
+def with_parts(path):
+    """A playbook and all files that it imports and includes."""
+    files, new = set(), {path}
+    while new:
+        files |= new
+        names = [(file, str(task[key])) for file in new for task in tasks(file) for key in INCLUDES if key in task]
+        # A name that a variable is part of stands for every file of that form; a name that is all variable is in no file.
+        patterns = [(file, re.sub(r"{{.*?}}", "*", name)) for file, name in names]
+        new = {
+            part.resolve()
+            for file, name in patterns
+            if name != "*"
+            for part in (file.parent / name).parent.glob(pathlib.Path(name).name)
+        } - files
+    return sorted(files)
+
+
+@pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_names_of_tasks_stand_alone(path):
     """In a log each is read without the tasks around it."""
     names = [task.get("name", "") for task in tasks(path)]
-    assert "" not in names and [name for name in names if VAGUE.search(name)] == []
-    assert sorted(names) == sorted(set(names))
+    assert "" not in names and [name for name in names if VAGUE.search(re.sub(r"{{.*?}}", "", name))] == []
+
+
+@pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_of_tasks_are_unique(path):
+    """In a file of a role, and in a playbook with its parts; and so are those of plays."""
+    files = with_parts(path) if path in PLAYBOOKS else [path]
+    entries = [task for file in files for task in tasks(file) if "ansible.builtin.import_playbook" not in task]
+    for plays in (True, False):
+        names = [task["name"] for task in entries if ("hosts" in task) == plays]
+        assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "roles").glob("*/tasks/*.yml")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,5 +1,6 @@
 """The repository's own modules import what Ansible brings to a host with them; what runs on the operator's machine is imported from the root."""
 
+import importlib
 import json
 import os
 import sys
@@ -9,7 +10,6 @@ import ansible.module_utils
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from repository import ROOT
-from repository import program as load_program
 
 ansible.module_utils.__path__.append(str(ROOT / "plugins/module_utils"))
 # Not into roles, which copy whole directories to hosts: what a test imports or runs would be a change for the next converge.
@@ -30,7 +30,7 @@ def execute(capsys):
 
 @pytest.fixture(name="program")
 def program_fixture(monkeypatch, tmp_path):
-    """tier-backup as a module, without the driver that only the backup host has; its paths below tmp_path."""
+    """tier-backup's module of backups, without the driver that only the backup host has; its paths below tmp_path."""
     for name in ("psycopg2", "psycopg2.errors", "psycopg2.sql"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["psycopg2"].errors, sys.modules["psycopg2"].sql, sys.modules["psycopg2"].Error = (
@@ -38,7 +38,9 @@ def program_fixture(monkeypatch, tmp_path):
         sys.modules["psycopg2.sql"],
         Exception,
     )
-    module = load_program("roles/pgbackrest/files/tier-backup")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tier_backup"]:
+        monkeypatch.delitem(sys.modules, name)  # an import of another test, with its own stand-in for the driver
+    module = importlib.import_module("tier_backup.backups")
     for part in ("keys", "snapshots"):
         (tmp_path / "media" / part).mkdir(parents=True)
         (tmp_path / "media" / part / "one").write_text("x")

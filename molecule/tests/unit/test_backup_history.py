@@ -4,6 +4,7 @@ import calendar
 import json
 
 import pytest
+from tier_backup import common
 
 NOW = 1795995030
 ARCHIVE = "archive/tier/17-1"
@@ -159,11 +160,11 @@ def test_what_is_wrong_is_noted(backups, program, monkeypatch):
     ],
 )
 def test_moments_are_read_as_utc(program, typed, seconds):
-    assert program.moment(typed) == seconds
-    assert calendar.timegm(program.time.strptime(program.when(seconds), "%Y-%m-%d %H:%M:%S+00")) == seconds
+    assert common.moment(typed) == seconds
+    assert calendar.timegm(program.time.strptime(common.when(seconds), "%Y-%m-%d %H:%M:%S+00")) == seconds
 
 
 def test_a_log_is_told_by_its_complaints(program):
     log = "INFO: begin\nP00 ERROR: [082]: no WAL\nFATAL:  the database system is starting up\nP01 ERROR: [082]: no WAL\nINFO: end"
-    assert program.complaint(log) == "ERROR: [082]: no WAL"
-    assert program.complaint("one\ntwo\nthree") == "two three" and program.complaint("") == ""
+    assert common.complaint(log) == "ERROR: [082]: no WAL"
+    assert common.complaint("one\ntwo\nthree") == "two three" and common.complaint("") == ""

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from repository import program
+from build_output import reason
 
 PROJECT = """
 class ImproperlyConfigured(Exception):
@@ -40,11 +40,6 @@ PIP = """\
   note: This error originates from a subprocess, and is likely not a problem with pip.
 ERROR: Failed to build 'file:///tmp/abacus' when getting requirements to build wheel
 """
-
-
-@pytest.fixture(scope="module")
-def build():
-    return program("roles/django/files/build/build.py")
 
 
 def said(program):
@@ -90,8 +85,8 @@ def said(program):
     ],
     ids=["during", "cause", "bare", "lines", "ignored", "raised again", "logged", "syntax"],
 )
-def test_a_failed_command_is_told_by_its_last_exception(build, what, before, tells):
-    assert build.telling(said(PROJECT % (what, before))) == tells
+def test_a_failed_command_is_told_by_its_last_exception(what, before, tells):
+    assert reason(said(PROJECT % (what, before))) == tells
 
 
 @pytest.mark.parametrize(
@@ -110,5 +105,5 @@ def test_a_failed_command_is_told_by_its_last_exception(build, what, before, tel
         ("", "it did not say why"),
     ],
 )
-def test_a_failed_command_is_told_by_its_errors(build, output, tells):
-    assert build.telling(output) == tells
+def test_a_failed_command_is_told_by_its_errors(output, tells):
+    assert reason(output) == tells

@@ -50,7 +50,7 @@ def outdated(known, packages=("curl",)):
         "groups": {"all": list(HOSTS)},
         "playbook_dir": str(ROOT / "containers"),
         "__bake_known": {"images": [NODE, *known]},
-        "bake_asked": list(HOSTS),
+        "bake_requested": list(HOSTS),
     }
     return templated("{{ bake_outdated }}", told), templated("{{ bake_recipes }}", told)
 

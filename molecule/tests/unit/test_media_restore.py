@@ -50,7 +50,7 @@ def test_what_is_brought_back_and_what_is_deleted(tmp_path, in_backup, here, del
     if deleted is not None:
         delete(tmp_path, "a/b", MOMENT + deleted * S)
     then = {"a/b": (MOMENT - 9 * S, 1)} if in_backup else {}
-    assert restore.needed(tmp_path, MOMENT, then, restore.here(tmp_path)) == (["a/b"] * back, ["a/b"] * away)
+    assert restore.needed(tmp_path, MOMENT, then, restore.on_host(tmp_path)) == (["a/b"] * back, ["a/b"] * away)
 
 
 def test_what_was_uploaded_since_is_deleted_here_and_with_that_on_every_host(tmp_path, monkeypatch, capsys):
@@ -64,13 +64,13 @@ def test_what_was_uploaded_since_is_deleted_here_and_with_that_on_every_host(tmp
     monkeypatch.setattr(sys, "argv", ["media-restore", str(root), str(MOMENT // S)])
     restore.main()
     assert capsys.readouterr().out == "deleted dir/since\ndeleted since\ndeleted \\udcff*[a]?.txt\n"
-    assert set(restore.here(root)) == {"before"}
+    assert set(restore.on_host(root)) == {"before"}
     store = sync.Store(root)
     store.read(30)
     assert store.deleted == {name: MOMENT + 9 * S for name in ("since", ODD, "dir/since")}
     assert not store.wants("since", MOMENT + S, 1) and store.wants("since", MOMENT + 10 * S, 1)
     restore.main()  # again: nothing is left to do
-    assert set(restore.here(root)) == {"before"}
+    assert set(restore.on_host(root)) == {"before"}
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_files_of_a_backup_are_those_below_the_uploads(monkeypatch, tmp_path):
         {"type": "file", "path": f"{tmp_path}2/c", "mtime": "2026-11-29T23:30:30Z"},
     ]
     monkeypatch.setattr(restore, "restic", lambda *_words: "\n".join(map(json.dumps, nodes)))
-    assert restore.held(tmp_path, "id") == {"a/b": (1795995030_500000000, 3), "empty": (1795995030 * S, 0)}
+    assert restore.in_backup(tmp_path, "id") == {"a/b": (1795995030_500000000, 3), "empty": (1795995030 * S, 0)}

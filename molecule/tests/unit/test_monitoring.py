@@ -251,14 +251,14 @@ def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch, tmp_path):
             notify.keep(way, told)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     open_ways.add("webhook")
-    assert not notify.again(CONFIG)
+    assert not notify.retry(CONFIG)
     assert sent == [("webhook", 1), ("webhook", 2)]
     open_ways.add("email")
-    assert notify.again(CONFIG)
+    assert notify.retry(CONFIG)
     assert sent[2:] == [("email", 1), ("email", 2)] and list(tmp_path.iterdir()) == []
     notify.keep("email", notify.described(GIVEN, CONFIG))
     now[0] += notify.KEPT_S + 1
-    assert notify.again(CONFIG) and sent[4:] == [] and list(tmp_path.iterdir()) == []
+    assert notify.retry(CONFIG) and sent[4:] == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_webhook_gets_plain_json():

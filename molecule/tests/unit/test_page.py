@@ -11,13 +11,13 @@ import threading
 
 import pytest
 from repository import ROOT
-from repository import program as repository_program
 from tier import load_plugins
 
 from controller import health
 
 FILES = ROOT / "roles/status_page/files"
-program = repository_program("roles/status_page/files/status-page", status=health)
+sys.modules["status"] = health  # its name on the monitor
+from status_page import judgement, page, picture, program, questions, settings
 
 
 def hosts(tier, count):
@@ -119,7 +119,7 @@ def judged(**changes):
         what, _, host = key.partition("__")
         assert (what, host) in answers
         answers[what, host] = answer
-    return program.judge(
+    return judgement.judge(
         CONFIG,
         answers,
         1795500000,
@@ -218,7 +218,7 @@ def test_all_is_well():
 def test_one_thing_is_wrong(changes, sentence):
     model = judged(**changes)
     assert model["state"] == "wrong" and any(one.startswith(sentence) for one in said(model)), said(model)
-    shown = program.page(model, CONFIG, (FILES / "page.html").read_text())
+    shown = page.page(model, CONFIG, (FILES / "page.html").read_text())
     assert "1 thing wrong" in shown or "things wrong" in shown
 
 
@@ -238,38 +238,38 @@ def test_a_busy_monitor_judges_nobodys_silence():
         ("lb", "lb2"): None,
         ("late", ""): 1.5,
     }
-    model = program.judge(CONFIG, answers, 1795500000, [])
-    assert (model["state"], program.verdict(model)) == ("blind", ("Blind", "blind"))
+    model = judgement.judge(CONFIG, answers, 1795500000, [])
+    assert (model["state"], page.verdict(model)) == ("blind", ("Blind", "blind"))
     assert said(model)[0].startswith("The monitor is busy, and was run 1.5 s too late")
     assert "db1: was not asked in time" in said(model) and not any(
         "no primary" in sentence or "off, frozen" in sentence for sentence in said(model)
     )
     assert any(sentence.startswith("lb2: its engine does not answer") for sentence in said(model))
-    assert program.judge(CONFIG, answers | {("late", ""): 0.1}, 1795500000, [])["state"] == "wrong"
+    assert judgement.judge(CONFIG, answers | {("late", ""): 0.1}, 1795500000, [])["state"] == "wrong"
 
 
 def test_lateness_is_what_others_took_of_the_processor():
     over = threading.Event()
     threading.Timer(0.5, over.set).start()
-    assert 0 <= program.lateness(over) < 0.4
+    assert 0 <= questions.lateness(over) < 0.4
 
 
 def test_who_reaches_nobody_is_blind():
     answers = {key: answer if key[1] == "monitor1" else None for key, answer in WELL.items()}
-    model = program.judge(CONFIG, answers, 0)
+    model = judgement.judge(CONFIG, answers, 0)
     assert model["state"] == "blind" and "The monitor reaches nobody" in said(model)[0]
-    assert program.verdict(model) == ("Blind", "blind")
+    assert page.verdict(model) == ("Blind", "blind")
 
 
 def test_every_question_is_about_somebody():
     """What answers are looked for is what is asked."""
-    assert set(program.questions(CONFIG)) == set(WELL)
+    assert set(questions.questions(CONFIG)) == set(WELL)
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer():
     model = judged(app__app1=WELL["app", "app1"] | {"release": "<script>alert(1)</script>"})
     skeleton = (FILES / "page.html").read_text()
-    shown = program.page(model, CONFIG, skeleton)
+    shown = page.page(model, CONFIG, skeleton)
     assert "<script>alert" not in shown and "&lt;script&gt;" in shown
     assert re.findall(r'(?:src|href|action|url)\s*[=(]\s*["\']?(?:https?:)?//[^"\']*', shown) == []
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', shown)[1]
@@ -290,10 +290,10 @@ def test_the_picture_holds_any_number_of_hosts(count):
     answers = WELL | {
         (what, f"app{place}"): WELL[what, "app1"] for place in range(1, count + 1) for what in ("app", "munin")
     }
-    model = program.judge(config, answers, 0)
+    model = judgement.judge(config, answers, 0)
     assert said(model) == ([] if count >= 1 else None)
-    for width, bands in (program.WIDE, program.NARROW):
-        drawn = program.picture(model, width, bands, "x")
+    for width, bands in (picture.WIDE, picture.NARROW):
+        drawn = picture.picture(model, width, bands, "x")
         height = int(re.search(r'viewBox="0 0 \d+ (\d+)"', drawn)[1])
         boxes = [
             tuple(map(int, found))
@@ -348,7 +348,7 @@ def node():
 
 
 def test_a_munin_node_is_asked(node, monkeypatch):
-    found = program.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"])
+    found = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"])
     assert found == {
         "backup": {"backup_age.full": 30.0, "backup_wrong.wrong": 1.0, "backup_wrong.looked": None},
         "pgpool": {},
@@ -357,13 +357,13 @@ def test_a_munin_node_is_asked(node, monkeypatch):
         "df_places": {"df._dev_sda1": "/srv"},
         "backup_why": {"backup_wrong.wrong": "no WAL"},
     }
-    monkeypatch.setattr(program, "MUNIN_S", 0.3)
-    assert program.ask_munin("127.0.0.1", node, ["load", "hangs", "df"]) == {"load": {"load.load": 0.25}, "hangs": {}}
+    monkeypatch.setattr(questions, "MUNIN_S", 0.3)
+    assert questions.ask_munin("127.0.0.1", node, ["load", "hangs", "df"]) == {"load": {"load.load": 0.25}, "hangs": {}}
 
 
 def test_what_changes_slowly_is_not_asked_for_at_every_look(node, tmp_path):
     believed = {"load": {"load.load": 9.0}, "backup": {"backup_wrong.wrong": 0.0}}
-    found = program.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
+    found = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
     assert found == believed | {"pgpool": {}, "df": {"df._dev_sda1": 95.5}, "df_places": {"df._dev_sda1": "/srv"}}
     answers = {
         ("munin", "one"): found,
@@ -371,21 +371,21 @@ def test_what_changes_slowly_is_not_asked_for_at_every_look(node, tmp_path):
         ("munin", "off"): None,
         ("lb", "one"): (204, ""),
     }
-    kept = program.slow(answers)
+    kept = questions.slow(answers)
     assert kept == {"one": {plugin: told for plugin, told in found.items() if plugin != "pgpool"}}
     path = tmp_path / "slow.json"
-    assert program.lately(path, 100.0) == (100.0, {})
+    assert questions.lately(path, 100.0) == (100.0, {})
     path.write_text(json.dumps({"at": 100.0, "hosts": kept}))
-    assert program.lately(path, 100.0 + program.SLOW_S - 1) == (100.0, kept)
-    for now in (100.0 + program.SLOW_S, 99.0):
-        assert program.lately(path, now) == (now, {})
+    assert questions.lately(path, 100.0 + questions.SLOW_S - 1) == (100.0, kept)
+    for now in (100.0 + questions.SLOW_S, 99.0):
+        assert questions.lately(path, now) == (now, {})
     path.write_text("half")
-    assert program.lately(path, 100.0) == (100.0, {})
+    assert questions.lately(path, 100.0) == (100.0, {})
 
 
 def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(tmp_path, monkeypatch):
     """The whole program, with nobody there but one munin-node that nobody is."""
-    monkeypatch.setattr(program, "ANSWER_S", 0.2)
+    monkeypatch.setattr(questions, "ANSWER_S", 0.2)
     tiers = {tier: " ".join(f"{one['name']}=127.0.0.1" for one in members) for tier, members in CONFIG["tiers"].items()}
     facts = CONFIG["facts"] | {name: 9 for name in CONFIG["facts"] if name.endswith("_port")} | {"lb_vip": "127.0.0.1"}
     path = tmp_path / "config.json"
@@ -394,7 +394,7 @@ def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(tmp_
             CONFIG | {"tiers": tiers, "facts": facts, "directory": str(tmp_path), "env_name": "x", "env_typed": "ENV=x"}
         )
     )
-    assert program.settings(path)["tiers"]["lb"] == [
+    assert settings.settings(path)["tiers"]["lb"] == [
         {"name": "lb1", "address": "127.0.0.1"},
         {"name": "lb2", "address": "127.0.0.1"},
     ]
@@ -414,7 +414,7 @@ def test_the_configuration_is_what_the_program_reads(tmp_path):
     told = {
         "ansible_managed": "m",
         "env_name": "x",
-        "env_typed": "ENV=x",
+        "make_args": "ENV=x",
         "monitor_tiers": CONFIG["tiers"],
         "lb_vip": "192.0.2.9",
         **facts,
@@ -430,7 +430,7 @@ def test_the_configuration_is_what_the_program_reads(tmp_path):
     text = (ROOT / "roles/status_page/templates/status-page.json.j2").read_text()
     path = tmp_path / "config.json"
     path.write_text(Templar(loader=DataLoader(), variables=told).template(trust_as_template(text)))
-    found = program.settings(path)
+    found = settings.settings(path)
     assert (
         found["tiers"] == CONFIG["tiers"]
         and set(found["facts"]) == set(CONFIG["facts"])

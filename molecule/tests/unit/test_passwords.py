@@ -73,7 +73,7 @@ def test_every_host_that_is_given_a_password_of_the_databases_is_covered():
 
 def test_they_are_compared_before_anything_is_touched():
     earlier = [play.get("ansible.builtin.import_playbook", play.get("hosts")) for play in SITE[: SITE.index(CHECK)]]
-    assert earlier == ["parts/preflight.yml", "parts/reach.yml"]
+    assert earlier == ["parts/preflight.yml", "parts/connect.yml"]
 
 
 def test_every_password_of_the_databases_is_compared():

@@ -1,11 +1,35 @@
 """pgpool-follow kills no pgpool that only starts, and lets none begin with a database that is off."""
 
+import dataclasses
 import itertools
 
 import pytest
-from repository import program
+from pgpool_follow import program as pgpool_follow
+from pgpool_follow.state import (
+    CALL_AGAIN,
+    HUNG_AFTER,
+    PATIENT_AFTER,
+    PGPOOL_EVERY,
+    RESTART_AGAIN,
+    RESTART_MOST,
+    SILENT_WITHIN,
+    SURE_AFTER,
+    Attach,
+    Cluster,
+    Detach,
+    EndHung,
+    Observation,
+    Reason,
+    Restart,
+    State,
+    performed,
+    pgpool_due,
+    step,
+    to_probe,
+)
 
 LED = [(True, True), (True, False)]
+BOTH = Cluster(0, frozenset({0, 1}), frozenset({0, 1}))
 
 
 class Over(Exception):
@@ -15,7 +39,6 @@ class Over(Exception):
 @pytest.fixture(name="program")
 def program_fixture(monkeypatch, tmp_path):
     """The program, whose looks take no time and of which there are a hundred."""
-    module = program("roles/pgpool/files/pgpool-follow")
     looks, clock = iter(range(100)), [1000.0]
 
     def sleep(seconds):
@@ -23,10 +46,10 @@ def program_fixture(monkeypatch, tmp_path):
             raise Over
         clock[0] += seconds
 
-    monkeypatch.setattr(module.time, "sleep", sleep)
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    module.RUN = tmp_path
-    return module
+    monkeypatch.setattr(pgpool_follow.time, "sleep", sleep)
+    monkeypatch.setattr(pgpool_follow.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(pgpool_follow, "RUN", tmp_path)
+    return pgpool_follow
 
 
 class Databases:
@@ -42,16 +65,16 @@ class Databases:
         return node in self.answering
 
 
-class Pool:
+class Pgpool:
     """A pgpool that answers with a view, or not at all, and starts for a while after each start."""
 
     def __init__(self, program, view, starts):
-        self.program, self.said, self.starts, self.restarts = program, view, starts, []
+        self.program, self.answer, self.starts, self.restarts = program, view, starts, []
         self.addresses, self.since = ["192.0.2.1", "192.0.2.2"], program.time.monotonic()
 
     def view(self):
         """What it says of its nodes."""
-        return self.said
+        return self.answer
 
     def starting(self):
         """Whether it has just started."""
@@ -71,52 +94,151 @@ class Pool:
 
 def followed(program, view, starts):
     """The pgpool after a hundred looks, with db1 as Patroni's primary."""
-    pool = Pool(program, view, starts)
+    pgpool = Pgpool(program, view, starts)
     with pytest.raises(Over):
-        program.follow(Databases((0, {0, 1}, {0, 1})), pool)
-    return pool
+        program.follow(Databases(BOTH), pgpool)
+    return pgpool
 
 
-def test_one_that_starts_is_not_killed(program):
+def test_a_pgpool_that_starts_is_not_killed(program):
     assert followed(program, None, starts=120).restarts == []
 
 
-def test_one_that_may_only_be_slow_is_started_anew_later(program):
+def test_a_pgpool_that_may_only_be_slow_is_restarted_later(program):
     restarts = followed(program, None, starts=10).restarts
     assert len(restarts) == 3 and all(
         30 <= later - earlier <= 45 for earlier, later in itertools.pairwise([1000, *restarts])
     )
 
 
-def test_one_that_is_silent_after_the_primary_has_changed_is_started_anew_at_once(program):
-    """It agreed to one, and hangs on it."""
-    pool = Pool(program, LED, starts=0)
-    databases = Databases((0, {0, 1}, {0, 1}))
+def test_a_pgpool_that_is_silent_after_the_primary_has_changed_is_restarted_at_once(program):
+    """It agreed to the old primary, and hangs on it."""
+    pgpool = Pgpool(program, LED, starts=0)
+    databases = Databases(BOTH)
 
-    def later():
+    def second_is_primary():
         if program.time.monotonic() < 1010:
-            return 0, {0, 1}, {0, 1}
-        pool.said = None
-        return 1, {1}, {1}
+            return BOTH
+        pgpool.answer = None
+        return Cluster(1, frozenset({1}))
 
-    databases.look = later
+    databases.look = second_is_primary
     with pytest.raises(Over):
-        program.follow(databases, pool)
-    assert 1010 <= pool.restarts[0] <= 1014
+        program.follow(databases, pgpool)
+    assert 1010 <= pgpool.restarts[0] <= 1014
 
 
-def test_one_with_a_wrong_primary_is_started_anew_at_once(program):
+def test_a_pgpool_with_a_wrong_primary_is_restarted_at_once(program):
     assert followed(program, [(True, False), (True, True)], starts=60).restarts[0] - 1000 <= 3
 
 
-def test_one_that_agrees_is_left_alone(program):
+def test_a_pgpool_that_agrees_is_not_restarted(program):
     assert followed(program, LED, starts=0).restarts == []
 
 
 @pytest.mark.parametrize(
-    ("wanted", "answering", "status"),
+    ("usable", "answering", "status"),
     [({0, 1}, (), "up up"), ({0}, (), "up down"), (set(), (0,), "up down"), (set(), (), "up up")],
 )
-def test_it_begins_with_the_databases_that_are_there(program, tmp_path, wanted, answering, status):
-    program.write_status(Databases((None, wanted, set()), answering))
+def test_the_status_file_has_the_databases_that_are_there(program, tmp_path, usable, answering, status):
+    program.write_status(Databases(Cluster(None, frozenset(usable)), answering))
     assert (tmp_path / "pgpool_status").read_text().split() == status.split()
+
+
+def steps(state, observations):
+    """The state and all (time, action) after observations, where each action takes no time."""
+    done = []
+    for seen in observations:
+        state, actions = step(state, seen)
+        done += [(seen.at, action) for action in actions]
+        for action in actions:
+            state = performed(state, action, seen.at, busy=False)
+    return state, done
+
+
+def looks(cluster, view, count, begin=1000.0, every=1.0, **more):
+    """Observations of the same, so many seconds apart."""
+    return [Observation(begin + every * number, cluster, asked=True, view=view, **more) for number in range(count)]
+
+
+FRESH = State(others_until=0.0)
+
+
+def test_a_wrong_primary_has_to_be_seen_twice_and_restarts_back_off():
+    wrong = [(True, False), (True, True)]
+    state, done = steps(FRESH, looks(BOTH, wrong, SURE_AFTER - 1))
+    assert done == [] and state.wrong == SURE_AFTER - 1
+    _state, done = steps(FRESH, looks(BOTH, wrong, 400))
+    assert {action.reason for _at, action in done} == {Reason.WRONG_PRIMARY}
+    holds = [action.hold_s for _at, action in done]
+    assert holds[:5] == [RESTART_AGAIN, 10.0, 20.0, 40.0, RESTART_MOST] and set(holds[5:]) == {RESTART_MOST}
+    assert all(later - at >= action.hold_s for (at, action), (later, _) in itertools.pairwise(done))
+
+
+def test_the_back_off_is_over_once_pgpool_agrees_after_it():
+    state, _done = steps(FRESH, looks(BOTH, [(True, False), (True, True)], SURE_AFTER))
+    assert state.restart_s > RESTART_AGAIN
+    state, _done = steps(state, looks(BOTH, LED, 1, begin=state.restart_at - 1))
+    assert state.restart_s > RESTART_AGAIN
+    state, _done = steps(state, looks(BOTH, LED, 1, begin=state.restart_at))
+    assert state.restart_s == RESTART_AGAIN
+
+
+def test_silence_restarts_late_and_after_a_change_of_the_primary_at_once():
+    state, _done = steps(FRESH, looks(BOTH, LED, 1))
+    _state, done = steps(state, looks(BOTH, None, 60))
+    assert [at for at, _action in done][0] == 1000 + SILENT_WITHIN + SURE_AFTER - 1
+    changed = Cluster(1, frozenset({1}))
+    _state, done = steps(state, looks(changed, None, 60))
+    assert [at for at, _action in done][0] == 1000 + SURE_AFTER - 1
+    assert steps(state, looks(changed, None, 60, starting=True))[1] == []
+
+
+def test_standbys_are_attached_soon_and_detached_patiently_while_they_follow():
+    _state, done = steps(FRESH, looks(BOTH, [(True, True), (False, False)], 30))
+    assert [at for at, _action in done] == [1000 + SURE_AFTER - 1 + CALL_AGAIN * number for number in range(3)]
+    assert {action for _at, action in done} == {Attach(1)}
+    _state, done = steps(FRESH, looks(Cluster(0, frozenset({0})), LED, 5))
+    assert done == [(1000 + SURE_AFTER - 1, Detach(1))]
+    _state, done = steps(FRESH, looks(Cluster(0, frozenset({0}), frozenset({1})), LED, 15))
+    assert done == [(1000 + PATIENT_AFTER - 1, Detach(1))]
+
+
+def test_sessions_on_a_node_that_is_out_are_looked_at_again_soon():
+    cluster, view = Cluster(0, frozenset({0})), [(True, True), (False, False)]
+    state, done = steps(FRESH, looks(cluster, view, 1))
+    assert done == [(1000, EndHung(1))] and state.agreed == (0, {0})
+    assert not pgpool_due(state, cluster, 1000 + PGPOOL_EVERY - 1) and pgpool_due(state, cluster, 1000 + PGPOOL_EVERY)
+    assert pgpool_due(state, BOTH, 1000.0)
+    busy = performed(state, EndHung(1), 1001.0, busy=True)
+    assert not pgpool_due(busy, cluster, 1000 + HUNG_AFTER - 1) and pgpool_due(busy, cluster, 1000 + HUNG_AFTER)
+
+
+def test_reads_go_on_without_a_primary_that_does_not_answer():
+    led, standby = dataclasses.replace(FRESH, primary=0), Cluster(None, frozenset({1}))
+    assert to_probe(led, standby, 2) == []  # once is no loss
+    lost, actions = step(led, Observation(1000.0, standby))
+    assert actions == [] and to_probe(lost, standby, 2) == [0]
+    assert step(lost, Observation(1001.0, standby, reachable=True))[1] == []
+    given_up, actions = step(lost, Observation(1001.0, standby, reachable=False))
+    assert actions == [Restart(Reason.PRIMARY_LOST, 0, hold_s=None)]
+    assert given_up.primary is None and to_probe(given_up, standby, 2) == []
+    assert performed(given_up, actions[0], 1002.0, busy=False).restart_at == given_up.restart_at
+
+
+def test_pgpool_is_restarted_once_when_all_databases_are_back():
+    none = Cluster(None, frozenset())
+    state, _done = steps(FRESH, [Observation(1000.0, none)])
+    assert to_probe(state, none, 2) == [0, 1]
+    assert not step(state, Observation(1001.0, none, reachable=True))[0].all_gone
+    state, done = steps(state, [Observation(1001.0, none, reachable=False), Observation(1002.0, none)])
+    assert state.all_gone and done == [] and to_probe(state, none, 2) == [] and not pgpool_due(state, BOTH, 1003.0)
+    state, done = steps(state, [Observation(1003.0, BOTH)])
+    assert done == [(1003.0, Restart(Reason.DATABASES_BACK, 0, hold_s=RESTART_AGAIN))]
+    assert state.restart_at == 1003 + RESTART_AGAIN and pgpool_due(state, BOTH, 1004.0)
+
+
+def test_other_databases_are_no_difference_while_a_host_comes_or_goes():
+    state = State(others_until=1005.0)
+    assert steps(state, looks(BOTH, [(True, False)], 5, same_nodes=False))[1] == []
+    assert steps(state, looks(BOTH, [(True, False)], SURE_AFTER, begin=1005.0, same_nodes=False))[1] != []

@@ -36,7 +36,7 @@ class Tier:
             "state_dir": str(root),
             "site_hosts": ["x.test"],
             "env_name": "x",
-            "env_typed": "ENV=x",
+            "make_args": "ENV=x",
             "ansible_connection": "local",
         }
         (root / "inventories/x.yml").write_text(
@@ -123,3 +123,15 @@ def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier):
         in said
     )
     assert "patroni_password" not in said
+
+
+def test_nothing_reads_a_secret_by_a_name_of_before():
+    read = {
+        path: path.read_text(encoding="utf-8", errors="replace")
+        for room in ("group_vars", "roles", "playbooks", "containers", "controller", "plugins", "docs")
+        for path in (ROOT / room).rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and path.name != "vault.yml"
+    }
+    assert {path for path, text in read.items() if any(name in text for name in RENAMED.values())} == {
+        ROOT / "playbooks/vars/secrets.yml"
+    }

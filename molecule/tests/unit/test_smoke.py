@@ -391,7 +391,7 @@ def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong,
 
 def test_what_is_asked_for_is_declared():
     """What the program reads is what playbooks/vars/smoke.yml says."""
-    told = load(ROOT / "playbooks/vars/smoke.yml")["smoke_asked"]
+    told = load(ROOT / "playbooks/vars/smoke.yml")["smoke_settings"]
     assert set(told) == {"name", "names", "address", "port", "authority", "pages", "files", "most", "sign_in"}
 
 
@@ -416,11 +416,11 @@ def test_a_release_is_judged_by_what_was_there_before(before, rc, after, missed)
 
     load_plugins()
     told = {
-        "roll_before": before,
-        "roll_asked": True,
+        "rollout_smoke_before": before,
+        "rollout_smoke_answered": True,
         "__smoke": {"rc": rc, "stdout": json.dumps({"wrong": after}) if rc == 0 else ""},
     }
-    rules = load(ROOT / "playbooks/vars/roll.yml")
+    rules = load(ROOT / "playbooks/vars/rollout.yml")
     templar = Templar(loader=DataLoader(), variables=told)
-    assert templar.template(trust_as_template(rules["roll_missed"])) == missed
-    assert templar.template(trust_as_template(rules["roll_deaf"])) == (rc != 0)
+    assert templar.template(trust_as_template(rules["rollout_regressions"])) == missed
+    assert templar.template(trust_as_template(rules["rollout_unanswered"])) == (rc != 0)

@@ -74,7 +74,7 @@ def test_a_host_is_not_judged_by_a_machine_that_is_busy(fake, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("python_s", "state", "calls"),
-    [(0.01, ssh.State.UNREACHABLE, 1), (0.2, ssh.State.ANSWERED, 2)],
+    [(0.01, ssh.State.UNREACHABLE, 1), (0.5, ssh.State.ANSWERED, 2)],
     ids=["idle", "slow"],
 )
 def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(fake, monkeypatch, python_s, state, calls):

@@ -106,7 +106,7 @@ def test_keepalived_puts_it_on_the_interface_that_is_named(variables, heard_at, 
 
 
 def test_it_is_looked_at_when_hosts_are_reached():
-    last = yaml.safe_load((ROOT / "playbooks/parts/reach.yml").read_text())[-1]["tasks"][-1]
+    last = yaml.safe_load((ROOT / "playbooks/parts/connect.yml").read_text())[-1]["tasks"][-1]
     assert last["ansible.builtin.import_role"] == {"name": "keepalived", "tasks_from": "interface"} and last[
         "tags"
     ] == ["always"]

@@ -8,14 +8,14 @@ Runs as root in a throwaway container like the hosts (same Debian, same Python),
   /in/files       the role's files: the tier's package, and the requirements it adds
   /out            where the artifact goes
 
-Everything that is said is in /out/<site>-<version>.log; if it fails, the last line is one sentence that says why.
+All output is in /out/<site>-<version>.log; if it fails, the last line is one sentence that says why.
 """
 
 import concurrent.futures
+import contextlib
 import gzip
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import os
 import pathlib
@@ -25,6 +25,11 @@ import subprocess
 import sys
 import tarfile
 import traceback
+import typing
+
+from build_output import reason
+
+Build = dict[str, typing.Any]  # the description
 
 FILES = pathlib.Path("/in/files")
 OUT = pathlib.Path("/out")
@@ -33,14 +38,12 @@ WHEELS = SCRATCH / "wheels"
 PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-input"]
 
 # Text, and fonts and images that are not compressed by themselves.
-COMPRESSIBLE = {".css", ".csv", ".eot", ".htm", ".html", ".ico", ".js", ".json", ".map", ".md", ".mjs", ".otf",
-                ".rss", ".svg", ".ttf", ".txt", ".wasm", ".webmanifest", ".xml"}
+COMPRESSIBLE = frozenset(
+    ".css .csv .eot .htm .html .ico .js .json .map .md .mjs .otf .rss .svg .ttf .txt .wasm .webmanifest .xml".split()
+)
 
 # What the tier's settings import, each with the packages that make adding it unnecessary.
 ADDED = {"psycopg.txt": {"psycopg", "psycopg2", "psycopg2-binary"}, "pymemcache.txt": {"pymemcache"}}
-
-
-IGNORED = "Exception ignored"  # Python says so of an exception that ends nothing
 
 
 class Failed(Exception):
@@ -48,77 +51,69 @@ class Failed(Exception):
 
 
 class Log:
-    """Runs commands, and writes down what they say."""
+    """Runs commands, and writes their output to a file."""
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path) -> None:
         self.file = path.open("w", encoding="utf-8")
 
-    def run(self, command, attempt, **options):
-        """Run a command and return what it said. Raises Failed: "could not <attempt>: <its last lines>"."""
+    def run(self, command: list[str | pathlib.Path], attempt: str, **options: typing.Any) -> str:
+        """Run a command and return its output. Raises Failed: "could not <attempt>: <its last lines>"."""
         print("$", *command, file=self.file, flush=True)
-        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, errors="replace", check=False, **options)
+        done = subprocess.run(
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            **options,
+        )
         print(done.stdout, file=self.file, flush=True)
         if done.returncode:
-            raise Failed(f"could not {attempt}: {telling(done.stdout)}")
-        return done.stdout
+            raise Failed(f"could not {attempt}: {reason(done.stdout)}")
+        return str(done.stdout)
 
-    def warn(self, what):
-        """Write down what whoever builds is told, although the release can be built."""
-        print(f"Warning: {what}", file=self.file, flush=True)
-
-
-def ended_with(lines):
-    """(the lines of the last traceback's exception, what follows them). What led to an exception is printed before it."""
-    found = [], lines
-    for number, line in enumerate(lines):
-        begun = re.match(r"( *)Traceback \(most recent call last\):$", line)
-        if begun and not lines[max(number - 1, 0)].startswith(IGNORED):
-            margin = begun[1]  # pip indents what a build says
-            rest = list(itertools.dropwhile(lambda other, margin=margin: other.startswith(f"{margin} "), lines[number + 1:]))
-            rest = list(itertools.takewhile(lambda other: not other.startswith(IGNORED), rest))
-            said = list(itertools.takewhile(lambda other, margin=margin: other.startswith(margin) and other.strip() != "[end of output]", rest))
-            found = said[:3], rest[len(said[:3]):]
-    return found
+    def warn(self, problem: str) -> None:
+        """Write a problem for the operator, although the release can be built."""
+        print(f"Warning: {problem}", file=self.file, flush=True)
 
 
-def telling(output):
-    """The lines of a failed command's output that tell why, as one."""
-    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("[notice]")]
-    said, rest = ended_with(lines)
-    errors = [line for line in rest if re.match(r" *(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
-    told = said + errors[-1:] if said else (errors or lines)[-3:]
-    return "; ".join(line.strip() for line in told) or "it did not say why"
-
-
-def sha256(path):
+def sha256(path: pathlib.Path) -> str:
+    """The sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def wheel_name(path):
+def wheel_name(path: pathlib.Path) -> tuple[str, str]:
     """(normalised name, version) of a wheel file."""
     name, version = path.name.split("-")[:2]
     return re.sub(r"[-_.]+", "-", name).lower(), version
 
 
-def install_packages(log, packages):
+def install_packages(log: Log, packages: list[str]) -> None:
     """Debian packages of the site: what its wheels are built with, and what they load when they run."""
     if packages:
         log.run(["apt-get", "update"], "read Debian's package lists")
-        log.run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], f"install {' '.join(packages)}",
-                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+        log.run(
+            ["apt-get", "install", "--yes", "--no-install-recommends", *packages],
+            f"install {' '.join(packages)}",
+            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+        )
 
 
-def collect_wheels(log, build, source):
+def collect_wheels(log: Log, build: Build, source: pathlib.Path) -> list[pathlib.Path]:
     """Every package of the site as a wheel; those that only exist as source archives are built here."""
     # Build backends may write beside the code: not beside the code that is shipped.
     work = SCRATCH / "work"
     shutil.copytree(source, work, symlinks=True)
 
-    def wheel(what, attempt):
-        log.run([*PIP, "wheel", "--quiet", "--wheel-dir", WHEELS, *what], attempt, cwd=work,
-                env=os.environ | {"SOURCE_DATE_EPOCH": str(build["epoch"])})
+    def wheel(arguments: list[str | pathlib.Path], attempt: str) -> None:
+        log.run(
+            [*PIP, "wheel", "--quiet", "--wheel-dir", WHEELS, *arguments],
+            attempt,
+            cwd=work,
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(build["epoch"])},
+        )
 
     requirements = build["requirements"]
     if requirements:
@@ -131,40 +126,80 @@ def collect_wheels(log, build, source):
         wheel([*(["--no-deps"] if requirements else []), f"./{own.name}"], f"get what {own.name} names")
     elif not requirements:
         if not any((work / name).exists() for name in ("pyproject.toml", "setup.py")):
-            raise Failed("the source is no Python package (no pyproject.toml): site_requirements must name a requirements file")
+            raise Failed(
+                "the source is no Python package (no pyproject.toml): site_requirements must name a requirements file"
+            )
         wheel(["."], "build the source as a Python package")
 
-    brought = {wheel_name(path)[0] for path in WHEELS.glob("*.whl")}
-    if "django" not in brought:
+    names = {wheel_name(path)[0] for path in WHEELS.glob("*.whl")}
+    if "django" not in names:
         raise Failed(f"{requirements or 'the source'} does not bring Django")
-    if added := [name for name, equivalents in ADDED.items() if not brought & equivalents]:
-        wheel(["--no-deps", "--require-hashes", *(word for name in added for word in ("--requirement", FILES / "build" / name))],
-              f"get what {' and '.join(added)} of the tier name")
+    if added := [name for name, equivalents in ADDED.items() if not names & equivalents]:
+        wheel(
+            [
+                "--no-deps",
+                "--require-hashes",
+                *(word for name in added for word in ("--requirement", FILES / "build" / name)),
+            ],
+            f"get what {' and '.join(added)} of the tier name",
+        )
     return sorted(WHEELS.glob("*.whl"))
 
 
-def install_wheels(log, venv, wheels):
+def install_wheels(log: Log, venv: pathlib.Path, wheels: list[pathlib.Path]) -> None:
     """The virtualenv, without pip: nothing is ever installed into it again."""
     log.run(["python3", "-m", "venv", "--without-pip", venv], "make a virtualenv")
-    log.run([*PIP, "--python", venv / "bin/python", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
-             "--find-links", WHEELS, *("==".join(wheel_name(path)) for path in wheels)], "install the wheels")
+    log.run(
+        [
+            *PIP,
+            "--python",
+            venv / "bin/python",
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+            "--find-links",
+            WHEELS,
+            *("==".join(wheel_name(path)) for path in wheels),
+        ],
+        "install the wheels",
+    )
 
 
-def collect_static(log, build, release):
+def collect_static(log: Log, build: Build, release: pathlib.Path) -> None:
     """The static files under their hashed names, and a look at the templates that name them."""
     static = release / "static"
     static.mkdir()
     site = SCRATCH / "site.json"
-    site.write_text(json.dumps({
-        "settings": build["settings"], "environment": build["environment"],
-        "secrets": dict.fromkeys(build["secrets"], "for building only"), "static": build["static"],
-    }), encoding="utf-8")
-    python = {"cwd": release / "src", "env": os.environ | {
-        "PYTHONPATH": f"{release / 'src'}:{FILES}", "PYTHONDONTWRITEBYTECODE": "1",
-        "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
-        "REALWORLD_SITE": str(site), "REALWORLD_STATIC_ROOT": str(static)}}
+    site.write_text(
+        json.dumps(
+            {
+                "settings": build["settings"],
+                "environment": build["environment"],
+                "secrets": dict.fromkeys(build["secrets"], "for building only"),
+                "static": build["static"],
+            }
+        ),
+        encoding="utf-8",
+    )
+    python = {
+        "cwd": release / "src",
+        "env": os.environ
+        | {
+            "PYTHONPATH": f"{release / 'src'}:{FILES}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
+            "REALWORLD_SITE": str(site),
+            "REALWORLD_STATIC_ROOT": str(static),
+        },
+    }
     try:
-        log.run([release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"], "collect the static files", **python)
+        log.run(
+            [release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"],
+            "collect the static files",
+            **python,
+        )
     except Failed as error:
         if "Unknown command: 'collectstatic'" not in str(error):
             raise
@@ -172,27 +207,44 @@ def collect_static(log, build, release):
     refuse_missing(log, build, release, python)
 
 
-def refuse_missing(log, build, release, python):
-    """Refuse templates of the site that name no static file, as their pages would fail; tell of those of other packages, which may never be used."""
+def refuse_missing(log: Log, build: Build, release: pathlib.Path, python: dict[str, typing.Any]) -> None:
+    """Refuse templates of the site that name no static file, as their pages would fail.
+
+    Those of other packages, which may never be used, are a warning.
+    """
     try:
-        said = log.run([release / "venv/bin/python", FILES / "build/static_names.py", release / "src", build["settings"].partition(".")[0]],
-                       "look at the templates", **python)
+        output = log.run(
+            [
+                release / "venv/bin/python",
+                FILES / "build/static_names.py",
+                release / "src",
+                build["settings"].partition(".")[0],
+            ],
+            "look at the templates",
+            **python,
+        )
     except Failed as error:
         log.warn(f"{error}. Whether they name static files that are not there is not known")
         return
-    missing = json.loads(said.splitlines()[-1])
-    told = [f"{template.removeprefix(f'{release}/')} names {name}" for template, name, own in missing if own]
-    for template, name, own in missing:
-        if not own:
-            log.warn(f"{template.removeprefix(f'{release}/')} names the static file {name}, which is not there: a page that uses it fails")
-    if told:
-        raise Failed(f"static files are not there, and pages that use them would fail: {'; '.join(told[:5])}{f'; {len(told) - 5} more' if told[5:] else ''}. "
-                     "Where the names are right like that, say manifest_strict: False in the OPTIONS of STORAGES['staticfiles']")
+    missing = json.loads(output.splitlines()[-1])
+    refused = []
+    for path, name, own in missing:
+        template = path.removeprefix(f"{release}/")
+        if own:
+            refused.append(f"{template} names {name}")
+        else:
+            log.warn(f"{template} names the static file {name}, which is not there: a page that uses it fails")
+    if refused:
+        more = f"; {len(refused) - 5} more" if refused[5:] else ""
+        raise Failed(
+            f"static files are not there, and pages that use them would fail: {'; '.join(refused[:5])}{more}. "
+            "Where the names are right like that, say manifest_strict: False in the OPTIONS of STORAGES['staticfiles']"
+        )
 
 
-def compress_static(log, static):
+def compress_static(log: Log, static: pathlib.Path) -> None:
     """A .gz and a .br beside every file that they make smaller."""
-    same = {}  # content: the paths that have it, as a plain and a hashed name mostly do
+    same: dict[str, list[pathlib.Path]] = {}  # content: the paths that have it, as a plain and a hashed name mostly do
     for path in sorted(static.rglob("*")):
         if path.is_file() and path.suffix.lower() in COMPRESSIBLE:
             same.setdefault(sha256(path), []).append(path)
@@ -200,12 +252,14 @@ def compress_static(log, static):
         return
     first = [paths[0] for paths in same.values()]
 
-    def pack(path):
+    def gzip_file(path: pathlib.Path) -> None:
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        brotli = pool.submit(log.run, ["brotli", "--quality=11", "--keep", "--", *first], "compress the static files")
-        list(pool.map(pack, first))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
+        brotli = executor.submit(
+            log.run, ["brotli", "--quality=11", "--keep", "--", *first], "compress the static files"
+        )
+        list(executor.map(gzip_file, first))
         brotli.result()
     for path, *others in same.values():
         for suffix in (".gz", ".br"):
@@ -217,22 +271,27 @@ def compress_static(log, static):
                     shutil.copyfile(packed, other.with_name(other.name + suffix))
 
 
-def compile_bytecode(log, release):
+def compile_bytecode(log: Log, release: pathlib.Path) -> None:
     """Bytecode for all code, which the site's user could not write, and which needs no check: releases never change.
 
     In one process and a fixed order: otherwise two builds of one source differ in a few bytes.
     """
+    compileall: list[str | pathlib.Path] = [
+        release / "venv/bin/python",
+        "-m",
+        "compileall",
+        "-qq",
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
     for part in ("venv/lib", "src"):
-        try:
-            log.run([release / "venv/bin/python", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash", release / part],
-                    "compile", env=os.environ | {"PYTHONHASHSEED": "0"})
-        except Failed:
-            pass  # templates of code and the like; what the site imports is proven on the hosts
+        with contextlib.suppress(Failed):  # templates of code and the like; hosts prove what the site imports
+            log.run([*compileall, release / part], "compile", env=os.environ | {"PYTHONHASHSEED": "0"})
 
 
-def manifest(log, build, release, wheels):
+def manifest(log: Log, build: Build, release: pathlib.Path, wheels: list[pathlib.Path]) -> dict[str, typing.Any]:
     """What the release is made of, and the sha256 of every file in it."""
-    files = {}
+    files: dict[str, str] = {}
     for path in sorted(release.rglob("*")):
         if path.is_symlink():
             files[str(path.relative_to(release))] = f"-> {path.readlink()}"
@@ -243,8 +302,11 @@ def manifest(log, build, release, wheels):
         "version": build["version"],
         "source": {"kind": build["kind"], "from": build["source"], "ref": build["ref"], "commit": build["commit"]},
         "python": ".".join(map(str, sys.version_info[:3])),
-        "wheels": [{"name": name, "version": version, "file": path.name, "sha256": sha256(path)}
-                   for path in wheels for name, version in [wheel_name(path)]],
+        "wheels": [
+            {"name": name, "version": version, "file": path.name, "sha256": sha256(path)}
+            for path in wheels
+            for name, version in [wheel_name(path)]
+        ],
         "tools": {
             "debian": pathlib.Path("/etc/debian_version").read_text(encoding="utf-8").strip(),
             "pip": importlib.metadata.version("pip"),
@@ -254,15 +316,32 @@ def manifest(log, build, release, wheels):
     }
 
 
-def pack(log, build, directory, target):
+def pack(log: Log, build: Build, directory: pathlib.Path, target: pathlib.Path) -> None:
     """A directory's content as a tar file: the same content, the same bytes."""
-    log.run(["tar", "--create", "--file", target, "--use-compress-program", "gzip --no-name -3", "--directory", directory,
-             "--sort=name", "--owner=root:0", "--group=root:0", "--mode=u=rwX,go=rX", f"--mtime=@{build['epoch']}",
-             "--format=gnu", "."], "pack the release")
+    log.run(
+        [
+            "tar",
+            "--create",
+            "--file",
+            target,
+            "--use-compress-program",
+            "gzip --no-name -3",
+            "--directory",
+            directory,
+            "--sort=name",
+            "--owner=root:0",
+            "--group=root:0",
+            "--mode=u=rwX,go=rX",
+            f"--mtime=@{build['epoch']}",
+            "--format=gnu",
+            ".",
+        ],
+        "pack the release",
+    )
 
 
-def make(log, build):
-    """Build everything and put the artifact in place; whoever kills this leaves no half of it."""
+def make(log: Log, build: Build) -> None:
+    """Build everything, then the artifact at once: a build that is killed leaves no half of it."""
     release = pathlib.Path(build["root"], "releases", build["version"])
     source = release / "src"
     source.mkdir(parents=True)
@@ -276,8 +355,8 @@ def make(log, build):
     install_packages(log, build["packages"])
     wheels = collect_wheels(log, build, unpacked)
     install_wheels(log, release / "venv", wheels)
-    with concurrent.futures.ThreadPoolExecutor(1) as aside:
-        compiled = aside.submit(compile_bytecode, log, release)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        compiled = executor.submit(compile_bytecode, log, release)
         collect_static(log, build, release)
         compress_static(log, release / "static")
         compiled.result()
@@ -296,7 +375,7 @@ def make(log, build):
         partial.rename(OUT / (name + suffix))
 
 
-def main():
+def main() -> int:
     """Build; return the exit code."""
     build = json.loads(os.environ.pop("BUILD"))
     os.umask(0o022)
@@ -308,7 +387,7 @@ def main():
     except Exception as error:
         if not isinstance(error, Failed):
             traceback.print_exc(file=log.file)
-        print(f"Release {build['version']} was not built: {error}. All that was said is above", file=log.file)
+        print(f"Release {build['version']} was not built: {error}. All output is above", file=log.file)
         return 1
     return 0
 

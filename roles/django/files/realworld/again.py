@@ -2,17 +2,23 @@
 
 import re
 
-# What PostgreSQL and pgpool say where a connection is lost, by SQLSTATE: connections (08), a server that stops, crashes or starts (57P01 to
-# 57P03), a file or socket that fails (58), and pgpool's word for a database that goes in the middle of an answer (XX000). A statement that took
-# too long (57014), a deadlock or a lock that was not had is an answer: the same would come again, from a database that is busy already.
+# SQLSTATE where a connection is lost: connections (08), a server that stops, crashes or starts (57P01 to 57P03), a file
+# or socket that fails (58), and pgpool's own for a database that goes in the middle of an answer (XX000). A statement
+# that took too long (57014), a deadlock or a lock that was not had is an answer: the same would come again, from a
+# database that is busy already.
 LOST = re.compile(r"08|57P0[123]|58|XX000")
 # What begins a statement that changes nothing, behind comments.
-READS = re.compile(r"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*(?:select|values|table|show|set|begin|savepoint|release|rollback|declare|fetch|close)\b", re.I | re.S)
-READS_WITH = re.compile(r"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*with\b(?!.*\b(?:insert|update|delete|merge)\b)", re.I | re.S)
+READS = re.compile(
+    r"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*(?:select|values|table|show|set|begin|savepoint|release|rollback|declare|fetch|close)\b",
+    re.I | re.S,
+)
+READS_WITH = re.compile(
+    r"\s*(?:(?:/\*.*?\*/|--[^\n]*\n)\s*)*with\b(?!.*\b(?:insert|update|delete|merge)\b)", re.I | re.S
+)
 
 
 def lost(error: BaseException | None) -> bool:
-    """Whether an exception of Django's says that the connection to the database was lost. Source: PEP 249; PostgreSQL, appendix A."""
+    """Whether an exception of Django's is a lost connection to the database (PEP 249; PostgreSQL, appendix A)."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if "InterfaceError" in names:
         return True

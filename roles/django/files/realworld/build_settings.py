@@ -17,7 +17,7 @@ DEBUG = False
 SECRET_KEY = "for building only"
 DATABASES = {"default": {"ENGINE": "django.db.backends.dummy"}}
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
-LOGGING = {}
+LOGGING: dict[str, object] = {}
 
 STATIC_URL = _site["static"]["url"]
 STATIC_ROOT = _realworld.like(_project.get("STATIC_ROOT"), _os.environ["REALWORLD_STATIC_ROOT"])

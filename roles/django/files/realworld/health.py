@@ -1,5 +1,6 @@
 """Whether this node can serve: Django, the database and the caches, each really asked."""
 
+import collections.abc
 import concurrent.futures
 import logging
 import secrets
@@ -11,14 +12,14 @@ logger = logging.getLogger(__name__)
 PATIENCE = 1.8  # seconds for all checks together
 
 
-def django():
+def django() -> None:
     """The project's URLs resolve to code that can be imported."""
     from django.urls import get_resolver
 
     len(get_resolver().url_patterns)
 
 
-def database():
+def database() -> None:
     """The database answers, on a connection made for the question."""
     from django.db import connection
 
@@ -30,7 +31,7 @@ def database():
         connection.close()
 
 
-def cache():
+def cache() -> None:
     """The caches remember.
 
     One node of the ring is enough: were one dead node a reason to say no, its death would take
@@ -56,13 +57,13 @@ class Check:
     A backend that hangs then holds this thread and none of those that serve visitors.
     """
 
-    def __init__(self, check):
+    def __init__(self, check: collections.abc.Callable[[], None]) -> None:
         self.check = check
         self.name = check.__name__
         self.lock = threading.Lock()
-        self.running = None
+        self.running: concurrent.futures.Future[str] | None = None
 
-    def start(self):
+    def start(self) -> concurrent.futures.Future[str]:
         """The outcome to come: of the check that is still running, if one is."""
         with self.lock:
             if self.running is None or self.running.done():
@@ -70,7 +71,7 @@ class Check:
                 threading.Thread(target=self._run, args=(self.running,), daemon=True).start()
             return self.running
 
-    def _run(self, outcome):
+    def _run(self, outcome: concurrent.futures.Future[str]) -> None:
         try:
             self.check()
         except Exception as error:
@@ -83,14 +84,14 @@ class Check:
 CHECKS = [Check(check) for check in (django, database, cache)]
 
 
-def report(checks=CHECKS, patience=PATIENCE):
-    """What each check found: "ok", the name of its error, or that it did not answer in time."""
+def report(checks: list[Check] = CHECKS, patience: float = PATIENCE) -> dict[str, str]:
+    """{check: "ok", the name of its error, or "no answer" where it was not there in time}."""
     deadline = time.monotonic() + patience
     outcomes = {check.name: check.start() for check in checks}
-    found = {}
+    results = {}
     for name, outcome in outcomes.items():
         try:
-            found[name] = outcome.result(max(0, deadline - time.monotonic()))
+            results[name] = outcome.result(max(0, deadline - time.monotonic()))
         except concurrent.futures.TimeoutError:
-            found[name] = "no answer"
-    return found
+            results[name] = "no answer"
+    return results

@@ -5,6 +5,7 @@ Run with REALWORLD_SITE (the site's description) and REALWORLD_RELEASE (the rele
 
 import os as _os
 import pathlib as _pathlib
+import typing as _typing
 
 import realworld as _realworld
 
@@ -38,7 +39,7 @@ CSRF_COOKIE_SECURE = True
 CSRF_TRUSTED_ORIGINS = [*_project.get("CSRF_TRUSTED_ORIGINS", []), *_site["origins"]]
 
 
-def _database(default):
+def _database(default: dict[str, _typing.Any]) -> dict[str, _typing.Any]:
     """The project's default database, reached through the pool on this host."""
     postgres = "postg" in default.get("ENGINE", "")  # also PostGIS, and engines that wrap either
     options = dict(default.get("OPTIONS", {})) if postgres else {}
@@ -61,7 +62,7 @@ def _database(default):
     }
 
 
-def _hurry(connection, **_signal):
+def _hurry(connection: _typing.Any, **_signal: _typing.Any) -> None:
     """Give up on a lock instead of queueing for it: everybody else would queue behind."""
     with connection.cursor() as cursor:
         cursor.execute("SET lock_timeout = %s", [_os.environ["REALWORLD_LOCK_TIMEOUT"] + "s"])
@@ -82,17 +83,19 @@ DATABASES = DATABASES | {"default": _database(DATABASES.get("default", {}))}
 CACHES = _project.get("CACHES", {})
 CACHES = CACHES | {
     "default": {
-        name: value for name, value in CACHES.get("default", {}).items()
+        name: value
+        for name, value in CACHES.get("default", {}).items()
         if name in ("KEY_PREFIX", "KEY_FUNCTION", "TIMEOUT", "VERSION")
-    } | {
+    }
+    | {
         "BACKEND": "django.core.cache.backends.memcached.PyMemcacheCache",
         "LOCATION": _site["caches"],
         "OPTIONS": {
-            "ignore_exc": True,      # a dead node is a miss, not an error
+            "ignore_exc": True,  # a dead node is a miss, not an error
             # A node is dead at its first failure and its keys move on. More attempts never get there:
             # Django closes connections after every request, which pymemcache counts as a success.
             "retry_attempts": 0,
-            "dead_timeout": 10,      # seconds until it is asked again
+            "dead_timeout": 10,  # seconds until it is asked again
             "connect_timeout": 0.3,  # seconds: it is next door
             "timeout": 0.5,
             "no_delay": True,
@@ -134,8 +137,6 @@ LOGGING = {
         "mail_admins": {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR"},
     },
     "root": {"handlers": _handlers, "level": _logging.get("root", {}).get("level", "INFO")},
-    "loggers": {"django": {"level": "INFO"}} | {
-        name: {"level": logger["level"]}
-        for name, logger in _logging.get("loggers", {}).items() if "level" in logger
-    },
+    "loggers": {"django": {"level": "INFO"}}
+    | {name: {"level": logger["level"]} for name, logger in _logging.get("loggers", {}).items() if "level" in logger},
 }

@@ -1,40 +1,53 @@
 """Files on one media host, over WebDAV. A host is "address:port"; errors are OSErrors."""
 
+import collections.abc
 import contextlib
+import email.message
 import http.client
 import posixpath
 import shutil
 import time
+import typing
 import urllib.parse
 import xml.etree.ElementTree
 
 from realworld import request_id
 
 CONNECT_TIMEOUT = 1  # seconds: it is next door
-ANSWER_TIMEOUT = 5   # seconds without a byte
-SILENCE = 10         # seconds for which one that kept silent is asked last: not everybody has to wait for it
+ANSWER_TIMEOUT = 5  # seconds without a byte
+SILENCE = 10  # seconds for which one that kept silent is asked last: not everybody has to wait for it
 
-_silent = {}  # {host: when it was found silent}
+Chunks = collections.abc.Callable[[], collections.abc.Iterator[bytes]]
+
+_silent: dict[str, float] = {}  # {host: when it was last silent (monotonic seconds)}
 
 
 class Exists(OSError):
     """The name is taken."""
 
 
-def silent(host):
-    """Whether it was found silent lately."""
+def silent(host: str) -> bool:
+    """Whether a host did not answer lately."""
     return time.monotonic() - _silent.get(host, -SILENCE) < SILENCE
 
 
 @contextlib.contextmanager
-def _request(host, method, path, body=None, headers=None):
+def _request(
+    host: str,
+    method: str,
+    path: str,
+    body: collections.abc.Iterator[bytes] | None = None,
+    headers: dict[str, str] | None = None,
+) -> collections.abc.Iterator[http.client.HTTPResponse]:
     connection = http.client.HTTPConnection(host, timeout=CONNECT_TIMEOUT)
     try:
         connection.connect()
         connection.sock.settimeout(ANSWER_TIMEOUT)
         # A host that refuses a body may answer and hang up before it has read all of it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.request(method, urllib.parse.quote(path), body, {"X-Request-Id": request_id.get(), **(headers or {})})
+            connection.request(
+                method, urllib.parse.quote(path), body, {"X-Request-Id": request_id.get(), **(headers or {})}
+            )
         yield connection.getresponse()
     except TimeoutError:
         _silent[host] = time.monotonic()
@@ -45,14 +58,14 @@ def _request(host, method, path, body=None, headers=None):
         connection.close()
 
 
-def _expect(response, host, method, path, *statuses):
+def _expect(response: http.client.HTTPResponse, host: str, method: str, path: str, *statuses: int) -> None:
     if response.status == 404 and 404 not in statuses:
         raise FileNotFoundError(f"{host}: no {path}")
     if response.status not in statuses:
         raise OSError(f"{host}: {method} {path}: {response.status} {response.reason}")
 
 
-def _make_parents(host, path):
+def _make_parents(host: str, path: str) -> None:
     parent = posixpath.dirname(path.rstrip("/"))
     with _request(host, "MKCOL", parent + "/") as response:
         status = response.status
@@ -65,7 +78,7 @@ def _make_parents(host, path):
         _make_parents(host, path)
 
 
-def put(host, path, chunks):
+def put(host: str, path: str, chunks: Chunks) -> None:
     """Store what chunks() yields, bytes after bytes. Raises Exists rather than overwrite a file."""
     for attempt in (1, 2):
         with _request(host, "PUT", path, chunks(), {"If-None-Match": "*"}) as response:
@@ -74,10 +87,11 @@ def put(host, path, chunks):
             if response.status in (404, 409) and attempt == 1:
                 _make_parents(host, path)
                 continue
-            return _expect(response, host, "PUT", path, 200, 201, 204)
+            _expect(response, host, "PUT", path, 200, 201, 204)
+            return
 
 
-def get(host, path, file):
+def get(host: str, path: str, file: typing.BinaryIO) -> None:
     """Write a file's content to an open binary file."""
     with _request(host, "GET", path) as response:
         _expect(response, host, "GET", path, 200)
@@ -86,28 +100,29 @@ def get(host, path, file):
             raise OSError(f"{host}: {path} ended {response.length} bytes early")
 
 
-def head(host, path):
+def head(host: str, path: str) -> email.message.Message:
     """A file's HTTP headers."""
     with _request(host, "HEAD", path) as response:
         _expect(response, host, "HEAD", path, 200)
         return response.headers
 
 
-def delete(host, path):
+def delete(host: str, path: str) -> None:
     """Delete a file; one that is not there is deleted."""
     with _request(host, "DELETE", path) as response:
         _expect(response, host, "DELETE", path, 200, 204, 404)
 
 
-def listdir(host, path):
+def listdir(host: str, path: str) -> tuple[set[str], set[str]]:
     """Names of the directories and of the files in a directory, as two sets."""
     path = path.rstrip("/") + "/"
     with _request(host, "PROPFIND", path, headers={"Depth": "1"}) as response:
         _expect(response, host, "PROPFIND", path, 207)
         answer = xml.etree.ElementTree.fromstring(response.read())
-    directories, files = set(), set()
+    directories: set[str] = set()
+    files: set[str] = set()
     for entry in answer.iterfind("{DAV:}response"):
-        href = urllib.parse.urlsplit(entry.findtext("{DAV:}href")).path
+        href = urllib.parse.urlsplit(entry.findtext("{DAV:}href", "")).path
         below = urllib.parse.unquote(href).removeprefix(path)
         if below and not below.startswith("/"):
             (directories if below.endswith("/") else files).add(below.rstrip("/"))

@@ -3,6 +3,7 @@
 Touching this file makes every process start anew with the release that is current then.
 """
 
+import collections.abc
 import contextlib
 import fcntl
 import gc
@@ -17,17 +18,23 @@ import site
 import sys
 import threading
 import time
+import typing
 
 import realworld
 from realworld import again, health
 
+Environ = dict[str, typing.Any]
+StartResponse = collections.abc.Callable[..., typing.Any]
+Body = typing.Any  # an iterable of bytes, which may have close()
+Application = collections.abc.Callable[[Environ, StartResponse], Body]
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AGAIN = 15  # seconds a page is tried again for after it has lost the database, which may have kept it waiting before …
-LAST = 22   # … and seconds since its visitor asked after which it is not begun again: balancers wait 30 s
+LAST = 22  # … and seconds since its visitor asked after which it is not begun again: balancers wait 30 s
 RETRY = 10  # seconds after which a process whose site did not start makes room for another try
 
 
-def activate(release):
+def activate(release: pathlib.Path) -> None:
     """Make the release's virtualenv and code this interpreter's.
 
     By the release's own name, never through `current`: a process that imports something late, after
@@ -43,7 +50,7 @@ def activate(release):
     os.chdir(release / "src")
 
 
-def start(release):
+def start(release: pathlib.Path) -> Application:
     """The project's WSGI application."""
     os.environ.update(DJANGO_SETTINGS_MODULE="realworld.settings", REALWORLD_RELEASE=str(release))
     activate(release)
@@ -55,29 +62,36 @@ def start(release):
 
     got_request_exception.connect(note, weak=False)
     connection_created.connect(realworld.follow_into_database, weak=False)
-    return importlib.import_module(realworld.site()["wsgi"]).application
+    application: Application = importlib.import_module(realworld.site()["wsgi"]).application
+    return application
 
 
-def answer(start_response, status, content_type, body):
-    body = body.encode()
-    start_response(f"{status.value} {status.phrase}", [
-        ("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
+def answer(start_response: StartResponse, status: http.HTTPStatus, content_type: str, text: str) -> list[bytes]:
+    """Answer a request by the tier itself."""
+    body = text.encode()
+    start_response(
+        f"{status.value} {status.phrase}",
+        [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")],
+    )
     return [body]
 
 
-def note(**_signal):
+def note(**_signal: typing.Any) -> None:
     """Remember that a request of this thread failed because the database was lost."""
     failed.by_database = again.lost(sys.exc_info()[1])
 
 
-def hang_up():
-    """Close what a lost database left open: psycopg keeps the socket of a connection that timed out, and pgpool a place for it."""
+def hang_up() -> None:
+    """Close what a lost database left open: psycopg keeps the socket of a connection that timed out."""
     if failed.by_database:
         gc.collect()
 
 
-def serve(environ, start_response):
-    """The project's answer. A page that loses the database before it changed anything is asked for again: a standby serves reads within seconds."""
+def serve(environ: Environ, start_response: StartResponse) -> Body:
+    """The project's answer.
+
+    A page that loses the database before it changed anything is asked for again: a standby serves reads within seconds.
+    """
     from django.core.handlers.wsgi import WSGIHandler
 
     failed.by_database = False
@@ -89,9 +103,10 @@ def serve(environ, start_response):
             hang_up()
     asked, deadline = time.monotonic(), None
     while True:
-        begun, failed.by_database, work = [], False, {"changed": False}
+        begun: list[tuple[typing.Any, ...]] = []
+        failed.by_database, work = False, {"changed": False}
         realworld.done.set(work)
-        body = project(dict(environ), lambda *words, kept=begun: kept.append(words))
+        body = project(dict(environ), lambda *arguments, kept=begun: kept.append(arguments))
         hang_up()
         deadline = deadline or min(time.monotonic() + AGAIN, asked + LAST)
         if not failed.by_database or work["changed"] or time.monotonic() > deadline:
@@ -102,7 +117,7 @@ def serve(environ, start_response):
 
 
 @contextlib.contextmanager
-def door():
+def door() -> collections.abc.Iterator[None]:
     """Wait here while site-pause holds the door (a planned switchover of the database); it waits for whoever is inside.
 
     Two locks, since one that is always taken by somebody could never be had by site-pause.
@@ -120,7 +135,7 @@ def door():
         os.close(inside)
 
 
-def stamps():
+def stamps() -> list[int]:
     """When this file was touched, and when the site's description changed."""
     return [os.stat(path).st_mtime_ns for path in (__file__, os.environ["REALWORLD_SITE"])]
 
@@ -129,7 +144,7 @@ born = stamps()
 release = (ROOT / "current").resolve()
 node = realworld.site()["node"]
 started = time.monotonic()
-project = None
+project: typing.Any = None  # its WSGI application
 failed = threading.local()
 if not release.exists():
     print("no release is deployed yet", file=sys.stderr)
@@ -140,11 +155,11 @@ else:
         logging.exception("release %s does not start", release.name)
 
 
-def application(environ, start_response):
+def application(environ: Environ, start_response: StartResponse) -> Body:
     """Serve one request."""
     realworld.follow(environ)
 
-    def signed(status, headers, exc_info=None):
+    def signed(status: str, headers: list[tuple[str, str]], exc_info: typing.Any = None) -> typing.Any:
         # Apache logs it, and a visitor who reports a fault can quote it.
         return start_response(status, [*headers, ("X-Served-By", f"{node}/{release.name}")], exc_info)
 
@@ -153,12 +168,18 @@ def application(environ, start_response):
         os.kill(os.getpid(), signal.SIGINT)  # mod_wsgi replaces the process after its requests
 
     if environ["PATH_INFO"] == "/-/health":
-        found = health.report() if project else {"django": "not started" if release.exists() else "no release"}
-        well = all(outcome == "ok" for outcome in found.values())
-        return answer(signed, http.HTTPStatus.OK if well else http.HTTPStatus.SERVICE_UNAVAILABLE, "application/json",
-                      json.dumps({"node": node, "release": release.name if project else None, **found}) + "\n")
+        results = health.report() if project else {"django": "not started" if release.exists() else "no release"}
+        well = all(outcome == "ok" for outcome in results.values())
+        return answer(
+            signed,
+            http.HTTPStatus.OK if well else http.HTTPStatus.SERVICE_UNAVAILABLE,
+            "application/json",
+            json.dumps({"node": node, "release": release.name if project else None, **results}) + "\n",
+        )
     if project is None:
         # A balancer asks the next node.
-        return answer(signed, http.HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "This node cannot serve the site now.\n")
+        return answer(
+            signed, http.HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", "This node cannot serve the site now.\n"
+        )
     with door():
         return serve(environ, signed)

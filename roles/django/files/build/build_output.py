@@ -1,0 +1,35 @@
+"""Why a command of a build failed, from what it printed."""
+
+import itertools
+import re
+
+IGNORED = "Exception ignored"  # Python prints this of an exception that ends nothing
+
+
+def last_exception(lines: list[str]) -> tuple[list[str], list[str]]:
+    """(the lines of the last traceback's exception, what follows them). Its causes are printed before it."""
+    last: tuple[list[str], list[str]] = [], lines
+    for number, line in enumerate(lines):
+        match = re.match(r"( *)Traceback \(most recent call last\):$", line)
+        if match and not lines[max(number - 1, 0)].startswith(IGNORED):
+            last = exception(lines[number + 1 :], margin=match[1])  # pip indents what a build prints
+    return last
+
+
+def exception(lines: list[str], margin: str) -> tuple[list[str], list[str]]:
+    """(the first three lines of an exception, what follows them), from the lines after those words of its traceback."""
+    rest = list(itertools.dropwhile(lambda line: line.startswith(f"{margin} "), lines))
+    rest = list(itertools.takewhile(lambda line: not line.startswith(IGNORED), rest))
+    message = list(
+        itertools.takewhile(lambda line: line.startswith(margin) and line.strip() != "[end of output]", rest)
+    )[:3]
+    return message, rest[len(message) :]
+
+
+def reason(output: str) -> str:
+    """The lines of a failed command's output that say why it failed, as one line."""
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("[notice]")]
+    message, rest = last_exception(lines)
+    errors = [line for line in rest if re.match(r" *(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
+    telling = message + errors[-1:] if message else (errors or lines)[-3:]
+    return "; ".join(line.strip() for line in telling) or "it did not say why"

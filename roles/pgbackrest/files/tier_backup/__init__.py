@@ -1,0 +1,1 @@
+"""What tier-backup consists of; program is its command line."""
