@@ -31,14 +31,15 @@ def await_status(
     """Await that status.json, which is written with the page, is as it should be: condition(its content)."""
 
     def status() -> dict[str, Any]:
-        return visitor.get(f"{page.url}status.json", auth=page.auth, timeout=10).json()
+        content: dict[str, Any] = visitor.get(f"{page.url}status.json", auth=page.auth, timeout=10).json()
+        return content
 
     target.wait(lambda: condition(status()), what, 60)
 
 
 def html(window: Browser) -> str:
     """The page as the browser has it now."""
-    return window.value("document.documentElement.outerHTML")
+    return str(window.value("document.documentElement.outerHTML"))
 
 
 def verdict(shown: str) -> tuple[str, str, str]:

@@ -247,16 +247,18 @@ class Tier:
 
     def hosts(self, group: str) -> list[str]:
         """Names of the hosts of a group."""
-        return self.value("groups")[group]
+        hosts: list[str] = self.value("groups")[group]
+        return hosts
 
     def address(self, host: str) -> str:
         """Address peers reach a host at."""
-        return {one["name"]: one["address"] for one in self.value("all_hosts")}[host]
+        addresses: dict[str, str] = {one["name"]: one["address"] for one in self.value("all_hosts")}
+        return addresses[host]
 
     @property
     def key(self) -> str:
         """Path of the private key that opens the hosts."""
-        return os.path.expanduser(self.value("hostvars[groups['all'][0]].ansible_ssh_private_key_file"))
+        return os.path.expanduser(str(self.value("hostvars[groups['all'][0]].ansible_ssh_private_key_file")))
 
     @property
     def authority(self) -> str:
@@ -266,4 +268,4 @@ class Tier:
     @property
     def url(self) -> str:
         """The site as a visitor types it: https and the virtual IP."""
-        return "https://" + self.value("hostvars[groups['lb'][0]].lb_vip")
+        return "https://" + str(self.value("hostvars[groups['lb'][0]].lb_vip"))
