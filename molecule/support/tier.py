@@ -32,11 +32,12 @@ def load_plugins() -> None:
 
 
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
+# What a command on a host finds in its environment
 WORLD = [
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME=/root",
     "container=docker",
-]  # what a command on a host finds in its environment
+]
 RUNNING: dict[str, tuple[int, str | None]] = {}  # {container: (its first process, when that started)}
 
 
@@ -149,9 +150,8 @@ class Tier:
         rehearsed = directory.parent.name == ".state"
         self.state = directory if rehearsed else ROOT / ".state" / self.name
         self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
-        self.env = dict(
-            os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false"
-        )  # Molecule's own colours would be in what is read
+        # Molecule's own colours would be in what is read
+        self.env = dict(os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
 
     def make(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the Makefile on it, as an operator does; the finished process, with its output."""
@@ -208,9 +208,8 @@ class Tier:
             )
         load_plugins()
         loader = DataLoader()
-        loader.set_basedir(
-            str(ROOT / "playbooks")
-        )  # the group_vars beside an inventory are meant, not those of the directory this runs in
+        # The group_vars beside an inventory are meant, not those of the directory this runs in
+        loader.set_basedir(str(ROOT / "playbooks"))
         # None at all will do where nothing has been built yet: groups and names are no secrets. Ansible insists on what the environment names.
         if not os.path.isfile(constants.DEFAULT_VAULT_PASSWORD_FILE or ""):
             constants.DEFAULT_VAULT_PASSWORD_FILE = None

@@ -85,10 +85,11 @@ def test_every_app_host_proves_its_health(tier: Tier, on: OnHost) -> None:
 def test_a_converge_fails_where_a_page_of_site_smoke_fails(make: Make) -> None:
     """And says why: the page, its answer, the request and what the site said of it. Nothing changes."""
     described = yaml.safe_load(open(os.environ["TIER_VARS"].removeprefix("@"), encoding="utf-8"))
+    # That one wants a form
     described["site_smoke"] = [
         {"path": "/", "says": "The corner shop"},
         {"path": "/photo", "says": ""},
-    ]  # that one wants a form
+    ]
     done = make("site", RUNG, "TAGS=deploy", f"VARS={json.dumps(described)}")
     assert done.returncode != 0
     [request] = re.findall(r"The page /photo is not there: 500, request ([0-9a-f]+)", done.stdout)

@@ -79,10 +79,11 @@ def wal(*segments, timeline=1):
         (wal(250, 254), []),  # what came before the backup is not needed
         (wal(254, 255) + wal(256, 257, timeline=2), []),
         (wal(254, 255, 256) + wal(256, 257, timeline=2), []),
+        # That of the timeline that was left stands for none of the next one
         (
             wal(254, 255, 256, 257) + wal(255, 257, timeline=2),
             [256],
-        ),  # that of the timeline that was left stands for none of the next one
+        ),
         (wal(254, 255, 256, 257) + wal(255, timeline=2), []),
     ],
 )

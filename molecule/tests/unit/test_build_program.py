@@ -54,16 +54,18 @@ def said(program):
 @pytest.mark.parametrize(
     ("what", "before", "tells"),
     [
+        # During handling of the above …
         (
             'ImproperlyConfigured(f"Set {name}")',
             "",
             "django.core.exceptions.ImproperlyConfigured: Set SHOP_KEY",
-        ),  # During handling of the above …
+        ),
+        # … the direct cause
         (
             'ImproperlyConfigured(f"Set {name}") from missing',
             "",
             "django.core.exceptions.ImproperlyConfigured: Set SHOP_KEY",
-        ),  # … the direct cause
+        ),
         ("ImproperlyConfigured", "", "django.core.exceptions.ImproperlyConfigured"),
         (
             r'ImproperlyConfigured("one\n\n  two\nthree\nfour")',

@@ -33,6 +33,7 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
     ]
 
 
+# A container has its machine's clock
 @pytest.mark.parametrize(
     ("unit", "up_s", "told", "wrong"),
     [
@@ -43,7 +44,7 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
         ("chrony.service", 3600, "", False),
         ("cron.service", 3600, "NTPSynchronized=no\n", False),
     ],
-)  # a container has its machine's clock
+)
 def test_a_clock_that_nobody_sets_is_complained_about(unit, up_s, told, wrong, monkeypatch):
     monkeypatch.setattr(host_look, "output", lambda *_words: told)
     monkeypatch.setattr(host_look.time, "clock_gettime", lambda _clock: up_s)

@@ -161,11 +161,12 @@ def test_a_group_that_says_how_to_reach_its_hosts_is_refused():
             "---\nsite: {}\nansible_connection: local\n",
             "group_vars/production/zzz.yml:3: ansible_connection says",
         ),
+        # Replaced, and harmless
         (
             "main.yml",
             "ansible_port: 2222\nansible_python_interpreter: /usr/bin/python3\n",
             "",
-        ),  # replaced, and harmless
+        ),
         ("keys.yml", "$ANSIBLE_VAULT;1.1;AES256\n3661\n", ""),
     ],
 )
