@@ -1,6 +1,7 @@
 """`make status`: what only the answers of several hosts together tell."""
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ CLUSTER = {
 }
 
 
-def answer(tier, raw):
+def answer(tier: str, raw: Any) -> dict[str, Any]:
     """What a host of a tier says while all is well."""
     return {
         "does": {tier: ""},
@@ -36,7 +37,7 @@ WELL = {
 }
 
 
-def test_says_that_all_is_well():
+def test_says_that_all_is_well() -> None:
     text, wrong = status.page(WELL)
     assert wrong == []
     assert "all is well" in text
@@ -76,7 +77,7 @@ def test_says_that_all_is_well():
         ),
     ],
 )
-def test_says_what_is_wrong(host, raw, sentence):
+def test_says_what_is_wrong(host: str, raw, sentence) -> None:
     hosts = copy.deepcopy(WELL)
     hosts[host]["raw"] = raw
     text, wrong = status.page(hosts)
@@ -109,7 +110,7 @@ def test_says_what_is_wrong(host, raw, sentence):
         ),
     ],
 )
-def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said):
+def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said) -> None:
     """What only a host that did not answer knows is neither well nor wrong."""
     text, wrong = status.page(WELL | silent)
     assert all(any(one.startswith(sentence) for one in wrong) for sentence in said), wrong
@@ -127,7 +128,7 @@ def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said):
         (False, 900, {}, False),
     ],
 )
-def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(sent, seconds, there, complains):
+def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(sent, seconds: float, there, complains) -> None:
     hosts = copy.deepcopy(WELL) | {"monitor1": answer("monitor", there)}
     hosts["app1"]["raw"]["logs"] = {"seconds": seconds, "to": {"monitor1": sent}}
     assert status.page(hosts)[1] == (
@@ -135,13 +136,13 @@ def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(sent, seconds, the
     )
 
 
-def test_a_host_that_does_not_answer_is_wrong():
+def test_a_host_that_does_not_answer_is_wrong() -> None:
     text, wrong = status.page(WELL | {"app2": {"unreachable": True, "msg": "…"}})
     assert wrong == ["app2 does not answer over SSH"]
     assert "SILENT" in text
 
 
-def test_an_image_that_is_older_than_its_packages_is_said_and_not_wrong():
+def test_an_image_that_is_older_than_its_packages_is_said_and_not_wrong() -> None:
     hosts = copy.deepcopy(WELL)
     hosts["app1"]["raw"]["image"] = {"date": "2026-01-02", "lacks": ["brotli"], "spare": ["gzip"]}
     hosts["app2"]["raw"]["image"] = {"date": "2026-01-02", "lacks": [], "spare": []}

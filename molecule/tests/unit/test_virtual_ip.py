@@ -85,12 +85,12 @@ PUBLIC = {"lb_vip": "203.0.113.5", "keepalived_vip_interface": "eth1", "keepaliv
         ),
     ],
 )
-def test_a_wrong_interface_is_refused(variables, said):
+def test_a_wrong_interface_is_refused(variables, said) -> None:
     found = refused(**variables)
     assert len(found) == bool(said) and all(said in sentence for sentence in found), found
 
 
-def test_an_address_that_no_interface_has_is_the_first_that_is_said():
+def test_an_address_that_no_interface_has_is_the_first_that_is_said() -> None:
     assert refused(private_address="10.0.0.99")[0].startswith("No interface of lb1 has the address 10.0.0.99")
 
 
@@ -98,14 +98,14 @@ def test_an_address_that_no_interface_has_is_the_first_that_is_said():
     ("variables", "heard_at", "address"),
     [({}, "eth0", "10.0.0.100/24 dev eth0"), (PUBLIC, "eth0", "203.0.113.5/28 dev eth1")],
 )
-def test_keepalived_puts_it_on_the_interface_that_is_named(variables, heard_at, address):
+def test_keepalived_puts_it_on_the_interface_that_is_named(variables, heard_at, address) -> None:
     """The balancers go on hearing each other where they did."""
     text = templar(**variables).template(trust_as_template((KEEPALIVED / "templates/keepalived.conf.j2").read_text()))
     assert re.findall(r"^ *interface (\S+)$", text, re.M) == [heard_at]
     assert re.search(r"virtual_ipaddress {\s+(.*)\s+}", text)[1] == address
 
 
-def test_it_is_looked_at_when_hosts_are_reached():
+def test_it_is_looked_at_when_hosts_are_reached() -> None:
     last = yaml.safe_load((ROOT / "playbooks/parts/connect.yml").read_text())[-1]["tasks"][-1]
     assert last["ansible.builtin.import_role"] == {"name": "keepalived", "tasks_from": "interface"} and last[
         "tags"
