@@ -28,10 +28,11 @@ def blocks(path: pathlib.Path) -> Any:
         for name in {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}.intersection(
             BLOCKS
         ):
-            assert isinstance(node.value, ast.Constant) and isinstance(node.value.value, str), (
+            value = getattr(node, "value", None)
+            assert isinstance(value, ast.Constant) and isinstance(value.value, str), (
                 f"{path}: {name} is no text: name it otherwise"
             )
-            found[name] = yaml.safe_load(node.value.value)
+            found[name] = yaml.safe_load(value.value)
     return found
 
 
@@ -84,7 +85,9 @@ def returned(path: pathlib.Path) -> Any:
                 more |= word.arg is None
                 if word.arg:
                     found[word.arg] = (
-                        {key.value for key in word.value.keys} if isinstance(word.value, ast.Dict) else set()
+                        {key.value for key in word.value.keys if isinstance(key, ast.Constant)}
+                        if isinstance(word.value, ast.Dict)
+                        else set()
                     )
     return found, more
 
@@ -95,6 +98,7 @@ def texts(path: pathlib.Path) -> Any:
     for node in ast.parse(path.read_text()).body:
         if (
             isinstance(node, ast.ImportFrom)
+            and node.module
             and (used := ROOT / "plugins/module_utils" / f"{node.module.split('.')[-1]}.py").exists()
         ):
             found |= texts(used)

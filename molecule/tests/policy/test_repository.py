@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from repository import ENVIRONMENTS, ROOT, load
+from tier import search
 
 INVENTORIES = sorted(
     [
@@ -31,7 +32,7 @@ def group_files(environment: str | None = None) -> list[pathlib.Path]:
 def tasks(path: pathlib.Path) -> Any:
     """Every task of a task file, blocks opened; every play of a playbook, too, and its tasks."""
 
-    def opened(items) -> Iterator[Any]:
+    def opened(items: Any) -> Iterator[Any]:
         for task in items or []:
             yield task
             for part in ("pre_tasks", "tasks", "block", "rescue", "always"):
@@ -47,7 +48,7 @@ def specs(role: pathlib.Path) -> Any:
 
 
 def test_no_variable_is_set_in_two_group_vars_files() -> None:
-    seen = {}
+    seen: dict[str, pathlib.Path] = {}
     for path in [*group_files(), *group_files("local")]:
         for name in load(path) or {}:
             assert name not in seen, f"{name} is set in {seen[name]} and in {path}"
@@ -262,9 +263,9 @@ PLAYBOOKS = sorted(
 INCLUDES = ("ansible.builtin.import_playbook", "ansible.builtin.import_tasks", "ansible.builtin.include_tasks")
 
 
-def with_parts(path: str):
+def with_parts(path: pathlib.Path) -> list[pathlib.Path]:
     """A playbook and all files that it imports and includes."""
-    files, new = set(), {path}
+    files, new = set[pathlib.Path](), {path}
     while new:
         files |= new
         names = [(file, str(task[key])) for file in new for task in tasks(file) for key in INCLUDES if key in task]
@@ -287,7 +288,7 @@ def test_names_of_tasks_stand_alone(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
-def test_names_of_tasks_are_unique(path: str) -> None:
+def test_names_of_tasks_are_unique(path: pathlib.Path) -> None:
     """In a file of a role, and in a playbook with its parts; and so are those of plays."""
     files = with_parts(path) if path in PLAYBOOKS else [path]
     entries = [task for file in files for task in tasks(file) if "ansible.builtin.import_playbook" not in task]
@@ -411,7 +412,7 @@ def test_words_that_verbs_take_are_taken(word: str) -> None:
 def test_every_word_of_a_verb_is_looked_at() -> None:
     """What recipes read and the Makefile does not set itself."""
     makefile = (ROOT / "Makefile").read_text()
-    looked_at = set(re.search(r"WORDS_APART := (.*)\nWORDS := (.*) \\\n(.*)", makefile).expand(r"\1 \2 \3").split())
+    looked_at = set(search(r"WORDS_APART := (.*)\nWORDS := (.*) \\\n(.*)", makefile).expand(r"\1 \2 \3").split())
     own = (
         set(re.findall(r"(?m)^(?:[a-z ]*: )?(?:override |export |define )*([A-Z_]+)\b *[:?]?(?:=|$)", makefile))
         - looked_at

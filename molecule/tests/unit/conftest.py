@@ -36,11 +36,8 @@ def program_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> 
     """tier-backup's module of backups, without the driver that only the backup host has; its paths below tmp_path."""
     for name in ("psycopg2", "psycopg2.errors", "psycopg2.sql"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["psycopg2"].errors, sys.modules["psycopg2"].sql, sys.modules["psycopg2"].Error = (
-        sys.modules["psycopg2.errors"],
-        sys.modules["psycopg2.sql"],
-        Exception,
-    )
+    parts = {"errors": sys.modules["psycopg2.errors"], "sql": sys.modules["psycopg2.sql"], "Error": Exception}
+    vars(sys.modules["psycopg2"]).update(parts)
     for name in [name for name in sys.modules if name.partition(".")[0] == "tier_backup"]:
         monkeypatch.delitem(sys.modules, name)  # an import of another test, with its own stand-in for the driver
     module = importlib.import_module("tier_backup.backups")

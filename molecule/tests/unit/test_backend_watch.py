@@ -53,10 +53,11 @@ def test_a_connection_may_be_closed_by_its_timer() -> None:
 
 
 @pytest.fixture(name="server")
-def server_fixture() -> Iterator[subprocess.Popen[str]]:
+def server_fixture() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server that is slow, and its port."""
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
-        process.port = int(process.stdout.readline())
-        yield process
+        assert process.stdout
+        yield process, int(process.stdout.readline())
         process.send_signal(signal.SIGCONT)
         process.terminate()
 
@@ -78,22 +79,23 @@ def look(watching: Any, port: int, seconds: float | int, until: Callable[..., An
 
 
 def test_only_what_was_read_from_a_silent_host_is_closed(
-    server: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+    server: tuple[subprocess.Popen[str], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     watching = watch.Watch("/-/alive", 0.5)
-    host = ("127.0.0.1", server.port)
-    with ask(server.port, True) as read, ask(server.port, False) as change:
-        look(watching, server.port, 1.5)  # three times as long as a silent host has
+    process, port = server
+    host = ("127.0.0.1", port)
+    with ask(port, True) as read, ask(port, False) as change:
+        look(watching, port, 1.5)  # three times as long as a silent host has
         assert not watching.silent
         assert read.recv(12) == change.recv(12) == b"HTTP/1.0 200"
-    with ask(server.port, True) as read, ask(server.port, False) as change:
-        server.send_signal(signal.SIGSTOP)
-        look(watching, server.port, 5, lambda: host in watching.silent)
-        look(watching, server.port, 0.3)
+    with ask(port, True) as read, ask(port, False) as change:
+        process.send_signal(signal.SIGSTOP)
+        look(watching, port, 5, lambda: host in watching.silent)
+        look(watching, port, 0.3)
         with pytest.raises(ConnectionAbortedError):
             read.recv(1)
-        server.send_signal(signal.SIGCONT)
-        look(watching, server.port, 5, lambda: host not in watching.silent)
+        process.send_signal(signal.SIGCONT)
+        look(watching, port, 5, lambda: host not in watching.silent)
         assert change.recv(12) == b"HTTP/1.0 200"
     said = capsys.readouterr().out
     assert [line.split(" ", 1)[1] for line in said.splitlines()] == [

@@ -30,12 +30,12 @@ class Environment:
         (self.state / "inventory/kept.yml").write_text("all: {hosts: {one: {ansible_connection: local}}}")
         (root / "play.yml").write_text(PLAY)
         self.command = [
-            pathlib.Path(sys.executable).with_name("ansible-playbook"),
+            str(pathlib.Path(sys.executable).with_name("ansible-playbook")),
             "-i",
-            self.state / "inventory/kept.yml",
+            str(self.state / "inventory/kept.yml"),
             "-e",
             f"state={self.state}",
-            root / "play.yml",
+            str(root / "play.yml"),
         ]
         self.variables = dict(
             os.environ, HOME=str(root), ANSIBLE_STRATEGY="accelerated", ANSIBLE_CONFIG=str(ROOT / "ansible.cfg")
@@ -59,7 +59,7 @@ class Environment:
         await_that(lambda: (self.state / "python").exists() and (self.state / "python").read_text().strip())
         return int((self.state / "python").read_text())
 
-    def run(self, **variables: str) -> int:
+    def run(self, **variables: Any) -> int:
         """Run a verb; the number of the Python on the host."""
         verb = self.begin(**variables)
         output = verb.communicate(timeout=60)[0]

@@ -84,11 +84,13 @@ def test_the_last_change_is_found_wherever_it_is(tmp_path: pathlib.Path) -> None
     deep = tmp_path / "conf.d/deep/one"
     assert fresh_units.newest([]) == fresh_units.newest([asked[0]]) == 0
     assert fresh_units.newest(asked) >= deep.stat().st_ctime >= before
+
     # A file that is moved into its place with an old date counts, too, and so does what is removed: its directory has changed.
-    for change in (
-        lambda: os.utime(deep, (1, 1)),
-        lambda: (tmp_path / "conf.d/two").touch() or (tmp_path / "conf.d/two").unlink(),
-    ):
+    def touch_and_remove() -> None:
+        (tmp_path / "conf.d/two").touch()
+        (tmp_path / "conf.d/two").unlink()
+
+    for change in (lambda: os.utime(deep, (1, 1)), touch_and_remove):
         last, deadline = fresh_units.newest(asked), time.monotonic() + 5
         while (
             fresh_units.newest(asked) == last and time.monotonic() < deadline

@@ -84,7 +84,7 @@ def test_preflight_finds_nothing(name: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_a_name_is_the_same_host_on_every_rung() -> None:
-    addresses = {}
+    addresses: dict[str, str] = {}
     for name in NAMES:
         rung = climb.read(RUNGS[name])
         for host in rung.lines:

@@ -19,8 +19,18 @@ NOW = 1_800_000_000 * 10**9  # in the future: no deletion is too old
 ODD = ["a b/c%d.txt", "ü.png", "new\nline", "#?&.txt", os.fsdecode(b"\xff.bin")]
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """The server of a media host's uploads: answers that replace files, and bytes that are missing at their ends."""
+
+    root: pathlib.Path
+    answers: dict[str, bytes]
+    missing: dict[str, int]
+
+
 class Peer(http.server.BaseHTTPRequestHandler):
     """What lighttpd serves of a media host; answers may be replaced by those of the server."""
+
+    server: Server
 
     def do_GET(self) -> None:
         path = urllib.parse.unquote_to_bytes(self.path)
@@ -43,7 +53,7 @@ class Host:
     def __init__(self, root: pathlib.Path) -> None:
         self.root = root
         (root / ".sync/deleted").mkdir(parents=True)
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Peer)
+        self.server = Server(("127.0.0.1", 0), Peer)
         self.server.root, self.server.answers, self.server.missing = root, {}, {}
         self.url = f"http://127.0.0.1:{self.server.server_port}/media/"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -127,7 +137,7 @@ def test_the_last_event_of_a_name_wins(hosts: list[Any]) -> None:
     ]
     for name, (*events, _left) in enumerate(cases):
         for host, (event, *what) in zip(hosts, events):
-            getattr(host, event)(str(name), *what)
+            getattr(host, str(event))(str(name), *what)
     hosts[1].sync()
     assert hosts[0].sync(hosts[1])[0] == 0
     assert hosts[0].has() == {str(name): left for name, (*_events, left) in enumerate(cases) if left}

@@ -140,11 +140,12 @@ def test_takes_options_before_the_address() -> None:
         check_munin.arguments(["--critical", "1:"])
 
 
-class Said(check_munin.Node):
+class Said(check_munin.Node):  # type: ignore[name-defined]  # a program, loaded as a module
     """A munin-node that answers from a list, and what it was asked."""
 
     def __init__(self, **answers: dict[str, Any]) -> None:
-        self.answers, self.asked = answers, []
+        self.answers = answers
+        self.asked: list[str] = []
 
     def answer(self, words: str) -> dict[str, Any]:
         self.asked.append(words)

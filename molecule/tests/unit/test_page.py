@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from repository import ROOT
-from tier import load_plugins
+from tier import load_plugins, search
 
 from controller import health
 
@@ -27,7 +27,7 @@ def hosts(tier: str, count: int) -> list[dict[str, str]]:
     return [{"name": f"{tier}{place}", "address": f"192.0.2.{place}"} for place in range(1, count + 1)]
 
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "tiers": {
         "lb": hosts("lb", 2),
         "app": hosts("app", 2),
@@ -275,9 +275,9 @@ def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer() -> None:
     shown = page.page(model, CONFIG, skeleton)
     assert "<script>alert" not in shown and "&lt;script&gt;" in shown
     assert re.findall(r'(?:src|href|action|url)\s*[=(]\s*["\']?(?:https?:)?//[^"\']*', shown) == []
-    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', shown)[1]
+    policy = search(r'Content-Security-Policy" content="([^"]+)"', shown)[1]
     for tag in ("style", "script"):
-        text = re.search(rf"<{tag}>(.*?)</{tag}>", shown, re.S)[1]
+        text = search(rf"<{tag}>(.*?)</{tag}>", shown, re.S)[1]
         assert f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}" in policy, (
             f"the browser would not take the page's own {tag}"
         )
@@ -297,7 +297,7 @@ def test_the_picture_holds_any_number_of_hosts(count: int) -> None:
     assert said(model) == ([] if count >= 1 else None)
     for width, bands in (picture.WIDE, picture.NARROW):
         drawn = picture.picture(model, width, bands, "x")
-        height = int(re.search(r'viewBox="0 0 \d+ (\d+)"', drawn)[1])
+        height = int(search(r'viewBox="0 0 \d+ (\d+)"', drawn)[1])
         boxes = [
             tuple(map(int, found))
             for found in re.findall(r'<rect (?:class="\w+" )?x="(-?\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', drawn)

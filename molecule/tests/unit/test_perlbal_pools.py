@@ -12,8 +12,21 @@ from plugins.modules import perlbal_pools
 WANTED = {"pages": ["192.0.2.1:80", "192.0.2.2:80"], "files": ["192.0.2.3:81"]}
 
 
+class Server(socketserver.ThreadingTCPServer):
+    """Where a console is: its pools, the hosts at work, how often it tells of them, and what it heard."""
+
+    pools: dict[str, list[str]]
+    busy: list[str]
+    looks: int
+    heard: list[str]
+    hangs_up: bool
+    port: int
+
+
 class Console(socketserver.StreamRequestHandler):
     """Perlbal's console, as far as pools go: its server has pools, hosts at work, and how often it tells of them."""
+
+    server: Server
 
     def handle(self) -> None:
         for line in self.rfile:
@@ -40,8 +53,8 @@ class Console(socketserver.StreamRequestHandler):
 
 
 @pytest.fixture(name="perlbal")
-def perlbal_fixture() -> Iterator[Any]:
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Console) as server:
+def perlbal_fixture() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Console) as server:
         server.daemon_threads = True
         server.pools, server.busy, server.looks, server.heard, server.hangs_up = (
             {"pages": ["192.0.2.1:80", "192.0.2.9:80"], "files": []},
@@ -56,11 +69,11 @@ def perlbal_fixture() -> Iterator[Any]:
         server.shutdown()
 
 
-def changes(perlbal: Any) -> list[str]:
+def changes(perlbal: Server) -> list[str]:
     return [words for words in perlbal.heard if not words.startswith("show") and words != "backends"]
 
 
-def test_pools_are_changed_once_and_never_empty_meanwhile(execute: Callable[..., Any], perlbal: Any) -> None:
+def test_pools_are_changed_once_and_never_empty_meanwhile(execute: Callable[..., Any], perlbal: Server) -> None:
     commands = ["pool pages add 192.0.2.2:80", "pool files add 192.0.2.3:81", "pool pages remove 192.0.2.9:80"]
     for check in (True, False):
         done = execute(perlbal_pools, check=check, port=perlbal.port, pools=WANTED)
@@ -75,7 +88,7 @@ def test_pools_are_changed_once_and_never_empty_meanwhile(execute: Callable[...,
     ("busy", "looks", "asked"), [(["192.0.2.9:80", "192.0.2.1:80"], 2, 3), (["192.0.2.1:80"], 100, 1), ([], 0, 1)]
 )
 def test_the_last_request_of_a_host_that_left_is_awaited(
-    execute: Callable[..., Any], perlbal: Any, busy: list[str], looks: int, asked: int
+    execute: Callable[..., Any], perlbal: Server, busy: list[str], looks: int, asked: int
 ) -> None:
     """And of no other; where somebody else removed it, too."""
     perlbal.pools, perlbal.busy, perlbal.looks = {name: list(nodes) for name, nodes in WANTED.items()}, busy, looks
@@ -83,7 +96,7 @@ def test_the_last_request_of_a_host_that_left_is_awaited(
     assert perlbal.heard.count("backends") == asked
 
 
-def test_one_that_goes_on_is_told_when_the_time_is_over(execute: Callable[..., Any], perlbal: Any) -> None:
+def test_one_that_goes_on_is_told_when_the_time_is_over(execute: Callable[..., Any], perlbal: Server) -> None:
     perlbal.busy, perlbal.looks = ["192.0.2.9:80"], 1000
     assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED).get("failed")  # nobody asked to wait
     done = execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=1)
@@ -93,7 +106,7 @@ def test_one_that_goes_on_is_told_when_the_time_is_over(execute: Callable[..., A
     )
 
 
-def test_a_console_that_refuses_or_hangs_up_is_told(execute: Callable[..., Any], perlbal: Any) -> None:
+def test_a_console_that_refuses_or_hangs_up_is_told(execute: Callable[..., Any], perlbal: Server) -> None:
     def said(pools: dict[str, list[str]]) -> str:
         done = execute(perlbal_pools, port=perlbal.port, pools=pools)
         assert done["failed"] and done["msg"].endswith(". On this host: systemctl status perlbal")

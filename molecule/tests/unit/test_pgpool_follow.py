@@ -60,7 +60,7 @@ class Databases:
 
     names, addresses = ["db1", "db2"], [("192.0.2.1", 5432), ("192.0.2.2", 5432)]
 
-    def __init__(self, look: Any, answering: tuple[int] = ()) -> None:
+    def __init__(self, look: Any, answering: tuple[int, ...] = ()) -> None:
         self.look, self.answering = lambda: look, answering
 
     def answers(self, node: int) -> bool:
@@ -71,11 +71,12 @@ class Databases:
 class Pgpool:
     """A pgpool that answers with a view, or not at all, and starts for a while after each start."""
 
-    def __init__(self, program, view, starts) -> None:
-        self.program, self.answer, self.starts, self.restarts = program, view, starts, []
+    def __init__(self, program: Any, view: Any, starts: Any) -> None:
+        self.program, self.answer, self.starts = program, view, starts
+        self.restarts: list[Any] = []
         self.addresses, self.since = ["192.0.2.1", "192.0.2.2"], program.time.monotonic()
 
-    def view(self):
+    def view(self) -> Any:
         """What it says of its nodes."""
         return self.answer
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from repository import ROOT
+from tier import search
 
 from plugins.modules import preflight
 
@@ -110,5 +111,5 @@ def test_a_planted_error_is_named_with_its_line(
 
 def test_the_line_is_the_right_one(complaints: Callable[..., Any], copy: pathlib.Path) -> None:
     edit(copy / "inventories/local.yml", r"172\.30\.10\.22", "172.30.10.21")
-    line = int(re.search(r"local\.yml:(\d+): app2", "\n".join(complaints()))[1])
+    line = int(search(r"local\.yml:(\d+): app2", "\n".join(complaints()))[1])
     assert "app2" in (copy / "inventories/local.yml").read_text().splitlines()[line - 1]

@@ -261,7 +261,7 @@ def test_a_name_of_no_file_is_what_the_project_takes_it_for(
 
 def ask(package: pathlib.Path, path: str) -> tuple[str, dict[str, str], str]:
     """Status line, headers and body of a request to a fresh wsgi.py."""
-    said = {}
+    said: dict[str, Any] = {}
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: None = None) -> None:
         said.update(status=status, headers=dict(headers))
@@ -401,14 +401,26 @@ def test_a_check_that_hangs_is_reported_in_time_and_holds_one_thread(package: pa
     assert time.monotonic() - begun < 1
     assert len(started) == 1
     hold.set()
+    assert checks[0].running
     checks[0].running.result(5)
     assert health.report(checks, patience=1)["stuck"] == "ok"
+
+
+class MediaServer(http.server.ThreadingHTTPServer):
+    """The server of a media host: its files, its directories, and the requests that it got."""
+
+    files: dict[str, bytes]
+    directories: set[str]
+    requests: list[str | None]
+    at: str
 
 
 class MediaHost(http.server.BaseHTTPRequestHandler):
     """As much of a media host as an upload meets."""
 
     protocol_version = "HTTP/1.1"
+
+    server: MediaServer
 
     def reply(self, status: int, body: bytes = b"") -> None:
         self.send_response(status)
@@ -467,9 +479,9 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def media() -> Iterator[Any]:
+def media() -> Iterator[MediaServer]:
     """A media host that has no directory but its root, and its address."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MediaHost)
+    server = MediaServer(("127.0.0.1", 0), MediaHost)
     server.files, server.directories, server.requests = {}, {"/", "/media/"}, []
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.at = "127.0.0.1:%d" % server.server_port
@@ -478,7 +490,7 @@ def media() -> Iterator[Any]:
     server.server_close()
 
 
-def test_an_upload_makes_the_directories_it_needs(package: pathlib.Path, media: Any) -> None:
+def test_an_upload_makes_the_directories_it_needs(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     webdav.put(media.at, "/media/2026/11/caf\u00e9.txt", lambda: iter([b"one ", b"two"]))
@@ -489,7 +501,7 @@ def test_an_upload_makes_the_directories_it_needs(package: pathlib.Path, media: 
     assert webdav.head(media.at, "/media/2026/11/caf\u00e9.txt")["Content-Length"] == "7"
 
 
-def test_an_upload_never_overwrites(package: pathlib.Path, media: Any) -> None:
+def test_an_upload_never_overwrites(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     webdav.put(media.at, "/media/a.txt", lambda: iter([b"first"]))
@@ -498,7 +510,7 @@ def test_an_upload_never_overwrites(package: pathlib.Path, media: Any) -> None:
     assert media.files["/media/a.txt"] == b"first"
 
 
-def test_an_upload_tells_the_request_it_is_for(package: pathlib.Path, media: Any) -> None:
+def test_an_upload_tells_the_request_it_is_for(package: pathlib.Path, media: MediaServer) -> None:
     import realworld
     from realworld import webdav
 
@@ -507,7 +519,7 @@ def test_an_upload_tells_the_request_it_is_for(package: pathlib.Path, media: Any
     assert media.requests == ["abc-1"]
 
 
-def test_a_file_that_is_not_there(package: pathlib.Path, media: Any) -> None:
+def test_a_file_that_is_not_there(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     with pytest.raises(FileNotFoundError):
@@ -515,13 +527,13 @@ def test_a_file_that_is_not_there(package: pathlib.Path, media: Any) -> None:
     webdav.delete(media.at, "/media/none")
 
 
-def test_a_directory_is_listed(package: pathlib.Path, media: Any) -> None:
+def test_a_directory_is_listed(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     assert webdav.listdir(media.at, "/media") == ({"sub"}, {"b c.txt"})
 
 
-def test_a_media_host_that_is_away_is_an_oserror(package: pathlib.Path, media: Any) -> None:
+def test_a_media_host_that_is_away_is_an_oserror(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     media.shutdown()
@@ -531,7 +543,7 @@ def test_a_media_host_that_is_away_is_an_oserror(package: pathlib.Path, media: A
 
 
 def test_a_media_host_that_keeps_silent_is_asked_last_for_a_while(
-    package: pathlib.Path, media: Any, monkeypatch: pytest.MonkeyPatch
+    package: pathlib.Path, media: MediaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from realworld import webdav
 

@@ -67,7 +67,7 @@ def models() -> dict[str, set[str]]:
         for model in ast.parse(path.read_text()).body:
             if isinstance(model, ast.ClassDef) and any(ast.unparse(base) == "models.Model" for base in model.bases):
                 fields = [
-                    (part.targets[0].id, ast.unparse(part.value.func))
+                    (ast.unparse(part.targets[0]), ast.unparse(part.value.func))
                     for part in model.body
                     if isinstance(part, ast.Assign)
                     and isinstance(part.value, ast.Call)
@@ -136,7 +136,7 @@ def test_what_may_be_rebuilt(env: types.SimpleNamespace, other: types.SimpleName
 
 
 def test_the_program_refuses_production() -> None:
-    words = [sys.executable, "-m", "controller.commands.rebuild", ROOT / "inventories/production.yml", "--yes"]
+    words = [sys.executable, "-m", "controller.commands.rebuild", str(ROOT / "inventories/production.yml"), "--yes"]
     done = subprocess.run(
         words, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False
     )
@@ -243,7 +243,8 @@ def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> C
     """staged(scrub=…) rebuilds an environment whose every step is only written down; (exit code, the steps, Environment)."""
 
     def run(other: str | None = None, answers: dict[str, Any] | None = None, broken: str = "", **given: bool) -> Any:
-        env, steps = rebuild.Environment(ROOT / "inventories/local.yml"), []
+        env = rebuild.Environment(ROOT / "inventories/local.yml")
+        steps: list[tuple[str, tuple[str, ...]]] = []
         env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
         scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}

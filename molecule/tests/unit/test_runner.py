@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Collection
 
 import execution
 import plan
@@ -21,7 +22,7 @@ PROCESSORS = 2.0
 
 
 def step(
-    name: str, seconds: int = 10.0, cores: float = 1.0, after: list[str] = (), quiet: bool = False, **tiers: str
+    name: str, seconds: float = 10.0, cores: float = 1.0, after: Collection[str] = (), quiet: bool = False, **tiers: str
 ) -> plan.Step:
     """A step that uses some environments."""
     return plan.Step(name, tiers, frozenset(after), quiet, seconds, cores)
@@ -30,7 +31,7 @@ def step(
 def invented(seed: int) -> list[plan.Step]:
     """Some steps of all kinds, drawn by a seed."""
     draw = random.Random(seed)
-    found = []
+    found: list[plan.Step] = []
     for number in range(draw.randint(1, 9)):
         tiers = {tier: draw.choice(plan.USES) for tier in draw.sample(["red", "green"], draw.randint(0, 2))}
         after = [other.name for other in found if draw.random() < 0.2]
@@ -92,7 +93,7 @@ def test_steps_that_wait_run_beside_what_works() -> None:
         step("build", 90, 1.6, green="alone"),
     ]
     slots = {slot.name: slot for slot in plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)}
-    assert slots["build"].start == slots["watch"].start and plan.total(slots.values()) == 200
+    assert slots["build"].start == slots["watch"].start and plan.total(list(slots.values())) == 200
 
 
 def test_nobody_overtakes_a_step_that_waits_for_room_only() -> None:
@@ -152,7 +153,7 @@ def test_steps_that_wait_for_each_other_are_refused() -> None:
 
 
 def test_some_steps_can_be_chosen() -> None:
-    assert [(one.name, one.after) for one in plan.selected(DECLARED, ["parity", "drills", "rehearsal"])] == [
+    assert [(one.name, set(one.after)) for one in plan.selected(DECLARED, ["parity", "drills", "rehearsal"])] == [
         ("drills", set()),
         ("rehearsal", {"drills"}),
         ("parity", {"rehearsal"}),
@@ -192,7 +193,7 @@ def perform_fixture(tmp_path: pathlib.Path):
     """perform(steps, {name: shell command}) runs them: (the run, lines with the time)."""
 
     def perform(order, commands, before=lambda run: None):
-        said = []
+        said: list[str] = []
         with usage.Meter(read=dict, ask=dict) as meter:
             run = execution.Run(
                 order, lambda one: (["sh", "-c", commands[one.name]], {}), said.append, tmp_path, PROCESSORS, meter
@@ -332,7 +333,7 @@ def test_the_last_line_counts(
     lines,
     broken,
     last,
-    code: str,
+    code: int,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from repository import ROOT, load
@@ -109,7 +109,8 @@ class Window:
     """Stands for a browser: what the page says after each time the form was sent."""
 
     def __init__(self, *said) -> None:
-        self.said, self.done = list(said), []
+        self.said = list(said)
+        self.done: list[Any] = []
 
     def __enter__(self):
         return self
@@ -256,7 +257,7 @@ def test_everything_a_page_shows_itself_with_is_a_link() -> None:
 
 def test_each_is_asked_for_once_and_not_for_ever() -> None:
     endless = {f"/{n}": f'<a href="/{n + 1}">next</a><a href="/">back</a>'.encode() for n in range(100)}
-    asked = []
+    asked: list[str] = []
     rows, wrong = look({"/": PAGE + b'<a href="/1">', **FILES, **endless}, asked)
     assert wrong == {} and sorted(asked) == sorted(["/", *FILES, "/1", "/2", "/3", "/4"])
     assert ("links", "1 more", "not asked") in rows

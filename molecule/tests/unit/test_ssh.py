@@ -6,6 +6,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,9 +26,19 @@ script=$FAKE/$address.$calls
 """
 
 
-@pytest.fixture
-def fake(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+class Fake:
     """fake(host, script) has the host's ssh run a shell script; its directory is fake.path."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+
+    def __call__(self, host: str, script: str) -> None:
+        (self.path / host).write_text(script)
+
+
+@pytest.fixture
+def fake(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    """An ssh that runs shell scripts."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/ssh"
     program.write_text(FAKE)
@@ -35,17 +46,13 @@ def fake(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE", str(tmp_path))
 
-    def play(host: str, script) -> None:
-        (tmp_path / host).write_text(script)
-
-    play.path = tmp_path
     # Sockets have short paths, and pytest's directories long ones.
     with tempfile.TemporaryDirectory() as home:
         monkeypatch.setenv("HOME", home)
-        yield play
+        yield Fake(tmp_path)
 
 
-def run(within: float = 5.0, **hosts: list[str]):
+def run(within: float = 5.0, **hosts: str) -> dict[str, ssh.Reply]:
     return ssh.run_all(
         {name: ssh.Login(name) for name in hosts}, {name: source.encode() for name, source in hosts.items()}, within
     )
@@ -205,9 +212,10 @@ def test_what_a_connection_leaves_behind_is_not_waited_for(fake) -> None:
     os.kill(int((fake.path / "pid").read_text()), 9)
 
 
-def stand(address: str = "app1"):
+def stand(address: str = "app1") -> pathlib.Path:
     """A socket, as a connection has it that stands."""
     path = ssh.socket_path(ssh.Login(address), ssh.socket_directory())
+    assert path
     path.touch()
     return path
 

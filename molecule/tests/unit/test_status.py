@@ -8,7 +8,7 @@ import pytest
 from controller.commands import status
 
 GROUPS = {"lb": ["lb1", "lb2"], "app": ["app1", "app2"], "db": ["db1", "db2"]}
-CLUSTER = {
+CLUSTER: dict[str, Any] = {
     "members": [
         {"name": "db1", "role": "leader", "state": "running"},
         {"name": "db2", "role": "sync_standby", "state": "streaming", "lag": 0},

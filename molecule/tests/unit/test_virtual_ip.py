@@ -8,7 +8,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader
 from ansible.template import Templar, trust_as_template
 from repository import ROOT
-from tier import load_plugins
+from tier import load_plugins, search
 
 load_plugins()
 filter_loader.add_directory(str(ROOT / "plugins/filter"))
@@ -102,7 +102,7 @@ def test_keepalived_puts_it_on_the_interface_that_is_named(variables, heard_at, 
     """The balancers go on hearing each other where they did."""
     text = templar(**variables).template(trust_as_template((KEEPALIVED / "templates/keepalived.conf.j2").read_text()))
     assert re.findall(r"^ *interface (\S+)$", text, re.M) == [heard_at]
-    assert re.search(r"virtual_ipaddress {\s+(.*)\s+}", text)[1] == address
+    assert search(r"virtual_ipaddress {\s+(.*)\s+}", text)[1] == address
 
 
 def test_it_is_looked_at_when_hosts_are_reached() -> None:
