@@ -60,7 +60,7 @@ def test_a_clock_that_nobody_sets_is_complained_about(
 
 
 @contextlib.contextmanager
-def server(*parts, waits: float = 0.0) -> Iterator[tuple[int, list[Any]]]:
+def server(*parts: Any, waits: float = 0.0) -> Iterator[tuple[int, list[Any]]]:
     """The port of a server that answers one connection with some parts, with a pause before the last, and notes the request in heard."""
     heard, done = [], threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -97,7 +97,9 @@ def test_what_was_cut_off_may_go_on() -> None:
         ("app", "app3", "", REAL, "ADDRESS= is missing: nobody but you knows the address of a real host"),
     ],
 )
-def test_who_may_not_come(pool: str, node: str, address: str, facts: dict[str, Any], reason: str) -> None:
+def test_a_host_that_cannot_be_added_is_refused(
+    pool: str, node: str, address: str, facts: dict[str, Any], reason: str
+) -> None:
     refused(reason, nodes.check_add, inventory(), pool, node, address, facts)
 
 
@@ -111,7 +113,7 @@ def test_who_may_not_come(pool: str, node: str, address: str, facts: dict[str, A
         ("monitor1", "monitor1 is one of the 3"),
     ],
 )
-def test_who_may_not_go(node: str, reason: str) -> None:
+def test_a_host_that_cannot_be_removed_is_refused(node: str, reason: str) -> None:
     refused(reason, nodes.check_remove, inventory(), node, CONTAINERS)
 
 
@@ -120,7 +122,7 @@ def test_the_last_of_a_pool_stays() -> None:
     refused("media1 is the last of 'media'", nodes.check_remove, inventory(text), "media1", CONTAINERS)
 
 
-def test_whoever_refuses_changes_nothing(tmp_path: pathlib.Path) -> None:
+def test_a_refusal_changes_nothing(tmp_path: pathlib.Path) -> None:
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     with pytest.raises(Refused):
@@ -128,7 +130,7 @@ def test_whoever_refuses_changes_nothing(tmp_path: pathlib.Path) -> None:
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
 
 
-def test_whoever_refuses_says_so_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_printed_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     def refuse() -> None:
         raise Refused("It is Friday.")
 

@@ -218,14 +218,14 @@ def test_all_is_well() -> None:
         ({"munin__media1": None, "media__media1": None}, "media1: does not answer at all"),
     ],
 )
-def test_one_thing_is_wrong(changes: Any, sentence: str) -> None:
+def test_the_page_of_one_problem(changes: Any, sentence: str) -> None:
     model = judged(**changes)
     assert model["state"] == "wrong" and any(one.startswith(sentence) for one in said(model)), said(model)
     shown = page.page(model, CONFIG, (FILES / "page.html").read_text())
     assert "1 thing wrong" in shown or "things wrong" in shown
 
 
-def test_one_fault_is_told_once() -> None:
+def test_a_fault_is_shown_once() -> None:
     for changes in ({"munin__media1": None, "media__media1": None}, {"quorum__cache1": None}, {"munin__lb1": None}):
         assert len(said(judged(**changes))) == 1, said(judged(**changes))
     model = judged(munin__lb1=None)
@@ -257,7 +257,7 @@ def test_lateness_is_what_others_took_of_the_processor() -> None:
     assert 0 <= questions.lateness(over) < 0.4
 
 
-def test_who_reaches_nobody_is_blind() -> None:
+def test_a_monitor_that_reaches_no_host_is_blind() -> None:
     answers = {key: answer if key[1] == "monitor1" else None for key, answer in WELL.items()}
     model = judgement.judge(CONFIG, answers, 0)
     assert model["state"] == "blind" and "The monitor reaches nobody" in said(model)[0]

@@ -137,6 +137,6 @@ def test_a_run_on_app_hosts_alone_refuses_a_changed_password(play: Callable[...,
     assert "another" not in said.replace("Refuse another password than", "") and "SCRAM" not in said
 
 
-def test_it_goes_on_with_the_password_in_force(play: Callable[..., Any]) -> None:
+def test_a_run_goes_on_with_the_password_in_force(play: Callable[..., Any]) -> None:
     done, went_on, asked = play("pencil")
     assert done.returncode == 0 and went_on and asked == 1, done.stdout + done.stderr

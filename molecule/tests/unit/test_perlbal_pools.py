@@ -96,7 +96,7 @@ def test_the_last_request_of_a_host_that_left_is_awaited(
     assert perlbal.heard.count("backends") == asked
 
 
-def test_one_that_goes_on_is_told_when_the_time_is_over(execute: Callable[..., Any], perlbal: Server) -> None:
+def test_a_connection_that_goes_on_is_reported_after_the_wait(execute: Callable[..., Any], perlbal: Server) -> None:
     perlbal.busy, perlbal.looks = ["192.0.2.9:80"], 1000
     assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED).get("failed")  # nobody asked to wait
     done = execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=1)

@@ -92,7 +92,7 @@ class Pgpool:
     def pcp(self, *_words: object) -> None:
         """Take a command."""
 
-    def end_hung(self, _node) -> None:
+    def end_hung(self, _node: int) -> None:
         """End no session."""
 
 
@@ -104,23 +104,23 @@ def followed(program: types.ModuleType, view: list[tuple[bool, bool]] | None, st
     return pgpool
 
 
-def test_a_pgpool_that_starts_is_not_killed(program) -> None:
+def test_a_pgpool_that_starts_is_not_killed(program: types.ModuleType) -> None:
     assert followed(program, None, starts=120).restarts == []
 
 
-def test_a_pgpool_that_may_only_be_slow_is_restarted_later(program) -> None:
+def test_a_pgpool_that_may_only_be_slow_is_restarted_later(program: types.ModuleType) -> None:
     restarts = followed(program, None, starts=10).restarts
     assert len(restarts) == 3 and all(
         30 <= later - earlier <= 45 for earlier, later in itertools.pairwise([1000, *restarts])
     )
 
 
-def test_a_pgpool_that_is_silent_after_the_primary_has_changed_is_restarted_at_once(program) -> None:
+def test_a_pgpool_that_is_silent_after_the_primary_has_changed_is_restarted_at_once(program: types.ModuleType) -> None:
     """It agreed to the old primary, and hangs on it."""
     pgpool = Pgpool(program, LED, starts=0)
     databases = Databases(BOTH)
 
-    def second_is_primary():
+    def second_is_primary() -> Any:
         if program.time.monotonic() < 1010:
             return BOTH
         pgpool.answer = None
@@ -132,11 +132,11 @@ def test_a_pgpool_that_is_silent_after_the_primary_has_changed_is_restarted_at_o
     assert 1010 <= pgpool.restarts[0] <= 1014
 
 
-def test_a_pgpool_with_a_wrong_primary_is_restarted_at_once(program) -> None:
+def test_a_pgpool_with_a_wrong_primary_is_restarted_at_once(program: types.ModuleType) -> None:
     assert followed(program, [(True, False), (True, True)], starts=60).restarts[0] - 1000 <= 3
 
 
-def test_a_pgpool_that_agrees_is_not_restarted(program) -> None:
+def test_a_pgpool_that_agrees_is_not_restarted(program: types.ModuleType) -> None:
     assert followed(program, LED, starts=0).restarts == []
 
 
@@ -145,13 +145,13 @@ def test_a_pgpool_that_agrees_is_not_restarted(program) -> None:
     [({0, 1}, (), "up up"), ({0}, (), "up down"), (set(), (0,), "up down"), (set(), (), "up up")],
 )
 def test_the_status_file_has_the_databases_that_are_there(
-    program, tmp_path: pathlib.Path, usable, answering, status
+    program: types.ModuleType, tmp_path: pathlib.Path, usable: set[int], answering: tuple[int], status: str
 ) -> None:
     program.write_status(Databases(Cluster(None, frozenset(usable)), answering))
     assert (tmp_path / "pgpool_status").read_text().split() == status.split()
 
 
-def steps(state, observations):
+def steps(state: Any, observations: list[Any]) -> Any:
     """The state and all (time, action) after observations, where each action takes no time."""
     done = []
     for seen in observations:
@@ -162,7 +162,14 @@ def steps(state, observations):
     return state, done
 
 
-def looks(cluster, view, count, begin: float = 1000.0, every: float = 1.0, **more):
+def looks(
+    cluster: Any,
+    view: list[tuple[bool, bool]] | None,
+    count: int,
+    begin: float = 1000.0,
+    every: float = 1.0,
+    **more: bool,
+) -> list[Any]:
     """Observations of the same, so many seconds apart."""
     return [Observation(begin + every * number, cluster, asked=True, view=view, **more) for number in range(count)]
 

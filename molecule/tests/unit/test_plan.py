@@ -326,7 +326,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture
 def planned(
-    apps, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    apps: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Any]]:
     """The plan of a site with the app, by a database that has the app's migrations up to one, and other apps'."""
     monkeypatch.syspath_prepend(apps)

@@ -64,7 +64,7 @@ def test_a_release_gets_its_place_once(call: Callable[..., Any], tmp_path: pathl
         (lambda _listed: {}, "bin is too many; site/app.py is too many"),
     ],
 )
-def test_one_that_did_not_arrive_whole_gets_no_name(
+def test_an_incomplete_release_gets_no_name(
     call: Callable[..., Any], tmp_path: pathlib.Path, manifest: Callable[..., Any], wrong: str
 ) -> None:
     archive, _sha256 = artifact(tmp_path, manifest=manifest)
@@ -74,7 +74,7 @@ def test_one_that_did_not_arrive_whole_gets_no_name(
     assert call(archive=artifact(tmp_path)[0])["complete"]  # whatever the other one left
 
 
-def test_one_that_is_not_proven_gets_no_name(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_an_unproven_release_gets_no_name(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     archive, manifest = artifact(tmp_path)
     said = call(archive=archive, prove=["sh", "-c", "echo no such table >&2; exit 1"])["msg"]
     assert said == "sh -c echo no such table >&2; exit 1 found the release wanting: no such table"
@@ -128,7 +128,7 @@ def test_which_releases_stay(
     assert told["kept"] == kept and sorted(told["stale"]) == sorted(stale)
 
 
-def test_it_is_live_once_the_site_was_started_anew(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_a_release_is_live_after_a_restart_of_the_site(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     started = tmp_path / "site/tier/realworld/wsgi.py"
     started.parent.mkdir(parents=True)
     started.touch()

@@ -7,7 +7,8 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any
 
 import execution
 import plan
@@ -96,7 +97,7 @@ def test_steps_that_wait_run_beside_what_works() -> None:
     assert slots["build"].start == slots["watch"].start and plan.total(list(slots.values())) == 200
 
 
-def test_nobody_overtakes_a_step_that_waits_for_room_only() -> None:
+def test_a_step_that_waits_for_processors_is_not_overtaken() -> None:
     wide, narrow, later = step("wide", cores=1.8), step("narrow", cores=0.4), step("later", after=["wide"])
     assert plan.beginning([wide, narrow], [], set(), PROCESSORS) == [wide, narrow]
     assert plan.beginning([wide, narrow], [step("busy")], set(), PROCESSORS) == []
@@ -142,7 +143,7 @@ def test_the_chain_says_what_each_step_waited_for() -> None:
         ({"a": {"after": ["b"]}}, "a: after b"),
     ],
 )
-def test_a_row_that_is_not_understood_is_refused(rows, said) -> None:
+def test_a_row_that_is_not_understood_is_refused(rows: Any, said: Any) -> None:
     with pytest.raises(ValueError, match=said):
         plan.declared(rows)
 
@@ -189,10 +190,14 @@ def test_hints_are_replaced_by_what_was_measured() -> None:
 
 
 @pytest.fixture(name="perform")
-def perform_fixture(tmp_path: pathlib.Path):
+def perform_fixture(tmp_path: pathlib.Path) -> Callable[..., tuple[execution.Run, list[str]]]:
     """perform(steps, {name: shell command}) runs them: (the run, lines with the time)."""
 
-    def perform(order, commands, before=lambda run: None):
+    def perform(
+        order: list[plan.Step],
+        commands: dict[str, str],
+        before: Callable[[execution.Run], object] = lambda run: None,
+    ) -> tuple[execution.Run, list[str]]:
         said: list[str] = []
         with usage.Meter(read=dict, ask=dict) as meter:
             run = execution.Run(
@@ -205,7 +210,9 @@ def perform_fixture(tmp_path: pathlib.Path):
     return perform
 
 
-def test_steps_run_side_by_side_and_their_outputs_do_not_mix(perform, capfd) -> None:
+def test_steps_run_side_by_side_and_their_outputs_do_not_mix(
+    perform: Callable[..., tuple[execution.Run, list[str]]], capfd: pytest.CaptureFixture[str]
+) -> None:
     order = [step("one", 1, 0.5), step("other", 1, 0.5), step("late", 1, 0.5, ["one"])]
     run, said = perform(
         order,
@@ -233,7 +240,9 @@ def test_steps_run_side_by_side_and_their_outputs_do_not_mix(perform, capfd) -> 
     assert (slots["late"].behind, slots["late"].why) == ("one", "after one")
 
 
-def test_after_a_failure_nothing_begins_and_what_runs_ends(perform) -> None:
+def test_after_a_failure_nothing_begins_and_what_runs_ends(
+    perform: Callable[..., tuple[execution.Run, list[str]]],
+) -> None:
     order = [step("bad", 1, 0.5), step("beside", 1, 0.5), step("next", 1, 0.5, ["bad"]), step("free", 1, 2.0)]
     run, said = perform(order, {"bad": "exit 3", "beside": "sleep 1", "next": "true", "free": "true"})
     assert run.broken == ["bad"] and [one.slot.name for one in run.ended] == ["bad", "beside"]
@@ -241,7 +250,7 @@ def test_after_a_failure_nothing_begins_and_what_runs_ends(perform) -> None:
 
 
 def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(
-    perform, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+    perform: Callable[..., tuple[execution.Run, list[str]]], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     monkeypatch.setattr(execution, "GRACE", 0.2)
     monkeypatch.setattr(execution, "GOODBYE", 0.5)
@@ -260,7 +269,7 @@ def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(
         time.sleep(0.05)  # between two looks
 
 
-def test_a_signal_ends_what_runs_and_nothing_begins(perform) -> None:
+def test_a_signal_ends_what_runs_and_nothing_begins(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
     begun = time.monotonic()
     run, said = perform(
         [step("long"), step("next", after=["long"])],
@@ -290,12 +299,12 @@ def test_containers_that_come_go_and_start_again_are_counted() -> None:
         assert meter.used == expected
 
 
-def test_the_processors_of_a_step_itself_are_measured(perform) -> None:
+def test_the_processors_of_a_step_itself_are_measured(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
     run, _said = perform(
         [step("busy", 1, 1.0)], {"busy": f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.3: pass'"}
     )
     [busy] = run.ended
-    assert busy.cores * busy.slot.seconds == pytest.approx(0.35, abs=0.2)
+    assert busy.cores is not None and busy.cores * busy.slot.seconds == pytest.approx(0.35, abs=0.2)
 
 
 def test_the_summary_says_what_each_step_took_and_the_longest_chain() -> None:
@@ -330,9 +339,9 @@ def test_the_summary_says_what_each_step_took_and_the_longest_chain() -> None:
     ids=["well", "never ran", "a step failed", "a test failed", "skipped"],
 )
 def test_the_last_line_counts(
-    lines,
-    broken,
-    last,
+    lines: Any,
+    broken: Any,
+    last: Any,
     code: int,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -18,6 +18,6 @@ def test_the_password_fits_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("verifier", ["md5d41d8cd98f00b204e9800998ecf8427e", "SCRAM-SHA-512$4096:c2FsdA==$a:b"])
-def test_other_verifiers_are_refused(verifier) -> None:
+def test_other_verifiers_are_refused(verifier: str) -> None:
     with pytest.raises(ValueError):
         scram.scram_fits(verifier, "pencil")

@@ -9,7 +9,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
 
 import pytest
 from repository import ROOT, load
@@ -28,10 +29,10 @@ ASKED = {
 FILES = {"/static/a.css": b"a", "/media/a.png?x=1&y=2": b"a"}
 
 
-def site(answers, asked=None):
+def site(answers: Mapping[str, Any], asked: list[str] | None = None) -> Callable[[str], smoke.Answer]:
     """fetch of a site that has these; the paths it was asked for go into a list."""
 
-    def fetch(path: str):
+    def fetch(path: str) -> smoke.Answer:
         if asked is not None:
             asked.append(path)
         answer = answers.get(path, smoke.Answer(404, b"no"))
@@ -42,7 +43,7 @@ def site(answers, asked=None):
     return fetch
 
 
-def look(answers, asked=None, **more):
+def look(answers: Mapping[str, Any], asked: list[str] | None = None, **more: Any) -> tuple[Any, Any]:
     crawl = smoke.Crawl(ASKED | more, site(answers, asked), pause=lambda _seconds: None).run()
     return smoke.rows(crawl), crawl.wrong
 
@@ -100,7 +101,7 @@ def look(answers, asked=None, **more):
         ),
     ],
 )
-def test_what_a_smoke_test_calls_wrong(answers, wrong) -> None:
+def test_what_a_smoke_test_calls_wrong(answers: Any, wrong: Any) -> None:
     rows, said = look(answers)
     assert list(said.values()) == wrong and len(rows) > 1
 
@@ -108,11 +109,11 @@ def test_what_a_smoke_test_calls_wrong(answers, wrong) -> None:
 class Window:
     """Stands for a browser: what the page says after each time the form was sent."""
 
-    def __init__(self, *said) -> None:
+    def __init__(self, *said: Any) -> None:
         self.said = list(said)
         self.done: list[Any] = []
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -121,10 +122,10 @@ class Window:
     def open(self, url: str) -> None:
         self.done.append(url)
 
-    def go(self, what) -> None:
+    def go(self, what: Callable[[], object]) -> None:
         what()
 
-    def value(self, expression):
+    def value(self, expression: str) -> Any:
         self.done.append(expression)
         said = self.said.pop(0) if expression.endswith("innerText") else ""
         if isinstance(said, Exception):
@@ -166,7 +167,7 @@ FORM = {
         ),
     ],
 )
-def test_somebody_signs_in(monkeypatch: pytest.MonkeyPatch, said, doors, why) -> None:
+def test_a_visitor_signs_in(monkeypatch: pytest.MonkeyPatch, said: Any, doors: Any, why: str) -> None:
     window = Window(*said)
     monkeypatch.setattr(smoke.browser, "Browser", lambda *sites: window)
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
@@ -182,7 +183,7 @@ def test_somebody_signs_in(monkeypatch: pytest.MonkeyPatch, said, doors, why) ->
     )
 
 
-def test_nobody_signs_in_where_nobody_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_visitor_signs_in_without_a_declared_account(monkeypatch: pytest.MonkeyPatch) -> None:
     assert smoke.sign_in({"sign_in": {}}, may_install=True) == ([], {}, "")
 
 
@@ -201,7 +202,7 @@ def test_a_machine_without_a_browser_is_not_taken_for_a_site_that_is_not_well(
 
 @pytest.mark.parametrize("helper", [None, 0o755], ids=["no helper", "a helper that is not root for it"])
 def test_a_browser_without_a_sandbox_is_not_started(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, helper
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, helper: Any
 ) -> None:
     """And the run says what to install or to set."""
     monkeypatch.setattr(smoke.browser, "HELPER", tmp_path / "chrome-sandbox")
@@ -243,7 +244,7 @@ def test_a_browser_without_a_sandbox_is_not_started(
         ("data:,", ""),
     ],
 )
-def test_only_links_of_the_site_itself_are_followed(link, path: str) -> None:
+def test_only_links_of_the_site_itself_are_followed(link: str, path: str) -> None:
     assert smoke.own(link, "/p/", ["x.test", "www.x.test"]) == path
 
 
@@ -266,7 +267,7 @@ def test_each_is_asked_for_once_and_not_for_ever() -> None:
 def test_what_is_there_the_second_time_is_there() -> None:
     answers, tries = {"/": PAGE, **FILES}, []
 
-    def fetch(path: str):
+    def fetch(path: str) -> smoke.Answer:
         tries.append(path)
         return (
             smoke.Answer(503, b"")
@@ -279,7 +280,7 @@ def test_what_is_there_the_second_time_is_there() -> None:
     )
 
 
-def test_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smoke_test_ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke, "LONGEST", -1)
     rows, _wrong = look({"/": PAGE})
     assert ("page", "/", "not asked") in rows
@@ -322,7 +323,7 @@ class Pages(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(tmp_path: pathlib.Path):
+def served(tmp_path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """What to ask for of a site that answers by TLS on this machine."""
     key, certificate = tmp_path / "key.pem", tmp_path / "ca.crt"
     subprocess.run(
@@ -375,7 +376,7 @@ def served(tmp_path: pathlib.Path):
         ({"/broken": ""}, ["The page /broken is not there: 500, request ab12"], ["ab12"]),
     ],
 )
-def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong, failed) -> None:
+def test_a_converge_asks_for_the_pages_and_follows_nothing(served: Any, pages: Any, wrong: Any, failed: Any) -> None:
     asked = served | {
         "pages": [{"path": path, "says": says} for path, says in pages.items()],
         "pages_only": True,
@@ -417,7 +418,7 @@ def test_what_is_asked_for_is_declared() -> None:
         ({}, 2, {}, []),  # nobody answered: no release does that
     ],
 )
-def test_a_release_is_judged_by_what_was_there_before(before, rc, after, missed) -> None:
+def test_a_release_is_judged_by_what_was_there_before(before: Any, rc: int, after: Any, missed: Any) -> None:
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template
 

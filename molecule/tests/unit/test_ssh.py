@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def run(within: float = 5.0, **hosts: str) -> dict[str, ssh.Reply]:
 
 
 def test_a_host_is_not_judged_by_a_machine_that_is_busy(
-    fake, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where this machine takes long for a Python that does nothing, silence says nothing of the host."""
     slow = tmp_path / "bin/slow-python"
@@ -87,7 +88,7 @@ def test_a_host_is_not_judged_by_a_machine_that_is_busy(
     ids=["idle", "slow"],
 )
 def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(
-    fake, monkeypatch: pytest.MonkeyPatch, python_s, state, calls
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, python_s: float, state: ssh.State, calls: Any
 ) -> None:
     """Where it has other work, the login that a host has two seconds for takes longer than that, and says nothing of the host."""
     monkeypatch.setattr(ssh, "CONNECT_S", 0.3)
@@ -100,14 +101,14 @@ def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(
 
 
 @pytest.mark.parametrize("why", ["Permission denied (publickey).", "Host key verification failed."])
-def test_a_host_that_refuses_is_asked_once(fake, monkeypatch: pytest.MonkeyPatch, why) -> None:
+def test_a_host_that_refuses_is_asked_once(fake: Fake, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     monkeypatch.setattr(ssh, "start_python", lambda _within: 0.2)
     fake("app1", f"echo '{why}' >&2; exit 255")
     assert run(4.0, app1="")["app1"] == ssh.Reply(ssh.State.UNREACHABLE, reason=why)
     assert len((fake.path / "calls").read_text().splitlines()) == 1
 
 
-def test_a_machine_that_becomes_busy_while_it_asks_is_noticed(fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_becomes_busy_while_it_asks_is_noticed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.01, 5.0])
     monkeypatch.setattr(ssh, "start_python", lambda _within: next(times))
     fake("app1", "exec sleep 60")
@@ -148,7 +149,7 @@ def test_host_keys_are_checked_unless_the_environment_says_otherwise() -> None:
         {"check_host_key": True},
     ],
 )
-def test_a_connection_is_shared_by_the_same_login_only(other) -> None:
+def test_a_connection_is_shared_by_the_same_login_only(other: dict[str, Any]) -> None:
     directory = pathlib.Path("/home/ops/.ssh/kept")
     path = ssh.socket_path(LOGIN, directory)
     assert path == ssh.socket_path(LOGIN, directory)
@@ -185,12 +186,12 @@ def test_sockets_are_where_nobody_else_is() -> None:
         ("echo reached; exec sleep 60", ssh.State.TIMED_OUT, b"", "it is not done in time"),
     ],
 )
-def test_what_becomes_of_a_program(fake, script, state, output, reason) -> None:
+def test_what_becomes_of_a_program(fake: Fake, script: str, state: ssh.State, output: bytes, reason: str) -> None:
     fake("app1", script)
     assert run(0.5, app1="given") == {"app1": ssh.Reply(state, output, reason)}
 
 
-def test_no_host_waits_for_another(fake) -> None:
+def test_no_host_waits_for_another(fake: Fake) -> None:
     fake("frozen", "echo reached; exec sleep 60")
     fake("well", "echo reached; cat")
     begun = time.monotonic()
@@ -203,7 +204,7 @@ def test_no_hosts_are_no_answers() -> None:
     assert run() == {}
 
 
-def test_what_a_connection_leaves_behind_is_not_waited_for(fake) -> None:
+def test_what_a_connection_leaves_behind_is_not_waited_for(fake: Fake) -> None:
     """OpenSSH's own process of a kept connection may have this one's stderr."""
     fake("app1", "sleep 60 >/dev/null & echo $! >$FAKE/pid; echo reached; cat")
     begun = time.monotonic()
@@ -221,7 +222,7 @@ def stand(address: str = "app1") -> pathlib.Path:
 
 
 @pytest.mark.parametrize("dead", ["exec sleep 60", "echo reached; exit 255", "exit 255"])
-def test_a_connection_that_leads_nowhere_is_replaced(fake, monkeypatch: pytest.MonkeyPatch, dead) -> None:
+def test_a_connection_that_leads_nowhere_is_replaced(fake: Fake, monkeypatch: pytest.MonkeyPatch, dead: str) -> None:
     monkeypatch.setattr(ssh, "GREETING_S", 0.3)
     fake("app1.1", dead)
     fake("app1", "echo reached; cat")
@@ -231,14 +232,14 @@ def test_a_connection_that_leads_nowhere_is_replaced(fake, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("script", ["echo reached; exit 1", "echo reached; exec sleep 60"])
-def test_a_program_that_fails_is_not_run_twice(fake, script) -> None:
+def test_a_program_that_fails_is_not_run_twice(fake: Fake, script: str) -> None:
     fake("app1", script)
     stand()
     run(0.5, app1="1")
     assert len((fake.path / "calls").read_text().splitlines()) == 1
 
 
-def test_a_function_is_sent_with_its_modules_and_arguments(fake) -> None:
+def test_a_function_is_sent_with_its_modules_and_arguments(fake: Fake) -> None:
     """To a Python that has none of them; this one plays the host."""
     fake("app1", "echo reached; exec python3 -I -S -")
     sent = {
@@ -265,12 +266,12 @@ def test_a_function_is_sent_with_its_modules_and_arguments(fake) -> None:
         (ssh.Reply(ssh.State.ANSWERED, b"<html>"), {"failed": True, "msg": "what it answers is no JSON: <html>"}),
     ],
 )
-def test_replies_have_the_form_of_ansibles_results(reply, result) -> None:
+def test_replies_have_the_form_of_ansibles_results(reply: Any, result: Any) -> None:
     assert query.result(reply) == result
 
 
 @pytest.mark.parametrize(("names", "function"), [(("perlbal", "host_look"), "look"), (("log_search",), "search")])
-def test_what_is_sent_needs_no_ansible(fake, names, function) -> None:
+def test_what_is_sent_needs_no_ansible(fake: Fake, names: list[str], function: str) -> None:
     """A bare Python comes as far as the function, which misses its arguments."""
     fake("app1", "echo reached; exec python3 -I -S -")
     tier = environment.Environment("x", fake.path, {"app1": environment.Host("app1", ssh.Login("app1"), {})}, {})

@@ -37,7 +37,7 @@ WELL = {
 }
 
 
-def test_says_that_all_is_well() -> None:
+def test_the_page_of_a_healthy_tier() -> None:
     text, wrong = status.page(WELL)
     assert wrong == []
     assert "all is well" in text
@@ -77,7 +77,7 @@ def test_says_that_all_is_well() -> None:
         ),
     ],
 )
-def test_says_what_is_wrong(host: str, raw, sentence) -> None:
+def test_the_page_names_a_problem(host: str, raw: Any, sentence: str) -> None:
     hosts = copy.deepcopy(WELL)
     hosts[host]["raw"] = raw
     text, wrong = status.page(hosts)
@@ -110,7 +110,7 @@ def test_says_what_is_wrong(host: str, raw, sentence) -> None:
         ),
     ],
 )
-def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said) -> None:
+def test_unknown_state_is_neither_healthy_nor_a_problem(silent: Any, said: list[str], not_said: str) -> None:
     """What only a host that did not answer knows is neither well nor wrong."""
     text, wrong = status.page(WELL | silent)
     assert all(any(one.startswith(sentence) for one in wrong) for sentence in said), wrong
@@ -128,7 +128,9 @@ def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said) -> None:
         (False, 900, {}, False),
     ],
 )
-def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(sent, seconds: float, there, complains) -> None:
+def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(
+    sent: bool, seconds: float, there: dict[str, dict[str, dict[Any, Any] | int]], complains: bool
+) -> None:
     hosts = copy.deepcopy(WELL) | {"monitor1": answer("monitor", there)}
     hosts["app1"]["raw"]["logs"] = {"seconds": seconds, "to": {"monitor1": sent}}
     assert status.page(hosts)[1] == (
