@@ -16,7 +16,7 @@ from repository import ROOT
 # What PostgreSQL 17 made of "pencil".
 VERIFIER = "SCRAM-SHA-256$4096:HYymnB8y8yTcs/TWtB03WQ==$nlEbRLbpNuLIcWLpjoEV3cTWIFKtSayrZwWxldQPzbA=:egI4iuwx164Pagm683Sm8FMd145Q2uOUBjhne5cuxlA="
 SITE = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
-CHECK = next(play for play in SITE if play["name"] == "Passwords of the databases")
+CHECK = next(play for play in SITE if play["name"] == "Check the passwords of the databases")
 DATABASE = re.compile(r"\bdb_[a-z]+_password\b")
 # The first database is away, the second tells; the run is on the app hosts alone.
 INVENTORY = {
