@@ -16,8 +16,10 @@ OVERFLOWS = """(() => {
   const out = [...document.querySelectorAll('body *')].filter(element => {
     const box = element.getBoundingClientRect();
     return box.width > 0 && getComputedStyle(element).display !== 'none' && (box.right > wide + 1 || box.left < -1);
-  }).map(element => element.tagName + '.' + element.getAttribute('class') + ': ' + element.textContent.trim().slice(0, 60));
-  return document.documentElement.scrollWidth > wide ? out.concat('the page: ' + document.documentElement.scrollWidth) : out;
+  }).map(element =>
+    element.tagName + '.' + element.getAttribute('class') + ': ' + element.textContent.trim().slice(0, 60));
+  const width = document.documentElement.scrollWidth;
+  return width > wide ? out.concat('the page: ' + width) : out;
 })()"""
 
 
@@ -51,7 +53,10 @@ def verdict(shown: str) -> tuple[str, str, str]:
 
 
 def assert_red(window: Browser, page: Page, problems: Mapping[str, str], off: str) -> None:
-    """On a phone, with {host: its problem}: hosts are named and coloured, the host that is off unlike the others, and nothing overflows."""
+    """Assert how the page names and colours hosts with problems on a phone, and that nothing overflows.
+
+    problems: {host: its problem}; off: the host that has another colour, since it does not answer.
+    """
     window.size(390, 844)
     window.open(page.url)
     shown = html(window)

@@ -64,7 +64,7 @@ def first(container: str) -> int:
 
 
 def inside(container: str, *command: str, user: str = "root") -> list[str]:
-    """The command that runs another one in a container: `docker exec` in 3 ms instead of 60, and as much less work for this machine."""
+    """The command that runs another command in a container: `docker exec` in 3 ms instead of 60, with less work."""
     other = [] if user == "root" else ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
     return [
         *AS_ROOT,
@@ -112,7 +112,7 @@ def output_of(process: subprocess.CompletedProcess[str]) -> str:
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Yield the ids of the processes that were started with a mark in their environment, by whomever and in whatever session."""
+    """Yield the ids of the processes that have a mark in their environment, whatever session they are in."""
     for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's
             if mark.encode() in environment.read_bytes():
@@ -166,7 +166,10 @@ class Tier:
         )
 
     def cut_off(self, *words: str, when: Callable[[], object]) -> None:
-        """Run a verb and kill it, with all that it started, as soon as a condition holds. Fails where it ends before; raises TimeoutError after 5 minutes."""
+        """Run a verb and kill it, with all that it started, as soon as a condition holds.
+
+        Fails where the verb ends before; raises TimeoutError after 5 minutes.
+        """
         said, mark = self.state / "cut-off.log", uuid.uuid4().hex
         laid_over = [f"VARS={word}" for word in self.options[1:]]
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -184,7 +187,7 @@ class Tier:
                 wait(lambda: when() or process.poll() is not None, "moment to cut it off", 300)
                 missed = process.poll() is not None
             finally:
-                # Ansible's workers have sessions of their own. Who starts another one meanwhile is met at the next look.
+                # Ansible's workers have sessions of their own. A process that they start meanwhile is found next time.
                 while pids := list(marked(mark)):
                     for pid in pids:
                         with contextlib.suppress(ProcessLookupError):
@@ -193,7 +196,7 @@ class Tier:
 
     @functools.cached_property
     def variables(self) -> tuple[Any, Any, Any]:
-        """Ansible's own view of the inventory, in this process: (loader, hosts, variables). A command of its own for each value takes a second."""
+        """Ansible's view of the inventory: (loader, hosts, variables). In this process: a command takes a second."""
         from ansible import constants, context
         from ansible.cli import CLI
         from ansible.inventory.manager import InventoryManager
@@ -210,7 +213,7 @@ class Tier:
         loader = DataLoader()
         # The group_vars beside an inventory are meant, not those of the directory this runs in
         loader.set_basedir(str(ROOT / "playbooks"))
-        # None at all will do where nothing has been built yet: groups and names are no secrets. Ansible insists on what the environment names.
+        # No password is needed before anything is built: groups and names are no secrets. Ansible insists otherwise.
         if not os.path.isfile(constants.DEFAULT_VAULT_PASSWORD_FILE or ""):
             constants.DEFAULT_VAULT_PASSWORD_FILE = None
         own = self.state / "vault-password"

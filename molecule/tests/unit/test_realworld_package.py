@@ -43,7 +43,8 @@ def package(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     shutil.copytree(FILES / "realworld", tmp_path / "tier/realworld", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "site.json").write_text(json.dumps(SITE))
     (tmp_path / "project").mkdir()
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "project"), str(tmp_path / "tier"), *sys.path])
+    monkeypatch.syspath_prepend(tmp_path / "tier")
+    monkeypatch.syspath_prepend(tmp_path / "project")
     monkeypatch.chdir(tmp_path)  # a release goes to its own directory
     for name in ("COLOUR", "DEPTH", "TOKEN", "SITE_NODE", "SITE_RELEASE"):
         monkeypatch.setenv(name, "")
