@@ -84,11 +84,11 @@ def returned(path: pathlib.Path) -> Any:
             for word in node.keywords:
                 more |= word.arg is None
                 if word.arg:
-                    found[word.arg] = (
-                        {key.value for key in word.value.keys if isinstance(key, ast.Constant)}
-                        if isinstance(word.value, ast.Dict)
-                        else set()
+                    keys = word.value.keys if isinstance(word.value, ast.Dict) else []
+                    assert all(isinstance(key, ast.Constant) for key in keys), (
+                        f"{path}: {word.arg} has a key that is no text"
                     )
+                    found[word.arg] = {key.value for key in keys if isinstance(key, ast.Constant)}
     return found, more
 
 
