@@ -13,7 +13,7 @@ if ! command -v shellcheck >/dev/null || ! command -v perlcritic >/dev/null; the
 fi
 yamllint --strict -c .config/yamllint.yml .
 ruff check --quiet
-ruff format --check --quiet controller plugins roles/*/files
+ruff format --check --quiet .
 mypy --no-error-summary
 files '^#! ?/bin/(ba)?sh' | xargs shellcheck
 files '^(#! ?/usr/bin/perl|package )' | xargs perlcritic --quiet --profile .config/perlcritic

@@ -19,9 +19,8 @@ class Step:
     """What a step needs, and what it is known to take: wall seconds, and processors on average."""
 
     name: str
-    tiers: dict[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # {environment: "alone" or "shared"}, the one it runs in first
+    # {environment: "alone" or "shared"}, the one it runs in first
+    tiers: dict[str, str] = dataclasses.field(default_factory=dict)
     after: frozenset[str] = frozenset()  # names of steps
     quiet: bool = False
     seconds: float = 120.0

@@ -175,7 +175,7 @@ def restart_upload_archive(target: Target, host: str) -> None:
         target.try_on(media, "systemctl reset-failed media-backup.service")
 
 
-# Lookups of what nobody has, until the repair: many at once, so that the next look finds them, then some hundreds a second.
+# Lookups of missing keys until the repair: many at once, so that the next check finds them, then hundreds a second.
 MISSES = """cat > /run/misses.py <<'END'
 import itertools, re, socket, time
 settings = dict(re.findall(r"^-([lp]) (\\S+)$", open("/etc/memcached.conf").read(), re.M))

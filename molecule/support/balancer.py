@@ -34,13 +34,15 @@ def await_true(condition: Callable[[], T], seconds: float = 10) -> T:
 
 def described(tier: Tier) -> Site:
     """What the inventory says about the balancers and those behind them."""
-    return tier.value(
-        "dict(engine=lb_engine, names=site_hosts, vip=lb_vip, http_port=lb_http_port, https_port=lb_https_port, status_port=lb_status_port,"
-        " console_port=lb_console_port, health=lb_health_path, limit=site_upload_limit_mb * 2**20, urls=[site_static_url, site_media_url],"
+    site: Site = tier.value(
+        "dict(engine=lb_engine, names=site_hosts, vip=lb_vip, http_port=lb_http_port, https_port=lb_https_port,"
+        " status_port=lb_status_port, console_port=lb_console_port, health=lb_health_path,"
+        " limit=site_upload_limit_mb * 2**20, urls=[site_static_url, site_media_url],"
         " media_root=media_root, balancers=lb_hosts, pools=dict(app=dict(hosts=app_hosts, port=app_port),"
         " media=dict(hosts=media_hosts, port=media_port)))",
         tier.hosts("lb")[0],
     )
+    return site
 
 
 class Response(http.client.HTTPResponse):
@@ -163,7 +165,7 @@ class Bench(Balancer):
 
     def hits(self) -> str:
         """Requests that the stand-ins got, one a line."""
-        return self.host.file(f"{ROOM}/hits").content_string
+        return str(self.host.file(f"{ROOM}/hits").content_string)
 
 
 class NginxBench(Bench):

@@ -16,8 +16,10 @@ OVERFLOWS = """(() => {
   const out = [...document.querySelectorAll('body *')].filter(element => {
     const box = element.getBoundingClientRect();
     return box.width > 0 && getComputedStyle(element).display !== 'none' && (box.right > wide + 1 || box.left < -1);
-  }).map(element => element.tagName + '.' + element.getAttribute('class') + ': ' + element.textContent.trim().slice(0, 60));
-  return document.documentElement.scrollWidth > wide ? out.concat('the page: ' + document.documentElement.scrollWidth) : out;
+  }).map(element =>
+    element.tagName + '.' + element.getAttribute('class') + ': ' + element.textContent.trim().slice(0, 60));
+  const width = document.documentElement.scrollWidth;
+  return width > wide ? out.concat('the page: ' + width) : out;
 })()"""
 
 
@@ -31,14 +33,15 @@ def await_status(
     """Await that status.json, which is written with the page, is as it should be: condition(its content)."""
 
     def status() -> dict[str, Any]:
-        return visitor.get(f"{page.url}status.json", auth=page.auth, timeout=10).json()
+        content: dict[str, Any] = visitor.get(f"{page.url}status.json", auth=page.auth, timeout=10).json()
+        return content
 
     target.wait(lambda: condition(status()), what, 60)
 
 
 def html(window: Browser) -> str:
     """The page as the browser has it now."""
-    return window.value("document.documentElement.outerHTML")
+    return str(window.value("document.documentElement.outerHTML"))
 
 
 def verdict(shown: str) -> tuple[str, str, str]:
@@ -50,7 +53,10 @@ def verdict(shown: str) -> tuple[str, str, str]:
 
 
 def assert_red(window: Browser, page: Page, problems: Mapping[str, str], off: str) -> None:
-    """On a phone, with {host: its problem}: hosts are named and coloured, the host that is off unlike the others, and nothing overflows."""
+    """Assert how the page names and colours hosts with problems on a phone, and that nothing overflows.
+
+    problems: {host: its problem}; off: the host that has another colour, since it does not answer.
+    """
     window.size(390, 844)
     window.open(page.url)
     shown = html(window)

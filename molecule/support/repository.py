@@ -25,7 +25,10 @@ def load(path: pathlib.Path) -> Any:
 
 
 def program(path: str, **beside: types.ModuleType) -> types.ModuleType:
-    """A program that the repository copies to hosts, as a new module. beside: {name: module} of what it imports and has beside it there."""
+    """A program that the repository copies to hosts, as a new module.
+
+    beside: {name: module} of what the program imports and has beside it there.
+    """
     loader = importlib.machinery.SourceFileLoader(
         f"program_{pathlib.Path(path).stem.replace('-', '_')}", str(ROOT / path)
     )

@@ -1,4 +1,4 @@
-"""Where the tier's alarms go in a test: a relay for mail, and a service for webhooks and heartbeats, on the network's gateway."""
+"""Where alarms go in a test: a relay for mail, and a service for webhooks and heartbeats, on the network's gateway."""
 
 import dataclasses
 import email

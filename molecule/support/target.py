@@ -115,7 +115,7 @@ class Target:
         return None if host in self.frozen else try_run(*inside(self.container(host), "sh", "-c", command))
 
     def sql(self, statements: str, superuser: bool = False) -> str:
-        """Run SQL in the site's database on the primary, as its owner or as a superuser; rows as psql -qAt prints them."""
+        """Run SQL in the site's database on the primary, as its owner or as a superuser; rows as psql -qAt prints."""
         name = self.facts["site_name"]
         return self.run(
             self.primary(),
@@ -309,7 +309,7 @@ class Target:
             self.docker("start", self.container(host))
 
     def set_frozen(self, host: str, state: int) -> None:
-        """Freeze (1) or thaw (0) the processes of a container: `docker pause` waits for ever for an earlier `docker exec`."""
+        """Freeze (1) or thaw (0) a container's processes: `docker pause` waits for ever for an earlier `docker exec`."""
         cgroup = pathlib.Path(f"/proc/{self.pid(host)}/cgroup").read_text(encoding="utf-8")
         [group] = re.findall(r"^0::(.*?)(?:/init\.scope)?$", cgroup, re.M)
         engine = run("pidof", "-s", "dockerd")

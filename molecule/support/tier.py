@@ -32,11 +32,12 @@ def load_plugins() -> None:
 
 
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
+# What a command on a host finds in its environment
 WORLD = [
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME=/root",
     "container=docker",
-]  # what a command on a host finds in its environment
+]
 RUNNING: dict[str, tuple[int, str | None]] = {}  # {container: (its first process, when that started)}
 
 
@@ -63,7 +64,7 @@ def first(container: str) -> int:
 
 
 def inside(container: str, *command: str, user: str = "root") -> list[str]:
-    """The command that runs another one in a container: `docker exec` in 3 ms instead of 60, and as much less work for this machine."""
+    """The command that runs another command in a container: `docker exec` in 3 ms instead of 60, with less work."""
     other = [] if user == "root" else ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
     return [
         *AS_ROOT,
@@ -111,7 +112,7 @@ def output_of(process: subprocess.CompletedProcess[str]) -> str:
 
 
 def marked(mark: str) -> Iterator[int]:
-    """Yield the ids of the processes that were started with a mark in their environment, by whomever and in whatever session."""
+    """Yield the ids of the processes that have a mark in their environment, whatever session they are in."""
     for environment in pathlib.Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's
             if mark.encode() in environment.read_bytes():
@@ -149,9 +150,8 @@ class Tier:
         rehearsed = directory.parent.name == ".state"
         self.state = directory if rehearsed else ROOT / ".state" / self.name
         self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
-        self.env = dict(
-            os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false"
-        )  # Molecule's own colours would be in what is read
+        # Molecule's own colours would be in what is read
+        self.env = dict(os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
 
     def make(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the Makefile on it, as an operator does; the finished process, with its output."""
@@ -166,7 +166,10 @@ class Tier:
         )
 
     def cut_off(self, *words: str, when: Callable[[], object]) -> None:
-        """Run a verb and kill it, with all that it started, as soon as a condition holds. Fails where it ends before; raises TimeoutError after 5 minutes."""
+        """Run a verb and kill it, with all that it started, as soon as a condition holds.
+
+        Fails where the verb ends before; raises TimeoutError after 5 minutes.
+        """
         said, mark = self.state / "cut-off.log", uuid.uuid4().hex
         laid_over = [f"VARS={word}" for word in self.options[1:]]
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -184,7 +187,7 @@ class Tier:
                 wait(lambda: when() or process.poll() is not None, "moment to cut it off", 300)
                 missed = process.poll() is not None
             finally:
-                # Ansible's workers have sessions of their own. Who starts another one meanwhile is met at the next look.
+                # Ansible's workers have sessions of their own. A process that they start meanwhile is found next time.
                 while pids := list(marked(mark)):
                     for pid in pids:
                         with contextlib.suppress(ProcessLookupError):
@@ -193,7 +196,7 @@ class Tier:
 
     @functools.cached_property
     def variables(self) -> tuple[Any, Any, Any]:
-        """Ansible's own view of the inventory, in this process: (loader, hosts, variables). A command of its own for each value takes a second."""
+        """Ansible's view of the inventory: (loader, hosts, variables). In this process: a command takes a second."""
         from ansible import constants, context
         from ansible.cli import CLI
         from ansible.inventory.manager import InventoryManager
@@ -208,10 +211,9 @@ class Tier:
             )
         load_plugins()
         loader = DataLoader()
-        loader.set_basedir(
-            str(ROOT / "playbooks")
-        )  # the group_vars beside an inventory are meant, not those of the directory this runs in
-        # None at all will do where nothing has been built yet: groups and names are no secrets. Ansible insists on what the environment names.
+        # The group_vars beside an inventory are meant, not those of the directory this runs in
+        loader.set_basedir(str(ROOT / "playbooks"))
+        # No password is needed before anything is built: groups and names are no secrets. Ansible insists otherwise.
         if not os.path.isfile(constants.DEFAULT_VAULT_PASSWORD_FILE or ""):
             constants.DEFAULT_VAULT_PASSWORD_FILE = None
         own = self.state / "vault-password"
@@ -247,16 +249,18 @@ class Tier:
 
     def hosts(self, group: str) -> list[str]:
         """Names of the hosts of a group."""
-        return self.value("groups")[group]
+        hosts: list[str] = self.value("groups")[group]
+        return hosts
 
     def address(self, host: str) -> str:
         """Address peers reach a host at."""
-        return {one["name"]: one["address"] for one in self.value("all_hosts")}[host]
+        addresses: dict[str, str] = {one["name"]: one["address"] for one in self.value("all_hosts")}
+        return addresses[host]
 
     @property
     def key(self) -> str:
         """Path of the private key that opens the hosts."""
-        return os.path.expanduser(self.value("hostvars[groups['all'][0]].ansible_ssh_private_key_file"))
+        return os.path.expanduser(str(self.value("hostvars[groups['all'][0]].ansible_ssh_private_key_file")))
 
     @property
     def authority(self) -> str:
@@ -266,4 +270,4 @@ class Tier:
     @property
     def url(self) -> str:
         """The site as a visitor types it: https and the virtual IP."""
-        return "https://" + self.value("hostvars[groups['lb'][0]].lb_vip")
+        return "https://" + str(self.value("hostvars[groups['lb'][0]].lb_vip"))

@@ -35,7 +35,8 @@ Answer = tuple[int, email.message.Message, bytes]  # status, headers, body
 WRITER = """
 import json, sys, time, psycopg
 site = json.load(open(sys.argv[1]))["database"]
-where = dict(host="127.0.0.1", port=site["port"], dbname=site["name"], user=site["name"], password=site["password"], connect_timeout=5)
+where = dict(host="127.0.0.1", port=site["port"], dbname=site["name"], user=site["name"], password=site["password"],
+             connect_timeout=5)
 verb, pace = sys.argv[2], float(sys.argv[4])
 while True:
     try:
@@ -47,7 +48,8 @@ while True:
                     server = "-"
                 else:
                     server = connection.execute(
-                        "insert into drill values (%s, %s) returning host(inet_server_addr())", (row, sys.argv[3])).fetchone()[0]
+                        "insert into drill values (%s, %s) returning host(inet_server_addr())",
+                        (row, sys.argv[3])).fetchone()[0]
                 print(row, server, begun, time.time(), flush=True)
                 time.sleep(0.02 / pace)  # some forty a second
         time.sleep(0.08 / pace)  # the pace of reads, each on a session of its own

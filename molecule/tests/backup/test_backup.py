@@ -167,7 +167,7 @@ def test_no_password_is_in_the_statistics_of_statements(target: Target) -> None:
     assert target.sql(found, superuser=True) == "0"
 
 
-def test_a_dead_run_keeps_nobody_from_the_uploads(target: Target, backups: Backups) -> None:
+def test_a_lock_of_a_dead_run_is_removed(target: Target, backups: Backups) -> None:
     # Killed while it holds its lock, which stays.
     backups.on(f"""{RESTIC} check --read-data > /dev/null & run=$!
         until ls /var/lib/media-backup/locks | grep -q .; do kill -0 $run || exit 1; done; pkill -KILL -u restic-rest-server -x restic; wait $run; true""")
@@ -178,7 +178,7 @@ def test_a_dead_run_keeps_nobody_from_the_uploads(target: Target, backups: Backu
 
 
 @pytest.mark.parametrize("unit", ["media-backup", f"media-restore@{int(time.time())}"])
-def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier: Tier, target: Target, unit: str) -> None:
+def test_the_server_of_uploads_reads_no_secret_of_their_backup(tier: Tier, target: Target, unit: str) -> None:
     """While restic runs: of no process, and in no file. What every process of www-data knows is found, which proves the search."""
     media = target.groups["media"][-1]
     secrets = [tier.value(name, host=media) for name in ("backup_media_passphrase", "backup_media_password")]
@@ -207,7 +207,7 @@ def test_whoever_serves_the_uploads_reads_no_secret_of_their_backup(tier: Tier, 
     assert set(found) == {canary} and user == "media-backup"
 
 
-def test_uploads_come_back_to_whom_they_belonged(tier: Tier, target: Target) -> None:
+def test_restored_uploads_have_their_owners(tier: Tier, target: Target) -> None:
     """Those that nobody else may read, too, and with the directories around them."""
     media, root = target.groups["media"][0], tier.value("media_root")
     look = f"cd {root} && find backup-test -printf '%p %u:%g %m\\n' | sort"
@@ -228,7 +228,7 @@ def test_uploads_come_back_to_whom_they_belonged(tier: Tier, target: Target) -> 
         target.on(media, f"rm -rf {root}/backup-test; systemctl start media-sync.timer")
 
 
-def test_an_upload_from_the_future_is_told(target: Target, backups: Backups) -> None:
+def test_an_upload_from_the_future_is_reported(target: Target, backups: Backups) -> None:
     media = target.groups["media"][0]
     target.on(
         media,

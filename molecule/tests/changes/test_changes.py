@@ -53,7 +53,7 @@ def started(target: Target) -> dict[str, list[int]]:
     }
 
 
-def test_one_more_thread_for_apache_and_pgpool_and_one_less(
+def test_threads_of_apache_and_pgpool_are_changed_host_by_host(
     target: Target, make: Make, visitors_unaffected: Unaffected, tier: Tier
 ) -> None:
     """Both read their sizes when they start only: host by host, while the balancers pass over it. Never without the

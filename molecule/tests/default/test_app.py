@@ -127,7 +127,9 @@ def test_the_node_says_no_in_time_when_the_database_hangs(host: Host, ask: Ask) 
 
 
 @pytest.mark.needs(cache=2)
-def test_one_cache_node_may_die_and_not_all(host: Host, ask: Ask, told: types.SimpleNamespace) -> None:
+def test_the_site_is_healthy_without_one_cache_host_and_unhealthy_without_all(
+    host: Host, ask: Ask, told: types.SimpleNamespace
+) -> None:
     addresses = [cache["address"] for cache in told.cache_hosts]
     with cut_off(host, *addresses[1:]):
         assert ask(HEALTH)[0] == 200

@@ -126,7 +126,7 @@ def test_no_process_looks_into_another_one_of_its_user(host: Host) -> None:
     assert host.run("test -w %s", scope).rc or host.file(scope).content_string.strip() == "1"
 
 
-def test_nobody_logs_in_without_a_key(host: Host, tier: Tier) -> None:
+def test_a_login_without_a_key_is_refused(host: Host, tier: Tier) -> None:
     operator = tier.value("operator_name")
     refused = ssh(tier, name_of(host), operator, "-o", "PubkeyAuthentication=no", "-o", "IdentityFile=none")
     assert refused.returncode == 255

@@ -56,7 +56,7 @@ def test_what_one_app_host_stores_another_reads(ask: Callable[..., Any], told: t
 
 @pytest.mark.needs(monitor=1)
 @pytest.mark.apart("app", "lb", "media", "db", "monitor", "cache")
-def test_nobody_but_app_hosts_comes_in(ask: Callable[..., Any], told: types.SimpleNamespace) -> None:
+def test_only_app_hosts_reach_memcached(ask: Callable[..., Any], told: types.SimpleNamespace) -> None:
     cache, *_ = told.groups["cache"]
     strangers = [
         told.groups[group][-1] for group in ("lb", "media", "db", "monitor", "cache") if told.groups[group][-1] != cache
@@ -70,7 +70,7 @@ def test_nobody_but_app_hosts_comes_in(ask: Callable[..., Any], told: types.Simp
     assert heard == []
 
 
-def test_it_listens_on_the_private_address_alone(told: types.SimpleNamespace, on: OnHost) -> None:
+def test_memcached_listens_on_the_private_address_alone(told: types.SimpleNamespace, on: OnHost) -> None:
     for cache in told.groups["cache"]:
         listening = {
             line.split()[4]
@@ -122,7 +122,7 @@ def test_losing_one_node_loses_its_share_of_the_keys(told: types.SimpleNamespace
     )
 
 
-def test_it_comes_back_after_a_crash(ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost) -> None:
+def test_memcached_starts_again_after_a_crash(ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost) -> None:
     cache = told.groups["cache"][-1]
     on(cache).check_output("systemctl kill --signal=KILL memcached")
     deadline = time.monotonic() + 30

@@ -63,7 +63,7 @@ def visits(vip: str) -> Iterator[list[float]]:
         visitor.join()
 
 
-def test_one_balancer_has_the_virtual_ip_in_the_network(balancers: list[Host], vip: str, tier: Tier) -> None:
+def test_exactly_one_balancer_has_the_virtual_ip(balancers: list[Host], vip: str, tier: Tier) -> None:
     prefix = tier.value("network_cidr", "lb[0]").split("/")[1]
     assert f"inet {vip}/{prefix} " in await_holder(balancers, vip).check_output("ip -oneline address")
 

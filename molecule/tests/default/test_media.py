@@ -233,7 +233,7 @@ def test_only_a_hashed_name_is_kept_for_good(ask: Ask, media: dict[str, Host], s
         ("a", "application/octet-stream"),
     ],
 )
-def test_types_are_told_and_not_guessed(
+def test_content_types_are_sent_and_not_guessed(
     ask: Ask, media: dict[str, Host], static: str, name: str, content_type: str
 ) -> None:
     headers = ask(next(iter(media)), static + name, method="HEAD").headers
@@ -491,7 +491,7 @@ def test_the_access_log_knows_visitor_and_request(
     )
 
 
-def test_its_own_host_alone_can_ask_how_it_is(told: types.SimpleNamespace, media: dict[str, Host]) -> None:
+def test_the_status_of_lighttpd_is_for_this_host_alone(told: types.SimpleNamespace, media: dict[str, Host]) -> None:
     for name, host in media.items():
         said = python(
             host,

@@ -130,7 +130,7 @@ def test_every_plugin_of_every_host_answers_with_values(answers: dict[str, dict[
     assert silent == []
 
 
-def test_nobody_but_the_monitor_is_answered(host: Host, tier: Tier, addresses: dict[str, tuple[str, int]]) -> None:
+def test_munin_node_answers_the_monitor_alone(host: Host, tier: Tier, addresses: dict[str, tuple[str, int]]) -> None:
     def from_here() -> Iterator[str]:
         for address, port in addresses.values():
             try:
@@ -222,7 +222,9 @@ def test_no_run_draws_what_nobody_looks_at(host: Host, run_once: float) -> None:
 
 
 @pytest.mark.needs(monitor=1)
-def test_one_page_is_for_a_report(visitor: requests.Session, web: dict[str, Any], tier: Tier, run_once: float) -> None:
+def test_the_overview_has_a_graph_of_every_tier(
+    visitor: requests.Session, web: dict[str, Any], tier: Tier, run_once: float
+) -> None:
     """Of every tier that there is, drawn over all of its hosts."""
     address = f"{web['url']}overview/{tier.value('site_name')}/"
     shown = [name for name, graph in tier.value("munin_overview").items() if tier.value("munin_tiers")[graph["of"]]]

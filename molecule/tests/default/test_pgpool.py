@@ -117,7 +117,7 @@ def test_only_scram_is_spoken(host: Host, facts: dict[str, Any], method: str) ->
         assert host.run(direct.replace("%s", "scram-sha-256")).rc == 0
 
 
-def test_one_session_too_many_waits_instead_of_failing(
+def test_a_session_beyond_the_limit_waits_instead_of_failing(
     host: Host, facts: dict[str, Any], sql: Callable[..., str]
 ) -> None:
     children = int(sql("pgpool show num_init_children"))
@@ -149,7 +149,7 @@ def test_the_site_cannot_read_the_passwords(host: Host) -> None:
         assert host.run("su -s /bin/sh www-data -c %s", f"cat /etc/pgpool2/{name}").rc != 0
 
 
-def test_it_comes_back_when_it_crashes(host: Host, facts: dict[str, Any]) -> None:
+def test_pgpool_starts_again_after_a_crash(host: Host, facts: dict[str, Any]) -> None:
     host.check_output("systemctl kill --signal=KILL --kill-whom=main pgpool2")
     deadline = time.monotonic() + 20
     while host.run(psql(facts) + " -c 'select 1'").rc != 0:

@@ -87,7 +87,7 @@ def family(process: int) -> list[pathlib.Path]:
     return [pathlib.Path("/proc", str(pid)) for pid in pids]
 
 
-def test_it_is_nobody_in_a_sandbox_and_finds_one_site(site: tuple[browser.Site, int]) -> None:
+def test_the_browser_is_unprivileged_in_a_sandbox_and_finds_one_site(site: tuple[browser.Site, int]) -> None:
     one, port = site
     with browser.Browser(one) as window:
         window.open(f"https://{NAME}:{port}/")
@@ -106,7 +106,7 @@ def test_it_is_nobody_in_a_sandbox_and_finds_one_site(site: tuple[browser.Site, 
                 window.open(f"https://{elsewhere}:{port}/")
 
 
-def test_it_refuses_another_key(site: tuple[browser.Site, int], tmp_path: pathlib.Path) -> None:
+def test_the_browser_refuses_another_key(site: tuple[browser.Site, int], tmp_path: pathlib.Path) -> None:
     one, port = site
     (tmp_path / "another").mkdir()
     _path, another = certificate(tmp_path / "another")

@@ -298,7 +298,7 @@ def background(target: Target, source: pathlib.Path) -> subprocess.Popen[bytes]:
         )
 
 
-def test_one_at_a_time_and_one_that_is_cut_off_is_finished(
+def test_deploys_run_one_at_a_time_and_an_interrupted_deploy_is_finished(
     target: Target,
     make: Make,
     deploy: Callable[..., subprocess.CompletedProcess[str]],

@@ -56,7 +56,7 @@ def box(tier: Tier, make: Make) -> Iterator[Target]:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_one_host_is_everything(box: Target, tier: Tier, visitor: requests.Session, make: Make) -> None:
+def test_a_single_host_has_every_role(box: Target, tier: Tier, visitor: requests.Session, make: Make) -> None:
     assert visitor.get(tier.url, timeout=10).status_code == 200
     assert box.groups["all"] == ["box1"] and box.holder() == box.primary() == "box1"
     done = make("status")

@@ -39,6 +39,6 @@ def test_a_few_visitors_are_measured(make: Make, target: Target, tier: Tier) -> 
     target.await_healthy()
 
 
-def test_what_is_no_number_is_refused(make: Make) -> None:
+def test_users_that_are_no_number_are_refused(make: Make) -> None:
     done = make("load", "USERS=many")
     assert done.returncode != 0 and "Nothing was touched. USERS=many is no number" in output_of(done)

@@ -160,7 +160,7 @@ def test_statements_of_the_database_arrive(target: Target, kept: Callable[..., l
     assert "duration: " in line and line.split()[1] == primary
 
 
-def test_who_came_in_is_told_of_every_host(target: Target, kept: Callable[..., list[str]], tier: Tier) -> None:
+def test_logins_of_every_host_arrive(target: Target, kept: Callable[..., list[str]], tier: Tier) -> None:
     begun = time.time()
     for host in target.groups["all"]:
         options = shlex.split(tier.value("ansible_ssh_common_args", host))
@@ -195,7 +195,7 @@ def test_the_ledger_of_releases_arrives(target: Target, kept: Callable[..., list
         )
 
 
-def test_what_is_written_while_the_monitor_is_away_arrives(
+def test_lines_written_while_the_monitor_is_away_arrive(
     target: Target, kept: Callable[..., list[str]], tier: Tier, visitor: requests.Session, monitor: str
 ) -> None:
     token = uuid.uuid4().hex[:8]
@@ -400,7 +400,7 @@ def test_only_hosts_of_the_tier_are_let_in(target: Target, tier: Tier, monitor: 
     assert not answered(address, port, context(certified(host, *other)))
 
 
-def test_hosts_tell_nobody_else_their_lines(target: Target, tier: Tier, monitor: str) -> None:
+def test_hosts_send_their_lines_to_the_monitor_alone(target: Target, tier: Tier, monitor: str) -> None:
     """What they send to is the monitor by its certificate, whoever has its address."""
     for host in target.groups["all"]:
         if host != monitor:
@@ -414,7 +414,7 @@ def test_hosts_tell_nobody_else_their_lines(target: Target, tier: Tier, monitor:
 # ------------------------------------------------------------------ nothing grows without end
 
 
-def test_what_is_kept_is_bounded(target: Target, tier: Tier, monitor: str) -> None:
+def test_logs_of_the_monitor_are_bounded(target: Target, tier: Tier, monitor: str) -> None:
     directory, days, size = tier.value("[log_dir, log_days, log_max]")
     probe = f"{directory}/tier-probe.log"
 
@@ -448,7 +448,7 @@ def test_what_is_kept_is_bounded(target: Target, tier: Tier, monitor: str) -> No
         target.on(monitor, f"rm -f {directory}/tier-probe* /run/tier-probe.state")
 
 
-def test_what_a_host_writes_itself_is_bounded(target: Target, tier: Tier) -> None:
+def test_logs_of_a_host_are_bounded(target: Target, tier: Tier) -> None:
     """Some rotation knows every file that the tier's services write."""
     files = tier.value("dict(groups['all'] | zip(groups['all'] | map('extract', hostvars, 'log_files')))")
     for host in target.groups["all"]:
@@ -485,7 +485,7 @@ def test_the_page_of_requests_is_there_and_asks_for_the_password(
     assert web("/munin/").status_code == 200
 
 
-def test_the_page_is_made_anew_by_itself(target: Target, monitor: str) -> None:
+def test_a_timer_renews_the_page_of_requests(target: Target, monitor: str) -> None:
     (timer,) = json.loads(target.on(monitor, "systemctl list-timers goaccess.timer --output json"))
     assert 0 < timer["next"] / 1_000_000 - time.time() <= 300
 

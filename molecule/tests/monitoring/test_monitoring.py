@@ -201,7 +201,7 @@ def test_no_heartbeat_without_nagios(nagios: Nagios, visitor: requests.Session, 
     nagios.await_no_problems()
 
 
-def test_what_changes_all_the_time_is_told_once(nagios: Nagios) -> None:
+def test_a_flapping_service_is_notified_once(nagios: Nagios) -> None:
     host, check = nagios.host, "graphs"
     nagios.await_no_problems()
     begun = time.time()

@@ -19,12 +19,12 @@ AGE = r'<span id="age">, \d+ s ago</span>'
 
 
 @pytest.mark.parametrize("path", ["", "status.json", "index.html", "munin/"])
-def test_nobody_sees_it_without_the_password(visitor: requests.Session, page: Page, path: str) -> None:
+def test_the_page_asks_for_the_password(visitor: requests.Session, page: Page, path: str) -> None:
     assert visitor.get(page.url + path, timeout=10).status_code == 401
     assert visitor.get(page.url + path, auth=("munin", "wrong"), timeout=10).status_code == 401
 
 
-def test_it_is_new_and_nobody_keeps_it(visitor: requests.Session, page: Page, tier: Tier) -> None:
+def test_the_page_is_current_and_not_cached(visitor: requests.Session, page: Page, tier: Tier) -> None:
     answer = visitor.get(page.url, auth=page.auth, timeout=10)
     assert (
         answer.status_code == 200
@@ -35,7 +35,9 @@ def test_it_is_new_and_nobody_keeps_it(visitor: requests.Session, page: Page, ti
     assert abs(time.time() - told["at"]) < 60 and set(told["hosts"]) == set(tier.hosts("all"))
 
 
-def test_it_renders_and_asks_nobody_else(window: Browser, page: Page, tier: Tier, target: Target) -> None:
+def test_the_page_renders_and_loads_nothing_from_elsewhere(
+    window: Browser, page: Page, tier: Tier, target: Target
+) -> None:
     """Its script runs under its policy; nothing comes from elsewhere."""
     target.await_healthy()
     window.size(1280, 1600)
@@ -66,7 +68,7 @@ def test_it_renders_and_asks_nobody_else(window: Browser, page: Page, tier: Tier
     assert picture.startswith(b"\x89PNG") and struct.unpack(">I", picture[16:20]) == (1280,) and len(picture) > 20000
 
 
-def test_its_links_lead_somewhere(visitor: requests.Session, page: Page, target: Target) -> None:
+def test_links_of_the_page_answer(visitor: requests.Session, page: Page, target: Target) -> None:
     target.on(target.groups["monitor"][0], "systemctl start goaccess")  # what its timer does every few minutes
     shown = visitor.get(page.url, auth=page.auth, timeout=10).text
     links = dict(re.findall(r'<a href="/([^"]+)">([^<]+)</a>', search("<nav>(.*?)</nav>", shown, re.S)[1]))
@@ -76,7 +78,7 @@ def test_its_links_lead_somewhere(visitor: requests.Session, page: Page, target:
     } == dict.fromkeys(links, 200)
 
 
-def test_it_is_blind_when_it_is_old(page: Page, target: Target, window: Browser) -> None:
+def test_an_old_page_shows_that_it_is_blind(page: Page, target: Target, window: Browser) -> None:
     """An open page notices by itself; so does one that is opened now."""
     monitor = target.groups["monitor"][0]
     window.open(page.url)

@@ -20,9 +20,8 @@ PACKAGE = (
     "printf 'Package: tier-probe\\nVersion: %s\\nArchitecture: all\\nMaintainer: test <root@localhost>\\nDescription: probe\\n' {version}"
     " > tier-probe/DEBIAN/control && dpkg-deb --build tier-probe one.deb && dpkg --install one.deb"
 )
-Faults = dict[
-    str, list[tuple[str, str, str]]
-]  # {host: [(command that plants it, command that removes it, its report)]}
+# {host: [(command that plants it, command that removes it, its report)]}
+Faults = dict[str, list[tuple[str, str, str]]]
 INDEX = "budget_stor_status_722bec_idx"
 
 
@@ -38,9 +37,8 @@ def faults_fixture(target: Target) -> Faults:
     lb, app, media, cache = (target.groups[pool][-1] for pool in ("lb", "app", "media", "cache"))
     standby = target.standby()
     return {
-        lb: [
-            ("sed -i 's/^}$/# by hand\\n}/' /etc/logrotate.d/nginx", "true", "/etc/logrotate.d/nginx")
-        ],  # a converge mends it
+        # A converge mends it
+        lb: [("sed -i 's/^}$/# by hand\\n}/' /etc/logrotate.d/nginx", "true", "/etc/logrotate.d/nginx")],
         media: [(PACKAGE.format(version="2"), "dpkg --purge tier-probe; rm -rf /var/tmp/parity", "package tier-probe")],
         app: [
             ("useradd --uid 1777 --create-home --shell /bin/bash mallory", "userdel --remove mallory", "user mallory")

@@ -145,7 +145,7 @@ def test_what_never_becomes_a_chunk_is_not_kept(bench: PerlbalBench) -> None:
                 connection.sendall(b"g" * 10000)
 
 
-def test_who_hangs_up_or_says_nothing_costs_nothing(bench: PerlbalBench) -> None:
+def test_closed_and_silent_connections_leave_no_load(bench: PerlbalBench) -> None:
     """No connection is left over, nor is any looked at in vain."""
     for begun in (
         b"",
@@ -213,7 +213,7 @@ def test_a_stop_waits_for_the_requests_that_are_under_way(bench: PerlbalBench) -
     bench.run()
 
 
-def test_it_comes_back_when_killed(host: Host, lb: Balancer) -> None:
+def test_perlbal_starts_again_when_killed(host: Host, lb: Balancer) -> None:
     before = pid(host)
     host.check_output(f"kill -KILL {before}")
     await_true(lambda: pid(host) not in ("0", before) and host.run("systemctl is-active perlbal").rc == 0, 30)

@@ -27,7 +27,7 @@ def test_drill(target: Target, load: Load, name: str) -> None:
     assert not excess, f"{excess}: {row['failures']}"
 
 
-def test_nginx_takes_over_again_and_nobody_notices(
+def test_nginx_takes_over_again_without_a_failed_request(
     tier: Tier, on: OnHost, make: Make, visitors_unaffected: Unaffected
 ) -> None:
     with visitors_unaffected():

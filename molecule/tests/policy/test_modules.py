@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import pathlib
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -19,24 +21,25 @@ class Specification(Exception):
     """What a module gives AnsibleModule."""
 
 
-def blocks(path):
+def blocks(path: pathlib.Path) -> Any:
     """{block: its content} of a Python file. A name of a block that is no text is used for something else."""
     found = {}
     for node in ast.parse(path.read_text()).body:
         for name in {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}.intersection(
             BLOCKS
         ):
-            assert isinstance(node.value, ast.Constant) and isinstance(node.value.value, str), (
+            value = getattr(node, "value", None)
+            assert isinstance(value, ast.Constant) and isinstance(value.value, str), (
                 f"{path}: {name} is no text: name it otherwise"
             )
-            found[name] = yaml.safe_load(node.value.value)
+            found[name] = yaml.safe_load(value.value)
     return found
 
 
-def argument_spec(path, monkeypatch):
+def argument_spec(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The argument_spec that a module gives AnsibleModule."""
 
-    def record(**given):
+    def record(**given: Any) -> None:
         raise Specification(given)
 
     module = importlib.import_module(f"plugins.modules.{path.stem}")
@@ -46,7 +49,7 @@ def argument_spec(path, monkeypatch):
     return given.value.args[0]["argument_spec"]
 
 
-def comparable(options, below):
+def comparable(options: Any, below: str) -> dict[str, Any]:
     """{option: what Ansible does with it}, of options as documented or of an argument_spec; below names the options of an option."""
     return {
         name: {
@@ -61,7 +64,7 @@ def comparable(options, below):
     }
 
 
-def undescribed(options, prefix=""):
+def undescribed(options: Any, prefix: str = "") -> list[Any]:
     """Names of the documented options that have no description."""
     return [
         name
@@ -73,7 +76,7 @@ def undescribed(options, prefix=""):
     ]
 
 
-def returned(path):
+def returned(path: pathlib.Path) -> Any:
     """({name: keys of its value where they are written there}, whether there is more), of all calls of exit_json in a module."""
     found, more = {}, False
     for node in ast.walk(ast.parse(path.read_text())):
@@ -81,18 +84,21 @@ def returned(path):
             for word in node.keywords:
                 more |= word.arg is None
                 if word.arg:
-                    found[word.arg] = (
-                        {key.value for key in word.value.keys} if isinstance(word.value, ast.Dict) else set()
+                    keys = word.value.keys if isinstance(word.value, ast.Dict) else []
+                    assert all(isinstance(key, ast.Constant) for key in keys), (
+                        f"{path}: {word.arg} has a key that is no text"
                     )
+                    found[word.arg] = {key.value for key in keys if isinstance(key, ast.Constant)}
     return found, more
 
 
-def texts(path):
+def texts(path: pathlib.Path) -> Any:
     """The names and texts in the code of a module, its documentation left out, and of what it imports from module_utils."""
     found = set()
     for node in ast.parse(path.read_text()).body:
         if (
             isinstance(node, ast.ImportFrom)
+            and node.module
             and (used := ROOT / "plugins/module_utils" / f"{node.module.split('.')[-1]}.py").exists()
         ):
             found |= texts(used)
@@ -108,7 +114,7 @@ def texts(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_options_are_documented_as_they_are_taken(path, monkeypatch):
+def test_options_are_documented_as_they_are_taken(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     about = blocks(path)["DOCUMENTATION"]
     assert about["module"] == path.stem and about["short_description"]
     assert about.keys() <= {"module", "short_description", "description", "options", "author", "notes"}
@@ -117,7 +123,7 @@ def test_options_are_documented_as_they_are_taken(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_results_are_documented_as_they_are_returned(path):
+def test_results_are_documented_as_they_are_returned(path: pathlib.Path) -> None:
     documented = blocks(path).get("RETURN", {})
     keys, more = returned(path)
     assert keys.keys() - RESULT == documented.keys() if not more else keys.keys() - RESULT <= documented.keys() != set()
@@ -129,14 +135,14 @@ def test_results_are_documented_as_they_are_returned(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_examples_are_tasks_that_give_it_its_options(path):
+def test_examples_are_tasks_that_give_it_its_options(path: pathlib.Path) -> None:
     about = blocks(path)
     for task in about.get("EXAMPLES", []):
         assert task["name"] and task[path.stem].keys() <= about["DOCUMENTATION"]["options"].keys()
 
 
 @pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.stem)
-def test_plugins_have_valid_documentation_or_none(path):
+def test_plugins_have_valid_documentation_or_none(path: pathlib.Path) -> None:
     about = blocks(path).get("DOCUMENTATION")
     assert (
         about is None
@@ -147,7 +153,7 @@ def test_plugins_have_valid_documentation_or_none(path):
     )
 
 
-def test_the_action_files_takes_what_the_module_files_documents():
+def test_the_action_files_takes_what_the_module_files_documents() -> None:
     """Its contents are what the action makes of templates and copies."""
     [valid] = re.findall(r"_VALID_ARGS = frozenset\((.*)\)", (ROOT / "plugins/action/files.py").read_text())
     assert (

@@ -23,7 +23,7 @@ INSTALLED = [path for path in PACKAGES if path.parent.name != "realworld"]  # th
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_file_of_hosts_is_checked_and_short(path):
+def test_a_file_of_hosts_is_checked_and_short(path: pathlib.Path) -> None:
     name = path.relative_to(ROOT)
     assert any(name.is_relative_to(checked) for checked in CONFIG["mypy"]["files"]), "mypy does not check it"
     assert path.suffix == ".py" or str(name) in CONFIG["ruff"]["extend-include"], "ruff does not check it"
@@ -31,6 +31,6 @@ def test_a_file_of_hosts_is_checked_and_short(path):
 
 
 @pytest.mark.parametrize("path", INSTALLED, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_every_module_of_a_package_is_installed(path):
+def test_every_module_of_a_package_is_installed(path: pathlib.Path) -> None:
     tasks = "".join(file.read_text(encoding="utf-8") for file in (path.parents[2] / "tasks").glob("*.yml"))
     assert f" {path.parent.name}/{path.name}" in tasks

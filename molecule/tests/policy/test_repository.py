@@ -4,9 +4,12 @@ import os
 import pathlib
 import re
 import subprocess
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from repository import ENVIRONMENTS, ROOT, load
+from tier import search
 
 INVENTORIES = sorted(
     [
@@ -19,17 +22,17 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("demo/*.
 TEMPLATES = sorted((ROOT / "roles").glob("*/templates/**/*.j2"))
 
 
-def group_files(environment=None):
+def group_files(environment: str | None = None) -> list[pathlib.Path]:
     """Files of group_vars for one environment, or those every environment shares."""
     if environment:
         return [p for p in (ROOT / "group_vars" / environment).glob("*.yml") if p.name != "vault.yml"]
     return sorted([*(ROOT / "group_vars/all").glob("*.yml"), *(ROOT / "group_vars").glob("*.yml")])
 
 
-def tasks(path):
+def tasks(path: pathlib.Path) -> Any:
     """Every task of a task file, blocks opened; every play of a playbook, too, and its tasks."""
 
-    def opened(items):
+    def opened(items: Any) -> Iterator[Any]:
         for task in items or []:
             yield task
             for part in ("pre_tasks", "tasks", "block", "rescue", "always"):
@@ -38,21 +41,21 @@ def tasks(path):
     return list(opened(load(path)))
 
 
-def specs(role):
+def specs(role: pathlib.Path) -> Any:
     """{entry point: {variable: spec}} of a role."""
     found = load(role / "meta/argument_specs.yml")["argument_specs"]
     return {entry: spec.get("options") or {} for entry, spec in found.items()}
 
 
-def test_no_variable_is_set_in_two_group_vars_files():
-    seen = {}
+def test_no_variable_is_set_in_two_group_vars_files() -> None:
+    seen: dict[str, pathlib.Path] = {}
     for path in [*group_files(), *group_files("local")]:
         for name in load(path) or {}:
             assert name not in seen, f"{name} is set in {seen[name]} and in {path}"
             seen[name] = path
 
 
-def test_every_fact_that_is_read_is_gathered():
+def test_every_fact_that_is_read_is_gathered() -> None:
     """ansible_facts has what host_facts tells and nothing else; so nobody looks for a fact in all of it either."""
     gathered = set(re.findall(r'^        "(\w+)":', (ROOT / "plugins/modules/host_facts.py").read_text(), re.M))
     assert gathered
@@ -61,7 +64,7 @@ def test_every_fact_that_is_read_is_gathered():
         assert read <= gathered, f"{path}: {read - gathered}"
 
 
-def test_every_result_that_is_read_is_kept():
+def test_every_result_that_is_read_is_kept() -> None:
     """Also by those who read it with a default."""
     texts = [
         path.read_text()
@@ -81,16 +84,16 @@ def test_every_result_that_is_read_is_kept():
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_environments_have_the_same_variables(environment):
-    def names(env):
+def test_environments_have_the_same_variables(environment: str) -> None:
+    def names(env: str) -> set[str]:
         return {name for path in group_files(env) for name in load(path)}
 
     assert names(environment) == names("local")
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda path: path.stem)
-def test_environments_have_the_same_groups(inventory):
-    def groups(path):
+def test_environments_have_the_same_groups(inventory: pathlib.Path) -> None:
+    def groups(path: pathlib.Path) -> set[str]:
         [environment] = load(path)["all"]["children"].values()
         return set(environment["children"])
 
@@ -98,7 +101,7 @@ def test_environments_have_the_same_groups(inventory):
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
-def test_specs_match_defaults(role):
+def test_specs_match_defaults(role: pathlib.Path) -> None:
     """Options are the defaults and the required, nothing else; a spec's own default is never applied."""
     defaults = load(role / "defaults/main.yml") if (role / "defaults/main.yml").exists() else {}
     options = {name: spec for entry in specs(role).values() for name, spec in entry.items()}
@@ -110,7 +113,7 @@ def test_specs_match_defaults(role):
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
-def test_every_variable_a_role_reads_is_declared(role):
+def test_every_variable_a_role_reads_is_declared(role: pathlib.Path) -> None:
     """A name in a template or a task that group_vars or defaults set is in the role's specs."""
     settable = {name for path in [*group_files(), *group_files("local")] for name in load(path) or {}}
     # What Ansible itself and the house give every role.
@@ -124,7 +127,7 @@ def test_every_variable_a_role_reads_is_declared(role):
     assert read <= options, f"read and not declared: {sorted(read - options)}"
 
 
-def test_what_debian_starts_and_a_role_configures_is_stopped_until_then():
+def test_what_debian_starts_and_a_role_configures_is_stopped_until_then() -> None:
     """Every service whose unit a role tells something is in a group's list of daemons, but for those that every host has anyway and a socket starts."""
     lists = [values for path in group_files() for values in [load(path) or {}]]
     listed = {
@@ -144,16 +147,16 @@ def test_what_debian_starts_and_a_role_configures_is_stopped_until_then():
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
-def test_roles_name_no_group_and_read_no_other_host(role):
+def test_roles_name_no_group_and_read_no_other_host(role: pathlib.Path) -> None:
     for path in role.rglob("*"):
         if path.suffix in (".yml", ".j2"):
             assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b|\bhostvars\b", path.read_text()), path
 
 
-def test_private_names_are_used_in_their_role_alone():
+def test_private_names_are_used_in_their_role_alone() -> None:
     """A name with a role's prefix belongs to the longest such role: __munin_node_x is munin_node's."""
 
-    def owners(path):
+    def owners(path: pathlib.Path) -> Any:
         names = re.findall(r"\b__([a-z]\w*)", path.read_text(encoding="utf-8"))
         matches = {
             name: [role.name for role in ROLES if name.startswith(f"{role.name}_")]
@@ -173,7 +176,7 @@ def test_private_names_are_used_in_their_role_alone():
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
-def test_what_a_role_returns_is_declared(role):
+def test_what_a_role_returns_is_declared(role: pathlib.Path) -> None:
     """What it registers or sets by a public name; an entry point of its specs says "Returns `ROLE_x`: ..."."""
     returned = set()
     for path in [*(role / "tasks").glob("*.yml"), *(role / "handlers").glob("*.yml")]:
@@ -186,7 +189,7 @@ def test_what_a_role_returns_is_declared(role):
     assert {name for name in returned if not name.startswith(f"{role.name}_")} == set()
 
 
-def test_what_changes_with_the_hosts_is_in_members_yml():
+def test_what_changes_with_the_hosts_is_in_members_yml() -> None:
     """Adding and removing a host include that file of every role that knows other hosts."""
     nodes = load(ROOT / "playbooks/vars/nodes.yml")
     roles = {
@@ -205,7 +208,7 @@ def test_what_changes_with_the_hosts_is_in_members_yml():
     assert parts == {"members.yml"}
 
 
-def test_roles_give_drop_ins_what_is_declared():
+def test_roles_give_drop_ins_what_is_declared() -> None:
     """Every variable is an option of its type, the required are there, and something is notified of a change."""
     options = specs(ROOT / "roles/systemd_dropin")["main"]
     types = {"str": str, "bool": bool, "dict": dict}
@@ -230,12 +233,12 @@ NO_COMMENTS = {"follow.json.j2", "pcppass.j2", "pool_passwd.j2"}
 @pytest.mark.parametrize(
     "template", [t for t in TEMPLATES if t.name not in NO_COMMENTS], ids=lambda p: f"{p.parent.parent.name}/{p.name}"
 )
-def test_every_template_says_who_manages_it(template):
+def test_every_template_says_who_manages_it(template: pathlib.Path) -> None:
     assert "ansible_managed" in "\n".join(template.read_text().splitlines()[:3])
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
-def test_what_is_notified_exists_and_what_exists_is_notified(role):
+def test_what_is_notified_exists_and_what_exists_is_notified(role: pathlib.Path) -> None:
     handlers_file = role / "handlers/main.yml"
     handlers = tasks(handlers_file) if handlers_file.exists() else []
     names = {h["name"] for h in handlers} | {h["listen"] for h in handlers if "listen" in h}
@@ -260,9 +263,9 @@ PLAYBOOKS = sorted(
 INCLUDES = ("ansible.builtin.import_playbook", "ansible.builtin.import_tasks", "ansible.builtin.include_tasks")
 
 
-def with_parts(path):
+def with_parts(path: pathlib.Path) -> list[pathlib.Path]:
     """A playbook and all files that it imports and includes."""
-    files, new = set(), {path}
+    files, new = set[pathlib.Path](), {path}
     while new:
         files |= new
         names = [(file, str(task[key])) for file in new for task in tasks(file) for key in INCLUDES if key in task]
@@ -278,14 +281,14 @@ def with_parts(path):
 
 
 @pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
-def test_names_of_tasks_stand_alone(path):
+def test_names_of_tasks_stand_alone(path: pathlib.Path) -> None:
     """In a log each is read without the tasks around it."""
     names = [task.get("name", "") for task in tasks(path)]
     assert "" not in names and [name for name in names if VAGUE.search(re.sub(r"{{.*?}}", "", name))] == []
 
 
 @pytest.mark.parametrize("path", [*ROLE_TASKS, *PLAYBOOKS], ids=lambda p: str(p.relative_to(ROOT)))
-def test_names_of_tasks_are_unique(path):
+def test_names_of_tasks_are_unique(path: pathlib.Path) -> None:
     """In a file of a role, and in a playbook with its parts; and so are those of plays."""
     files = with_parts(path) if path in PLAYBOOKS else [path]
     entries = [task for file in files for task in tasks(file) if "ansible.builtin.import_playbook" not in task]
@@ -295,7 +298,7 @@ def test_names_of_tasks_are_unique(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "roles").glob("*/tasks/*.yml")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_templates_have_a_mode(path):
+def test_templates_have_a_mode(path: pathlib.Path) -> None:
     for task in tasks(path):
         for module in ("ansible.builtin.template", "ansible.builtin.copy"):
             if module in task:
@@ -304,7 +307,7 @@ def test_templates_have_a_mode(path):
             assert "mode" in task["files"], f"{path}: {task.get('name')}"
 
 
-def test_a_host_that_may_be_away_ends_no_run():
+def test_a_host_that_may_be_away_ends_no_run() -> None:
     """A task that is run_once, or fatal for all, ends the run whatever ignore_unreachable says: Ansible's linear strategy looks at the result alone."""
     for path in [*(ROOT / "playbooks").rglob("*.yml"), *(ROOT / "roles").glob("*/tasks/*.yml")]:
         content = load(path)  # of variables, a mapping
@@ -320,7 +323,7 @@ def test_a_host_that_may_be_away_ends_no_run():
                     assert not task.get("run_once") and not fatal, f"{path}: {task['name']}"
 
 
-def test_every_verb_is_explained():
+def test_every_verb_is_explained() -> None:
     """`make help` lists every verb; the README names every one of them."""
     verbs = re.findall(r"(?m)^([a-z-]+):.*## ", (ROOT / "Makefile").read_text())
     readme = (ROOT / "README.md").read_text()
@@ -328,7 +331,7 @@ def test_every_verb_is_explained():
         assert f"make {verb}" in readme, f"README.md does not mention make {verb}"
 
 
-def test_every_scenario_runs_something():
+def test_every_scenario_runs_something() -> None:
     for path in (ROOT / "molecule").glob("*/molecule.yml"):
         config = load(path) or {}
         effect = config.get("ansible", {}).get("playbooks", {}).get("side_effect")
@@ -339,7 +342,7 @@ def test_every_scenario_runs_something():
         assert list(tests.glob("test_*.py")), tests
 
 
-def test_vars_may_hold_quotes():
+def test_vars_may_hold_quotes() -> None:
     """They reach Ansible as they were typed."""
     typed = """{"said": "it's \\"so\\"; $$(true)"}"""
     words = [
@@ -374,7 +377,7 @@ def test_vars_may_hold_quotes():
     ],
 )
 @pytest.mark.parametrize("given", ["word", "environment"])
-def test_a_word_is_never_more_than_a_word(name, typed, given, tmp_path):
+def test_a_word_is_never_more_than_a_word(name: str, typed: str, given: str, tmp_path: pathlib.Path) -> None:
     typed = typed.format(tmp_path / "owned")
     words, environment = ([f"{name}={typed}"], {}) if given == "word" else ([], {name: typed})
     done = subprocess.run(
@@ -400,16 +403,16 @@ def test_a_word_is_never_more_than_a_word(name, typed, given, tmp_path):
         "TESTS=backup/test_backup.py::test_x[a-b]",
     ],
 )
-def test_words_that_verbs_take_are_taken(word):
+def test_words_that_verbs_take_are_taken(word: str) -> None:
     subprocess.run(
         ["make", "-n", "site", word], cwd=ROOT, capture_output=True, check=True, env=dict(os.environ, MAKEFLAGS="")
     )
 
 
-def test_every_word_of_a_verb_is_looked_at():
+def test_every_word_of_a_verb_is_looked_at() -> None:
     """What recipes read and the Makefile does not set itself."""
     makefile = (ROOT / "Makefile").read_text()
-    looked_at = set(re.search(r"WORDS_APART := (.*)\nWORDS := (.*) \\\n(.*)", makefile).expand(r"\1 \2 \3").split())
+    looked_at = set(search(r"WORDS_APART := (.*)\nWORDS := (.*) \\\n(.*)", makefile).expand(r"\1 \2 \3").split())
     own = (
         set(re.findall(r"(?m)^(?:[a-z ]*: )?(?:override |export |define )*([A-Z_]+)\b *[:?]?(?:=|$)", makefile))
         - looked_at
@@ -422,7 +425,7 @@ def test_every_word_of_a_verb_is_looked_at():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_what_a_page_names_is_there(page):
+def test_what_a_page_names_is_there(page: pathlib.Path) -> None:
     """Files that it links to, verbs that it types, tests that it rests on."""
     text = page.read_text(encoding="utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:", link)]

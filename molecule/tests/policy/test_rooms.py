@@ -54,12 +54,12 @@ def referred(path: pathlib.Path) -> set[str]:
     return {name for name in within(yaml.safe_load(path.read_text(encoding="utf-8"))) if "{{" not in name}
 
 
-def test_playbooks_are_yaml():
+def test_playbooks_are_yaml() -> None:
     files = [path for path in PLAYBOOKS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert files and [path for path in files if path.suffix != ".yml"] == []
 
 
-def test_a_playbook_is_a_verb():
+def test_a_playbook_is_a_verb() -> None:
     """Of the Makefile or a program that it runs. What verbs import is in parts/, what changes nothing in queries/."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     programs = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "controller/commands").glob("*.py"))
@@ -70,12 +70,12 @@ def test_a_playbook_is_a_verb():
 
 
 @pytest.mark.parametrize("path", PLAYS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_playbook_names_is_there(path):
+def test_what_a_playbook_names_is_there(path: pathlib.Path) -> None:
     """Ansible resolves names from the folder of the file, and looks for most of them only when it needs them."""
     assert [name for name in referred(path) if not (path.parent / name).is_file()] == []
 
 
-def test_production_uses_nothing_of_molecule():
+def test_production_uses_nothing_of_molecule() -> None:
     for path in PRODUCTION:
         code = re.sub(r'(?m)(^|\s)#.*$|^"""(?s:.*?)"""', "", path.read_text(encoding="utf-8"))
         assert "molecule/" not in code, path
@@ -84,5 +84,5 @@ def test_production_uses_nothing_of_molecule():
     assert users and all(targets and targets <= TESTING for targets in users), users
 
 
-def test_modules_are_in_plugins():
+def test_modules_are_in_plugins() -> None:
     assert [path for pattern in BESIDE_PLUGINS for path in ROOT.glob(pattern)] == []

@@ -93,7 +93,7 @@ def test_staging_becomes_like_production(production: Target, tier: Tier, make: M
     assert everything(production) == before
 
 
-def test_nobody_signs_in_there_with_what_production_knows(production: Target, target: Target) -> None:
+def test_a_password_of_production_is_refused_by_staging(production: Target, target: Target) -> None:
     """The same password opens production and not staging."""
 
     def opens(where: Target) -> bool:

@@ -28,7 +28,7 @@ def test_the_app_host_serves_the_release_of_the_others(tier: Tier, visitor: requ
 
 
 def test_the_media_host_has_what_the_others_have(tier: Tier, on: OnHost) -> None:
-    def files(name: str) -> set[str]:
+    def files(name: str) -> str:
         return on(name).check_output(
             "cd %s && find static media -type f -not -path '*/.*' -exec sha256sum {} + | sort", tier.value("site_root")
         )

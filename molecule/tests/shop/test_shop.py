@@ -42,18 +42,20 @@ def page_fixture(tier: Tier, visitor: requests.Session) -> str:
     return answer.text
 
 
-def test_its_page_comes_with_its_environment_and_its_database(page: str) -> None:
+def test_the_page_has_the_environment_and_the_database_of_the_shop(page: str) -> None:
     assert "<h1>The corner shop</h1>" in page
     assert "<li>A jar of honey</li>" in page  # the second release command put it there
 
 
-def test_its_static_files_are_hashed_and_kept_by_browsers(tier: Tier, visitor: requests.Session, page: str) -> None:
+def test_static_files_of_the_shop_are_hashed_and_cached_by_browsers(
+    tier: Tier, visitor: requests.Session, page: str
+) -> None:
     style = search(r'href="(/assets/shop/shop\.[0-9a-f]{12}\.css)"', page)[1]
     answer = visitor.get(tier.url + style, timeout=10)
     assert answer.status_code == 200 and "immutable" in answer.headers["Cache-Control"]
 
 
-def test_its_sessions_are_good_on_every_app_host(tier: Tier, visitor: requests.Session) -> None:
+def test_sessions_of_the_shop_are_valid_on_every_app_host(tier: Tier, visitor: requests.Session) -> None:
     looks = [search(r"Looks: (\d+)", visitor.get(tier.url, timeout=10).text)[1] for _ in range(12)]
     assert looks == [str(n) for n in range(1, 13)]
 
@@ -83,10 +85,11 @@ def test_every_app_host_proves_its_health(tier: Tier, on: OnHost) -> None:
 def test_a_converge_fails_where_a_page_of_site_smoke_fails(make: Make) -> None:
     """And says why: the page, its answer, the request and what the site said of it. Nothing changes."""
     described = yaml.safe_load(open(os.environ["TIER_VARS"].removeprefix("@"), encoding="utf-8"))
+    # That one wants a form
     described["site_smoke"] = [
         {"path": "/", "says": "The corner shop"},
         {"path": "/photo", "says": ""},
-    ]  # that one wants a form
+    ]
     done = make("site", RUNG, "TAGS=deploy", f"VARS={json.dumps(described)}")
     assert done.returncode != 0
     [request] = re.findall(r"The page /photo is not there: 500, request ([0-9a-f]+)", done.stdout)

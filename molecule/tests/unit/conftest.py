@@ -3,8 +3,11 @@
 import importlib
 import json
 import os
+import pathlib
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 import ansible.module_utils
 import pytest
@@ -17,10 +20,10 @@ sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".pytest_cac
 
 
 @pytest.fixture
-def execute(capsys):
+def execute(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """execute(module, check=False, option=value, …): what an Ansible module that was loaded returns, executed on this machine."""
 
-    def run(module, check=False, **options):
+    def run(module: types.ModuleType, check: bool = False, **options: Any) -> Any:
         with patch_module_args(options | {"_ansible_check_mode": check}), pytest.raises(SystemExit):
             module.main()
         return json.loads(capsys.readouterr().out)
@@ -29,15 +32,12 @@ def execute(capsys):
 
 
 @pytest.fixture(name="program")
-def program_fixture(monkeypatch, tmp_path):
+def program_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> types.ModuleType:
     """tier-backup's module of backups, without the driver that only the backup host has; its paths below tmp_path."""
     for name in ("psycopg2", "psycopg2.errors", "psycopg2.sql"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["psycopg2"].errors, sys.modules["psycopg2"].sql, sys.modules["psycopg2"].Error = (
-        sys.modules["psycopg2.errors"],
-        sys.modules["psycopg2.sql"],
-        Exception,
-    )
+    parts = {"errors": sys.modules["psycopg2.errors"], "sql": sys.modules["psycopg2.sql"], "Error": Exception}
+    vars(sys.modules["psycopg2"]).update(parts)
     for name in [name for name in sys.modules if name.partition(".")[0] == "tier_backup"]:
         monkeypatch.delitem(sys.modules, name)  # an import of another test, with its own stand-in for the driver
     module = importlib.import_module("tier_backup.backups")

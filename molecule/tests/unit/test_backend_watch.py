@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from repository import program
@@ -38,7 +40,7 @@ server.serve_forever()
 """
 
 
-def test_a_connection_may_be_closed_by_its_timer():
+def test_a_connection_may_be_closed_by_its_timer() -> None:
     """Keepalive, or data that were sent again; nobody's who connects, nor of those who ask this host."""
     host = ("172.31.30.21", 8000)
     assert [(one.host, one.local_port, one.closable) for one in watch.connections(TABLE, {8000})] == [
@@ -51,15 +53,16 @@ def test_a_connection_may_be_closed_by_its_timer():
 
 
 @pytest.fixture(name="server")
-def server_fixture():
+def server_fixture() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server that is slow, and its port."""
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
-        process.port = int(process.stdout.readline())
-        yield process
+        assert process.stdout
+        yield process, int(process.stdout.readline())
         process.send_signal(signal.SIGCONT)
         process.terminate()
 
 
-def ask(port, keepalive):
+def ask(port: int, keepalive: bool) -> socket.socket:
     """A connection on which a slow page was asked for."""
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, keepalive)
@@ -67,7 +70,7 @@ def ask(port, keepalive):
     return connection
 
 
-def look(watching, port, seconds, until=lambda: False):
+def look(watching: Any, port: int, seconds: float | int, until: Callable[..., Any] = lambda: False) -> None:
     """Look at the connections for so long, or until something is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not until():
@@ -75,21 +78,24 @@ def look(watching, port, seconds, until=lambda: False):
         time.sleep(0.05)  # until the next look
 
 
-def test_only_what_was_read_from_a_silent_host_is_closed(server, capsys):
+def test_only_what_was_read_from_a_silent_host_is_closed(
+    server: tuple[subprocess.Popen[str], int], capsys: pytest.CaptureFixture[str]
+) -> None:
     watching = watch.Watch("/-/alive", 0.5)
-    host = ("127.0.0.1", server.port)
-    with ask(server.port, True) as read, ask(server.port, False) as change:
-        look(watching, server.port, 1.5)  # three times as long as a silent host has
+    process, port = server
+    host = ("127.0.0.1", port)
+    with ask(port, True) as read, ask(port, False) as change:
+        look(watching, port, 1.5)  # three times as long as a silent host has
         assert not watching.silent
         assert read.recv(12) == change.recv(12) == b"HTTP/1.0 200"
-    with ask(server.port, True) as read, ask(server.port, False) as change:
-        server.send_signal(signal.SIGSTOP)
-        look(watching, server.port, 5, lambda: host in watching.silent)
-        look(watching, server.port, 0.3)
+    with ask(port, True) as read, ask(port, False) as change:
+        process.send_signal(signal.SIGSTOP)
+        look(watching, port, 5, lambda: host in watching.silent)
+        look(watching, port, 0.3)
         with pytest.raises(ConnectionAbortedError):
             read.recv(1)
-        server.send_signal(signal.SIGCONT)
-        look(watching, server.port, 5, lambda: host not in watching.silent)
+        process.send_signal(signal.SIGCONT)
+        look(watching, port, 5, lambda: host not in watching.silent)
         assert change.recv(12) == b"HTTP/1.0 200"
     said = capsys.readouterr().out
     assert [line.split(" ", 1)[1] for line in said.splitlines()] == [
@@ -99,10 +105,10 @@ def test_only_what_was_read_from_a_silent_host_is_closed(server, capsys):
     ]
 
 
-def test_the_count_of_sockets_is_read():
+def test_the_count_of_sockets_is_read() -> None:
     assert watch.in_use("sockets: used 33\nTCP: inuse 5 orphan 0 tw 3 alloc 9 mem 1\nUDP: inuse 2 mem 0\n") == 5
     assert watch.in_use(pathlib.Path("/proc/net/sockstat").read_text()) > 0
 
 
-def test_a_refusal_is_an_answer():
+def test_a_refusal_is_an_answer() -> None:
     assert watch.answers(("127.0.0.1", 1), "/-/alive", 1)

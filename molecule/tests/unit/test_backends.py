@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import pathlib
 import sys
 
 import pytest
@@ -19,7 +20,9 @@ TCP = """  sl  local_address rem_address   st tx_queue rx_queue
 """
 
 
-def line(second, upstream, upstream_status="200", upstream_time="0.010", status="200"):
+def line(
+    second: int, upstream: str, upstream_status: str = "200", upstream_time: str = "0.010", status: str = "200"
+) -> str:
     return (
         json.dumps(
             {
@@ -34,7 +37,9 @@ def line(second, upstream, upstream_status="200", upstream_time="0.010", status=
     )
 
 
-def test_a_log_is_read_back_to_a_moment_also_over_its_rotation(tmp_path, monkeypatch):
+def test_a_log_is_read_back_to_a_moment_also_over_its_rotation(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(counters, "BLOCK", 50)  # less than a line
     log = tmp_path / "access.log"
     (tmp_path / "access.log.1").write_text("".join(line(second, "a") for second in (10, 20, 30)))
@@ -44,7 +49,7 @@ def test_a_log_is_read_back_to_a_moment_also_over_its_rotation(tmp_path, monkeyp
     assert not list(counters.entries(str(tmp_path / "none.log"), 0))
 
 
-def test_every_host_that_was_asked_is_counted_and_every_host_is_shown():
+def test_every_host_that_was_asked_is_counted_and_every_host_is_shown() -> None:
     seen = [
         json.loads(one)
         for one in (
@@ -62,7 +67,7 @@ def test_every_host_that_was_asked_is_counted_and_every_host_is_shown():
     assert (found["media1"]["requests"], found["media1"]["mean"]) == (0, None)
 
 
-def test_who_gets_new_requests_from_nginx():
+def test_who_gets_new_requests_from_nginx() -> None:
     config = """
     upstream pages {
         zone pages 256k;
@@ -77,7 +82,7 @@ def test_who_gets_new_requests_from_nginx():
     assert counters.nginx_pools(config) == {"pages": {"10.0.0.1:8000"}, "files": {"10.0.0.3:8080"}}
 
 
-def test_counters_of_perlbal():
+def test_counters_of_perlbal() -> None:
     said = [
         "10.0.0.1:80 attempts 12",
         "10.0.0.1:80 responsecodes 200 11",
@@ -90,7 +95,7 @@ def test_counters_of_perlbal():
     }
 
 
-def test_the_page():
+def test_the_page() -> None:
     hosts = counters.counted([json.loads(line(1, "10.0.0.1:8000"))], POOLS, USED, TCP)
     nginx = {"engine": "nginx", "holds": True, "hosts": hosts}
     perlbal = {
@@ -114,7 +119,7 @@ def test_the_page():
 
 
 @pytest.mark.parametrize("asked", ["x", "0", "-5", "nan"])
-def test_a_wrong_time_is_refused(asked, monkeypatch):
+def test_a_wrong_time_is_refused(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["backends.py", "--inventory=inventories/local.yml", f"--minutes={asked}"])
     with pytest.raises(SystemExit) as refusal:
         backends.main()

@@ -2,6 +2,10 @@
 
 import calendar
 import json
+import pathlib
+import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tier_backup import common
@@ -13,10 +17,10 @@ ARCHIVE = "archive/tier/17-1"
 class Repository:
     """What pgBackRest tells of a repository: backups as (label, end, first WAL), WAL as names of segments."""
 
-    def __init__(self, backups=(), wal=()):
+    def __init__(self, backups: Any = (), wal: Any = ()) -> None:
         self.backups, self.wal = backups, wal
 
-    def __call__(self, *words):
+    def __call__(self, *words: str) -> str:
         if words[0] == "info":
             return json.dumps(
                 [
@@ -48,12 +52,14 @@ class Repository:
 
 
 @pytest.fixture(name="backups")
-def backups_fixture(program, tmp_path, monkeypatch):
+def backups_fixture(
+    program: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
     """backups(repository) is what the program knows of it, NOW."""
     monkeypatch.setattr(program.time, "time", lambda: NOW)
     monkeypatch.setattr(program, "run", lambda *_words, **_more: "[]")
 
-    def make(*told):
+    def make(*told: Any) -> Any:
         found = program.Backups(
             {"stanza": "tier", "database": {}, "limits": {"full": 7200, "incr": 7200}}, tmp_path / "state.json"
         )
@@ -63,7 +69,7 @@ def backups_fixture(program, tmp_path, monkeypatch):
     return make
 
 
-def wal(*segments, timeline=1):
+def wal(*segments: int, timeline: int = 1) -> list[str]:
     return [f"{timeline:08X}{one >> 8:08X}{one & 255:08X}" for one in segments]
 
 
@@ -79,19 +85,20 @@ def wal(*segments, timeline=1):
         (wal(250, 254), []),  # what came before the backup is not needed
         (wal(254, 255) + wal(256, 257, timeline=2), []),
         (wal(254, 255, 256) + wal(256, 257, timeline=2), []),
+        # That of the timeline that was left stands for none of the next one
         (
             wal(254, 255, 256, 257) + wal(255, 257, timeline=2),
             [256],
-        ),  # that of the timeline that was left stands for none of the next one
+        ),
         (wal(254, 255, 256, 257) + wal(255, timeline=2), []),
     ],
 )
-def test_gaps_in_the_wal_are_found(backups, there, missing):
+def test_gaps_in_the_wal_are_found(backups: Callable[..., Any], there: list[str], missing: list[int]) -> None:
     found = backups([("full", NOW - 100, wal(254)[0])], there)
     assert found.gaps(found.info()["backup"][-1]) == [f"segment {one >> 8:08X}{one & 255:08X}" for one in missing]
 
 
-def test_no_backup_of_a_future_that_a_restore_gave_up_leads_to_what_is_now(backups):
+def test_no_backup_of_a_future_that_a_restore_gave_up_leads_to_what_is_now(backups: Callable[..., Any]) -> None:
     found = backups(
         [("a", NOW - 900, wal(1)[0]), ("b", NOW - 600, wal(2)[0]), ("c", NOW - 100, wal(3)[0])], wal(1, 2, 3)
     )
@@ -112,13 +119,15 @@ def test_no_backup_of_a_future_that_a_restore_gave_up_leads_to_what_is_now(backu
         (NOW - 101, 1, "the oldest backup is of 2026-11-29 23:28:50+00: 2026-11-29 23:28:49+00 is before it"),
     ],
 )
-def test_a_moment_that_no_backup_leads_to_is_refused(program, backups, moment, there, reason):
+def test_a_moment_that_no_backup_leads_to_is_refused(
+    program: types.ModuleType, backups: Callable[..., Any], moment: int | None, there: int, reason: str
+) -> None:
     with pytest.raises(program.Failed) as failed:
         backups([("a", NOW - 100, wal(1)[0])] * there, wal(1)).plan(moment)
     assert str(failed.value) == reason
 
 
-def test_a_failure_stays_until_a_later_backup(backups):
+def test_a_failure_stays_until_a_later_backup(backups: Callable[..., Any]) -> None:
     found = backups([("a", NOW - 100, wal(1)[0])])
     found.note(full={"result": "no space", "tried": NOW - 50}, incr={"result": "no space", "tried": NOW - 150})
     found.aged(found.info()["backup"])
@@ -126,7 +135,9 @@ def test_a_failure_stays_until_a_later_backup(backups):
     assert found.state()["incr"]["result"] == "ok"
 
 
-def test_what_is_wrong_is_noted(backups, program, monkeypatch):
+def test_what_is_wrong_is_noted(
+    backups: Callable[..., Any], program: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = backups([("a", NOW - 9000, wal(1)[0])], wal(1))
     monkeypatch.setattr(found, "wal", lambda _found: {"result": "ok"}, raising=False)
     found.note(drill={"result": "it differs"})
@@ -137,7 +148,7 @@ def test_what_is_wrong_is_noted(backups, program, monkeypatch):
         "restore drill: it differs",
     ]
 
-    def refuse(**_where):
+    def refuse(**_where: int | str) -> None:
         raise program.psycopg2.Error("refused")
 
     monkeypatch.setattr(program.psycopg2, "connect", refuse, raising=False)
@@ -159,12 +170,12 @@ def test_what_is_wrong_is_noted(backups, program, monkeypatch):
         ("2026-11-29", NOW - 84630),
     ],
 )
-def test_moments_are_read_as_utc(program, typed, seconds):
+def test_moments_are_read_as_utc(program: types.ModuleType, typed: str, seconds: int) -> None:
     assert common.moment(typed) == seconds
     assert calendar.timegm(program.time.strptime(common.when(seconds), "%Y-%m-%d %H:%M:%S+00")) == seconds
 
 
-def test_a_log_is_told_by_its_complaints(program):
+def test_a_log_is_told_by_its_complaints(program: types.ModuleType) -> None:
     log = "INFO: begin\nP00 ERROR: [082]: no WAL\nFATAL:  the database system is starting up\nP01 ERROR: [082]: no WAL\nINFO: end"
     assert common.complaint(log) == "ERROR: [082]: no WAL"
     assert common.complaint("one\ntwo\nthree") == "two three" and common.complaint("") == ""

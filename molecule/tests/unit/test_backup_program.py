@@ -2,6 +2,10 @@
 
 import json
 import os
+import pathlib
+import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,7 +22,13 @@ import pytest
         (lambda place: (place / "key").write_text("other"), 2),
     ],
 )
-def test_restic_is_asked_again_when_what_it_reads_has_changed(program, tmp_path, monkeypatch, change, asked):
+def test_restic_is_asked_again_when_what_it_reads_has_changed(
+    program: types.ModuleType,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[..., Any],
+    asked: int,
+) -> None:
     asks = []
     monkeypatch.setattr(
         program,
@@ -36,7 +46,9 @@ def test_restic_is_asked_again_when_what_it_reads_has_changed(program, tmp_path,
     assert backups.state()["media"]["at"] == 1795995030
 
 
-def test_restic_is_asked_again_after_a_failure_and_after_a_while(program, tmp_path, monkeypatch):
+def test_restic_is_asked_again_after_a_failure_and_after_a_while(
+    program: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asks = []
     monkeypatch.setattr(program, "run", lambda *words, **_more: asks.append(words) or "[]")
     backups = program.Backups({}, tmp_path / "state.json")
@@ -50,7 +62,9 @@ def test_restic_is_asked_again_after_a_failure_and_after_a_while(program, tmp_pa
     assert len(asks) == 3
 
 
-def test_a_backup_of_the_uploads_from_the_future_is_told(program, tmp_path, monkeypatch):
+def test_a_backup_of_the_uploads_from_the_future_is_told(
+    program: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     times = {"media1": "2026-11-29T23:30:30Z", "media2": "2026-11-29T23:40:31Z"}
     monkeypatch.setattr(
         program,

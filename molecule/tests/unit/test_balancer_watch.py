@@ -2,6 +2,7 @@
 
 import argparse
 import http.server
+import pathlib
 import socket
 import threading
 import time
@@ -21,7 +22,7 @@ watch = program(PROGRAM)
         (2, 2, "-++", "--+"),  # the first answer decides alone
     ],
 )
-def test_a_verdict_changes_by_answers_in_a_row(fall, rise, heard, verdicts):
+def test_a_verdict_changes_by_answers_in_a_row(fall: int, rise: int, heard: str, verdicts: str) -> None:
     verdict = watch.Verdict(fall=fall, rise=rise)
     said = ""
     for one in heard:
@@ -34,14 +35,14 @@ def test_a_verdict_changes_by_answers_in_a_row(fall, rise, heard, verdicts):
 @pytest.mark.parametrize(
     ("status", "well"), [(200, True), (204, True), (301, True), (404, True), (500, False), (503, False)]
 )
-def test_any_answer_counts_but_that_of_a_balancer_that_fails(status, well):
+def test_any_answer_counts_but_that_of_a_balancer_that_fails(status: int, well: bool) -> None:
     class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
+        def do_GET(self) -> None:
             assert (self.path, self.headers["Host"]) == ("/lb-health", "x.test")
             self.send_response(status)
             self.end_headers()
 
-        def log_message(self, *_words):
+        def log_message(self, *_words: str) -> None:
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
@@ -51,7 +52,7 @@ def test_any_answer_counts_but_that_of_a_balancer_that_fails(status, well):
         assert watch.answers("127.0.0.1", server.server_port, request, time.monotonic() + 5) is well
 
 
-def test_silence_is_no_answer():
+def test_silence_is_no_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         begun = time.monotonic()
         assert not watch.answers("127.0.0.1", frozen.getsockname()[1], b"GET / HTTP/1.0\r\n\r\n", begun + 0.2)
@@ -59,13 +60,15 @@ def test_silence_is_no_answer():
     assert not watch.answers("127.0.0.1", 1, b"", time.monotonic() + 5)
 
 
-def test_a_process_that_was_kept_waiting_itself_judges_nobody(tmp_path, monkeypatch):
+def test_a_process_that_was_kept_waiting_itself_judges_nobody(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three looks long: its host is so busy that the answer may have been there."""
     given = argparse.Namespace(port=1, path="/", host="x.test")
     one = watch.Watch(tmp_path / "balancer", ["127.0.0.1"], watch.Verdict(fall=2, rise=2, failing=False), given)
     late = [watch.LATE_S + 0.1]
 
-    def answers(_address, _port, _request, until):
+    def answers(_address: str, _port: int, _request: bytes, until: float) -> bool:
         clock[0] = until + late[0]
         return False
 

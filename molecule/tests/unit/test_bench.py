@@ -1,15 +1,17 @@
 """`make bench`: what it leaves alone."""
 
 import json
+import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import bench
 import pytest
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """Where it works, with a release in it that somebody has built."""
     monkeypatch.setattr(bench, "RELEASES", tmp_path / "releases")
     monkeypatch.setattr(bench, "SOURCE", tmp_path / "bench-source")
@@ -19,7 +21,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def release(name, source):
+def release(name: str, source: str) -> None:
     """Files of a release that was built of a directory of this name."""
     for suffix in (".tar.gz", ".static.tar.gz", ".log"):
         (bench.RELEASES / (name + suffix)).touch()
@@ -27,8 +29,10 @@ def release(name, source):
 
 
 @pytest.mark.parametrize("ends", [0, 1], ids=["to its end", "cut off"])
-def test_it_removes_the_releases_of_its_own_sources_only(place, monkeypatch, ends):
-    def part(_table):
+def test_bench_removes_the_releases_of_its_own_sources_only(
+    place: pathlib.Path, monkeypatch: pytest.MonkeyPatch, ends: int
+) -> None:
+    def part(_table: Any) -> None:
         release("newsbudget-1", "bench-source")
         release("shop-2", "shop")  # deployed by somebody meanwhile
         release("newsbudget-3", "demo")

@@ -42,7 +42,7 @@ ERROR: Failed to build 'file:///tmp/abacus' when getting requirements to build w
 """
 
 
-def said(program):
+def said(program: str) -> str:
     """What Python says of a program that fails."""
     done = subprocess.run(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -54,16 +54,18 @@ def said(program):
 @pytest.mark.parametrize(
     ("what", "before", "tells"),
     [
+        # During handling of the above …
         (
             'ImproperlyConfigured(f"Set {name}")',
             "",
             "django.core.exceptions.ImproperlyConfigured: Set SHOP_KEY",
-        ),  # During handling of the above …
+        ),
+        # … the direct cause
         (
             'ImproperlyConfigured(f"Set {name}") from missing',
             "",
             "django.core.exceptions.ImproperlyConfigured: Set SHOP_KEY",
-        ),  # … the direct cause
+        ),
         ("ImproperlyConfigured", "", "django.core.exceptions.ImproperlyConfigured"),
         (
             r'ImproperlyConfigured("one\n\n  two\nthree\nfour")',
@@ -85,7 +87,7 @@ def said(program):
     ],
     ids=["during", "cause", "bare", "lines", "ignored", "raised again", "logged", "syntax"],
 )
-def test_a_failed_command_is_told_by_its_last_exception(what, before, tells):
+def test_a_failed_command_is_told_by_its_last_exception(what: str, before: str, tells: str) -> None:
     assert reason(said(PROJECT % (what, before))) == tells
 
 
@@ -105,5 +107,5 @@ def test_a_failed_command_is_told_by_its_last_exception(what, before, tells):
         ("", "it did not say why"),
     ],
 )
-def test_a_failed_command_is_told_by_its_errors(output, tells):
+def test_a_failed_command_is_told_by_its_errors(output: str, tells: str) -> None:
     assert reason(output) == tells

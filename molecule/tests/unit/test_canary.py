@@ -1,6 +1,7 @@
 """The verdict on a canary, and what a balancer's log says of each host."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -11,7 +12,7 @@ from plugins.filter import canary
 from plugins.modules import release_traffic as traffic
 
 
-def host(requests, failures=0, seconds=0.05):
+def host(requests: int, failures: int = 0, seconds: float = 0.05) -> dict[str, int | list[float]]:
     return {"requests": requests, "failures": failures, "times": [seconds] * requests}
 
 
@@ -32,23 +33,25 @@ def host(requests, failures=0, seconds=0.05):
         (host(200, seconds=0.1), host(200, seconds=0.01), 61, "promote", ""),
     ],
 )
-def test_verdict(new, old, elapsed, state, why):
+def test_verdict(
+    new: dict[str, int | list[float]], old: dict[str, int | list[float]], elapsed: int, state: str, why: str
+) -> None:
     found = canary.canary_verdict([{"app1": new, "app2": old}], ["app1"], LIMITS, elapsed)
     assert found["state"] == state and why in found["why"], found
 
 
-def test_what_several_balancers_saw_is_added_up():
+def test_what_several_balancers_saw_is_added_up() -> None:
     found = canary.canary_verdict([{"app1": host(60), "app2": host(60)}] * 2, ["app1"], LIMITS, 61)
     assert found["state"] == "promote" and "app1 120 requests" in found["why"]
 
 
-def entry(upstream, upstream_status, upstream_time, status="200"):
+def entry(upstream: str, upstream_status: str, upstream_time: str, status: str = "200") -> str:
     return json.dumps(
         {"upstream": upstream, "upstream_status": upstream_status, "upstream_time": upstream_time, "status": status}
     )
 
 
-def test_a_request_counts_for_every_host_that_was_asked():
+def test_a_request_counts_for_every_host_that_was_asked() -> None:
     hosts = {"10.0.0.1:8000": "app1", "10.0.0.2:8000": "app2"}
     found = traffic.count(
         [
@@ -68,7 +71,7 @@ def test_a_request_counts_for_every_host_that_was_asked():
     }
 
 
-def test_a_log_is_read_from_a_place_on_also_when_it_was_rotated(tmp_path):
+def test_a_log_is_read_from_a_place_on_also_when_it_was_rotated(tmp_path: pathlib.Path) -> None:
     log = tmp_path / "access.log"
     log.write_text("one\n")
     since = {"inode": log.stat().st_ino, "offset": 4}

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from repository import ROOT
@@ -28,12 +30,12 @@ class Environment:
         (self.state / "inventory/kept.yml").write_text("all: {hosts: {one: {ansible_connection: local}}}")
         (root / "play.yml").write_text(PLAY)
         self.command = [
-            pathlib.Path(sys.executable).with_name("ansible-playbook"),
+            str(pathlib.Path(sys.executable).with_name("ansible-playbook")),
             "-i",
-            self.state / "inventory/kept.yml",
+            str(self.state / "inventory/kept.yml"),
             "-e",
             f"state={self.state}",
-            root / "play.yml",
+            str(root / "play.yml"),
         ]
         self.variables = dict(
             os.environ, HOME=str(root), ANSIBLE_STRATEGY="accelerated", ANSIBLE_CONFIG=str(ROOT / "ansible.cfg")
@@ -57,7 +59,7 @@ class Environment:
         await_that(lambda: (self.state / "python").exists() and (self.state / "python").read_text().strip())
         return int((self.state / "python").read_text())
 
-    def run(self, **variables: str) -> int:
+    def run(self, **variables: Any) -> int:
         """Run a verb; the number of the Python on the host."""
         verb = self.begin(**variables)
         output = verb.communicate(timeout=60)[0]
@@ -65,7 +67,7 @@ class Environment:
         return self.python()
 
 
-def await_that(condition, seconds=30):
+def await_that(condition: Callable[..., Any], seconds: int = 30) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -73,7 +75,7 @@ def await_that(condition, seconds=30):
         time.sleep(0.1)  # between two looks with a deadline
 
 
-def is_gone(process):
+def is_gone(process: int) -> bool:
     """Whether a process has ended."""
     try:
         return pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
@@ -82,7 +84,7 @@ def is_gone(process):
 
 
 @pytest.fixture(name="environment")
-def environment_fixture(tmp_path):
+def environment_fixture(tmp_path: pathlib.Path) -> Iterator[Any]:
     """An environment, which is removed in the end: then the connections end, too."""
     environment = Environment(tmp_path)
     yield environment
@@ -92,11 +94,11 @@ def environment_fixture(tmp_path):
         await_that(lambda: is_gone(python))
 
 
-def test_the_next_verb_uses_the_connections_of_the_one_before(environment):
+def test_the_next_verb_uses_the_connections_of_the_one_before(environment: Any) -> None:
     assert environment.run() == environment.run()
 
 
-def test_a_verb_beside_another_has_connections_of_its_own(environment):
+def test_a_verb_beside_another_has_connections_of_its_own(environment: Any) -> None:
     kept = environment.run()
     with open(environment.state / "connections.lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -107,7 +109,7 @@ def test_a_verb_beside_another_has_connections_of_its_own(environment):
 
 
 @pytest.mark.parametrize("change", ["known hosts", "variable"])
-def test_what_a_connection_depends_on_has_changed(environment, change):
+def test_what_a_connection_depends_on_has_changed(environment: Any, change: str) -> None:
     kept = environment.run()
     if change == "known hosts":
         (environment.state / "known_hosts").write_text("192.0.2.1 ssh-ed25519 AAAA")
@@ -118,7 +120,7 @@ def test_what_a_connection_depends_on_has_changed(environment, change):
     await_that(lambda: is_gone(kept))
 
 
-def test_what_an_interrupted_verb_left_running_ends(environment):
+def test_what_an_interrupted_verb_left_running_ends(environment: Any) -> None:
     verb = environment.begin(seconds=600)
     python = environment.python()
     os.killpg(verb.pid, signal.SIGINT)
@@ -127,7 +129,7 @@ def test_what_an_interrupted_verb_left_running_ends(environment):
     assert environment.run() != python
 
 
-def test_a_host_that_does_not_answer_on_its_connection_gets_a_new_one(environment):
+def test_a_host_that_does_not_answer_on_its_connection_gets_a_new_one(environment: Any) -> None:
     silent = environment.run()
     os.kill(silent, signal.SIGSTOP)
     try:

@@ -2,7 +2,10 @@
 
 import json
 import os
+import pathlib
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from repository import ROOT
@@ -14,7 +17,7 @@ RENDERED = {"hosts": {"app1": {"values": {}, "login": {"address": "192.0.2.1"}}}
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
+def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A checkout with an environment x, and nothing of Ansible's that counts in this process's own."""
     for name, text in {
         "inventories/x.yml": "all: {}\n",
@@ -40,18 +43,18 @@ def checkout(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def renders(checkout, monkeypatch):
+def renders(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The list that every rendering adds to."""
     done = []
     monkeypatch.setattr(environment, "render", lambda *asked: (done.append(asked), (RENDERED, True))[1])
     return done
 
 
-def load(checkout, *over):
+def load(checkout: pathlib.Path, *over: str) -> Any:
     return environment.load(checkout / "inventories/x.yml", over)
 
 
-def test_values_are_rendered_once(checkout, renders):
+def test_values_are_rendered_once(checkout: pathlib.Path, renders: list[Any]) -> None:
     for _ in range(3):
         assert load(checkout).hosts["app1"].login == Login("192.0.2.1")
     assert len(renders) == 1
@@ -59,7 +62,7 @@ def test_values_are_rendered_once(checkout, renders):
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def rewrite(path, text):
+def rewrite(path: pathlib.Path, text: str) -> None:
     """Another content of the same size and age: only reading it tells."""
     seen = path.stat()
     assert len(text) == seen.st_size
@@ -110,7 +113,9 @@ def rewrite(path, text):
         "setting",
     ],
 )
-def test_any_change_renders_again(checkout, renders, change, monkeypatch):
+def test_any_change_renders_again(
+    checkout: pathlib.Path, renders: list[Any], change: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
     load(checkout)
     change(checkout)
@@ -119,7 +124,9 @@ def test_any_change_renders_again(checkout, renders, change, monkeypatch):
     assert len(renders) == 2
 
 
-def test_how_tasks_are_run_and_shown_is_no_change(checkout, renders, monkeypatch):
+def test_how_tasks_are_run_and_shown_is_no_change(
+    checkout: pathlib.Path, renders: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     load(checkout)
     for name in environment.INDIFFERENT:
         monkeypatch.setenv(name, "x")
@@ -127,7 +134,7 @@ def test_how_tasks_are_run_and_shown_is_no_change(checkout, renders, monkeypatch
     assert len(renders) == 1
 
 
-def test_variables_that_are_laid_over_render_again(checkout, renders):
+def test_variables_that_are_laid_over_render_again(checkout: pathlib.Path, renders: list[Any]) -> None:
     load(checkout)
     load(checkout, "one=2")
     load(checkout, "one=2")
@@ -135,8 +142,8 @@ def test_variables_that_are_laid_over_render_again(checkout, renders):
     assert [over for _inventory, over, _password in renders] == [(), ("one=2",), ()]
 
 
-def test_what_changes_while_it_is_rendered_is_not_kept(checkout, monkeypatch):
-    def render(*_asked):
+def test_what_changes_while_it_is_rendered_is_not_kept(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def render(*_asked: pathlib.Path | tuple[()]) -> tuple[dict[str, Any], bool]:
         (checkout / "group_vars/all/base.yml").write_text("one: 7\n")
         return RENDERED, True
 
@@ -156,14 +163,16 @@ def test_what_changes_while_it_is_rendered_is_not_kept(checkout, monkeypatch):
         ("group_vars/x/main.yml", "", ("one={{ now() }}",)),
     ],
 )
-def test_what_files_alone_do_not_decide_is_not_kept(checkout, renders, name, text, over):
+def test_what_files_alone_do_not_decide_is_not_kept(
+    checkout: pathlib.Path, renders: list[Any], name: str, text: str, over: tuple[str]
+) -> None:
     (checkout / name).write_text(text)
     load(checkout, *over)
     load(checkout, *over)
     assert len(renders) == 2
 
 
-def test_what_a_program_lists_is_not_kept(checkout, renders):
+def test_what_a_program_lists_is_not_kept(checkout: pathlib.Path, renders: list[Any]) -> None:
     (checkout / "inventories/x.yml").chmod(0o755)
     load(checkout)
     load(checkout)
@@ -171,7 +180,7 @@ def test_what_a_program_lists_is_not_kept(checkout, renders):
 
 
 @pytest.fixture
-def production(checkout):
+def production(checkout: pathlib.Path) -> pathlib.Path:
     """The same checkout with the repository's own production environment, and no vault."""
     shutil.rmtree(checkout / "group_vars")
     shutil.copytree(ROOT / "group_vars", checkout / "group_vars", ignore=shutil.ignore_patterns("vault.yml"))
@@ -180,7 +189,7 @@ def production(checkout):
     return checkout
 
 
-def test_the_rendered_values_are_ansibles(production):
+def test_the_rendered_values_are_ansibles(production: pathlib.Path) -> None:
     tier = environment.load(production / "inventories/production.yml", ('{"media_port": 8123, "ansible_port": 2222}',))
     host = tier.hosts[tier.groups["db"][0]]
     assert host.values["status_facts"]["env_name"] == "production"
@@ -193,13 +202,13 @@ def test_the_rendered_values_are_ansibles(production):
     assert set(kept["rendered"]["hosts"][host.name]) == {"values", "login"}
 
 
-def test_what_a_lookup_returned_is_not_kept(production):
+def test_what_a_lookup_returned_is_not_kept(production: pathlib.Path) -> None:
     (production / "group_vars/all/logs.yml").write_text("log_dir: \"/{{ lookup('ansible.builtin.env', 'HOME') }}\"\n")
     environment.load(production / "inventories/production.yml")
     assert not (production / ".state/production/rendered.json").exists()
 
 
-def test_a_variable_that_is_missing_is_told(production):
+def test_a_variable_that_is_missing_is_told(production: pathlib.Path) -> None:
     (production / "group_vars/all/logs.yml").write_text("log_days: 1\n")
     with pytest.raises(environment.Unusable, match="log_dir"):
         environment.load(production / "inventories/production.yml")
@@ -222,7 +231,7 @@ def test_a_variable_that_is_missing_is_told(production):
         ({"ansible_host_key_checking": "no"}, Login("app1", check_host_key=False)),
     ],
 )
-def test_hosts_are_logged_in_to_as_ansible_does(variables, expected):
+def test_hosts_are_logged_in_to_as_ansible_does(variables: Any, expected: Any) -> None:
     assert environment.login("app1", variables) == expected
 
 
@@ -235,12 +244,12 @@ def test_hosts_are_logged_in_to_as_ansible_does(variables, expected):
         {"ansible_ssh_executable": "/x"},
     ],
 )
-def test_a_login_that_takes_more_is_refused(variables):
+def test_a_login_that_takes_more_is_refused(variables: dict[str, str]) -> None:
     with pytest.raises(environment.Unusable, match="app1 is reached with ansible_"):
         environment.login("app1", variables)
 
 
-def test_other_options_are_refused():
+def test_other_options_are_refused() -> None:
     parser = arguments.parser_of(None)
     arguments.add_extra_vars(parser)
     assert arguments.extra_vars(parser.parse_args(["--inventory=x", "-e", "a=1", "-e", "b=2"])) == [

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from repository import ROOT
@@ -79,11 +80,11 @@ class Host:
 
 
 @pytest.fixture(name="host")
-def host_fixture(tmp_path):
+def host_fixture(tmp_path: pathlib.Path) -> Any:
     return Host(tmp_path)
 
 
-def test_it_predicts_makes_and_leaves_alone(host):
+def test_it_predicts_makes_and_leaves_alone(host: Any) -> None:
     all_of_it = ["made", "made/below", "made/one", "made/below/two"]
     assert host.changed("--check") == all_of_it
     assert not (host.root / "made").exists()
@@ -95,7 +96,7 @@ def test_it_predicts_makes_and_leaves_alone(host):
     assert host.changed() == host.changed("--check") == []
 
 
-def test_what_people_changed_is_shown_and_put_back(host):
+def test_what_people_changed_is_shown_and_put_back(host: Any) -> None:
     host.changed()
     (host.root / "made/one").write_text("by hand\n")
     (host.root / "made/below/two").chmod(0o666)
@@ -119,7 +120,7 @@ def test_what_people_changed_is_shown_and_put_back(host):
         ({"directories": ["{root}/files/two"]}, "is no directory"),
     ],
 )
-def test_wrong_input_is_refused(host, task, reason):
+def test_wrong_input_is_refused(host: Any, task: Any, reason: str) -> None:
     task = json.loads(json.dumps(task).replace("{root}", str(host.root)))
     status, _answer, output = host.run(**task)
     assert status == 2

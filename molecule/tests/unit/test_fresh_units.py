@@ -2,7 +2,10 @@
 
 import datetime
 import os
+import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,22 +21,24 @@ ConditionTimestamp="""
 RUNS = fresh_units.parse(SHOWN)
 
 
-def unit(action, *files):
+def unit(action: str, *files: pathlib.Path) -> Any:
     return {"name": "one", "action": action, "files": [str(file) for file in files]}
 
 
-def changed(monkeypatch, path, second):
+def changed(monkeypatch: pytest.MonkeyPatch, path: pathlib.Path, second: float | int) -> None:
     """A file that was changed at a second of that minute."""
     at = datetime.datetime(2026, 11, 25, 10, 0, tzinfo=datetime.UTC).timestamp() + second
     monkeypatch.setattr(fresh_units, "newest", lambda paths: at if str(path) in paths else 0)
 
 
-def test_properties_are_read_also_empty_ones():
+def test_properties_are_read_also_empty_ones() -> None:
     assert (RUNS["StateChangeTimestamp"], RUNS["ConditionTimestamp"]) == ("Wed 2026-11-25 10:00:00.250000 UTC", "")
 
 
 @pytest.mark.parametrize("action", ["reload", "restart"])
-def test_a_unit_that_is_older_than_a_file_of_it_takes_it_over(monkeypatch, tmp_path, action):
+def test_a_unit_that_is_older_than_a_file_of_it_takes_it_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, action: str
+) -> None:
     for second, needed in ((0.2, None), (0.25, None), (0.3, action)):
         changed(monkeypatch, tmp_path, second)
         assert fresh_units.needed(RUNS, unit(action, tmp_path)) == needed
@@ -65,12 +70,12 @@ def test_a_unit_that_is_older_than_a_file_of_it_takes_it_over(monkeypatch, tmp_p
         ({"NeedDaemonReload": "yes"}, None, "restart"),
     ],
 )
-def test_what_a_unit_needs_whose_files_are_old(state, reload, restart):
+def test_what_a_unit_needs_whose_files_are_old(state: dict[str, str], reload: str | None, restart: str | None) -> None:
     assert fresh_units.needed(RUNS | state, unit("reload")) == reload
     assert fresh_units.needed(RUNS | state, unit("restart")) == restart
 
 
-def test_the_last_change_is_found_wherever_it_is(tmp_path):
+def test_the_last_change_is_found_wherever_it_is(tmp_path: pathlib.Path) -> None:
     before = tmp_path.stat().st_ctime
     (tmp_path / "conf.d/deep").mkdir(parents=True)
     (tmp_path / "conf.d/deep/one").write_text("a")
@@ -79,11 +84,13 @@ def test_the_last_change_is_found_wherever_it_is(tmp_path):
     deep = tmp_path / "conf.d/deep/one"
     assert fresh_units.newest([]) == fresh_units.newest([asked[0]]) == 0
     assert fresh_units.newest(asked) >= deep.stat().st_ctime >= before
+
     # A file that is moved into its place with an old date counts, too, and so does what is removed: its directory has changed.
-    for change in (
-        lambda: os.utime(deep, (1, 1)),
-        lambda: (tmp_path / "conf.d/two").touch() or (tmp_path / "conf.d/two").unlink(),
-    ):
+    def touch_and_remove() -> None:
+        (tmp_path / "conf.d/two").touch()
+        (tmp_path / "conf.d/two").unlink()
+
+    for change in (lambda: os.utime(deep, (1, 1)), touch_and_remove):
         last, deadline = fresh_units.newest(asked), time.monotonic() + 5
         while (
             fresh_units.newest(asked) == last and time.monotonic() < deadline
@@ -104,7 +111,13 @@ def test_the_last_change_is_found_wherever_it_is(tmp_path):
         ({"check": True}, ["start one", "restart two"], []),
     ],
 )
-def test_what_systemd_is_told(execute, monkeypatch, options, actions, commands):
+def test_what_systemd_is_told(
+    execute: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, bool],
+    actions: list[str],
+    commands: list[str],
+) -> None:
     """A unit that failed, one whose own file has changed, one that is not installed, one that is being started and one that is as it should be."""
     states = [
         {"ActiveState": "failed"},
@@ -115,7 +128,7 @@ def test_what_systemd_is_told(execute, monkeypatch, options, actions, commands):
     ]
     told = []
 
-    def run_command(_module, command, check_rc):
+    def run_command(_module: Any, command: list[str], check_rc: bool) -> tuple[int, str, str]:
         assert check_rc and command[0] == "systemctl"
         if command[1] == "show":
             return (

@@ -1,5 +1,6 @@
 """plugins/modules/host_facts.py: what settings are computed from moves with the machine, and not with its boots."""
 
+import pathlib
 import shutil
 
 import jinja2
@@ -10,7 +11,7 @@ from repository import ROOT
 from plugins.modules import host_facts
 
 
-def test_the_disk_is_that_of_the_nearest_directory_there_is(tmp_path):
+def test_the_disk_is_that_of_the_nearest_directory_there_is(tmp_path: pathlib.Path) -> None:
     assert (
         host_facts.disk(tmp_path / "none/at/all")
         == host_facts.disk(tmp_path)
@@ -18,7 +19,7 @@ def test_the_disk_is_that_of_the_nearest_directory_there_is(tmp_path):
     )
 
 
-def test_an_interface_without_an_address_is_there_too(monkeypatch):
+def test_an_interface_without_an_address_is_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_facts.socket, "if_nameindex", lambda: [(1, "eth0"), (2, "eth1")])
     links = [
         {
@@ -31,7 +32,7 @@ def test_an_interface_without_an_address_is_there_too(monkeypatch):
 
 
 @pytest.mark.parametrize(("memory_gib", "disk_gb"), [(1, 10), (16, 40), (64, 100), (256, 2000)])
-def test_wal_that_waits_fits_on_the_disk(memory_gib, disk_gb):
+def test_wal_that_waits_fits_on_the_disk(memory_gib: int, disk_gb: int) -> None:
     """For the backup host, for a standby that is away, and between two checkpoints: together less than half of it."""
     values = {
         "host_memory_mb": memory_gib * 1024,
@@ -51,6 +52,6 @@ def test_wal_that_waits_fits_on_the_disk(memory_gib, disk_gb):
 
 # What machines of 1 to 64 GiB have, less what kernels keep for themselves.
 @pytest.mark.parametrize("mebibytes", [975, 1967, 2998, 3915, 5930, 7941, 11960, 15990, 32100, 64300])
-def test_some_mebibytes_more_or_less_are_the_same_memory(mebibytes):
+def test_some_mebibytes_more_or_less_are_the_same_memory(mebibytes: int) -> None:
     assert host_facts.steady(mebibytes - 6) == host_facts.steady(mebibytes) == host_facts.steady(mebibytes + 6)
     assert mebibytes * 7 / 8 <= host_facts.steady(mebibytes) <= mebibytes

@@ -3,6 +3,8 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from ansible.module_utils import host_health
@@ -18,7 +20,7 @@ media-sync.timer     loaded    active     waiting      Copy uploads
 """
 
 
-def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
+def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_health.subprocess, "run", lambda *_words, **_more: type("Done", (), {"stdout": LISTED}))
     app1 = host_health.Host({"all": {}}, {})
     app1.services(["rsyslog", "apache2", "pgpool2", "etcd", "media-sync.timer", "keepalived"])
@@ -33,6 +35,7 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
     ]
 
 
+# A container has its machine's clock
 @pytest.mark.parametrize(
     ("unit", "up_s", "told", "wrong"),
     [
@@ -44,7 +47,9 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch):
         ("cron.service", 3600, "NTPSynchronized=no\n", False),
     ],
 )  # a container has its machine's clock
-def test_a_clock_that_nobody_sets_is_complained_about(unit, up_s, told, wrong, monkeypatch):
+def test_a_clock_that_nobody_sets_is_complained_about(
+    unit: str, up_s: int, told: str, wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(host_health, "output", lambda *_words: told)
     monkeypatch.setattr(host_health.time, "clock_gettime", lambda _clock: up_s)
     app1 = host_health.Host({"all": {}}, {})
@@ -55,12 +60,12 @@ def test_a_clock_that_nobody_sets_is_complained_about(unit, up_s, told, wrong, m
 
 
 @contextlib.contextmanager
-def server(*parts, waits=0.0):
+def server(*parts: Any, waits: float = 0.0) -> Iterator[tuple[int, list[Any]]]:
     """The port of a server that answers one connection with some parts, with a pause before the last, and notes the request in heard."""
     heard, done = [], threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
-        def serve():
+        def serve() -> None:
             connection, _peer = listening.accept()
             with connection:
                 heard.append(connection.recv(65536))
@@ -86,31 +91,31 @@ def server(*parts, waits=0.0):
         ([b""], (None, "no answer by HTTP")),
     ],
 )
-def test_answers_are_read_to_their_end(parts, expected):
+def test_answers_are_read_to_their_end(parts: list[bytes], expected: Any) -> None:
     with server(*parts) as (port, heard):
         assert host_health.http_get("127.0.0.1", port, "/path") == expected
         assert heard == [f"GET /path HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()]
 
 
-def test_an_answer_that_stops_half_way_is_none():
+def test_an_answer_that_stops_half_way_is_none() -> None:
     with server(b"HTTP/1.1 200 OK\r\n\r\n", b"more", waits=5) as (port, _heard):
         assert host_health.http_get("127.0.0.1", port, "/", 0.2)[0] is None
 
 
-def test_nobody_who_answers_is_no_answer():
+def test_nobody_who_answers_is_no_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert host_health.http_get("127.0.0.1", port, "/")[0] is None
     assert host_health.json_get("127.0.0.1", port, "/") == {}
 
 
-def test_what_runs_meanwhile_returns_or_raises():
+def test_what_runs_meanwhile_returns_or_raises() -> None:
     assert host_health.Later(lambda one, other: one + other, 1, 2).result() == 3
     with pytest.raises(ZeroDivisionError):
         host_health.Later(lambda: 1 / 0).result()
 
 
-def test_everybody_is_asked_at_once():
+def test_everybody_is_asked_at_once() -> None:
     both = threading.Barrier(2, timeout=5)
     app1 = host_health.Host(
         {"all": {"db1": "192.0.2.2", "db2": "192.0.2.3"}, "db": {"db1": "192.0.2.2", "db3": "192.0.2.4"}}, {}
@@ -130,8 +135,10 @@ def test_everybody_is_asked_at_once():
 @pytest.mark.parametrize(
     ("sent", "monitor", "seconds"), [("ESTAB", False, None), ("", False, 40.0), ("ESTAB", True, 40.0)]
 )
-def test_the_age_of_rsyslog_is_asked_for_where_it_counts(monkeypatch, sent, monitor, seconds):
-    def output(command, *_words, **_environment):
+def test_the_age_of_rsyslog_is_asked_for_where_it_counts(
+    monkeypatch: pytest.MonkeyPatch, sent: str, monitor: bool, seconds: float | None
+) -> None:
+    def output(command: str, *_words: str, **_environment: object) -> str:
         return sent if command == "ss" else "60000000\n"
 
     monkeypatch.setattr(host_health, "output", output)

@@ -3,7 +3,7 @@
 import idle
 
 
-def test_what_units_took_between_two_looks():
+def test_what_units_took_between_two_looks() -> None:
     before = idle.used(
         ". 1000\ninit.scope 100\nsystem.slice 500\nsystem.slice/a.service/ 200\nsystem.slice/gone.service/ 50\n"
     )
@@ -13,12 +13,12 @@ def test_what_units_took_between_two_looks():
     assert idle.spent(before, after, 2.0) == {"init.scope": 0.5, "a.service": 1.0, "(ended)": 2.0}
 
 
-def test_what_systemd_says_that_ended_units_took():
+def test_what_systemd_says_that_ended_units_took() -> None:
     said = "a.service: Consumed 1min 2.5s CPU time, 3M memory peak.\nStarted b.\na.service: Consumed 500ms CPU time.\n"
     assert idle.ended(said) == {"a.service": 63.0}
 
 
-def test_sums_leave_out_the_verbs_and_nothing_twice():
+def test_sums_leave_out_the_verbs_and_nothing_twice() -> None:
     drawn = idle.table(
         {"app1": {"ssh.service": 9.0, "x.service": 1.0, "(ended)": 2.0, "  y.service": 1.5}, "db1": {"x.service": 3.0}}
     )

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pathlib
 import subprocess
+from typing import Any
 
 import pytest
 import yaml
@@ -17,24 +19,24 @@ NODE = {"RepoTags": ["realworld/node:13"], "Id": "sha256:1", "Config": {"Labels"
 HOSTS = {"app1": ["app"], "app2": ["app"], "cache1": ["cache", "quorum"]}
 
 
-def templated(expression, variables):
+def templated(expression: str, variables: Any) -> Any:
     """The value of a template of trusted text."""
     return Templar(loader=DataLoader(), variables=variables).template(trust_as_template(expression))
 
 
-def variables_of(path):
+def variables_of(path: pathlib.Path) -> dict[str, Any]:
     """{name: its template, trusted} of a file of variables."""
     return {name: trust_as_template(value) for name, value in yaml.safe_load(path.read_text()).items()}
 
 
-def image_of(groups):
+def image_of(groups: list[str]) -> str:
     """The image of a host that is in these groups."""
     return templated(
         load(ROOT / "group_vars/all/hosts.yml")["host_image"], {"group_names": groups, "env_name": "local"}
     )
 
 
-def outdated(known, packages=("curl",)):
+def outdated(known: list[dict[str, Any]], packages: Any = ("curl",)) -> Any:
     """(images that have to be made, {image: its digest}), where Docker knows some images."""
     hostvars = {
         host: {
@@ -55,7 +57,7 @@ def outdated(known, packages=("curl",)):
     return templated("{{ bake_outdated }}", told), templated("{{ bake_recipes }}", told)
 
 
-def kept(recipes):
+def kept(recipes: dict[str, str]) -> list[dict[str, Any]]:
     """What Docker says of images with these digests."""
     return [
         {"RepoTags": [image], "Id": "sha256:2", "Config": {"Labels": {"realworld-recipe": recipe}}}
@@ -70,11 +72,11 @@ def kept(recipes):
         (["quorum", "local", "cache"], "realworld/golden-cache-quorum:13"),
     ],
 )
-def test_hosts_with_the_same_groups_share_an_image(groups, image):
+def test_hosts_with_the_same_groups_share_an_image(groups: list[str], image: str) -> None:
     assert image_of(groups) == image
 
 
-def test_an_image_is_made_where_there_is_none_and_where_it_would_become_another():
+def test_an_image_is_made_where_there_is_none_and_where_it_would_become_another() -> None:
     missing, recipes = outdated([])
     assert missing == list(recipes) == ["realworld/golden-app:13", "realworld/golden-cache-quorum:13"]
     assert outdated(kept(recipes))[0] == []
@@ -82,11 +84,11 @@ def test_an_image_is_made_where_there_is_none_and_where_it_would_become_another(
     assert outdated(kept(recipes | {"realworld/golden-app:13": "of before"}))[0] == ["realworld/golden-app:13"]
 
 
-def test_neither_the_order_of_packages_nor_a_second_mention_makes_an_image_another():
+def test_neither_the_order_of_packages_nor_a_second_mention_makes_an_image_another() -> None:
     assert outdated([], ["curl", "brotli"])[1] == outdated([], ["brotli", "curl", "curl"])[1]
 
 
-def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path):
+def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path: pathlib.Path) -> None:
     units, scripts, early = (tmp_path / name for name in ("units", "init.d", "early"))
     for directory in (units, scripts, early):
         directory.mkdir()
@@ -136,7 +138,9 @@ def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path):
         (["app", "cache"], ["brotli"], None),  # has other jobs since
     ],
 )
-def test_a_host_tells_what_its_image_lacks(tmp_path, groups, packages, said):
+def test_a_host_tells_what_its_image_lacks(
+    tmp_path: pathlib.Path, groups: list[str], packages: list[str], said: Any
+) -> None:
     record = tmp_path / "image"
     record.write_text(json.dumps({"groups": ["app"], "packages": ["curl", "gzip"], "date": "2026-01-02"}))
     host = host_health.Host({"all": {}}, {"packages": packages})

@@ -1,5 +1,6 @@
 """From one box to the full tier: what the drawings say, and which verbs lead from one to the next."""
 
+import pathlib
 import re
 import shutil
 
@@ -29,18 +30,18 @@ TRUE_FROM = {
 }
 
 
-def alone(jobs, pool):
+def alone(jobs: dict[str, list[str]], pool: str) -> bool:
     """Whether the hosts of a pool do nothing else, votes apart."""
     return all(host not in jobs[other] for host in jobs[pool] for other in JOBS if other not in (pool, "quorum"))
 
 
-def jobs(name):
+def jobs(name: str) -> dict[str, list[str]]:
     """{job: its hosts} of a drawing."""
     groups = climb.read(RUNGS[name]).groups
     return {job: groups.get(job, []) for job in JOBS}
 
 
-def applied(text, words):
+def applied(text: str, words: list[str]) -> str:
     """The text of an inventory after a verb."""
     given = dict(word.split("=") for word in words[1:])
     if words[0] == "add-node":
@@ -52,7 +53,7 @@ def applied(text, words):
     return text
 
 
-def complaints(text, tmp_path):
+def complaints(text: str, tmp_path: pathlib.Path) -> list[str]:
     """What preflight has to say about an inventory of the ladder."""
     path = tmp_path / "inventories/ladder.yml"
     path.parent.mkdir(exist_ok=True)
@@ -64,13 +65,13 @@ def complaints(text, tmp_path):
     )
 
 
-def test_the_rungs_are_those_of_the_drawings():
+def test_the_rungs_are_those_of_the_drawings() -> None:
     assert [name.partition("-")[2] for name in NAMES] == list(TRUE_FROM)
     assert [int(name.partition("-")[0]) for name in NAMES] == list(range(1, len(NAMES) + 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_rung_is_what_its_name_says(name):
+def test_a_rung_is_what_its_name_says(name: str) -> None:
     is_true, hosts = TRUE_FROM[name.partition("-")[2]], set(climb.read(RUNGS[name]).lines)
     assert is_true(jobs(name), hosts)
     for lower in NAMES[: NAMES.index(name)]:
@@ -78,12 +79,12 @@ def test_a_rung_is_what_its_name_says(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_preflight_finds_nothing(name, tmp_path):
+def test_preflight_finds_nothing(name: str, tmp_path: pathlib.Path) -> None:
     assert complaints(RUNGS[name].read_text(), tmp_path) == []
 
 
-def test_a_name_is_the_same_host_on_every_rung():
-    addresses = {}
+def test_a_name_is_the_same_host_on_every_rung() -> None:
+    addresses: dict[str, str] = {}
     for name in NAMES:
         rung = climb.read(RUNGS[name])
         for host in rung.lines:
@@ -91,13 +92,13 @@ def test_a_name_is_the_same_host_on_every_rung():
     assert len(set(addresses.values())) == len(addresses)
 
 
-def test_the_highest_rung_is_the_tier_of_every_environment():
+def test_the_highest_rung_is_the_tier_of_every_environment() -> None:
     local = Inventory((ROOT / "inventories/local.yml").read_text()).groups
     assert {job: len(hosts) for job, hosts in jobs(NAMES[-1]).items()} == {job: len(local[job]) for job in JOBS}
 
 
 @pytest.mark.parametrize(("low", "high"), [*zip(NAMES, NAMES[1:]), (NAMES[0], NAMES[-1])])
-def test_the_verbs_lead_from_rung_to_rung(low, high, tmp_path):
+def test_the_verbs_lead_from_rung_to_rung(low: str, high: str, tmp_path: pathlib.Path) -> None:
     """Every inventory on the way has nothing wrong, and no pool is ever without a host."""
     text, then = RUNGS[low].read_text(), climb.read(RUNGS[high])
     for words in climb.steps(Inventory(text), then):
@@ -108,7 +109,7 @@ def test_the_verbs_lead_from_rung_to_rung(low, high, tmp_path):
     assert all(end.address(host) == then.address(host) for host in end.lines)
 
 
-def test_a_climb_that_was_cut_off_goes_on():
+def test_a_climb_that_was_cut_off_goes_on() -> None:
     low, then = RUNGS[NAMES[0]].read_text(), climb.read(RUNGS[NAMES[1]])
     todo = climb.steps(Inventory(low), then)
     assert [words[0] for words in todo] == ["add-node", "failover", "remove-node"]
@@ -116,7 +117,9 @@ def test_a_climb_that_was_cut_off_goes_on():
     assert climb.steps(then, then) == []
 
 
-def test_a_climb_that_was_cut_off_finishes_the_host_that_was_coming(live, monkeypatch, capsys):
+def test_a_climb_that_was_cut_off_finishes_the_host_that_was_coming(
+    live: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its inventory has that host, and does not tell how far it has come."""
     monkeypatch.setattr(climb, "facts_of", lambda _path: FACTS)
     climb.begin(live, NAMES[0])
@@ -127,7 +130,7 @@ def test_a_climb_that_was_cut_off_finishes_the_host_that_was_coming(live, monkey
         assert capsys.readouterr().out.startswith(expected)
 
 
-def test_new_votes_are_taken_one_by_one_and_first():
+def test_new_votes_are_taken_one_by_one_and_first() -> None:
     low, top = climb.read(RUNGS[NAMES[0]]), climb.read(RUNGS[NAMES[-1]])
     assert climb.votes(low, low) == []
     assert climb.votes(low, top) == ["cache1", "cache2", "box1"]
@@ -135,7 +138,9 @@ def test_new_votes_are_taken_one_by_one_and_first():
 
 
 @pytest.mark.parametrize("broken", ["add-node", "up", "site", "converge"])
-def test_a_climb_that_fails_says_how_it_goes_on_and_does(broken, live, monkeypatch, capsys):
+def test_a_climb_that_fails_says_how_it_goes_on_and_does(
+    broken: str, live: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made, low, top = [], NAMES[-2], NAMES[-1]
     monkeypatch.setattr(climb, "facts_of", lambda _path: FACTS)
     monkeypatch.setattr(climb, "make", lambda _facts, *words, **_how: made.append(words[0]) or words[0] != broken)
@@ -154,13 +159,13 @@ def test_a_climb_that_fails_says_how_it_goes_on_and_does(broken, live, monkeypat
     )
 
 
-def test_those_who_have_a_vote_let_new_ones_in_first():
+def test_those_who_have_a_vote_let_new_ones_in_first() -> None:
     low, near, top = (climb.read(RUNGS[NAMES[place]]) for place in (0, -2, -1))
     assert climb.client_access(low, near) == []
     assert climb.client_access(near, top) == [["site", "LIMIT=box1", "TAGS=etcd_clients"]]
 
 
-def test_hosts_come_before_hosts_go():
+def test_hosts_come_before_hosts_go() -> None:
     for low, high in zip(NAMES, NAMES[1:]):
         verbs = [
             (word, words[0])
@@ -190,7 +195,7 @@ def test_hosts_come_before_hosts_go():
         ),
     ],
 )
-def test_where_no_verbs_lead_is_refused(change, reason):
+def test_where_no_verbs_lead_is_refused(change: tuple[str, str], reason: str) -> None:
     text = RUNGS[NAMES[1]].read_text()
     changed = re.sub(*change, text)
     assert changed != text
@@ -202,7 +207,7 @@ def test_where_no_verbs_lead_is_refused(change, reason):
     ("job", "reason"),
     [("quorum", "box1 has a vote"), ("monitor", "box1 has the graphs"), ("backup", "backup1 has the backups")],
 )
-def test_what_no_verb_takes_away_is_refused(job, reason):
+def test_what_no_verb_takes_away_is_refused(job: str, reason: str) -> None:
     now, then = climb.read(RUNGS[NAMES[-1]]), climb.read(RUNGS[NAMES[-1]])
     then.groups[job] = [host for host in then.groups[job] if host not in ("box1", "backup1")]
     with pytest.raises(Refused, match=f"{reason} in .* and not in .*: no verb takes that away"):
@@ -210,13 +215,13 @@ def test_what_no_verb_takes_away_is_refused(job, reason):
 
 
 @pytest.fixture
-def live(tmp_path):
+def live(tmp_path: pathlib.Path) -> pathlib.Path:
     """The inventory of a copy of the ladder, which nobody has begun yet."""
     shutil.copytree(ROOT / "inventories/ladder", tmp_path / "ladder")
     return tmp_path / "ladder.yml"
 
 
-def test_it_begins_at_the_bottom_or_where_it_is_told(live):
+def test_it_begins_at_the_bottom_or_where_it_is_told(live: pathlib.Path) -> None:
     climb.begin(live, "")
     assert climb.standing(live) == NAMES[0] and climb.following(live) == NAMES[1]
     climb.begin(live, NAMES[0])
@@ -225,7 +230,7 @@ def test_it_begins_at_the_bottom_or_where_it_is_told(live):
     assert live.read_text() == RUNGS[NAMES[3]].read_text()
 
 
-def test_it_begins_once(live):
+def test_it_begins_once(live: pathlib.Path) -> None:
     climb.begin(live, "")
     for name, reason in (
         (NAMES[2], "1-one-box stands, not 3-media-apart"),
@@ -236,12 +241,12 @@ def test_it_begins_once(live):
     assert live.read_text() == RUNGS[NAMES[0]].read_text()
 
 
-def test_a_rung_that_nobody_drew_is_none(live):
+def test_a_rung_that_nobody_drew_is_none(live: pathlib.Path) -> None:
     with pytest.raises(Refused, match=r"There is no rung 'x'\. There are: 1-one-box, "):
         climb.begin(live, "x")
 
 
-def test_there_is_nothing_above_the_top(live):
+def test_there_is_nothing_above_the_top(live: pathlib.Path) -> None:
     climb.begin(live, NAMES[-1])
     with pytest.raises(Refused, match="the highest rung"):
         climb.following(live)
@@ -257,19 +262,19 @@ def test_there_is_nothing_above_the_top(live):
         ("backup", "box1 is in 'backup' and in 'db' too: what destroys one takes the other along"),
     ],
 )
-def test_what_one_host_cannot_be_at_once(group, reason, tmp_path):
+def test_what_one_host_cannot_be_at_once(group: str, reason: str, tmp_path: pathlib.Path) -> None:
     text = RUNGS[NAMES[0]].read_text().replace(f"{group}: {{hosts: {{}}}}", f"{group}: {{hosts: {{box1: }}}}")
     assert any(reason in line for line in complaints(text, tmp_path))
 
 
-def test_a_group_that_nobody_names_is_missed(tmp_path):
+def test_a_group_that_nobody_names_is_missed(tmp_path: pathlib.Path) -> None:
     text = RUNGS[NAMES[0]].read_text().replace("        backup: {hosts: {}}\n", "")
     assert complaints(text, tmp_path) == [
         "inventories/ladder.yml:1: the group 'backup' has no hosts; where there are to be none, write backup: {hosts: {}}"
     ]
 
 
-def test_a_second_vote_does_not_go_with_a_database(tmp_path):
+def test_a_second_vote_does_not_go_with_a_database(tmp_path: pathlib.Path) -> None:
     text = applied(RUNGS[NAMES[0]].read_text(), ["add-node", "POOL=db", "NODE=db1", "ADDRESS=172.30.30.51"])
     assert complaints(text, tmp_path) == []
     votes = (
@@ -279,6 +284,6 @@ def test_a_second_vote_does_not_go_with_a_database(tmp_path):
     assert any("box1 is a database and in 'quorum' too" in line for line in complaints(votes, tmp_path))
 
 
-def test_the_page_has_every_rung():
+def test_the_page_has_every_rung() -> None:
     page = (ROOT / "docs/ladder.md").read_text()
     assert all(name in page for name in NAMES)

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from typing import Any
 
 import pytest
 from repository import ROOT
@@ -24,7 +25,7 @@ TOLD = {
 }
 
 
-def crawl():
+def crawl() -> Any:
     """A crawl that found one of each kind."""
     pages = {
         "/": b'<link rel="stylesheet" href="/static/a.css"><img src="/media/b.png"><a href="/mine">mine</a>welcome',
@@ -47,13 +48,13 @@ def crawl():
     ("users", "seconds", "said"),
     [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")],
 )
-def test_what_is_no_number_is_refused(users, seconds, said):
+def test_what_is_no_number_is_refused(users: str, seconds: str, said: str) -> None:
     with pytest.raises(errors.Refused, match=f"{said} is no number"):
         load.parse_limits(users, seconds)
     assert load.parse_limits("5", "10") == (5, 10)
 
 
-def test_production_is_refused_and_then_spared():
+def test_production_is_refused_and_then_spared() -> None:
     real = {"env_name": "production", "containers": False}
     with pytest.raises(errors.Refused, match="ANYWAY=1"):
         load.check_production(real, anyway=False)
@@ -63,7 +64,7 @@ def test_production_is_refused_and_then_spared():
     assert set(load.plan(TOLD, crawl(), "", production=True)["mix"]) == {"page", "static", "media"}
 
 
-def test_visitors_are_told_what_there_is():
+def test_visitors_are_told_what_there_is() -> None:
     found = load.plan(TOLD, crawl(), "csrftoken=a; sessionid=b", production=False)
     assert (found["pages"], found["statics"], found["uploads"]) == (["/"], ["/static/a.css"], ["/media/b.png"])
     assert found["mix"] == SITE["site_demo_load"]["mix"] and found["sign_in_page"] == "/accounts/login/"
@@ -84,7 +85,7 @@ def test_visitors_are_told_what_there_is():
         ("shop.settings", {"page": 65, "static": 25, "media": 10}),
     ],
 )
-def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings, mix):
+def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings: str, mix: dict[str, int]) -> None:
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template
 
@@ -95,7 +96,7 @@ def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings, mix):
     assert load.plan(TOLD | {"load": told}, crawl(), "", production=False)["mix"].keys() == {"page", "static", "media"}
 
 
-def test_every_kind_is_something_a_visitor_can_do():
+def test_every_kind_is_something_a_visitor_can_do() -> None:
     text = (ROOT / "controller/load/visitors.py").read_text()
     for kind in analysis.KINDS:
         assert f"    def {kind}(self) -> None:" in text
@@ -127,14 +128,14 @@ pool-all 8
 """
 
 
-def sampled(*moments):
+def sampled(*moments: int) -> str:
     return "".join(
         SAID.format(at=at, busy=at * 100, idle=at * 80, wait=at * 20, usage=at * 500000, io=at * 250000)
         for at in moments
     )
 
 
-def test_what_a_host_says_is_understood():
+def test_what_a_host_says_is_understood() -> None:
     seen = probe.samples(sampled(10, 12, 14) + "at 16\nstat 1", DOORS)
     assert (
         len(seen) == 3
@@ -145,6 +146,7 @@ def test_what_a_host_says_is_understood():
     )
     assert [one["at"] for one in probe.settled(seen, 3)] == [14]
     real, contained = analysis.figures(seen, False), analysis.figures(seen, True)
+    assert real and contained
     assert (
         real["cpu"] == pytest.approx(0.5)
         and real["used"] == pytest.approx(1.0)
@@ -165,7 +167,7 @@ def test_what_a_host_says_is_understood():
     )
 
 
-def test_this_machine_can_be_looked_at():
+def test_this_machine_can_be_looked_at() -> None:
     """The look itself, with what there is here."""
     done = subprocess.run(
         ["sh", "-c", probe.PROBE, "load-look", "0.1", "3", *[""] * 5],
@@ -178,7 +180,7 @@ def test_this_machine_can_be_looked_at():
     assert 0 <= told["cpu"] <= 1 and 0 < told["memory"] < 1 and told["cores"] >= 1
 
 
-def host(**more):
+def host(**more: dict[str, tuple[float, float]] | float) -> Any:
     return {"cores": 2.0, "cpu": 0.1, "cpu_most": 0.2, "used": 0.2, "memory": 0.3, "io": 0.0, "queues": {}} | more
 
 
@@ -214,13 +216,13 @@ def host(**more):
         ({"app1": None, "db1": host(cpu=0.9)}, 0.2, 0.1, False, "db", "db1 was out of processor"),
     ],
 )
-def test_the_bottleneck(hosts, machine, visitors, contained, tier, why):
+def test_the_bottleneck(hosts: Any, machine: float, visitors: float, contained: bool, tier: str, why: str) -> None:
     everyone = {name: host() for members in TIERS.values() for name in members} | hosts
     found = analysis.bottleneck(everyone, TIERS, host(cpu=machine), visitors, contained)
     assert found[0] == tier and why in found[1], found
 
 
-def test_hosts_that_do_not_tell_are_no_bottleneck():
+def test_hosts_that_do_not_tell_are_no_bottleneck() -> None:
     assert analysis.bottleneck({"app1": None}, TIERS, None, 0.1, True) == ("", "No host told how it was.")
 
 
@@ -240,7 +242,7 @@ HISTORY = """Timestamp,User Count,Type,Name,Requests/s,Failures/s,50%,66%,75%,80
 """
 
 
-def test_what_visitors_got():
+def test_what_visitors_got() -> None:
     rows, tiers = analysis.requests(STATS.splitlines())
     assert [row["kind"] for row in rows] == ["change", "page", "static", "all"] and rows[1]["p95"] == pytest.approx(
         0.12
@@ -268,7 +270,7 @@ def test_what_visitors_got():
     assert report.curve([], 1) == ("", 1.0)
 
 
-def test_the_report_needs_nothing_from_elsewhere():
+def test_the_report_needs_nothing_from_elsewhere() -> None:
     rows, tiers = analysis.requests(STATS.splitlines())
     contents = {
         "title": "x under 5 visitors for 60 s",

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,10 +17,10 @@ case $host in *{busy}) echo "busy: alice@desk (make deploy, pid 7)";; *) echo he
 
 
 @pytest.fixture(name="hosts")
-def hosts_fixture(tmp_path, monkeypatch):
+def hosts_fixture(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """hosts(busy) describes an environment of two app hosts and a database, of which one is locked by somebody else; ssh is a stand-in."""
 
-    def described(busy):
+    def described(busy: str) -> None:
         (tmp_path / "ssh").write_text(SSH.format(busy=busy))
         (tmp_path / "ssh").chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -34,7 +36,7 @@ def hosts_fixture(tmp_path, monkeypatch):
     return described
 
 
-def test_every_app_host_holds_the_lock_as_long_as_its_input_is_open(hosts):
+def test_every_app_host_holds_the_lock_as_long_as_its_input_is_open(hosts: Callable[..., Any]) -> None:
     hosts("db1")
     held, busy = lock.take("inventories/test.yml", "make site")
     assert (
@@ -43,23 +45,27 @@ def test_every_app_host_holds_the_lock_as_long_as_its_input_is_open(hosts):
         and [process.poll() for process in held.values()] == [None, None]
     )
     for process in held.values():
+        assert process.stdin and process.stdout
         process.stdin.close()
         assert process.wait(timeout=10) == 0
         process.stdout.close()
 
 
-def test_a_lock_of_somebody_else_is_named(hosts):
+def test_a_lock_of_somebody_else_is_named(hosts: Callable[..., Any]) -> None:
     hosts("app2")
     held, busy = lock.take("inventories/test.yml", "make site")
     assert busy.startswith("alice@desk (make deploy, pid 7) is changing this environment (on app2)")
     for process in held.values():
+        assert process.stdin and process.stdout
         process.stdin.close()
         process.wait(timeout=10)
         process.stdout.close()
 
 
-def test_an_environment_that_cannot_be_read_is_said(monkeypatch, capsys):
-    def unusable(_inventory):
+def test_an_environment_that_cannot_be_read_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unusable(_inventory: str) -> None:
         raise environment.Unusable("there is no group 'lokal'")
 
     monkeypatch.setattr(environment, "load", unusable)

@@ -3,6 +3,8 @@
 import datetime
 import gzip
 import os
+import pathlib
+from typing import Any
 
 import pytest
 from ansible.module_utils import log_search
@@ -13,7 +15,7 @@ ID = "0123456789abcdef0123456789abcdef"
 NOW = datetime.datetime(2026, 11, 25, 18, 0, tzinfo=datetime.UTC)
 
 
-def line(second, host, words, zone="+00:00"):
+def line(second: int, host: str, words: str, zone: str = "+00:00") -> str:
     return f"2026-11-25T18:00:{second:02}.5{second:05}{zone} {host} {words}"
 
 
@@ -33,7 +35,7 @@ OWN = [line(8, "monitor1", f"ansible-log_lines[4]: Invoked with request={ID}")]
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: pathlib.Path) -> pathlib.Path:
     """Logs as a monitor keeps them, one of them rotated and compressed."""
     for name, lines in {"lb1.log": LB, "app1.log": APP, "monitor1.log": OWN}.items():
         (tmp_path / name).write_text("".join(f"{one}\n" for one in lines))
@@ -43,7 +45,7 @@ def store(tmp_path):
     return tmp_path
 
 
-def test_a_request_is_found_on_every_host_in_the_order_of_time(store):
+def test_a_request_is_found_on_every_host_in_the_order_of_time(store: pathlib.Path) -> None:
     assert log_search.search(store, request=ID) == ([DB[0], APP[0], LB[0]], 0)
 
 
@@ -59,21 +61,21 @@ def test_a_request_is_found_on_every_host_in_the_order_of_time(store):
         ({"host": "lb1", "since": (NOW + datetime.timedelta(seconds=5)).timestamp()}, [LB[1]]),
     ],
 )
-def test_lines_are_chosen_by_host_name_and_time(store, asked, expected):
+def test_lines_are_chosen_by_host_name_and_time(store: pathlib.Path, asked: Any, expected: list[str]) -> None:
     assert log_search.search(store, **asked) == (expected, 0)
 
 
-def test_a_file_that_ended_before_is_not_read(store):
+def test_a_file_that_ended_before_is_not_read(store: pathlib.Path) -> None:
     os.utime(store / "lb1.log", (1, 1))
     assert log_search.files(store, "lb1", 2) == []
     assert log_search.search(store, host="lb1", since=0)[0]
 
 
-def test_the_newest_are_kept_where_there_are_too_many(store):
+def test_the_newest_are_kept_where_there_are_too_many(store: pathlib.Path) -> None:
     assert log_search.search(store, host="lb1", most=2) == (LB[:2], 1)
 
 
-def test_a_compressed_file_that_is_being_written_ends_where_it_ends(store):
+def test_a_compressed_file_that_is_being_written_ends_where_it_ends(store: pathlib.Path) -> None:
     path = store / "db1.log.2.gz"
     path.write_bytes(path.read_bytes()[:-6])
     assert log_search.search(store, host="db1") == (DB, 0)
@@ -83,7 +85,7 @@ def test_a_compressed_file_that_is_being_written_ends_where_it_ends(store):
     ("words", "seconds"),
     [("", None), ("30m", 1800), ("2h", 7200), ("1d", 86400), ("2026-11-25 17:30", 1800), ("2026-11-25T17:30", 1800)],
 )
-def test_since(words, seconds):
+def test_since(words: str, seconds: int | None) -> None:
     assert logs.moment(words, NOW) == (0 if seconds is None else NOW.timestamp() - seconds)
 
 
@@ -97,12 +99,12 @@ def test_since(words, seconds):
         (("", "", "", "yesterday"), "SINCE=yesterday is no moment"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(words, sentence):
+def test_what_cannot_be_asked_is_refused(words: tuple[str, str, str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
         logs.search_arguments(*words, NOW)
 
 
-def test_what_is_asked():
+def test_what_is_asked() -> None:
     assert logs.search_arguments(ID, "app1", "", "1h", NOW) == {
         "request": ID,
         "host": "app1",
@@ -111,7 +113,7 @@ def test_what_is_asked():
     }
 
 
-def test_lines_of_several_hosts_are_one_story_and_the_silent_are_named():
+def test_lines_of_several_hosts_are_one_story_and_the_silent_are_named() -> None:
     later = line(1, "b", "words", "-01:00")
     lines, missing = logs.page(
         {

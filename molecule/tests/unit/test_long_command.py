@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from repository import ROOT
@@ -19,20 +21,20 @@ class Answer(Exception):
 
 
 @pytest.fixture(name="call")
-def call_fixture(tmp_path, monkeypatch):
+def call_fixture(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """call(command, run, seconds) is what the module returns."""
 
-    def answer(**result):
+    def answer(**result: bool | int | str) -> None:
         raise Answer(result)
 
-    def call(command, run, seconds=20):
+    def call(command: str, run: str, seconds: float | int = 20) -> dict[str, Any]:
         class Module:
             """AnsibleModule, as far as it is used."""
 
             params = {"cmd": command, "run": run, "directory": str(tmp_path / "commands"), "report_s": seconds}
             exit_json = fail_json = staticmethod(answer)
 
-            def __init__(self, **_spec):
+            def __init__(self, **_spec: dict[str, Any]) -> None:
                 pass
 
         monkeypatch.setattr(long_command, "AnsibleModule", Module)
@@ -43,7 +45,7 @@ def call_fixture(tmp_path, monkeypatch):
     return call
 
 
-def test_a_command_that_ends_is_one_call(call, tmp_path):
+def test_a_command_that_ends_is_one_call(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     begun = time.monotonic()
     done = call("sh -c 'echo a; echo b >&2'", "1")
     assert time.monotonic() - begun < 15  # it does not wait for a report to be due
@@ -54,7 +56,7 @@ def test_a_command_that_ends_is_one_call(call, tmp_path):
     assert [path.name for path in (tmp_path / "commands").iterdir()] == ["lock"]
 
 
-def test_one_that_takes_longer_tells_what_it_printed_last(call, tmp_path):
+def test_one_that_takes_longer_tells_what_it_printed_last(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     go = tmp_path / "go"
     os.mkfifo(go)
     command = f"sh -c 'echo first; echo second; read line <{go}; echo third'"
@@ -69,13 +71,13 @@ def test_one_that_takes_longer_tells_what_it_printed_last(call, tmp_path):
     assert call("echo other", "2")["stdout"] == "other"
 
 
-def test_one_that_is_killed_has_failed(call, tmp_path):
+def test_one_that_is_killed_has_failed(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     assert not call("sleep 600", "1", 0)["finished"]
     os.killpg(int((tmp_path / "commands/1/pid").read_text()), signal.SIGKILL)
     assert (done := call("sleep 600", "1"))["finished"] and (done["rc"], done["msg"]) == (-1, "it was killed")
 
 
-def test_ansible_repeats_it_until_it_ends(tmp_path):
+def test_ansible_repeats_it_until_it_ends(tmp_path: pathlib.Path) -> None:
     (tmp_path / "inventories").mkdir()
     (tmp_path / ".state/x").mkdir(parents=True)
     (tmp_path / "inventories/x.yml").write_text(
@@ -97,7 +99,7 @@ def test_ansible_repeats_it_until_it_ends(tmp_path):
     os.mkfifo(tmp_path / "go")
     log = tmp_path / ".state/x/last.log"
 
-    def answer():
+    def answer() -> None:
         while not log.exists() or "s: begin" not in log.read_text():
             time.sleep(0.05)  # between two looks at a condition
         (tmp_path / "go").write_text("\n")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pathlib
 import sys
 
 import pytest
@@ -15,13 +16,13 @@ MOMENT = 1_800_000_000 * S
 ODD = os.fsdecode(b"\xff*[a]?.txt")
 
 
-def upload(root, name, at):
+def upload(root: pathlib.Path, name: str, at: int) -> None:
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text("x")
     os.utime(root / name, ns=(at, at))
 
 
-def delete(root, name, at):
+def delete(root: pathlib.Path, name: str, at: int) -> None:
     """As delete.lua does."""
     note = root / ".sync/deleted" / hashlib.sha256(os.fsencode(name)).hexdigest()
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,9 @@ def delete(root, name, at):
         (False, None, 5, False, False),
     ],
 )
-def test_what_is_brought_back_and_what_is_deleted(tmp_path, in_backup, here, deleted, back, away):
+def test_what_is_brought_back_and_what_is_deleted(
+    tmp_path: pathlib.Path, in_backup: bool, here: int | None, deleted: int | None, back: bool, away: bool
+) -> None:
     if here is not None:
         upload(tmp_path, "a/b", MOMENT + here * S)
     if deleted is not None:
@@ -53,7 +56,9 @@ def test_what_is_brought_back_and_what_is_deleted(tmp_path, in_backup, here, del
     assert restore.needed(tmp_path, MOMENT, then, restore.on_host(tmp_path)) == (["a/b"] * back, ["a/b"] * away)
 
 
-def test_what_was_uploaded_since_is_deleted_here_and_with_that_on_every_host(tmp_path, monkeypatch, capsys):
+def test_what_was_uploaded_since_is_deleted_here_and_with_that_on_every_host(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Where no backup is older: nothing comes back."""
     root = tmp_path / "uploads"
     upload(root, "before", MOMENT - S)
@@ -82,7 +87,7 @@ def test_what_was_uploaded_since_is_deleted_here_and_with_that_on_every_host(tmp
         ("2026-11-29T18:00:30.5-05:30", 1795995030_500000000),
     ],
 )
-def test_times_are_read_to_the_nanosecond(text, stamp):
+def test_times_are_read_to_the_nanosecond(text: str, stamp: int) -> None:
     assert restore.stamp(text) == stamp
 
 
@@ -95,7 +100,9 @@ def test_times_are_read_to_the_nanosecond(text, stamp):
         ("2026-11-30T23:00:00Z", "b"),
     ],
 )
-def test_the_newest_backup_before_the_moment_that_has_something_is_taken(monkeypatch, moment, found):
+def test_the_newest_backup_before_the_moment_that_has_something_is_taken(
+    monkeypatch: pytest.MonkeyPatch, moment: str, found: str | None
+) -> None:
     backups = [
         ("a", "2026-11-29T10:00:00.0Z", 3),
         ("b", "2026-11-29T22:00:00.123456789Z", 3),
@@ -112,7 +119,7 @@ def test_the_newest_backup_before_the_moment_that_has_something_is_taken(monkeyp
     assert restore.newest(restore.stamp(moment)) == found
 
 
-def test_files_of_a_backup_are_those_below_the_uploads(monkeypatch, tmp_path):
+def test_files_of_a_backup_are_those_below_the_uploads(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     nodes = [
         {"message_type": "snapshot", "paths": [str(tmp_path)]},
         {"type": "dir", "path": f"{tmp_path}/a", "mtime": "2026-11-29T23:30:30Z"},

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,10 +19,20 @@ NOW = 1_800_000_000 * 10**9  # in the future: no deletion is too old
 ODD = ["a b/c%d.txt", "ü.png", "new\nline", "#?&.txt", os.fsdecode(b"\xff.bin")]
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """The server of a media host's uploads: answers that replace files, and bytes that are missing at their ends."""
+
+    root: pathlib.Path
+    answers: dict[str, bytes]
+    missing: dict[str, int]
+
+
 class Peer(http.server.BaseHTTPRequestHandler):
     """What lighttpd serves of a media host; answers may be replaced by those of the server."""
 
-    def do_GET(self):
+    server: Server
+
+    def do_GET(self) -> None:
         path = urllib.parse.unquote_to_bytes(self.path)
         place = self.server.root / (
             ".sync/index" if path == b"/media-sync" else os.fsdecode(path.removeprefix(b"/media/"))
@@ -31,35 +43,35 @@ class Peer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content or b"")
 
-    def log_message(self, *_words):
+    def log_message(self, *_words: str) -> None:
         pass
 
 
 class Host:
     """A media host: its uploads, and the server of them."""
 
-    def __init__(self, root):
+    def __init__(self, root: pathlib.Path) -> None:
         self.root = root
         (root / ".sync/deleted").mkdir(parents=True)
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Peer)
+        self.server = Server(("127.0.0.1", 0), Peer)
         self.server.root, self.server.answers, self.server.missing = root, {}, {}
         self.url = f"http://127.0.0.1:{self.server.server_port}/media/"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def upload(self, name, when, content="x"):
+    def upload(self, name: str, when: int, content: str = "x") -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
         os.utime(path, ns=(NOW + when, NOW + when))
 
-    def delete(self, name, when):
+    def delete(self, name: str, when: int) -> None:
         """As delete.lua does, and mod_webdav then."""
         note = self.root / ".sync/deleted" / hashlib.sha256(os.fsencode(name)).hexdigest()
         note.write_bytes(os.fsencode(name))
         os.utime(note, ns=(NOW + when, NOW + when))
         (self.root / name).unlink(missing_ok=True)
 
-    def sync(self, *peers, strict=False):
+    def sync(self, *peers: Any, strict: bool = False) -> tuple[int, str]:
         """(exit code, what it said) of the program."""
         words = [
             sys.executable,
@@ -74,14 +86,14 @@ class Host:
         assert done.stderr == ""
         return done.returncode, done.stdout
 
-    def has(self):
+    def has(self) -> dict[str, tuple[str, int]]:
         """{name: (content, time)} of its uploads."""
         files = [path for path in self.root.rglob("*") if path.is_file() and ".sync" not in path.parts]
         return {str(path.relative_to(self.root)): (path.read_text(), path.stat().st_mtime_ns - NOW) for path in files}
 
 
 @pytest.fixture(name="hosts")
-def hosts_fixture(tmp_path):
+def hosts_fixture(tmp_path: pathlib.Path) -> Iterator[list[Any]]:
     with contextlib.ExitStack() as ends:
         hosts = [Host(tmp_path / name) for name in ("one", "two", "three")]
         for host in hosts:
@@ -90,7 +102,7 @@ def hosts_fixture(tmp_path):
         yield hosts
 
 
-def test_hosts_become_equal_and_stay_so(hosts):
+def test_hosts_become_equal_and_stay_so(hosts: list[Any]) -> None:
     one, two, _three = hosts
     for when, name in enumerate(ODD):
         one.upload(name, when)
@@ -109,7 +121,7 @@ def test_hosts_become_equal_and_stay_so(hosts):
     assert (one.root / ".sync/index").stat().st_mtime_ns == index
 
 
-def test_the_last_event_of_a_name_wins(hosts):
+def test_the_last_event_of_a_name_wins(hosts: list[Any]) -> None:
     cases = [
         (("upload", 1, "old"), ("upload", 2, "new"), ("new", 2)),
         (("upload", 2, "new"), ("upload", 1, "old"), ("new", 2)),
@@ -125,13 +137,13 @@ def test_the_last_event_of_a_name_wins(hosts):
     ]
     for name, (*events, _left) in enumerate(cases):
         for host, (event, *what) in zip(hosts, events):
-            getattr(host, event)(str(name), *what)
+            getattr(host, str(event))(str(name), *what)
     hosts[1].sync()
     assert hosts[0].sync(hosts[1])[0] == 0
     assert hosts[0].has() == {str(name): left for name, (*_events, left) in enumerate(cases) if left}
 
 
-def test_of_several_peers_the_newest_counts_and_what_one_knows_is_deleted_comes_from_nobody(hosts):
+def test_of_several_peers_the_newest_counts_and_what_one_knows_is_deleted_comes_from_nobody(hosts: list[Any]) -> None:
     one, two, three = hosts
     two.upload("a", 1, "old")
     three.upload("a", 2, "new")
@@ -143,7 +155,7 @@ def test_of_several_peers_the_newest_counts_and_what_one_knows_is_deleted_comes_
     assert one.has() == {"a": ("new", 2)}
 
 
-def test_names_that_no_upload_has_are_not_taken(hosts, tmp_path):
+def test_names_that_no_upload_has_are_not_taken(hosts: list[Any], tmp_path: pathlib.Path) -> None:
     one, two, _three = hosts
     names = ["../out", "a/../../out", f"{tmp_path}/out", ".sync/deleted/x", ".hidden", "a/.b/c", "a~", "a//b"]
     two.server.answers = {"/media-sync": "".join(f"{NOW} 1 {name}\n" for name in [*names, "good"]).encode()} | {
@@ -154,7 +166,7 @@ def test_names_that_no_upload_has_are_not_taken(hosts, tmp_path):
     assert one.has() == {"good": ("x", 0)} and not (tmp_path / "out").exists()
 
 
-def test_a_name_that_is_a_directory_elsewhere_keeps_no_other_from_being_taken(hosts):
+def test_a_name_that_is_a_directory_elsewhere_keeps_no_other_from_being_taken(hosts: list[Any]) -> None:
     one, two, _three = hosts
     one.upload("a", 1)
     one.upload("b/c", 1)
@@ -167,7 +179,7 @@ def test_a_name_that_is_a_directory_elsewhere_keeps_no_other_from_being_taken(ho
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_what_does_not_arrive_whole_is_left_for_the_next_time(hosts, strict):
+def test_what_does_not_arrive_whole_is_left_for_the_next_time(hosts: list[Any], strict: bool) -> None:
     one, two, three = hosts
     two.upload("a", 1, "half")
     three.upload("b", 1)
@@ -185,7 +197,7 @@ def test_what_does_not_arrive_whole_is_left_for_the_next_time(hosts, strict):
     assert code == strict and "ConnectionRefusedError" in said and one.has() == {"a": ("half", 1)}
 
 
-def test_old_deletions_and_notes_that_were_cut_off_are_forgotten(hosts):
+def test_old_deletions_and_notes_that_were_cut_off_are_forgotten(hosts: list[Any]) -> None:
     one = hosts[0]
     one.delete("old", -NOW + 10**9)
     one.delete("new", 1)

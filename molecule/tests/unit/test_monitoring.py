@@ -1,7 +1,9 @@
 """Every check has a drill that breaks it and a line that says what to do; what judges and what tells does so rightly."""
 
 import json
+import pathlib
 import re
+from typing import Any
 
 import pytest
 from repository import ROOT, load, program
@@ -16,26 +18,26 @@ check_munin = program("roles/nagios/files/check_munin")
 notify = program("roles/nagios/files/nagios-notify")
 
 
-def runbook():
+def runbook() -> dict[str, list[str]]:
     """{check: cells} of the table in docs/monitoring.md."""
     rows = re.findall(r"(?m)^\| `(\w+)` \| (.+) \|$", (ROOT / "docs/monitoring.md").read_text())
     assert len(rows) == len(dict(rows)), "a check has two lines"
     return {check: cells.split(" | ") for check, cells in rows}
 
 
-def test_every_check_has_a_drill():
+def test_every_check_has_a_drill() -> None:
     drilled = {alarm.check for wave in alarms.WAVES.values() for alarm in wave}
     assert drilled == CHECKS
 
 
-def test_every_check_has_a_line_of_the_runbook():
+def test_every_check_has_a_line_of_the_runbook() -> None:
     lines = runbook()
     assert set(lines) == CHECKS
     for check, cells in lines.items():
         assert len(cells) == 4 and all(cells), f"{check}: of, tells, why and what to do"
 
 
-def test_drills_and_runbook_name_the_contacts_that_are_told():
+def test_drills_and_runbook_name_the_contacts_that_are_told() -> None:
     declared = {name: check["tells"] for name, check in MONITORING["nagios_checks"].items()}
     declared |= dict.fromkeys(("host", "tier"), MONITORING["nagios_host_tells"])
     lines = runbook()
@@ -46,7 +48,7 @@ def test_drills_and_runbook_name_the_contacts_that_are_told():
         assert lines[check][1] == ", ".join(contacts), check
 
 
-def needed(check):
+def needed(check: str) -> set[str]:
     """All checks elsewhere without which one says nothing."""
     found = {
         need for need, scope in MONITORING["nagios_checks"].get(check, {}).get("needs", {}).items() if scope != "here"
@@ -55,12 +57,12 @@ def needed(check):
 
 
 @pytest.mark.parametrize("name", alarms.WAVES)
-def test_no_fault_of_a_wave_silences_another_one(name):
+def test_no_fault_of_a_wave_silences_another_one(name: str) -> None:
     checks = {alarm.check for alarm in alarms.WAVES[name]}
     assert {check: needed(check) & checks for check in checks if needed(check) & checks} == {}
 
 
-def test_contacts_and_needs_are_declared():
+def test_contacts_and_needs_are_declared() -> None:
     contacts = MONITORING["nagios_contacts"]
     for name, check in MONITORING["nagios_checks"].items():
         assert set(check["tells"]) <= set(contacts), name
@@ -70,7 +72,7 @@ def test_contacts_and_needs_are_declared():
         assert {step["from"], step["tells"]} <= set(contacts)
 
 
-def test_a_line_fits_into_a_configuration_of_nagios():
+def test_a_line_fits_into_a_configuration_of_nagios() -> None:
     """It is handed on in $-macros, and by a line."""
     for check, cells in runbook().items():
         assert "$" not in cells[-1], check
@@ -93,7 +95,7 @@ def test_a_line_fits_into_a_configuration_of_nagios():
         (0, "-1", "at most -1"),
     ],
 )
-def test_a_limit_is_munins(value, limit, why):
+def test_a_limit_is_munins(value: int, limit: str, why: str) -> None:
     assert check_munin.breach(value, limit) == why
 
 
@@ -115,12 +117,12 @@ def test_a_limit_is_munins(value, limit, why):
         ({}, [], check_munin.CRITICAL, "no answer"),
     ],
 )
-def test_judges_what_a_plugin_says(figures, fields, state, said):
+def test_judges_what_a_plugin_says(figures: dict[str, Any], fields: list[str], state: int, said: str) -> None:
     found, told = check_munin.judge(figures, fields)
     assert (found, "; ".join(told)) == (state, said)
 
 
-def test_takes_options_before_the_address():
+def test_takes_options_before_the_address() -> None:
     assert check_munin.arguments(["--critical", "1:", "192.0.2.1", "keepalived.held"]) == (
         4949,
         "1:",
@@ -138,13 +140,14 @@ def test_takes_options_before_the_address():
         check_munin.arguments(["--critical", "1:"])
 
 
-class Said(check_munin.Node):
+class Said(check_munin.Node):  # type: ignore[name-defined]  # a program, loaded as a module
     """A munin-node that answers from a list, and what it was asked."""
 
-    def __init__(self, **answers):
-        self.answers, self.asked = answers, []
+    def __init__(self, **answers: dict[str, Any]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
 
-    def answer(self, words):
+    def answer(self, words: str) -> dict[str, Any]:
         self.asked.append(words)
         return self.answers[words.split()[0]]
 
@@ -157,7 +160,9 @@ class Said(check_munin.Node):
         ({"a": {"critical": "3"}}, False, ["fetch x"], {"a": {"value": "1"}}),
     ],
 )
-def test_no_plugin_is_run_more_often_than_need_be(config, limits, asked, figures):
+def test_no_plugin_is_run_more_often_than_need_be(
+    config: dict[str, Any], limits: bool, asked: list[str], figures: dict[str, Any]
+) -> None:
     node = Said(config=config, fetch={"a": {"value": "1"}})
     assert (node.figures("x", limits), node.asked) == (figures, asked)
 
@@ -190,7 +195,7 @@ GIVEN = {
 }
 
 
-def test_an_email_says_what_and_what_to_do():
+def test_an_email_says_what_and_what_to_do() -> None:
     mail = notify.letter(notify.described(GIVEN, CONFIG), CONFIG)
     assert mail["Subject"] == "[shop test] PROBLEM: page /x/ on tier is CRITICAL"
     long = notify.letter(notify.described(GIVEN | {"service": "page /" + "x" * 80}, CONFIG), CONFIG).as_bytes()
@@ -206,7 +211,7 @@ def test_an_email_says_what_and_what_to_do():
         assert line in text
 
 
-def test_a_host_has_its_own_line():
+def test_a_host_has_its_own_line() -> None:
     host = {name: value for name, value in GIVEN.items() if name not in ("check", "service")} | {
         "host": "db1",
         "state": "DOWN",
@@ -226,11 +231,11 @@ def test_a_host_has_its_own_line():
         ("nobody", "smtp://192.0.2.1", []),
     ],
 )
-def test_a_contact_is_told_by_every_way_it_has(contact, relay, ways):
+def test_a_contact_is_told_by_every_way_it_has(contact: str, relay: str, ways: list[str]) -> None:
     assert notify.ways(contact, CONFIG | {"relay": relay}) == ways
 
 
-def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch, tmp_path):
+def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     """Oldest first; one way that still fails holds nothing else up; what is a day old is dropped."""
     monkeypatch.setattr(notify, "KEPT", tmp_path)
     monkeypatch.setattr(notify.syslog, "syslog", lambda *words: None)
@@ -238,7 +243,7 @@ def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch, tmp_path):
     monkeypatch.setattr(notify.time, "time", lambda: now[0])
     open_ways, sent = set(), []
 
-    def deliver(way, told, _config):
+    def deliver(way: str, told: dict[str, Any], _config: dict[str, Any]) -> None:
         if way not in open_ways:
             raise OSError("closed")
         sent.append((way, told["number"]))
@@ -261,7 +266,7 @@ def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch, tmp_path):
     assert notify.retry(CONFIG) and sent[4:] == [] and list(tmp_path.iterdir()) == []
 
 
-def test_a_webhook_gets_plain_json():
+def test_a_webhook_gets_plain_json() -> None:
     told = json.loads(json.dumps(notify.described(GIVEN, CONFIG)))
     assert told["number"] == 2 and told["environment"] == "shop test"
     assert told["url"].startswith("https://192.0.2.2/cgi-bin/nagios4/extinfo.cgi?type=2&host=tier")

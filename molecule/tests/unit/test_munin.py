@@ -1,25 +1,27 @@
 """The plugin that reads a balancer's log."""
 
 import json
+import pathlib
 import time
+import types
 
 import pytest
 from repository import program
 
 
 @pytest.fixture(name="plugin")
-def plugin_fixture():
+def plugin_fixture() -> types.ModuleType:
     """The plugin as a module."""
     return program("roles/munin_node/files/answers_")
 
 
-def line(ago, status="200", took="0.010", size="300"):
+def line(ago: int, status: str = "200", took: str = "0.010", size: str = "300") -> str:
     """A line of the log, so many seconds old."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - ago))
     return json.dumps({"time": when, "status": status, "request_time": took, "bytes": size}) + "\n"
 
 
-def test_counts_what_is_young_and_across_a_rotation(plugin, tmp_path):
+def test_counts_what_is_young_and_across_a_rotation(plugin: types.ModuleType, tmp_path: pathlib.Path) -> None:
     (tmp_path / "access.log.1").write_text(line(1000) + line(200, "404"))
     (tmp_path / "access.log").write_text(
         "no line\n" + "".join(line(100, took=f"{n / 100:.3f}") for n in range(1, 101)) + line(1, "502", "9.0", "-")
@@ -33,7 +35,7 @@ def test_counts_what_is_young_and_across_a_rotation(plugin, tmp_path):
     assert plugin.values("failed", answers) == {"failed": "0.98"}  # 1 of 102
 
 
-def test_nobody_came(plugin, tmp_path):
+def test_nobody_came(plugin: types.ModuleType, tmp_path: pathlib.Path) -> None:
     answers = list(plugin.lines(tmp_path / "access.log", 0))
     assert plugin.values("time", answers) == {"half": "0", "p95": "0", "p99": "0"}
     assert (
@@ -43,14 +45,14 @@ def test_nobody_came(plugin, tmp_path):
     )
 
 
-def test_every_value_is_described(plugin, monkeypatch):
+def test_every_value_is_described(plugin: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     for what in ("status", "time", "failed", "bytes"):
         described = [word for word in plugin.description(what, []) if ".label " in word]
         assert [word.partition(".")[0] for word in described] == list(plugin.values(what, []))
 
 
 @pytest.mark.parametrize("came", [1, 2])
-def test_few_answers_are_not_judged(plugin, monkeypatch, came):
+def test_few_answers_are_not_judged(plugin: types.ModuleType, monkeypatch: pytest.MonkeyPatch, came: int) -> None:
     for name, value in (("slow_warning", "3"), ("failed_critical", "5"), ("fewest", "2")):
         monkeypatch.setenv(name, value)
     answers = [{"status": "500", "request_time": "9"}] * came
@@ -62,6 +64,6 @@ def test_few_answers_are_not_judged(plugin, monkeypatch, came):
 
 
 @pytest.mark.parametrize(("status", "failed"), [("500", "100.00"), ("504", "100.00"), ("505", "0.00"), ("404", "0.00")])
-def test_what_a_visitor_makes_fail_is_no_failure(plugin, status, failed):
+def test_what_a_visitor_makes_fail_is_no_failure(plugin: types.ModuleType, status: str, failed: str) -> None:
     """Nobody is paged because somebody asks for HTTP/9."""
     assert plugin.values("failed", [{"status": status}]) == {"failed": failed}

@@ -1,6 +1,9 @@
 """Who may come and go, and what becomes of an inventory: read off its text, before anything is asked."""
 
 import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from repository import ROOT
@@ -20,12 +23,12 @@ REAL = {
 LOCAL = (ROOT / "inventories/local.yml").read_text()
 
 
-def inventory(text=LOCAL):
+def inventory(text: str = LOCAL) -> Any:
     """An inventory."""
     return Inventory(text, "inventories/local.yml")
 
 
-def refused(reason, check, *given):
+def refused(reason: str, check: Callable[..., Any], *given: Any | dict[str, Any] | str) -> None:
     """Assert that something is refused with a reason."""
     with pytest.raises(Refused) as error:
         check(*given)
@@ -33,14 +36,14 @@ def refused(reason, check, *given):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_host_that_comes_and_goes_leaves_the_text_as_it_was(pool):
+def test_a_host_that_comes_and_goes_leaves_the_text_as_it_was(pool: str) -> None:
     there = inventory(inventory().with_host(pool, "new1", "172.30.10.99"))
     assert there.groups[pool] == [*inventory().groups[pool], "new1"]
     assert there.address("new1") == "172.30.10.99"
     assert there.without_host("new1") == LOCAL
 
 
-def test_comments_order_and_other_ways_to_write_are_kept():
+def test_comments_order_and_other_ways_to_write_are_kept() -> None:
     text = inventory(ODD).with_host("app", "app3", "203.0.113.9")
     assert text == ODD + "\n            app3: {ansible_host: 203.0.113.9}\n"
     without = inventory(text).without_host("app1")
@@ -48,13 +51,13 @@ def test_comments_order_and_other_ways_to_write_are_kept():
     assert inventory(without).groups["app"] == ["app2", "app3"]
 
 
-def test_hosts_that_are_not_one_a_line_are_left_to_their_author():
+def test_hosts_that_are_not_one_a_line_are_left_to_their_author() -> None:
     text = "all:\n  children:\n    app:\n      hosts: {app1: {ansible_host: 198.51.100.21}, app2: {ansible_host: 198.51.100.22}}\n"
     refused("one a line", inventory(text).with_host, "app", "app3", "198.51.100.23")
     refused("one a line", inventory(text).without_host, "app1")
 
 
-def test_the_next_address_is_the_next_of_the_pool():
+def test_the_next_address_is_the_next_of_the_pool() -> None:
     assert nodes.next_address(inventory(), "app", CONTAINERS) == "172.30.10.23"
     text = LOCAL
     for number in range(3, 14):
@@ -64,7 +67,7 @@ def test_the_next_address_is_the_next_of_the_pool():
     assert addresses[9:] == [f"172.30.10.{128 + n}" for n in range(1, 5)]
 
 
-def test_what_was_cut_off_may_go_on():
+def test_what_was_cut_off_may_go_on() -> None:
     assert nodes.check_add(inventory(), "app", "app2", "", CONTAINERS) == "172.30.10.22"
     assert nodes.check_add(inventory(), "app", "app2", "172.30.10.22", CONTAINERS) == "172.30.10.22"
 
@@ -94,7 +97,9 @@ def test_what_was_cut_off_may_go_on():
         ("app", "app3", "", REAL, "ADDRESS= is missing: nobody but you knows the address of a real host"),
     ],
 )
-def test_who_may_not_come(pool, node, address, facts, reason):
+def test_a_host_that_cannot_be_added_is_refused(
+    pool: str, node: str, address: str, facts: dict[str, Any], reason: str
+) -> None:
     refused(reason, nodes.check_add, inventory(), pool, node, address, facts)
 
 
@@ -108,16 +113,16 @@ def test_who_may_not_come(pool, node, address, facts, reason):
         ("monitor1", "monitor1 is one of the 3"),
     ],
 )
-def test_who_may_not_go(node, reason):
+def test_a_host_that_cannot_be_removed_is_refused(node: str, reason: str) -> None:
     refused(reason, nodes.check_remove, inventory(), node, CONTAINERS)
 
 
-def test_the_last_of_a_pool_stays():
+def test_the_last_of_a_pool_stays() -> None:
     text = inventory().without_host("media2")
     refused("media1 is the last of 'media'", nodes.check_remove, inventory(text), "media1", CONTAINERS)
 
 
-def test_whoever_refuses_changes_nothing(tmp_path):
+def test_a_refusal_changes_nothing(tmp_path: pathlib.Path) -> None:
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     with pytest.raises(Refused):
@@ -125,15 +130,15 @@ def test_whoever_refuses_changes_nothing(tmp_path):
     assert copy.read_text() == LOCAL and list(tmp_path.iterdir()) == [copy]
 
 
-def test_whoever_refuses_says_so_and_exits_with_2(capsys):
-    def refuse():
+def test_a_refusal_is_printed_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
         raise Refused("It is Friday.")
 
     assert exit_code(lambda: 1) == 1 and capsys.readouterr().err == ""
     assert exit_code(refuse) == 2 and capsys.readouterr().err == "Nothing was touched. It is Friday.\n"
 
 
-def test_only_the_line_is_written(tmp_path, capsys):
+def test_only_the_line_is_written(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     copy.chmod(0o640)
@@ -178,7 +183,7 @@ SEVERAL = """all:
 """
 
 
-def test_a_host_leaves_one_pool_and_stays_in_the_others():
+def test_a_host_leaves_one_pool_and_stays_in_the_others() -> None:
     there = inventory(SEVERAL)
     assert there.jobs("box1") == ["app", "cache", "db", "quorum"]
     less = inventory(there.without_host("box1", "db"))
@@ -186,7 +191,7 @@ def test_a_host_leaves_one_pool_and_stays_in_the_others():
     assert less.jobs("box1") == ["app", "cache", "quorum"] and less.address("box1") == there.address("box1")
 
 
-def test_what_is_said_of_a_host_goes_where_it_is_still_named():
+def test_what_is_said_of_a_host_goes_where_it_is_still_named() -> None:
     less = inventory(inventory(SEVERAL).without_host("box1", "app"))
     assert less.jobs("box1") == ["cache", "db", "quorum"]
     assert "              box1: {ansible_host: 172.30.10.10, private_address: 172.30.10.210}\n" in less.text
@@ -203,7 +208,7 @@ def test_what_is_said_of_a_host_goes_where_it_is_still_named():
     assert {"172.30.10.10", "172.30.10.210"} <= set(less.addresses)
 
 
-def test_the_pool_that_a_host_leaves_is_told():
+def test_the_pool_that_a_host_leaves_is_told() -> None:
     there = inventory(SEVERAL)
     assert nodes.check_remove(there, "box1", CONTAINERS, "db") == "db"
     refused("box1 is not in 'media'", nodes.check_remove, there, "box1", CONTAINERS, "media")
@@ -218,7 +223,7 @@ def test_the_pool_that_a_host_leaves_is_told():
     )
 
 
-def test_whoever_votes_may_leave_its_pool_where_that_is_named():
+def test_whoever_votes_may_leave_its_pool_where_that_is_named() -> None:
     assert nodes.check_remove(inventory(), "cache1", CONTAINERS, "cache") == "cache"
     less = inventory(inventory().without_host("cache1", "cache"))
     assert (

@@ -4,14 +4,17 @@ import base64
 import copy
 import hashlib
 import json
+import pathlib
 import re
 import socketserver
 import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from repository import ROOT
-from tier import load_plugins
+from tier import load_plugins, search
 
 from controller import health
 
@@ -20,11 +23,11 @@ sys.modules["status"] = health  # its name on the monitor
 from status_page import judgement, page, picture, program, questions, settings
 
 
-def hosts(tier, count):
+def hosts(tier: str, count: int) -> list[dict[str, str]]:
     return [{"name": f"{tier}{place}", "address": f"192.0.2.{place}"} for place in range(1, count + 1)]
 
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "tiers": {
         "lb": hosts("lb", 2),
         "app": hosts("app", 2),
@@ -81,7 +84,7 @@ BACKUP = {
 }
 
 
-def munin(**plugins):
+def munin(**plugins: Any) -> Any:
     return {"load": {"load.load": 0.5}, "df": {"df._dev_sda1": 40.0}, **plugins}
 
 
@@ -112,7 +115,7 @@ WELL = {
 }
 
 
-def judged(**changes):
+def judged(**changes: Any) -> dict[str, Any]:
     """The page's content where some answers are others; a key is what__host."""
     answers = copy.deepcopy(WELL)
     for key, answer in changes.items():
@@ -127,11 +130,11 @@ def judged(**changes):
     )
 
 
-def said(model):
+def said(model: dict[str, Any]) -> list[str]:
     return [f"{one['host']}: {one['why']}" if one["host"] else one["why"] for one in model["wrong"]]
 
 
-def test_all_is_well():
+def test_all_is_well() -> None:
     model = judged()
     assert (model["state"], said(model)) == ("well", [])
     assert model["hosts"]["lb1"]["marks"] == ["virtual IP"] and model["hosts"]["db1"]["marks"] == ["primary"]
@@ -215,21 +218,21 @@ def test_all_is_well():
         ({"munin__media1": None, "media__media1": None}, "media1: does not answer at all"),
     ],
 )
-def test_one_thing_is_wrong(changes, sentence):
+def test_the_page_of_one_problem(changes: Any, sentence: str) -> None:
     model = judged(**changes)
     assert model["state"] == "wrong" and any(one.startswith(sentence) for one in said(model)), said(model)
     shown = page.page(model, CONFIG, (FILES / "page.html").read_text())
     assert "1 thing wrong" in shown or "things wrong" in shown
 
 
-def test_one_fault_is_told_once():
+def test_a_fault_is_shown_once() -> None:
     for changes in ({"munin__media1": None, "media__media1": None}, {"quorum__cache1": None}, {"munin__lb1": None}):
         assert len(said(judged(**changes))) == 1, said(judged(**changes))
     model = judged(munin__lb1=None)
     assert model["hosts"]["lb1"]["marks"] == ["virtual IP"]  # somebody answers there, and lb2 says that it does not
 
 
-def test_a_busy_monitor_judges_nobodys_silence():
+def test_a_busy_monitor_judges_nobodys_silence() -> None:
     """Who answered is judged all the same."""
     answers = copy.deepcopy(WELL) | {
         ("db", "db1"): None,
@@ -248,33 +251,33 @@ def test_a_busy_monitor_judges_nobodys_silence():
     assert judgement.judge(CONFIG, answers | {("late", ""): 0.1}, 1795500000, [])["state"] == "wrong"
 
 
-def test_lateness_is_what_others_took_of_the_processor():
+def test_lateness_is_what_others_took_of_the_processor() -> None:
     over = threading.Event()
     threading.Timer(0.5, over.set).start()
     assert 0 <= questions.lateness(over) < 0.4
 
 
-def test_who_reaches_nobody_is_blind():
+def test_a_monitor_that_reaches_no_host_is_blind() -> None:
     answers = {key: answer if key[1] == "monitor1" else None for key, answer in WELL.items()}
     model = judgement.judge(CONFIG, answers, 0)
     assert model["state"] == "blind" and "The monitor reaches nobody" in said(model)[0]
     assert page.verdict(model) == ("Blind", "blind")
 
 
-def test_every_question_is_about_somebody():
+def test_every_question_is_about_somebody() -> None:
     """What answers are looked for is what is asked."""
     assert set(questions.questions(CONFIG)) == set(WELL)
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer():
+def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer() -> None:
     model = judged(app__app1=WELL["app", "app1"] | {"release": "<script>alert(1)</script>"})
     skeleton = (FILES / "page.html").read_text()
     shown = page.page(model, CONFIG, skeleton)
     assert "<script>alert" not in shown and "&lt;script&gt;" in shown
     assert re.findall(r'(?:src|href|action|url)\s*[=(]\s*["\']?(?:https?:)?//[^"\']*', shown) == []
-    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', shown)[1]
+    policy = search(r'Content-Security-Policy" content="([^"]+)"', shown)[1]
     for tag in ("style", "script"):
-        text = re.search(rf"<{tag}>(.*?)</{tag}>", shown, re.S)[1]
+        text = search(rf"<{tag}>(.*?)</{tag}>", shown, re.S)[1]
         assert f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}" in policy, (
             f"the browser would not take the page's own {tag}"
         )
@@ -285,7 +288,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer():
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 23])
-def test_the_picture_holds_any_number_of_hosts(count):
+def test_the_picture_holds_any_number_of_hosts(count: int) -> None:
     config = CONFIG | {"tiers": CONFIG["tiers"] | {"app": hosts("app", count), "media": hosts("media", 1)}}
     answers = WELL | {
         (what, f"app{place}"): WELL[what, "app1"] for place in range(1, count + 1) for what in ("app", "munin")
@@ -294,7 +297,7 @@ def test_the_picture_holds_any_number_of_hosts(count):
     assert said(model) == ([] if count >= 1 else None)
     for width, bands in (picture.WIDE, picture.NARROW):
         drawn = picture.picture(model, width, bands, "x")
-        height = int(re.search(r'viewBox="0 0 \d+ (\d+)"', drawn)[1])
+        height = int(search(r'viewBox="0 0 \d+ (\d+)"', drawn)[1])
         boxes = [
             tuple(map(int, found))
             for found in re.findall(r'<rect (?:class="\w+" )?x="(-?\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', drawn)
@@ -305,7 +308,7 @@ def test_the_picture_holds_any_number_of_hosts(count):
             assert f">{name}</text>" in drawn
 
 
-def test_half_a_page_is_never_read(tmp_path):
+def test_half_a_page_is_never_read(tmp_path: pathlib.Path) -> None:
     program.write(tmp_path, "index.html", "one")
     program.write(tmp_path, "index.html", "two")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("index.html", "two")]
@@ -324,7 +327,7 @@ class Node(socketserver.StreamRequestHandler):
         "config backup": "multigraph backup_wrong\nwrong.label complaints\nwrong.extinfo no WAL\n.\n",
     }
 
-    def handle(self):
+    def handle(self) -> None:
         self.wfile.write(b"# munin node at x\n")
         for line in self.rfile:
             answer = self.ANSWERS.get(line.decode().strip())
@@ -335,7 +338,7 @@ class Node(socketserver.StreamRequestHandler):
 
 
 @pytest.fixture
-def node():
+def node() -> Iterator[int]:
     """Port of such a node."""
 
     class Server(socketserver.ThreadingTCPServer):
@@ -347,7 +350,7 @@ def node():
         server.shutdown()
 
 
-def test_a_munin_node_is_asked(node, monkeypatch):
+def test_a_munin_node_is_asked(node: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"])
     assert found == {
         "backup": {"backup_age.full": 30.0, "backup_wrong.wrong": 1.0, "backup_wrong.looked": None},
@@ -361,7 +364,7 @@ def test_a_munin_node_is_asked(node, monkeypatch):
     assert questions.ask_munin("127.0.0.1", node, ["load", "hangs", "df"]) == {"load": {"load.load": 0.25}, "hangs": {}}
 
 
-def test_what_changes_slowly_is_not_asked_for_at_every_look(node, tmp_path):
+def test_what_changes_slowly_is_not_asked_for_at_every_look(node: int, tmp_path: pathlib.Path) -> None:
     believed = {"load": {"load.load": 9.0}, "backup": {"backup_wrong.wrong": 0.0}}
     found = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
     assert found == believed | {"pgpool": {}, "df": {"df._dev_sda1": 95.5}, "df_places": {"df._dev_sda1": "/srv"}}
@@ -383,7 +386,9 @@ def test_what_changes_slowly_is_not_asked_for_at_every_look(node, tmp_path):
     assert questions.lately(path, 100.0) == (100.0, {})
 
 
-def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(tmp_path, monkeypatch):
+def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole program, with nobody there but one munin-node that nobody is."""
     monkeypatch.setattr(questions, "ANSWER_S", 0.2)
     tiers = {tier: " ".join(f"{one['name']}=127.0.0.1" for one in members) for tier, members in CONFIG["tiers"].items()}
@@ -404,7 +409,7 @@ def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(tmp_
     assert "<title>Blind: x</title>" in (tmp_path / "index.html").read_text()
 
 
-def test_the_configuration_is_what_the_program_reads(tmp_path):
+def test_the_configuration_is_what_the_program_reads(tmp_path: pathlib.Path) -> None:
     """The role's template, filled in."""
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import pathlib
 import sys
 import types
+from typing import Any
 
 import pytest
 import yaml
@@ -20,12 +22,12 @@ MANAGED = "# Managed by Ansible: changes made here are overwritten.\n"
 KEY = "-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n"
 
 
-def file(text, mode="0644", shown=True):
+def file(text: str, mode: str = "0644", shown: bool = True) -> dict[str, Any]:
     """A file, as host_snapshot tells of it."""
     return {"owner": "root:root", "mode": mode, "sha256": "0" * 64, "text": text, "shown": shown}
 
 
-def environment(name, net, apps=2):
+def environment(name: str, net: str, apps: int = 2) -> Any:
     """A Side: two databases, some app hosts and caches, each with what its own environment gave it."""
     pools = {
         "app": [f"app{n + 1}" for n in range(apps)],
@@ -97,12 +99,12 @@ def environment(name, net, apps=2):
 
 
 @pytest.fixture(name="sides")
-def sides_fixture():
+def sides_fixture() -> list[Any]:
     """Two environments that are as they were declared."""
     return [environment("staging", "192.0.2"), environment("production", "198.51.100")]
 
 
-def found(sides, declared=None):
+def found(sides: list[Any], declared: list[dict[str, str]] | None = None) -> dict[tuple[str, str], Any]:
     """{(kind, name): Difference} that nobody declared."""
     return {
         (one.kind, one.name): one
@@ -111,13 +113,13 @@ def found(sides, declared=None):
     }
 
 
-def test_where_an_environment_is_and_its_secrets_are_no_difference(sides):
+def test_where_an_environment_is_and_its_secrets_are_no_difference(sides: list[Any]) -> None:
     assert found(sides) == {}
     assert found(sides[:1]) == {}
     assert found([sides[0], sides[0]]) == {}
 
 
-def test_what_is_declared_is_told_with_its_reason(sides):
+def test_what_is_declared_is_told_with_its_reason(sides: list[Any]) -> None:
     declared = {f"{one.kind} {one.name}": one for one in comparison.compare(sides, DECLARED, DERIVED)}
     assert set(declared) == {"file /etc/memcached.conf", "setting primary_conninfo", "kernel kernel.threads-max"}
     assert all(one.why for one in declared.values())
@@ -126,7 +128,7 @@ def test_what_is_declared_is_told_with_its_reason(sides):
     assert "setting primary_conninfo: only a standby has somebody to follow" in text
 
 
-def test_nothing_passes_without_a_declaration(sides):
+def test_nothing_passes_without_a_declaration(sides: list[Any]) -> None:
     assert {"kernel kernel.threads-max", "setting primary_conninfo", "file /etc/memcached.conf"} <= {
         f"{kind} {name}" for kind, name in found(sides, [])
     }
@@ -151,7 +153,9 @@ PLANTED = [
 @pytest.mark.parametrize(
     ("host", "kind", "name", "value"), PLANTED, ids=[f"{kind} {name}" for _host, kind, name, _value in PLANTED]
 )
-def test_what_is_planted_is_found_on_either_side(sides, host, kind, name, value):
+def test_what_is_planted_is_found_on_either_side(
+    sides: list[Any], host: str, kind: str, name: str, value: dict[str, Any] | str
+) -> None:
     for side in sides:
         planted = copy.deepcopy(sides)
         planted[sides.index(side)].hosts[host]["snapshot"][kind][name] = value
@@ -162,12 +166,12 @@ def test_what_is_planted_is_found_on_either_side(sides, host, kind, name, value)
         assert f"{kind} {name}" in text and f"{side.name} {host}" in text
 
 
-def test_a_host_of_a_pool_that_differs_is_found_within_one_environment(sides):
+def test_a_host_of_a_pool_that_differs_is_found_within_one_environment(sides: list[Any]) -> None:
     sides[0].hosts["app2"]["snapshot"]["kernel"]["net.core.somaxconn"] = "128"
     assert found(sides[:1])["kernel", "net.core.somaxconn"].values == [("128", ["app2"]), ("4096", ["app1"])]
 
 
-def test_what_is_declared_between_environments_is_none_within_one(sides):
+def test_what_is_declared_between_environments_is_none_within_one(sides: list[Any]) -> None:
     sides[0].hosts["app2"]["snapshot"]["kernel"]["kernel.threads-max"] = "1"
     sides[0].hosts["app1"]["snapshot"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
     assert (
@@ -177,12 +181,12 @@ def test_what_is_declared_between_environments_is_none_within_one(sides):
     )
 
 
-def test_a_difference_of_size_may_be_declared(sides):
+def test_a_difference_of_size_may_be_declared(sides: list[Any]) -> None:
     larger = environment("production", "198.51.100", apps=3)
     assert found([sides[0], larger], [*DECLARED, {"what": "pool hosts", "why": "staging is smaller"}]) == {}
 
 
-def test_a_missing_index_is_found(sides):
+def test_a_missing_index_is_found(sides: list[Any]) -> None:
     for host in ("db1", "db2"):
         del sides[1].hosts[host]["snapshot"]["schema"]["site: index story_idx"]
     one = found(sides)["schema", "site: index story_idx"]
@@ -190,7 +194,7 @@ def test_a_missing_index_is_found(sides):
     assert (comparison.ABSENT, ["production db1", "production db2"]) in one.values
 
 
-def test_what_a_host_says_against_itself_is_a_difference(sides):
+def test_what_a_host_says_against_itself_is_a_difference(sides: list[Any]) -> None:
     for host in ("app1", "app2"):
         sides[0].hosts[host]["faults"] = ["index story_idx of story is missing in the database"]
     assert found(sides[:1])["fault", "index story_idx of story is missing in the database"].values == [
@@ -198,11 +202,13 @@ def test_what_a_host_says_against_itself_is_a_difference(sides):
     ]
 
 
-def test_the_size_of_a_pool_is_one_difference_and_not_one_in_every_list(sides):
+def test_the_size_of_a_pool_is_one_difference_and_not_one_in_every_list(sides: list[Any]) -> None:
     assert list(found([sides[0], environment("production", "198.51.100", apps=4)])) == [("pool", "hosts")]
 
 
-def test_a_host_that_does_not_answer_is_told(sides, tmp_path, monkeypatch, capsys):
+def test_a_host_that_does_not_answer_is_told(
+    sides: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     sides[0].hosts["app2"] = {"unreachable": True, "msg": "…"}
     differences = comparison.compare(sides, DECLARED, DERIVED)
@@ -210,7 +216,9 @@ def test_a_host_that_does_not_answer_is_told(sides, tmp_path, monkeypatch, capsy
     assert "does not answer over SSH" in capsys.readouterr().out
 
 
-def test_an_inventory_that_cannot_be_read_is_no_difference(monkeypatch, capsys):
+def test_an_inventory_that_cannot_be_read_is_no_difference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """1 is for what differs: where nothing was looked at it is 2, from a thread too."""
     monkeypatch.setattr(parity.ansible, "ask", lambda *_what, **_more: {})
     monkeypatch.setattr(
@@ -228,7 +236,9 @@ def test_an_inventory_that_cannot_be_read_is_no_difference(monkeypatch, capsys):
     assert end.value.code == 2 and "no such group" in capsys.readouterr().err
 
 
-def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
+def test_no_secret_is_told(
+    sides: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Whatever differs, and in whichever form the secret is there."""
     monkeypatch.chdir(tmp_path)
     secret, pin = sides[0].secrets["db_site_password"], sides[0].secrets["pin"]
@@ -259,7 +269,9 @@ def test_no_secret_is_told(sides, tmp_path, monkeypatch, capsys):
             assert word not in text
 
 
-def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monkeypatch):
+def test_the_page_stands_alone_and_escapes_what_hosts_say(
+    sides: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     sides[0].hosts["app1"]["snapshot"]["user"]["<script>alert(1)</script>"] = "&"
     report.publish(
@@ -276,7 +288,7 @@ def test_the_page_stands_alone_and_escapes_what_hosts_say(sides, tmp_path, monke
     assert "1 difference that nobody declared" in page
 
 
-def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
+def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides: list[Any]) -> None:
     differences = [
         Difference("app", "unit", "a", [("x", ["app1"])]),
         Difference("app", "unit", "b", [("x", ["app1"])], "declared"),
@@ -290,7 +302,7 @@ def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides):
     assert page.count("<article>") == 1 and 'id="db"' not in page and "db: unit c" in page and "2 declared" in page
 
 
-def test_hosts_of_a_pool_are_told_once():
+def test_hosts_of_a_pool_are_told_once() -> None:
     text = (
         'caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
         "{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain"
@@ -319,14 +331,14 @@ def test_hosts_of_a_pool_are_told_once():
         ("schema", "newsbudget: index a", "set by the migrations of the release"),
     ],
 )
-def test_says_where_it_is_set(sides, kind, name, sentence):
+def test_says_where_it_is_set(sides: list[Any], kind: str, name: str, sentence: str) -> None:
     for side in sides:
         for variables in side.variables.values():
             variables |= {"cache_memory_mb": side.name, "private_address": side.name}
     assert source.where(Difference("cache+quorum", kind, name, []), sides, source.Repository()).startswith(sentence)
 
 
-def test_names_the_variables_that_a_template_reads_through_others():
+def test_names_the_variables_that_a_template_reads_through_others() -> None:
     one = {
         "cache_memory_mb": "{{ host_memory_mb | int }}",
         "host_memory_mb": "{{ ansible_facts.memtotal_mb * host_share }}",
@@ -336,19 +348,19 @@ def test_names_the_variables_that_a_template_reads_through_others():
     assert source.differing("-m {{ cache_memory_mb }}", (one, one | {"host_share": 0.5, "other": 2})) == ["host_share"]
 
 
-def test_every_other_text_is_shown_against_the_one_that_most_hosts_have():
+def test_every_other_text_is_shown_against_the_one_that_most_hosts_have() -> None:
     lines = comparison.text_diff({"a": "1\n2", "b": "1\n2", "c": "1\n3", "d": ""})
     assert [line for line in lines if line[:3] in ("---", "+++")] == ["--- a, b", "+++ d", "--- a, b", "+++ c"]
     assert "+3" in lines
     assert comparison.text_diff({"a": "1", "b": None}) == []
 
 
-def test_many_hosts_are_not_all_named():
+def test_many_hosts_are_not_all_named() -> None:
     assert comparison.several(list("abcde")) == "a, b, c, d, e"
     assert comparison.several(list("abcdefg")) == "a, b, c, d, 3 more"
 
 
-def test_a_declaration_has_a_reason():
+def test_a_declaration_has_a_reason() -> None:
     for rule in DECLARED:
         assert (
             set(rule) - {"line", "only"} == {"what", "why"}
@@ -359,8 +371,8 @@ def test_a_declaration_has_a_reason():
     assert all(set(rule) == {"what", "as"} for rule in DERIVED)
 
 
-def test_a_dry_run_is_told_host_by_host():
-    def task(name, **hosts):
+def test_a_dry_run_is_told_host_by_host() -> None:
+    def task(name: str, **hosts: Any) -> dict[str, Any]:
         return {"task": {"name": name}, "hosts": hosts}
 
     said = {
@@ -390,14 +402,14 @@ def test_a_dry_run_is_told_host_by_host():
 # ------------------------------------------------------------------ what a host tells of itself
 
 
-def test_packages():
+def test_packages() -> None:
     assert host_snapshot.packages("ii \tnginx\t1.26-3\nhi \tlibc6:amd64\t2.41\nrc \told\t1\n") == {
         "nginx": "1.26-3",
         "libc6": "2.41 (held)",
     }
 
 
-def test_files_are_those_that_no_package_put_there(tmp_path):
+def test_files_are_those_that_no_package_put_there(tmp_path: pathlib.Path) -> None:
     info = tmp_path / "var/lib/dpkg/info"
     info.mkdir(parents=True)
     etc = tmp_path / "etc"
@@ -428,7 +440,7 @@ def test_files_are_those_that_no_package_put_there(tmp_path):
     assert "text" not in found["/etc/blob"]
 
 
-def test_units():
+def test_units() -> None:
     listing = "nginx.service enabled enabled\nmunin-cron.service static -\nuser@.service static -\nssh.socket disabled enabled\ntmp.mount static -\n"
     shown = (
         "Id=nginx.service\nType=forking\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\nTriggeredBy=\n\n"
@@ -445,7 +457,7 @@ def test_units():
     }
 
 
-def test_timers_tell_when_and_not_how_long_until_then():
+def test_timers_tell_when_and_not_how_long_until_then() -> None:
     shown = (
         "Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
         "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n"
@@ -458,7 +470,7 @@ def test_timers_tell_when_and_not_how_long_until_then():
     assert said["b.timer"] == ""
 
 
-def test_ports():
+def test_ports() -> None:
     listing = (
         'tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=9,fd=6),("nginx",pid=8,fd=6))\n'
         'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=7,fd=4),("systemd",pid=1,fd=9))\n'
@@ -474,7 +486,7 @@ def test_ports():
     }
 
 
-def test_access():
+def test_access() -> None:
     shown = "Id=memcached.service\nIPAddressAllow=10.0.0.2/32 10.0.0.1/32\nIPAddressDeny=::/0 0.0.0.0/0\n\nId=ssh.service\nIPAddressAllow=\n"
     ruleset = "table ip filter {\n  tcp dport 22 counter packets 5 bytes 300 accept\n  ip daddr 127.0.0.11 dnat to 127.0.0.11:3\n}\n"
     assert host_snapshot.access(shown, ruleset) == {
@@ -484,10 +496,12 @@ def test_access():
     }
 
 
-def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(monkeypatch):
+def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
-    def output(*command, **_how):
+    def output(*command: str, **_how: int) -> str:
         asked.append(command)
         return "media-sync.service static -\nmedia-restore@.service static -\n" if "list-unit-files" in command else ""
 
@@ -497,7 +511,7 @@ def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
     assert command[-1] == "media-sync.service"
 
 
-def test_users():
+def test_users() -> None:
     found, groups = host_snapshot.users(
         "root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
         "sudo:x:27:ops\nops:x:1000:\n",
@@ -511,7 +525,7 @@ def test_users():
     assert groups == {"sudo": "ops", "ops": ""}
 
 
-def test_kernel_settings(tmp_path):
+def test_kernel_settings(tmp_path: pathlib.Path) -> None:
     (tmp_path / "net/core").mkdir(parents=True)
     (tmp_path / "net/core/somaxconn").write_text("4096\n")
     (tmp_path / "kernel/random").mkdir(parents=True)
@@ -520,7 +534,7 @@ def test_kernel_settings(tmp_path):
     assert set(found) == {"release", "net.core.somaxconn"}
 
 
-def test_a_release_is_compared_with_its_manifest(tmp_path):
+def test_a_release_is_compared_with_its_manifest(tmp_path: pathlib.Path) -> None:
     place = tmp_path / "releases/1"
     place.mkdir(parents=True)
     assert host_snapshot.release(tmp_path) == ({"current": "none"}, [])
@@ -538,13 +552,13 @@ def test_a_release_is_compared_with_its_manifest(tmp_path):
     ] == [True, True, 2]
 
 
-def test_what_pgpool_says_of_itself():
+def test_what_pgpool_says_of_itself() -> None:
     assert host_snapshot.pool_status(
         "name : num_init_children\nvalue: 26\ndesc : # of children\n\nname : max_pool\nvalue: 1\ndesc : x\n"
     ) == {"num_init_children": "26", "max_pool": "1"}
 
 
-def test_nested_settings_are_told_one_by_one():
+def test_nested_settings_are_told_one_by_one() -> None:
     assert host_snapshot.flat({"ttl": 20, "postgresql": {"parameters": {"x": "on"}}}) == {
         "ttl": "20",
         "postgresql.parameters.x": '"on"',

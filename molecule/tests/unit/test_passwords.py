@@ -6,6 +6,8 @@ import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
@@ -50,7 +52,7 @@ cat "$FAKE/roles"
 """
 
 
-def tasks_of(play):
+def tasks_of(play: Any) -> list[dict[str, list[str] | str]]:
     """Every task of a play, with what is imported as {role, tags}."""
     return [{"role": entry["role"], "tags": entry.get("tags", [])} for entry in play.get("roles", [])] + [
         {"role": task["ansible.builtin.import_role"]["name"], "tags": task.get("tags", play.get("tags", []))}
@@ -59,7 +61,7 @@ def tasks_of(play):
     ]
 
 
-def test_every_host_that_is_given_a_password_of_the_databases_is_covered():
+def test_every_host_that_is_given_a_password_of_the_databases_is_covered() -> None:
     giving = {
         path.parents[1].name for path in (ROOT / "roles").glob("*/templates/*") if DATABASE.search(path.read_text())
     }
@@ -71,18 +73,18 @@ def test_every_host_that_is_given_a_password_of_the_databases_is_covered():
             assert set(play["hosts"].split(":")) <= set(CHECK["hosts"].split(":")), play["name"]
 
 
-def test_they_are_compared_before_anything_is_touched():
+def test_they_are_compared_before_anything_is_touched() -> None:
     earlier = [play.get("ansible.builtin.import_playbook", play.get("hosts")) for play in SITE[: SITE.index(CHECK)]]
     assert earlier == ["parts/preflight.yml", "parts/connect.yml"]
 
 
-def test_every_password_of_the_databases_is_compared():
+def test_every_password_of_the_databases_is_compared() -> None:
     made = set(DATABASE.findall((ROOT / "playbooks/secrets.yml").read_text()))
     assert made and set(DATABASE.findall((ROOT / "roles/postgresql/tasks/passwords.yml").read_text())) == made
 
 
 @pytest.fixture(name="play")
-def play_fixture(tmp_path):
+def play_fixture(tmp_path: pathlib.Path) -> Callable[..., Any]:
     """play(site's password) runs the check on two app hosts; (the finished process, whether a host went on, how often psql was started)."""
     (tmp_path / "runuser").write_text(RUNUSER)
     (tmp_path / "runuser").chmod(0o755)
@@ -90,7 +92,7 @@ def play_fixture(tmp_path):
     (tmp_path / "play.yml").write_text(PLAY)
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(INVENTORY))
 
-    def run(password):
+    def run(password: str) -> tuple[subprocess.CompletedProcess[str], bool, int]:
         done = subprocess.run(
             [
                 pathlib.Path(sys.executable).with_name("ansible-playbook"),
@@ -125,7 +127,7 @@ def play_fixture(tmp_path):
     return run
 
 
-def test_a_run_on_app_hosts_alone_refuses_a_changed_password(play):
+def test_a_run_on_app_hosts_alone_refuses_a_changed_password(play: Callable[..., Any]) -> None:
     done, went_on, _asked = play("another")
     assert done.returncode == 2 and not went_on, done.stdout + done.stderr
     said = " ".join(done.stdout.split())
@@ -135,6 +137,6 @@ def test_a_run_on_app_hosts_alone_refuses_a_changed_password(play):
     assert "another" not in said.replace("Refuse another password than", "") and "SCRAM" not in said
 
 
-def test_it_goes_on_with_the_password_in_force(play):
+def test_a_run_goes_on_with_the_password_in_force(play: Callable[..., Any]) -> None:
     done, went_on, asked = play("pencil")
     assert done.returncode == 0 and went_on and asked == 1, done.stdout + done.stderr

@@ -2,6 +2,8 @@
 
 import socketserver
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -10,10 +12,23 @@ from plugins.modules import perlbal_pools
 WANTED = {"pages": ["192.0.2.1:80", "192.0.2.2:80"], "files": ["192.0.2.3:81"]}
 
 
+class Server(socketserver.ThreadingTCPServer):
+    """Where a console is: its pools, the hosts at work, how often it tells of them, and what it heard."""
+
+    pools: dict[str, list[str]]
+    busy: list[str]
+    looks: int
+    heard: list[str]
+    hangs_up: bool
+    port: int
+
+
 class Console(socketserver.StreamRequestHandler):
     """Perlbal's console, as far as pools go: its server has pools, hosts at work, and how often it tells of them."""
 
-    def handle(self):
+    server: Server
+
+    def handle(self) -> None:
         for line in self.rfile:
             words = line.decode().split()
             self.server.heard.append(" ".join(words))
@@ -21,7 +36,7 @@ class Console(socketserver.StreamRequestHandler):
             if self.server.hangs_up:
                 return
 
-    def answer(self, words):
+    def answer(self, words: list[str]) -> list[str]:
         if words == ["backends"]:
             self.server.looks -= 1
             return [*(f"{node} 3 requests" for node in self.server.busy if self.server.looks >= 0), "."]
@@ -38,8 +53,8 @@ class Console(socketserver.StreamRequestHandler):
 
 
 @pytest.fixture(name="perlbal")
-def perlbal_fixture():
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Console) as server:
+def perlbal_fixture() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Console) as server:
         server.daemon_threads = True
         server.pools, server.busy, server.looks, server.heard, server.hangs_up = (
             {"pages": ["192.0.2.1:80", "192.0.2.9:80"], "files": []},
@@ -54,11 +69,11 @@ def perlbal_fixture():
         server.shutdown()
 
 
-def changes(perlbal):
+def changes(perlbal: Server) -> list[str]:
     return [words for words in perlbal.heard if not words.startswith("show") and words != "backends"]
 
 
-def test_pools_are_changed_once_and_never_empty_meanwhile(execute, perlbal):
+def test_pools_are_changed_once_and_never_empty_meanwhile(execute: Callable[..., Any], perlbal: Server) -> None:
     commands = ["pool pages add 192.0.2.2:80", "pool files add 192.0.2.3:81", "pool pages remove 192.0.2.9:80"]
     for check in (True, False):
         done = execute(perlbal_pools, check=check, port=perlbal.port, pools=WANTED)
@@ -72,14 +87,16 @@ def test_pools_are_changed_once_and_never_empty_meanwhile(execute, perlbal):
 @pytest.mark.parametrize(
     ("busy", "looks", "asked"), [(["192.0.2.9:80", "192.0.2.1:80"], 2, 3), (["192.0.2.1:80"], 100, 1), ([], 0, 1)]
 )
-def test_the_last_request_of_a_host_that_left_is_awaited(execute, perlbal, busy, looks, asked):
+def test_the_last_request_of_a_host_that_left_is_awaited(
+    execute: Callable[..., Any], perlbal: Server, busy: list[str], looks: int, asked: int
+) -> None:
     """And of no other; where somebody else removed it, too."""
     perlbal.pools, perlbal.busy, perlbal.looks = {name: list(nodes) for name, nodes in WANTED.items()}, busy, looks
     assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=30)["changed"]
     assert perlbal.heard.count("backends") == asked
 
 
-def test_one_that_goes_on_is_told_when_the_time_is_over(execute, perlbal):
+def test_a_connection_that_goes_on_is_reported_after_the_wait(execute: Callable[..., Any], perlbal: Server) -> None:
     perlbal.busy, perlbal.looks = ["192.0.2.9:80"], 1000
     assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED).get("failed")  # nobody asked to wait
     done = execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=1)
@@ -89,8 +106,8 @@ def test_one_that_goes_on_is_told_when_the_time_is_over(execute, perlbal):
     )
 
 
-def test_a_console_that_refuses_or_hangs_up_is_told(execute, perlbal):
-    def said(pools):
+def test_a_console_that_refuses_or_hangs_up_is_told(execute: Callable[..., Any], perlbal: Server) -> None:
+    def said(pools: dict[str, list[str]]) -> str:
         done = execute(perlbal_pools, port=perlbal.port, pools=pools)
         assert done["failed"] and done["msg"].endswith(". On this host: systemctl status perlbal")
         return done["msg"]

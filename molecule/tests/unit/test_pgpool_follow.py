@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import pathlib
+import types
+from typing import Any
 
 import pytest
 from pgpool_follow import program as pgpool_follow
@@ -37,11 +40,11 @@ class Over(Exception):
 
 
 @pytest.fixture(name="program")
-def program_fixture(monkeypatch, tmp_path):
+def program_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> types.ModuleType:
     """The program, whose looks take no time and of which there are a hundred."""
     looks, clock = iter(range(100)), [1000.0]
 
-    def sleep(seconds):
+    def sleep(seconds: float) -> None:
         if next(looks, None) is None:
             raise Over
         clock[0] += seconds
@@ -57,10 +60,10 @@ class Databases:
 
     names, addresses = ["db1", "db2"], [("192.0.2.1", 5432), ("192.0.2.2", 5432)]
 
-    def __init__(self, look, answering=()):
+    def __init__(self, look: Any, answering: tuple[int, ...] = ()) -> None:
         self.look, self.answering = lambda: look, answering
 
-    def answers(self, node):
+    def answers(self, node: int) -> bool:
         """Whether PostgreSQL answers."""
         return node in self.answering
 
@@ -68,31 +71,32 @@ class Databases:
 class Pgpool:
     """A pgpool that answers with a view, or not at all, and starts for a while after each start."""
 
-    def __init__(self, program, view, starts):
-        self.program, self.answer, self.starts, self.restarts = program, view, starts, []
+    def __init__(self, program: Any, view: Any, starts: Any) -> None:
+        self.program, self.answer, self.starts = program, view, starts
+        self.restarts: list[Any] = []
         self.addresses, self.since = ["192.0.2.1", "192.0.2.2"], program.time.monotonic()
 
-    def view(self):
+    def view(self) -> Any:
         """What it says of its nodes."""
         return self.answer
 
-    def starting(self):
+    def starting(self) -> bool:
         """Whether it has just started."""
         return self.program.time.monotonic() - self.since < self.starts
 
-    def restart(self):
+    def restart(self) -> None:
         """Note a start."""
         self.restarts.append(self.program.time.monotonic())
         self.since = self.program.time.monotonic()
 
-    def pcp(self, *_words):
+    def pcp(self, *_words: object) -> None:
         """Take a command."""
 
-    def end_hung(self, _node):
+    def end_hung(self, _node: int) -> None:
         """End no session."""
 
 
-def followed(program, view, starts):
+def followed(program: types.ModuleType, view: list[tuple[bool, bool]] | None, starts: int) -> Any:
     """The pgpool after a hundred looks, with db1 as Patroni's primary."""
     pgpool = Pgpool(program, view, starts)
     with pytest.raises(Over):
@@ -100,23 +104,23 @@ def followed(program, view, starts):
     return pgpool
 
 
-def test_a_pgpool_that_starts_is_not_killed(program):
+def test_a_pgpool_that_starts_is_not_killed(program: types.ModuleType) -> None:
     assert followed(program, None, starts=120).restarts == []
 
 
-def test_a_pgpool_that_may_only_be_slow_is_restarted_later(program):
+def test_a_pgpool_that_may_only_be_slow_is_restarted_later(program: types.ModuleType) -> None:
     restarts = followed(program, None, starts=10).restarts
     assert len(restarts) == 3 and all(
         30 <= later - earlier <= 45 for earlier, later in itertools.pairwise([1000, *restarts])
     )
 
 
-def test_a_pgpool_that_is_silent_after_the_primary_has_changed_is_restarted_at_once(program):
+def test_a_pgpool_that_is_silent_after_the_primary_has_changed_is_restarted_at_once(program: types.ModuleType) -> None:
     """It agreed to the old primary, and hangs on it."""
     pgpool = Pgpool(program, LED, starts=0)
     databases = Databases(BOTH)
 
-    def second_is_primary():
+    def second_is_primary() -> Any:
         if program.time.monotonic() < 1010:
             return BOTH
         pgpool.answer = None
@@ -128,11 +132,11 @@ def test_a_pgpool_that_is_silent_after_the_primary_has_changed_is_restarted_at_o
     assert 1010 <= pgpool.restarts[0] <= 1014
 
 
-def test_a_pgpool_with_a_wrong_primary_is_restarted_at_once(program):
+def test_a_pgpool_with_a_wrong_primary_is_restarted_at_once(program: types.ModuleType) -> None:
     assert followed(program, [(True, False), (True, True)], starts=60).restarts[0] - 1000 <= 3
 
 
-def test_a_pgpool_that_agrees_is_not_restarted(program):
+def test_a_pgpool_that_agrees_is_not_restarted(program: types.ModuleType) -> None:
     assert followed(program, LED, starts=0).restarts == []
 
 
@@ -140,12 +144,14 @@ def test_a_pgpool_that_agrees_is_not_restarted(program):
     ("usable", "answering", "status"),
     [({0, 1}, (), "up up"), ({0}, (), "up down"), (set(), (0,), "up down"), (set(), (), "up up")],
 )
-def test_the_status_file_has_the_databases_that_are_there(program, tmp_path, usable, answering, status):
+def test_the_status_file_has_the_databases_that_are_there(
+    program: types.ModuleType, tmp_path: pathlib.Path, usable: set[int], answering: tuple[int], status: str
+) -> None:
     program.write_status(Databases(Cluster(None, frozenset(usable)), answering))
     assert (tmp_path / "pgpool_status").read_text().split() == status.split()
 
 
-def steps(state, observations):
+def steps(state: Any, observations: list[Any]) -> Any:
     """The state and all (time, action) after observations, where each action takes no time."""
     done = []
     for seen in observations:
@@ -156,7 +162,14 @@ def steps(state, observations):
     return state, done
 
 
-def looks(cluster, view, count, begin=1000.0, every=1.0, **more):
+def looks(
+    cluster: Any,
+    view: list[tuple[bool, bool]] | None,
+    count: int,
+    begin: float = 1000.0,
+    every: float = 1.0,
+    **more: bool,
+) -> list[Any]:
     """Observations of the same, so many seconds apart."""
     return [Observation(begin + every * number, cluster, asked=True, view=view, **more) for number in range(count)]
 
@@ -164,7 +177,7 @@ def looks(cluster, view, count, begin=1000.0, every=1.0, **more):
 FRESH = State(others_until=0.0)
 
 
-def test_a_wrong_primary_has_to_be_seen_twice_and_restarts_back_off():
+def test_a_wrong_primary_has_to_be_seen_twice_and_restarts_back_off() -> None:
     wrong = [(True, False), (True, True)]
     state, done = steps(FRESH, looks(BOTH, wrong, SURE_AFTER - 1))
     assert done == [] and state.wrong == SURE_AFTER - 1
@@ -175,7 +188,7 @@ def test_a_wrong_primary_has_to_be_seen_twice_and_restarts_back_off():
     assert all(later - at >= action.hold_s for (at, action), (later, _) in itertools.pairwise(done))
 
 
-def test_the_back_off_is_over_once_pgpool_agrees_after_it():
+def test_the_back_off_is_over_once_pgpool_agrees_after_it() -> None:
     state, _done = steps(FRESH, looks(BOTH, [(True, False), (True, True)], SURE_AFTER))
     assert state.restart_s > RESTART_AGAIN
     state, _done = steps(state, looks(BOTH, LED, 1, begin=state.restart_at - 1))
@@ -184,7 +197,7 @@ def test_the_back_off_is_over_once_pgpool_agrees_after_it():
     assert state.restart_s == RESTART_AGAIN
 
 
-def test_silence_restarts_late_and_after_a_change_of_the_primary_at_once():
+def test_silence_restarts_late_and_after_a_change_of_the_primary_at_once() -> None:
     state, _done = steps(FRESH, looks(BOTH, LED, 1))
     _state, done = steps(state, looks(BOTH, None, 60))
     assert [at for at, _action in done][0] == 1000 + SILENT_WITHIN + SURE_AFTER - 1
@@ -194,7 +207,7 @@ def test_silence_restarts_late_and_after_a_change_of_the_primary_at_once():
     assert steps(state, looks(changed, None, 60, starting=True))[1] == []
 
 
-def test_standbys_are_attached_soon_and_detached_patiently_while_they_follow():
+def test_standbys_are_attached_soon_and_detached_patiently_while_they_follow() -> None:
     _state, done = steps(FRESH, looks(BOTH, [(True, True), (False, False)], 30))
     assert [at for at, _action in done] == [1000 + SURE_AFTER - 1 + CALL_AGAIN * number for number in range(3)]
     assert {action for _at, action in done} == {Attach(1)}
@@ -204,7 +217,7 @@ def test_standbys_are_attached_soon_and_detached_patiently_while_they_follow():
     assert done == [(1000 + PATIENT_AFTER - 1, Detach(1))]
 
 
-def test_sessions_on_a_node_that_is_out_are_looked_at_again_soon():
+def test_sessions_on_a_node_that_is_out_are_looked_at_again_soon() -> None:
     cluster, view = Cluster(0, frozenset({0})), [(True, True), (False, False)]
     state, done = steps(FRESH, looks(cluster, view, 1))
     assert done == [(1000, EndHung(1))] and state.agreed == (0, {0})
@@ -214,7 +227,7 @@ def test_sessions_on_a_node_that_is_out_are_looked_at_again_soon():
     assert not pgpool_due(busy, cluster, 1000 + HUNG_AFTER - 1) and pgpool_due(busy, cluster, 1000 + HUNG_AFTER)
 
 
-def test_reads_go_on_without_a_primary_that_does_not_answer():
+def test_reads_go_on_without_a_primary_that_does_not_answer() -> None:
     led, standby = dataclasses.replace(FRESH, primary=0), Cluster(None, frozenset({1}))
     assert to_probe(led, standby, 2) == []  # once is no loss
     lost, actions = step(led, Observation(1000.0, standby))
@@ -226,7 +239,7 @@ def test_reads_go_on_without_a_primary_that_does_not_answer():
     assert performed(given_up, actions[0], 1002.0, busy=False).restart_at == given_up.restart_at
 
 
-def test_pgpool_is_restarted_once_when_all_databases_are_back():
+def test_pgpool_is_restarted_once_when_all_databases_are_back() -> None:
     none = Cluster(None, frozenset())
     state, _done = steps(FRESH, [Observation(1000.0, none)])
     assert to_probe(state, none, 2) == [0, 1]
@@ -238,7 +251,7 @@ def test_pgpool_is_restarted_once_when_all_databases_are_back():
     assert state.restart_at == 1003 + RESTART_AGAIN and pgpool_due(state, BOTH, 1004.0)
 
 
-def test_other_databases_are_no_difference_while_a_host_comes_or_goes():
+def test_other_databases_are_no_difference_while_a_host_comes_or_goes() -> None:
     state = State(others_until=1005.0)
     assert steps(state, looks(BOTH, [(True, False)], 5, same_nodes=False))[1] == []
     assert steps(state, looks(BOTH, [(True, False)], SURE_AFTER, begin=1005.0, same_nodes=False))[1] != []

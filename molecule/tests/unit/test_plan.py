@@ -1,6 +1,9 @@
 """What of a release's migrations breaks the running release."""
 
 import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import django
 import pytest
@@ -27,15 +30,15 @@ from django.test import override_settings
 plan = program("roles/django/files/realworld/plan.py")
 
 
-def table(name, *fields, **options):
+def table(name: str, *fields: Any, **options: bool | set[tuple[str, str]] | str) -> Any:
     return ops.CreateModel(name, [("id", models.AutoField(primary_key=True)), *fields], options)
 
 
-def key(to, **more):
+def key(to: str, **more: bool | int | str) -> Any:
     return models.ForeignKey(to, models.CASCADE, **more)
 
 
-def apart(*operations, state=()):
+def apart(*operations: Any, state: Any = ()) -> Any:
     return ops.SeparateDatabaseAndState(list(operations), list(state))
 
 
@@ -69,13 +72,13 @@ INDEX = models.Index(fields=["number"], name="by_number")
 POSITIVE = models.CheckConstraint(condition=models.Q(number__gt=0), name="positive")
 
 
-def migration(name, app, operations):
+def migration(name: str, app: str, operations: Any) -> Any:
     made = Migration(name, app)
     made.operations = operations
     return made
 
 
-def running():
+def running() -> Any:
     """The state of the project that serves."""
     state = ProjectState()
     for operation in RUNNING:
@@ -83,18 +86,18 @@ def running():
     return state
 
 
-def judged(*operations, app="shop"):
+def judged(*operations: Any, app: str = "shop") -> list[str]:
     """What is said of a migration of these operations, without its name."""
     found = plan.judge([migration("0002_change", app, operations)], running(), connections["tier"])
     assert all(line.startswith(f"{app}.0002_change ") for line in found)
     return [line.partition(" ")[2] for line in found]
 
 
-def change(name, field):
+def change(name: str, field: Any) -> Any:
     return ops.AlterField("Item", name, field)
 
 
-def describe(value):
+def describe(value: Any) -> str | None:
     return value.describe() if isinstance(value, ops.base.Operation) else None
 
 
@@ -176,7 +179,7 @@ REFUSED = "which the running release may write"
     ],
     ids=describe,
 )
-def test_what_breaks(operation, said):
+def test_what_breaks(operation: Any, said: str) -> None:
     assert judged(operation) == [said]
 
 
@@ -224,7 +227,7 @@ def test_what_breaks(operation, said):
     ],
     ids=describe,
 )
-def test_what_does_not_break(operation):
+def test_what_does_not_break(operation: Any) -> None:
     assert judged(operation) == []
 
 
@@ -239,11 +242,11 @@ def test_what_does_not_break(operation):
         [apart(state=[ops.AddConstraint("Item", POSITIVE)]), ops.RemoveConstraint("Item", "positive")],
     ],
 )
-def test_indexes_and_constraints_may_go(operations):
+def test_indexes_and_constraints_may_go(operations: Any) -> None:
     assert judged(*operations) == []
 
 
-def test_a_name_may_change_where_the_database_keeps_its_own():
+def test_a_name_may_change_where_the_database_keeps_its_own() -> None:
     column = models.CharField(max_length=50, db_column="text")
     assert judged(change("text", column), ops.RenameField("Item", "text", "words")) == []
     assert judged(ops.AlterModelTable("Bare", "shop_bare"), ops.RenameModel("Bare", "Plain")) == []
@@ -256,7 +259,7 @@ def test_a_name_may_change_where_the_database_keeps_its_own():
     assert judged(ops.AlterModelTable("Brand", "shop_brand"), ops.RenameModel("Brand", "Make")) == []
 
 
-def test_a_table_that_the_running_release_does_not_know_may_change():
+def test_a_table_that_the_running_release_does_not_know_may_change() -> None:
     grown = [
         table("New", ("text", models.TextField())),
         ops.AddField("New", "number", models.IntegerField()),
@@ -267,18 +270,18 @@ def test_a_table_that_the_running_release_does_not_know_may_change():
     assert judged(*grown) == []
 
 
-def test_a_table_that_another_app_takes_over_is_still_known():
+def test_a_table_that_another_app_takes_over_is_still_known() -> None:
     taken = apart(state=[table("Mark", db_table="shop_item_tags")])
     assert judged(taken, ops.DeleteModel("Mark"), app="stock") == ["removes stock.Mark"]
 
 
-def test_each_part_of_an_operation_is_judged_by_what_the_one_before_left():
+def test_each_part_of_an_operation_is_judged_by_what_the_one_before_left() -> None:
     first = ops.AddField("Item", "new", models.CharField(max_length=9, null=True))
     second = change("new", models.CharField(max_length=8, null=True))
     assert judged(apart(first, second)) == ["shop.Item.new: changes its type from varchar(9) to varchar(8)"]
 
 
-def test_every_break_of_every_migration_is_said():
+def test_every_break_of_every_migration_is_said() -> None:
     found = plan.judge(
         [
             migration(
@@ -299,7 +302,7 @@ def test_every_break_of_every_migration_is_said():
 
 
 @pytest.fixture(scope="module")
-def apps(tmp_path_factory):
+def apps(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A directory with an app of two migrations; both break."""
     path = tmp_path_factory.mktemp("apps")
     (path / "store/migrations").mkdir(parents=True)
@@ -322,12 +325,14 @@ def apps(tmp_path_factory):
 
 
 @pytest.fixture
-def planned(apps, tmp_path, monkeypatch, capsys):
+def planned(
+    apps: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Any]]:
     """The plan of a site with the app, by a database that has the app's migrations up to one, and other apps'."""
     monkeypatch.syspath_prepend(apps)
     monkeypatch.setitem(connection.settings_dict, "NAME", str(tmp_path / "database"))
 
-    def run(upto=None, others=()):
+    def run(upto: str | None = None, others: Any = ()) -> Any:
         if upto:
             with override_settings(INSTALLED_APPS=["store"]):
                 call_command("migrate", "store", upto, verbosity=0)
@@ -341,11 +346,11 @@ def planned(apps, tmp_path, monkeypatch, capsys):
     connection.close()
 
 
-def test_nothing_breaks_before_the_first_release(planned):
+def test_nothing_breaks_before_the_first_release(planned: Callable[..., Any]) -> None:
     assert planned() == {"migrations": ["store.0001_initial", "store.0002_change"], "breaking": []}
 
 
-def test_only_what_is_to_be_applied_is_judged(planned):
+def test_only_what_is_to_be_applied_is_judged(planned: Callable[..., Any]) -> None:
     assert planned("0001") == {
         "migrations": ["store.0002_change"],
         "breaking": ["store.0002_change removes store.item.text"],
@@ -353,13 +358,13 @@ def test_only_what_is_to_be_applied_is_judged(planned):
     assert planned("0002") == {"migrations": [], "breaking": []}
 
 
-def test_an_app_that_is_new_breaks_nothing(planned):
+def test_an_app_that_is_new_breaks_nothing(planned: Callable[..., Any]) -> None:
     found = planned("0002", ["django.contrib.contenttypes", "django.contrib.auth"])
     assert "contenttypes.0002_remove_content_type_name" in found["migrations"]
     assert found["breaking"] == []
 
 
-def test_a_migration_of_a_later_release_is_passed_over(planned):
+def test_a_migration_of_a_later_release_is_passed_over(planned: Callable[..., Any]) -> None:
     planned("0001")
     MigrationRecorder(connection).record_applied("store", "0003_gone")
     assert planned()["breaking"] == ["store.0002_change removes store.item.text"]

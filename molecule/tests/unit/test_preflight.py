@@ -1,11 +1,15 @@
 """Wrong input is refused, with the line to change, before anything is touched."""
 
+import pathlib
 import re
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
 from repository import ROOT
+from tier import search
 
 from plugins.modules import preflight
 
@@ -13,7 +17,7 @@ GROUPS = yaml.safe_load((ROOT / "playbooks/parts/preflight.yml").read_text())[0]
 
 
 @pytest.fixture
-def copy(tmp_path):
+def copy(tmp_path: pathlib.Path) -> pathlib.Path:
     """The files preflight reads, to plant errors in."""
     for part in ("inventories", "group_vars", "roles", "playbooks", "plugins", "controller", "containers", "molecule"):
         shutil.copytree(
@@ -23,29 +27,29 @@ def copy(tmp_path):
 
 
 @pytest.fixture
-def complaints(copy):
+def complaints(copy: pathlib.Path) -> Callable[..., Any]:
     """Run the check on the copy as one environment."""
 
-    def run(env="local"):
+    def run(env: str = "local") -> list[str]:
         values = yaml.safe_load((copy / f"group_vars/{env}/main.yml").read_text())
         return preflight.check(copy, copy / f"inventories/{env}.yml", GROUPS, values)
 
     return run
 
 
-def edit(path, pattern, replacement):
+def edit(path: pathlib.Path, pattern: str, replacement: str) -> None:
     text = path.read_text()
     changed = re.sub(pattern, replacement, text, count=1, flags=re.M)
     assert changed != text, f"{pattern} is not in {path}"
     path.write_text(changed)
 
 
-def test_what_is_committed_is_right(complaints):
+def test_what_is_committed_is_right(complaints: Callable[..., Any]) -> None:
     assert complaints("local") == []
 
 
 @pytest.mark.parametrize("env", ["staging", "production"])
-def test_example_addresses_are_refused(complaints, env):
+def test_example_addresses_are_refused(complaints: Callable[..., Any], env: str) -> None:
     found = complaints(env)
     assert len(found) == 12
     assert all("example address" in line for line in found)
@@ -96,14 +100,16 @@ def test_example_addresses_are_refused(complaints, env):
         ("group_vars/local/main.yml", r"^env_name: local", "env_name: lokal", "env_name is 'lokal'"),
     ],
 )
-def test_a_planted_error_is_named_with_its_line(complaints, copy, path, pattern, replacement, said):
+def test_a_planted_error_is_named_with_its_line(
+    complaints: Callable[..., Any], copy: pathlib.Path, path: str, pattern: str, replacement: str, said: str
+) -> None:
     edit(copy / path, pattern, replacement)
     found = complaints()
     assert any(said in line for line in found), found
     assert all(re.match(r"(inventories|group_vars)/\S+: ", line) for line in found)
 
 
-def test_the_line_is_the_right_one(complaints, copy):
+def test_the_line_is_the_right_one(complaints: Callable[..., Any], copy: pathlib.Path) -> None:
     edit(copy / "inventories/local.yml", r"172\.30\.10\.22", "172.30.10.21")
-    line = int(re.search(r"local\.yml:(\d+): app2", "\n".join(complaints()))[1])
+    line = int(search(r"local\.yml:(\d+): app2", "\n".join(complaints()))[1])
     assert "app2" in (copy / "inventories/local.yml").read_text().splitlines()[line - 1]

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from repository import ROOT
@@ -30,11 +32,13 @@ BEFORE = [("Base", 10.0), ("Databases", 30.0), ("App", 20.0), ("Base", 5.0)]
         ([], "New", 5, 65),
     ],
 )
-def test_what_is_left_is_what_earlier_runs_took(ended, name, elapsed, seconds):
+def test_what_is_left_is_what_earlier_runs_took(
+    ended: list[tuple[str, int]], name: str, elapsed: int, seconds: float | int
+) -> None:
     assert progress.left(BEFORE, ended, name, elapsed) == pytest.approx(seconds)
 
 
-def test_nothing_is_foretold_of_a_first_run():
+def test_nothing_is_foretold_of_a_first_run() -> None:
     assert progress.left([], [], "Base", 3) is None
     assert progress.estimate(None) == progress.estimate(1.0) == ""
     assert [progress.estimate(seconds) for seconds in (3, 42, 100)] == [
@@ -44,7 +48,7 @@ def test_nothing_is_foretold_of_a_first_run():
     ]
 
 
-def test_a_stage_has_one_line():
+def test_a_stage_has_one_line() -> None:
     assert (
         progress.ended_line("Databases", ["db1", "db2"], 14.4, 2, 0).split()
         == "✓ Databases 2 hosts 14 s 2 changed".split()
@@ -53,7 +57,7 @@ def test_a_stage_has_one_line():
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_what_runs_fits_in_a_line(width):
+def test_what_runs_fits_in_a_line(width: int) -> None:
     line = progress.running_line(
         "Databases",
         "Install the packages of the database server",
@@ -94,11 +98,11 @@ def test_what_runs_fits_in_a_line(width):
         ({}, "It gave no reason."),
     ],
 )
-def test_a_failure_has_its_reason(result, text):
+def test_a_failure_has_its_reason(result: Any, text: str) -> None:
     assert progress.reason(result) == text
 
 
-def test_hosts_that_fail_alike_are_listed_together():
+def test_hosts_that_fail_alike_are_listed_together() -> None:
     text = progress.failed_text(
         [
             ("app1", "Prove", "a.yml:3", "It is unwell."),
@@ -123,13 +127,13 @@ def test_hosts_that_fail_alike_are_listed_together():
     ]
 
 
-def test_a_reason_that_says_what_to_type_is_not_contradicted():
+def test_a_reason_that_says_what_to_type_is_not_contradicted() -> None:
     assert "then again" not in progress.failed_text(
         [("a", "Refuse", "", "Do it so: make deploy BREAKING=1")], "", "make deploy"
     )
 
 
-def test_make_says_what_was_typed():
+def test_make_says_what_was_typed() -> None:
     words = [
         "make",
         "--no-print-directory",
@@ -189,7 +193,7 @@ PLAYBOOK = """
 
 
 @pytest.fixture(name="run")
-def run_fixture(tmp_path):
+def run_fixture(tmp_path: pathlib.Path) -> Callable[..., Any]:
     """run(*options, **environment) runs the playbook on three hosts of an environment of its own; (exit code, output)."""
     (tmp_path / "inventories").mkdir()
     (tmp_path / ".state/x").mkdir(parents=True)
@@ -203,7 +207,7 @@ def run_fixture(tmp_path):
         if not name.startswith(("VERB", "PROGRESS", "ANSIBLE_", "MOLECULE"))
     }
 
-    def run(*options, **environment):
+    def run(*options: str, **environment: str) -> tuple[int, str]:
         env = (
             clean
             | {
@@ -228,7 +232,7 @@ def run_fixture(tmp_path):
     return run
 
 
-def test_a_run_prints_stages_and_keeps_the_whole_log(run, tmp_path):
+def test_a_run_prints_stages_and_keeps_the_whole_log(run: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     code, said = run(VERB_RUN="1")
     assert code == 0, said
     stages = [line.split() for line in said.splitlines() if line.startswith("  ✓")]
@@ -255,7 +259,7 @@ def test_a_run_prints_stages_and_keeps_the_whole_log(run, tmp_path):
     assert (tmp_path / ".state/x/last.log").read_text().startswith(log)
 
 
-def test_a_failure_is_printed_once_with_what_to_do_next(run, tmp_path):
+def test_a_failure_is_printed_once_with_what_to_do_next(run: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     (tmp_path / ".state/x/last.log").write_text("# of another run 1\n")
     code, said = run("-e", '{"broken": true}')
     assert code == 2
@@ -281,7 +285,9 @@ def test_a_failure_is_printed_once_with_what_to_do_next(run, tmp_path):
 
 
 @pytest.mark.parametrize("options, environment", [((), {"VERBOSE": "1"}), (("--check", "--diff"), {})])
-def test_all_of_it_is_printed_where_that_is_wanted(run, tmp_path, options, environment):
+def test_all_of_it_is_printed_where_that_is_wanted(
+    run: Callable[..., Any], tmp_path: pathlib.Path, options: tuple[str, str], environment: dict[str, str]
+) -> None:
     code, said = run(*options, **environment)
     assert code == 0
     assert all(line in said for line in ("TASK [Change it]", "changed: [a]", "changed: [c]", "msg: It was rescued"))

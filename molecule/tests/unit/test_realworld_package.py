@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,12 +38,13 @@ SITE = {
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
+def package(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
     """The package where a host has it: in tier/, importable, with a description of the site."""
     shutil.copytree(FILES / "realworld", tmp_path / "tier/realworld", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "site.json").write_text(json.dumps(SITE))
     (tmp_path / "project").mkdir()
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "project"), str(tmp_path / "tier"), *sys.path])
+    monkeypatch.syspath_prepend(tmp_path / "tier")
+    monkeypatch.syspath_prepend(tmp_path / "project")
     monkeypatch.chdir(tmp_path)  # a release goes to its own directory
     for name in ("COLOUR", "DEPTH", "TOKEN", "SITE_NODE", "SITE_RELEASE"):
         monkeypatch.setenv(name, "")
@@ -58,18 +61,18 @@ def package(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def settings(package, project, module="settings.py"):
+def settings(package: pathlib.Path, project: str, module: str = "settings.py") -> dict[str, Any]:
     """The settings that come of a project's own."""
     (package.parents[1] / "project/project_settings.py").write_text(project)
     return runpy.run_path(str(package / module))
 
 
-def test_a_project_reads_its_environment_and_secrets_while_its_settings_load(package):
+def test_a_project_reads_its_environment_and_secrets_while_its_settings_load(package: pathlib.Path) -> None:
     found = settings(package, "import os\nPAINT = os.environ['COLOUR'] + os.environ['TOKEN'] + os.environ['DEPTH']\n")
     assert found["PAINT"] == "greent0ken3"
 
 
-def test_an_sqlite_project_runs_on_the_pool_without_its_sqlite_options(package):
+def test_an_sqlite_project_runs_on_the_pool_without_its_sqlite_options(package: pathlib.Path) -> None:
     default = settings(
         package,
         """
@@ -87,7 +90,7 @@ DATABASES = {
     assert "timeout" not in default["OPTIONS"]
 
 
-def test_a_postgis_project_keeps_its_engine_and_options(package):
+def test_a_postgis_project_keeps_its_engine_and_options(package: pathlib.Path) -> None:
     default = settings(
         package,
         """
@@ -100,7 +103,7 @@ DATABASES = {"default": {"ENGINE": "django.contrib.gis.db.backends.postgis",
     assert "pool" not in default["OPTIONS"]  # Django refuses it together with CONN_MAX_AGE
 
 
-def test_the_tier_has_the_last_word(package):
+def test_the_tier_has_the_last_word(package: pathlib.Path) -> None:
     found = settings(
         package,
         """
@@ -130,11 +133,11 @@ MIDDLEWARE = ["theirs"]
     assert found["MIDDLEWARE"] == ["theirs"]
 
 
-def test_a_project_without_the_sessions_app_keeps_its_own_sessions(package):
+def test_a_project_without_the_sessions_app_keeps_its_own_sessions(package: pathlib.Path) -> None:
     assert settings(package, "SESSION_ENGINE = 'signed'\n")["SESSION_ENGINE"] == "signed"
 
 
-def test_a_project_that_logs_to_files_logs_to_the_journal_at_its_own_levels(package):
+def test_a_project_that_logs_to_files_logs_to_the_journal_at_its_own_levels(package: pathlib.Path) -> None:
     logging = settings(
         package,
         """
@@ -150,7 +153,7 @@ LOGGING = {"version": 1,
     assert logging["loggers"]["shop"] == {"level": "DEBUG"}
 
 
-def test_static_files_are_collected_without_database_cache_or_secret(package):
+def test_static_files_are_collected_without_database_cache_or_secret(package: pathlib.Path) -> None:
     found = settings(package, "import os\nKEY = os.environ['TOKEN']\nSECRET_KEY = KEY\n", "build_settings.py")
     assert found["SECRET_KEY"] != "t0ken"
     assert found["STATIC_ROOT"] == "/build/static"
@@ -182,7 +185,9 @@ def test_static_files_are_collected_without_database_cache_or_secret(package):
     ids=["nothing", "options", "setting"],
 )
 @pytest.mark.parametrize("module", ["settings.py", "build_settings.py"])
-def test_what_a_project_says_of_its_static_files_is_kept(package, module, project, entry, root):
+def test_what_a_project_says_of_its_static_files_is_kept(
+    package: pathlib.Path, module: str, project: str, entry: Any, root: Any
+) -> None:
     found = settings(package, project, module)
     assert found["STORAGES"]["staticfiles"] == entry
     assert type(found["STATIC_ROOT"]) is root
@@ -193,10 +198,10 @@ class Strict:
 
     manifest_strict = True
 
-    def __init__(self, **options):
+    def __init__(self, **options: int) -> None:
         self.options = options
 
-    def stored_name(self, name):
+    def stored_name(self, name: str) -> str | None:
         if name == "none.png":
             raise ValueError(name)
         return f"hashed {name}"
@@ -223,8 +228,16 @@ class Lenient(Strict):
         ("Absent", {"bucket": "x"}, None, True, {}),
     ],
 )
-def test_a_name_of_no_file_is_what_the_project_takes_it_for(package, monkeypatch, own, options, setting, strict, kept):
-    def import_string(name):
+def test_a_name_of_no_file_is_what_the_project_takes_it_for(
+    package: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: str,
+    options: Any,
+    setting: bool | None,
+    strict: bool,
+    kept: dict[str, int],
+) -> None:
+    def import_string(name: str) -> Any:
         if name == "Absent":
             raise ImportError(name)
         return {"Strict": Strict, "Lenient": Lenient}[name]
@@ -247,11 +260,11 @@ def test_a_name_of_no_file_is_what_the_project_takes_it_for(package, monkeypatch
         assert storage.stored_name("none.png") == "none.png"
 
 
-def ask(package, path):
+def ask(package: pathlib.Path, path: str) -> tuple[str, dict[str, str], str]:
     """Status line, headers and body of a request to a fresh wsgi.py."""
-    said = {}
+    said: dict[str, Any] = {}
 
-    def start_response(status, headers, exc_info=None):
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: None = None) -> None:
         said.update(status=status, headers=dict(headers))
 
     script = runpy.run_path(str(package / "wsgi.py"))
@@ -259,7 +272,7 @@ def ask(package, path):
     return said["status"], said["headers"], body.decode()
 
 
-def test_before_the_first_deploy_the_node_says_so(package):
+def test_before_the_first_deploy_the_node_says_so(package: pathlib.Path) -> None:
     status, headers, body = ask(package, "/-/health")
     assert status.startswith("503")
     assert json.loads(body) == {"node": "app1", "release": None, "django": "no release"}
@@ -267,7 +280,7 @@ def test_before_the_first_deploy_the_node_says_so(package):
     assert ask(package, "/")[0].startswith("503")
 
 
-def test_a_release_that_does_not_start_leaves_a_node_that_answers(package):
+def test_a_release_that_does_not_start_leaves_a_node_that_answers(package: pathlib.Path) -> None:
     root = package.parents[1]
     (root / "releases/r7/src/django").mkdir(parents=True)
     (root / "releases/r7/src/django/__init__.py").write_text("raise SystemExit('broken')\n")
@@ -282,7 +295,7 @@ def test_a_release_that_does_not_start_leaves_a_node_that_answers(package):
     assert headers["X-Served-By"] == "app1/r7"
 
 
-def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
+def test_a_process_keeps_to_the_release_it_started_with(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = package.parents[1]
     source = root / "releases/r7/src"
     for name, content in {
@@ -323,14 +336,14 @@ def test_a_process_keeps_to_the_release_it_started_with(package, monkeypatch):
         (None, "-"),
     ],
 )
-def test_a_request_is_followed_by_its_id(package, claimed, known_as):
+def test_a_request_is_followed_by_its_id(package: pathlib.Path, claimed: str | None, known_as: str) -> None:
     import realworld
 
     realworld.follow({} if claimed is None else {"HTTP_X_REQUEST_ID": claimed})
     assert realworld.request_id.get() == known_as
 
 
-def test_statements_tell_the_request_they_are_for(package):
+def test_statements_tell_the_request_they_are_for(package: pathlib.Path) -> None:
     import realworld
 
     ran = []
@@ -348,7 +361,7 @@ def test_statements_tell_the_request_they_are_for(package):
     assert ran[0][1:] == ([1], False, {})
 
 
-def test_other_databases_than_postgresql_are_left_alone(package):
+def test_other_databases_than_postgresql_are_left_alone(package: pathlib.Path) -> None:
     import realworld
 
     connection = types.SimpleNamespace(vendor="sqlite", execute_wrappers=[])
@@ -357,7 +370,9 @@ def test_other_databases_than_postgresql_are_left_alone(package):
 
 
 @pytest.mark.parametrize("touched", [None, "tier/realworld/wsgi.py", "site.json"])
-def test_a_process_that_started_before_a_change_makes_room_for_a_new_one(package, monkeypatch, touched):
+def test_a_process_that_started_before_a_change_makes_room_for_a_new_one(
+    package: pathlib.Path, monkeypatch: pytest.MonkeyPatch, touched: str | None
+) -> None:
     signals = []
     monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
     application = runpy.run_path(str(package / "wsgi.py"))["application"]
@@ -367,17 +382,17 @@ def test_a_process_that_started_before_a_change_makes_room_for_a_new_one(package
     assert signals == ([(os.getpid(), signal.SIGINT)] if touched else [])
 
 
-def test_a_check_that_hangs_is_reported_in_time_and_holds_one_thread(package):
+def test_a_check_that_hangs_is_reported_in_time_and_holds_one_thread(package: pathlib.Path) -> None:
     from realworld import health
 
     hold = threading.Event()
     started = []
 
-    def stuck():
+    def stuck() -> None:
         started.append(1)
         hold.wait(10)
 
-    def broken():
+    def broken() -> None:
         raise LookupError("gone")
 
     checks = [health.Check(check) for check in (stuck, broken)]
@@ -387,8 +402,18 @@ def test_a_check_that_hangs_is_reported_in_time_and_holds_one_thread(package):
     assert time.monotonic() - begun < 1
     assert len(started) == 1
     hold.set()
+    assert checks[0].running
     checks[0].running.result(5)
     assert health.report(checks, patience=1)["stuck"] == "ok"
+
+
+class MediaServer(http.server.ThreadingHTTPServer):
+    """The server of a media host: its files, its directories, and the requests that it got."""
+
+    files: dict[str, bytes]
+    directories: set[str]
+    requests: list[str | None]
+    at: str
 
 
 class MediaHost(http.server.BaseHTTPRequestHandler):
@@ -396,14 +421,16 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def reply(self, status, body=b""):
+    server: MediaServer
+
+    def reply(self, status: int, body: bytes = b"") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def body(self):
+    def body(self) -> bytes:
         assert self.headers["Transfer-Encoding"] == "chunked"
         found = b""
         while size := int(self.rfile.readline(), 16):
@@ -412,7 +439,7 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
         self.rfile.readline()
         return found
 
-    def do_PUT(self):
+    def do_PUT(self) -> None:
         self.server.requests.append(self.headers["X-Request-Id"])
         body = self.body()
         if self.path in self.server.files:
@@ -422,7 +449,7 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
         self.server.files[self.path] = body
         self.reply(201)
 
-    def do_MKCOL(self):
+    def do_MKCOL(self) -> None:
         if self.path in self.server.directories:
             return self.reply(405)
         if self.path.rstrip("/").rpartition("/")[0] + "/" not in self.server.directories:
@@ -430,16 +457,16 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
         self.server.directories.add(self.path)
         self.reply(201)
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         body = self.server.files.get(self.path)
         self.reply(404) if body is None else self.reply(200, body)
 
     do_HEAD = do_GET
 
-    def do_DELETE(self):
+    def do_DELETE(self) -> None:
         self.reply(404 if self.server.files.pop(self.path, None) is None else 204)
 
-    def do_PROPFIND(self):
+    def do_PROPFIND(self) -> None:
         names = [self.path, self.path + "b%20c.txt", self.path + "sub/"]
         self.reply(
             207,
@@ -448,14 +475,14 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
             + b"</D:multistatus>",
         )
 
-    def log_message(self, *_):
+    def log_message(self, *_: str) -> None:
         pass
 
 
 @pytest.fixture
-def media():
+def media() -> Iterator[MediaServer]:
     """A media host that has no directory but its root, and its address."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MediaHost)
+    server = MediaServer(("127.0.0.1", 0), MediaHost)
     server.files, server.directories, server.requests = {}, {"/", "/media/"}, []
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.at = "127.0.0.1:%d" % server.server_port
@@ -464,7 +491,7 @@ def media():
     server.server_close()
 
 
-def test_an_upload_makes_the_directories_it_needs(package, media):
+def test_an_upload_makes_the_directories_it_needs(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     webdav.put(media.at, "/media/2026/11/caf\u00e9.txt", lambda: iter([b"one ", b"two"]))
@@ -475,7 +502,7 @@ def test_an_upload_makes_the_directories_it_needs(package, media):
     assert webdav.head(media.at, "/media/2026/11/caf\u00e9.txt")["Content-Length"] == "7"
 
 
-def test_an_upload_never_overwrites(package, media):
+def test_an_upload_never_overwrites(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     webdav.put(media.at, "/media/a.txt", lambda: iter([b"first"]))
@@ -484,7 +511,7 @@ def test_an_upload_never_overwrites(package, media):
     assert media.files["/media/a.txt"] == b"first"
 
 
-def test_an_upload_tells_the_request_it_is_for(package, media):
+def test_an_upload_tells_the_request_it_is_for(package: pathlib.Path, media: MediaServer) -> None:
     import realworld
     from realworld import webdav
 
@@ -493,7 +520,7 @@ def test_an_upload_tells_the_request_it_is_for(package, media):
     assert media.requests == ["abc-1"]
 
 
-def test_a_file_that_is_not_there(package, media):
+def test_a_file_that_is_not_there(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     with pytest.raises(FileNotFoundError):
@@ -501,13 +528,13 @@ def test_a_file_that_is_not_there(package, media):
     webdav.delete(media.at, "/media/none")
 
 
-def test_a_directory_is_listed(package, media):
+def test_a_directory_is_listed(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     assert webdav.listdir(media.at, "/media") == ({"sub"}, {"b c.txt"})
 
 
-def test_a_media_host_that_is_away_is_an_oserror(package, media):
+def test_a_media_host_that_is_away_is_an_oserror(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     media.shutdown()
@@ -516,7 +543,9 @@ def test_a_media_host_that_is_away_is_an_oserror(package, media):
         webdav.put(media.at, "/media/a.txt", lambda: iter([b"x"]))
 
 
-def test_a_media_host_that_keeps_silent_is_asked_last_for_a_while(package, media, monkeypatch):
+def test_a_media_host_that_keeps_silent_is_asked_last_for_a_while(
+    package: pathlib.Path, media: MediaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from realworld import webdav
 
     monkeypatch.setattr(webdav, "ANSWER_TIMEOUT", 0.1)
@@ -547,7 +576,9 @@ def test_a_media_host_that_keeps_silent_is_asked_last_for_a_while(package, media
     ],
 )
 @pytest.mark.parametrize("attribute", ["sqlstate", "pgcode"])
-def test_only_a_lost_connection_is_a_reason_to_ask_again(package, kind, state, cause, attribute, expected):
+def test_only_a_lost_connection_is_a_reason_to_ask_again(
+    package: pathlib.Path, kind: str, state: str | None, cause: str, attribute: str, expected: bool
+) -> None:
     from realworld import again
 
     error = type(kind, (Exception,), {})()
@@ -571,13 +602,13 @@ def test_only_a_lost_connection_is_a_reason_to_ask_again(package, kind, state, c
         ("COPY a FROM stdin", True),
     ],
 )
-def test_what_may_change_rows_is_known(package, statement, expected):
+def test_what_may_change_rows_is_known(package: pathlib.Path, statement: Any, expected: bool) -> None:
     from realworld import again
 
     assert again.changes(statement) is expected
 
 
-def test_a_page_that_changed_something_is_not_asked_for_again(package):
+def test_a_page_that_changed_something_is_not_asked_for_again(package: pathlib.Path) -> None:
     import realworld
 
     work = {"changed": False}
@@ -601,20 +632,22 @@ def test_a_page_that_changed_something_is_not_asked_for_again(package):
         ("alter table a add concurrently int", []),
     ],
 )
-def test_an_index_that_keeps_nobody_waiting_waits_for_everybody(package, statement, expected):
+def test_an_index_that_keeps_nobody_waiting_waits_for_everybody(
+    package: pathlib.Path, statement: str, expected: list[str]
+) -> None:
     import realworld
 
     class Cursor:
-        def __enter__(self):
+        def __enter__(self) -> Any:
             return self
 
-        def __exit__(self, *_error):
+        def __exit__(self, *_error: None) -> None:
             return None
 
-        def fetchone(self):
+        def fetchone(self) -> list[str]:
             return ["5s"]
 
-        def execute(self, words):
+        def execute(self, words: str) -> None:
             asked.append(words)
 
     asked, connection = [], types.SimpleNamespace(connection=types.SimpleNamespace(cursor=Cursor))

@@ -4,9 +4,12 @@ import ast
 import hashlib
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from repository import ROOT, load
@@ -43,7 +46,7 @@ DJANGO = {
 }
 
 
-def environment(name="staging", containers=True, **more):
+def environment(name: str = "staging", containers: bool = True, **more: pathlib.Path) -> types.SimpleNamespace:
     """An environment, as far as the pure parts look at it."""
     return types.SimpleNamespace(
         **{
@@ -57,14 +60,14 @@ def environment(name="staging", containers=True, **more):
     )
 
 
-def models():
+def models() -> dict[str, set[str]]:
     """{table: its columns} of the demo, read off its models."""
     found = dict(DJANGO)
     for path in (ROOT / "demo").glob("*/models.py"):
         for model in ast.parse(path.read_text()).body:
             if isinstance(model, ast.ClassDef) and any(ast.unparse(base) == "models.Model" for base in model.bases):
                 fields = [
-                    (part.targets[0].id, ast.unparse(part.value.func))
+                    (ast.unparse(part.targets[0]), ast.unparse(part.value.func))
                     for part in model.body
                     if isinstance(part, ast.Assign)
                     and isinstance(part.value, ast.Call)
@@ -77,7 +80,7 @@ def models():
     return found
 
 
-def test_every_rule_names_what_the_demo_has():
+def test_every_rule_names_what_the_demo_has() -> None:
     known = models()
     assert "picture_width" in known["budget_story"] and "author_id" in known["budget_story"]
     rebuild.check_rules(SITE["site_scrub"])
@@ -85,7 +88,7 @@ def test_every_rule_names_what_the_demo_has():
         assert rule.get("column", "id") in known[rule["table"]] | {"id"}, rule
 
 
-def test_every_text_about_a_user_is_scrubbed():
+def test_every_text_about_a_user_is_scrubbed() -> None:
     scrubbed = {rule.get("column") for rule in SITE["site_scrub"] if rule["table"] == "auth_user"}
     assert {"username", "first_name", "last_name", "email", "password"} <= scrubbed
 
@@ -101,7 +104,7 @@ def test_every_text_about_a_user_is_scrubbed():
         [{"table": "auth_user", "column": "email", "value": None}],
     ],
 )
-def test_rules_that_cannot_be_meant_are_refused(rules):
+def test_rules_that_cannot_be_meant_are_refused(rules: Any) -> None:
     with pytest.raises(rebuild.Refused, match="site_scrub"):
         rebuild.check_rules(rules)
 
@@ -115,7 +118,7 @@ def test_rules_that_cannot_be_meant_are_refused(rules):
         (environment("staging"), environment("staging"), "what would be destroyed"),
     ],
 )
-def test_what_is_never_rebuilt(env, other, reason):
+def test_what_is_never_rebuilt(env: types.SimpleNamespace, other: types.SimpleNamespace | None, reason: str) -> None:
     with pytest.raises(rebuild.Refused, match=reason):
         rebuild.check_environments(env, other)
 
@@ -128,11 +131,11 @@ def test_what_is_never_rebuilt(env, other, reason):
         (environment("local"), None),
     ],
 )
-def test_what_may_be_rebuilt(env, other):
+def test_what_may_be_rebuilt(env: types.SimpleNamespace, other: types.SimpleNamespace | None) -> None:
     rebuild.check_environments(env, other)
 
 
-def test_the_program_refuses_production():
+def test_the_program_refuses_production() -> None:
     words = [
         sys.executable,
         "-m",
@@ -151,7 +154,7 @@ def test_the_program_refuses_production():
     )
 
 
-def test_a_rehearsal_is_rebuilt_from_a_rehearsal():
+def test_a_rehearsal_is_rebuilt_from_a_rehearsal() -> None:
     words = [
         "make",
         "--no-print-directory",
@@ -169,7 +172,7 @@ def test_a_rehearsal_is_rebuilt_from_a_rehearsal():
     )
 
 
-def test_real_hosts_have_to_be_bare():
+def test_real_hosts_have_to_be_bare() -> None:
     env = environment(containers=False)
     with pytest.raises(rebuild.Refused, match="app2, db1 of staging are not bare"):
         rebuild.check_bare(env, [], ["db1", "app2"])
@@ -177,15 +180,15 @@ def test_real_hosts_have_to_be_bare():
     rebuild.check_bare(env, ["app2", "db1"], ["db1"])  # a rebuild that was cut off
 
 
-def test_backups_need_the_vault(tmp_path):
+def test_backups_need_the_vault(tmp_path: pathlib.Path) -> None:
     with pytest.raises(rebuild.Refused, match="nothing else opens its backups"):
         rebuild.check_vault(environment(vault=tmp_path / "vault.yml"))
 
 
-def test_a_release_is_known_by_its_manifest(tmp_path):
+def test_a_release_is_known_by_its_manifest(tmp_path: pathlib.Path) -> None:
     other = environment("production")
 
-    def said(**hosts):
+    def said(**hosts: tuple[str, str]) -> dict[str, Any]:
         return {name: {"rc": 0, "stdout": f"{version}\n{manifest}  -"} for name, (version, manifest) in hosts.items()}
 
     good = ("abc", hashlib.sha256(b"{}").hexdigest())
@@ -211,12 +214,12 @@ def test_a_release_is_known_by_its_manifest(tmp_path):
         ({"rc": 1, "stdout": "", "stderr": "plan: there is no backup"}, "backup1: plan: there is no backup"),
     ],
 )
-def test_nothing_goes_where_nothing_comes_back(said, reason):
+def test_nothing_goes_where_nothing_comes_back(said: Any, reason: str) -> None:
     with pytest.raises(rebuild.Refused, match=reason):
         rebuild.plan_of(environment("local"), said)
 
 
-def test_what_goes_and_what_is_lost_is_named():
+def test_what_goes_and_what_is_lost_is_named() -> None:
     plan = {"backup": "2026-11-24 01:30:00+00", "uploads": 0, "archived": 1795500000, "gap": ""}
     text = "\n".join(rebuild.announcement(environment("local"), None, ["local-app1", "local-db1"], plan, (60, 15)))
     assert "local: local-app1, local-db1." in text and "backup1 stays" in text and "2026-11-24 01:30:00" in text
@@ -233,23 +236,24 @@ def test_what_goes_and_what_is_lost_is_named():
     assert "staging-backup1" in text and "production's" in text and "scrubbed" in text
 
 
-def test_every_rule_is_reported():
+def test_every_rule_is_reported() -> None:
     rules = [{"table": "django_session"}, {"table": "auth_user", "column": "email", "value": "''"}]
     assert rebuild.scrubbed(rules, [3, 12]) == ["django_session emptied: 3 rows", "auth_user.email: 12 rows"]
 
 
-def test_the_last_change_is_read_off_the_log():
+def test_the_last_change_is_read_off_the_log() -> None:
     line = "123 LOG:  last completed transaction was at log time 2026-11-25 09:00:01.123456+00"
     assert rebuild.last_change({"stdout": line}) == "2026-11-25 09:00:01.123456+00"
     assert rebuild.last_change({"stdout": ""}) == ""
 
 
 @pytest.fixture(name="staged")
-def staged_fixture(monkeypatch, tmp_path):
+def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Callable[..., Any]:
     """staged(scrub=…) rebuilds an environment whose every step is only written down; (exit code, the steps, Environment)."""
 
-    def run(other=None, answers=None, broken="", **given):
-        env, steps = rebuild.Environment(ROOT / "inventories/local.yml"), []
+    def run(other: str | None = None, answers: dict[str, Any] | None = None, broken: str = "", **given: bool) -> Any:
+        env = rebuild.Environment(ROOT / "inventories/local.yml")
+        steps: list[tuple[str, tuple[str, ...]]] = []
         env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
         scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}
@@ -260,11 +264,11 @@ def staged_fixture(monkeypatch, tmp_path):
             "scrub": {"backup1": {"rc": 0, "stdout": json.dumps(scrub)}},
         } | (answers or {})
 
-        def ask(_self, tag):
+        def ask(_self: Any, tag: str) -> Any:
             steps.append((tag, ()))
             return said[tag]
 
-        def step(what, *words, **_how):
+        def step(what: str, *words: str, **_how: bool) -> int | None:
             steps.append((what, words))
             if what == broken:
                 raise rebuild.Failed(what)
@@ -278,6 +282,7 @@ def staged_fixture(monkeypatch, tmp_path):
         monkeypatch.setattr(rebuild.lock, "take", lambda *_what: ({}, ""))
         monkeypatch.setattr("builtins.input", lambda _prompt: "no")
         told = types.SimpleNamespace(**{"yes": True, "check": False, "extra_vars": []} | given)
+        code: int | rebuild.Refused | rebuild.Failed
         try:
             code = rebuild.rebuild(env, other and rebuild.Environment(ROOT / f"inventories/{other}.yml"), told)
         except (rebuild.Refused, rebuild.Failed) as reason:
@@ -287,13 +292,13 @@ def staged_fixture(monkeypatch, tmp_path):
     return run
 
 
-def variables(steps):
+def variables(steps: list[Any]) -> Any:
     """What the converge is told."""
     words = dict(steps)["converge"]
     return json.loads(words[words.index("-e") + 1])
 
 
-def test_from_its_own_backups(staged, capsys):
+def test_from_its_own_backups(staged: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     code, steps, env = staged()
     assert code == 0 and [what for what, _words in steps] == ["plan", "destroy", "boot", "converge", "came", "smoke"]
     assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": ["backup1"]}
@@ -301,7 +306,7 @@ def test_from_its_own_backups(staged, capsys):
     assert not env.note.exists() and "lost      what was written after the last WAL" in capsys.readouterr().out
 
 
-def test_from_another_environment(staged, capsys):
+def test_from_another_environment(staged: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     code, steps, _env = staged(other="staging")
     assert code == 0 and [what for what, _words in steps] == [
         "release",
@@ -327,12 +332,12 @@ def test_from_another_environment(staged, capsys):
     ],
     ids=["no yes", "a dry run", "a rule that names nothing"],
 )
-def test_nothing_is_touched(staged, given):
+def test_nothing_is_touched(staged: Callable[..., Any], given: Any) -> None:
     code, steps, env = staged(**given)
     assert code == 0 if "check" in given else "no " in str(code)
     assert not {"destroy", "boot", "converge"} & {what for what, _words in steps} and not env.note.exists()
 
 
-def test_what_was_cut_off_is_known(staged):
+def test_what_was_cut_off_is_known(staged: Callable[..., Any]) -> None:
     code, _steps, env = staged(broken="converge")
     assert isinstance(code, rebuild.Failed) and json.loads(env.note.read_text()) == env.hosts

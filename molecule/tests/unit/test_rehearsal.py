@@ -3,10 +3,12 @@
 import ipaddress
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import yaml
@@ -20,7 +22,7 @@ REAL = [env for env in ENVIRONMENTS if not load(ROOT / f"group_vars/{env}/main.y
 
 
 @pytest.fixture
-def copy(tmp_path):
+def copy(tmp_path: pathlib.Path) -> pathlib.Path:
     """The files a rehearsal is made of."""
     for part in ("inventories", "group_vars"):
         shutil.copytree(ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("vault.yml"))
@@ -29,20 +31,20 @@ def copy(tmp_path):
     return tmp_path
 
 
-def build(copy, env="production"):
+def build(copy: pathlib.Path, env: str = "production") -> Any:
     """Rehearse an environment of the copy; (its inventory file, what was said)."""
     state = copy / f".state/{env}-rehearsal"
     said = rehearse.build(copy / f"inventories/{env}.yml", state, copy)
     return state / f"inventory/{env}.yml", said
 
 
-def without_addresses(text):
+def without_addresses(text: str) -> str:
     """An inventory's text with a star for every address."""
     return re.sub(r"\d+\.\d+\.\d+\.\d+", "*", text)
 
 
 @pytest.mark.parametrize("env", REAL)
-def test_only_addresses_differ_and_all_are_on_this_machine(copy, env):
+def test_only_addresses_differ_and_all_are_on_this_machine(copy: pathlib.Path, env: str) -> None:
     path, said = build(copy, env)
     real, rehearsed = (ROOT / f"inventories/{env}.yml").read_text(), path.read_text()
     assert said == []
@@ -55,21 +57,21 @@ def test_only_addresses_differ_and_all_are_on_this_machine(copy, env):
     assert ipaddress.ip_address(values["lb_vip"]) in network and values["lb_vip"] not in addresses
 
 
-def test_environments_are_rehearsed_side_by_side():
+def test_environments_are_rehearsed_side_by_side() -> None:
     networks = [f"{rehearse.network_of(env)}.0/24" for env in REAL] + [
         load(ROOT / f"group_vars/{env}/main.yml")["network_cidr"] for env in ENVIRONMENTS if env not in REAL
     ]
     assert len(set(networks)) == len(ENVIRONMENTS)
 
 
-def test_an_inventory_written_by_hand_keeps_its_manner():
+def test_an_inventory_written_by_hand_keeps_its_manner() -> None:
     text = rehearse.moved(ODD, "inventories/production.yml", "172.30.150")
     assert text == ODD.replace("203.0.113.7 ", "172.30.150.7 ").replace("198.51.100.21", "172.30.150.7").replace(
         "203.0.113.8", "172.30.150.8"
     ).replace("198.51.100.22", "172.30.150.8")
 
 
-def test_names_and_numbers_that_are_taken_get_the_next_free_one():
+def test_names_and_numbers_that_are_taken_get_the_next_free_one() -> None:
     found = rehearse.new_addresses(
         {"a": "10.0.0.100", "b": "b.example.com", "c": "10.0.0.5", "d": "10.0.1.5", "e": "10.0.0.1"},
         "172.30.150",
@@ -84,7 +86,7 @@ def test_names_and_numbers_that_are_taken_get_the_next_free_one():
     }
 
 
-def test_verbs_of_a_rehearsal_leave_what_is_real_alone():
+def test_verbs_of_a_rehearsal_leave_what_is_real_alone() -> None:
     """What `make down` removes, and the password of the vault: its own."""
     for env in REAL:
         words = ["make", "--no-print-directory", "--dry-run", "down", f"ENV={env}", "REHEARSE=1"]
@@ -116,7 +118,7 @@ def test_verbs_of_a_rehearsal_leave_what_is_real_alone():
 
 
 @pytest.mark.parametrize(("rehearse", "goes"), [("1", False), ("0", True), ("", True)])
-def test_only_1_is_a_rehearsal(rehearse, goes):
+def test_only_1_is_a_rehearsal(rehearse: str, goes: bool) -> None:
     """What stands of an environment with drawings goes with it, not with a rehearsal of it."""
     words = ["make", "--no-print-directory", "--dry-run", "down", "ENV=ladder", f"REHEARSE={rehearse}"]
     said = subprocess.run(
@@ -136,13 +138,13 @@ def test_only_1_is_a_rehearsal(rehearse, goes):
         ("ansible_connection: local", "ansible_connection of app1"),
     ],
 )
-def test_what_could_lead_to_a_real_host_is_refused(variables, reason):
+def test_what_could_lead_to_a_real_host_is_refused(variables: str, reason: str) -> None:
     text = f"all:\n  children:\n    app:\n      hosts:\n        app1:\n          ansible_host: 10.0.0.1\n          {variables}\n"
     with pytest.raises(rehearse.Refused, match=reason):
         rehearse.moved(text, "inventories/x.yml", "172.30.150")
 
 
-def test_a_group_that_says_how_to_reach_its_hosts_is_refused():
+def test_a_group_that_says_how_to_reach_its_hosts_is_refused() -> None:
     text = "all:\n  children:\n    app:\n      hosts: {app1: {ansible_host: 10.0.0.1}}\n      vars:\n        ansible_user: admin\n"
     with pytest.raises(rehearse.Refused, match="x.yml:6: how to reach hosts belongs into group_vars"):
         rehearse.moved(text, "x.yml", "172.30.150")
@@ -161,15 +163,18 @@ def test_a_group_that_says_how_to_reach_its_hosts_is_refused():
             "---\nsite: {}\nansible_connection: local\n",
             "group_vars/production/zzz.yml:3: ansible_connection says",
         ),
+        # Replaced, and harmless
         (
             "main.yml",
             "ansible_port: 2222\nansible_python_interpreter: /usr/bin/python3\n",
             "",
-        ),  # replaced, and harmless
+        ),
         ("keys.yml", "$ANSIBLE_VAULT;1.1;AES256\n3661\n", ""),
     ],
 )
-def test_an_environment_that_says_how_to_reach_its_hosts_in_another_way_is_refused(copy, file, text, reason):
+def test_an_environment_that_says_how_to_reach_its_hosts_in_another_way_is_refused(
+    copy: pathlib.Path, file: str, text: str, reason: str
+) -> None:
     with (copy / "group_vars/production" / file).open("a") as own:
         own.write(text)
     if not reason:
@@ -180,12 +185,12 @@ def test_an_environment_that_says_how_to_reach_its_hosts_in_another_way_is_refus
     assert not (copy / ".state").exists()
 
 
-def test_containers_are_not_rehearsed(copy):
+def test_containers_are_not_rehearsed(copy: pathlib.Path) -> None:
     with pytest.raises(rehearse.Refused, match="The hosts of local are containers already"):
         build(copy, "local")
 
 
-def test_everything_shared_is_the_repositorys_own_and_no_secret_is(copy):
+def test_everything_shared_is_the_repositorys_own_and_no_secret_is(copy: pathlib.Path) -> None:
     (copy / "group_vars/production/vault.yml").write_text("the real ones")
     path, _said = build(copy)
     tree = path.parent / "group_vars"
@@ -201,10 +206,10 @@ def test_everything_shared_is_the_repositorys_own_and_no_secret_is(copy):
     assert (tree / "production/main.yml").resolve() == (copy / "group_vars/production/main.yml").resolve()
 
 
-def test_a_second_look_touches_nothing(copy):
+def test_a_second_look_touches_nothing(copy: pathlib.Path) -> None:
     """Verbs run side by side, and each makes sure of the tree first."""
 
-    def stamps(path):
+    def stamps(path: pathlib.Path) -> dict[pathlib.Path, int]:
         return {one: one.lstat().st_mtime_ns for one in path.parents[1].rglob("*")}
 
     path, _said = build(copy)
@@ -213,14 +218,14 @@ def test_a_second_look_touches_nothing(copy):
     assert stamps(path) == before
 
 
-def test_all_that_tells_where_hosts_are_is_laid_over(copy):
+def test_all_that_tells_where_hosts_are_is_laid_over(copy: pathlib.Path) -> None:
     """A variable of the environment's own that a rehearsal kept would be the real one's."""
     path, _said = build(copy)
     own = load(copy / "group_vars/production/main.yml")
     assert set(own) - set(load(path.parent / "group_vars/production/zz_rehearsal.yml")) == {"env_name"}
 
 
-def test_a_host_that_was_added_stays_until_the_inventory_changes(copy):
+def test_a_host_that_was_added_stays_until_the_inventory_changes(copy: pathlib.Path) -> None:
     path, _said = build(copy)
     path.write_text(Inventory(path.read_text()).with_host("app", "app3", "172.30.150.29"))
     assert build(copy) == (path, [])
@@ -234,7 +239,7 @@ def test_a_host_that_was_added_stays_until_the_inventory_changes(copy):
     assert Inventory(path.read_text()).address("app2") == before  # its container stands there
 
 
-def test_ansible_reads_the_rehearsal(copy):
+def test_ansible_reads_the_rehearsal(copy: pathlib.Path) -> None:
     path, _said = build(copy)
     words = [sys.executable, "-m", "ansible", "inventory", "-i", str(path), "--list"]
     listed = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import pathlib
 import shutil
 import tarfile
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,9 @@ from plugins.modules import release
 FILES = {"site/app.py": "print()", "static.json": "{}"}
 
 
-def artifact(root, files=FILES, manifest=None):
+def artifact(
+    root: pathlib.Path, files: dict[str, str] = FILES, manifest: Callable[..., Any] | None = None
+) -> tuple[str, str]:
     """(path of an artifact with these files and a link, sha256 of its manifest)."""
     source = root / "source"
     shutil.rmtree(source, ignore_errors=True)
@@ -31,13 +36,13 @@ def artifact(root, files=FILES, manifest=None):
 
 
 @pytest.fixture(name="call")
-def call_fixture(execute, tmp_path):
+def call_fixture(execute: Callable[..., Any], tmp_path: pathlib.Path) -> Callable[..., Any]:
     """call(option=value, …) is what the module returns for release v1 below tmp_path/site."""
     (tmp_path / "site/releases").mkdir(parents=True)
     return lambda **options: execute(release, **{"root": str(tmp_path / "site"), "version": "v1", "keep": 2} | options)
 
 
-def test_a_release_gets_its_place_once(call, tmp_path):
+def test_a_release_gets_its_place_once(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     place = tmp_path / "site/releases/v1"
     archive, manifest = artifact(tmp_path)
     given = {"archive": archive, "manifest": manifest, "prove": ["sh", "-c", 'test -f "$RELEASE/site/app.py"']}
@@ -59,7 +64,9 @@ def test_a_release_gets_its_place_once(call, tmp_path):
         (lambda _listed: {}, "bin is too many; site/app.py is too many"),
     ],
 )
-def test_one_that_did_not_arrive_whole_gets_no_name(call, tmp_path, manifest, wrong):
+def test_an_incomplete_release_gets_no_name(
+    call: Callable[..., Any], tmp_path: pathlib.Path, manifest: Callable[..., Any], wrong: str
+) -> None:
     archive, _sha256 = artifact(tmp_path, manifest=manifest)
     done = call(archive=archive)
     assert done["failed"] and wrong in done["msg"]
@@ -67,7 +74,7 @@ def test_one_that_did_not_arrive_whole_gets_no_name(call, tmp_path, manifest, wr
     assert call(archive=artifact(tmp_path)[0])["complete"]  # whatever the other one left
 
 
-def test_one_that_is_not_proven_gets_no_name(call, tmp_path):
+def test_an_unproven_release_gets_no_name(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     archive, manifest = artifact(tmp_path)
     said = call(archive=archive, prove=["sh", "-c", "echo no such table >&2; exit 1"])["msg"]
     assert said == "sh -c echo no such table >&2; exit 1 found the release wanting: no such table"
@@ -77,7 +84,9 @@ def test_one_that_is_not_proven_gets_no_name(call, tmp_path):
     assert "is another build of v1 than this controller's" in call(manifest="0")["msg"]
 
 
-def test_what_does_not_fit_or_is_no_archive_is_refused(call, tmp_path, monkeypatch):
+def test_what_does_not_fit_or_is_no_archive_is_refused(
+    call: Callable[..., Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken.tar.gz").write_text("no archive" + "\0" * 4)
     assert call(archive=str(tmp_path / "broken.tar.gz"))["msg"].startswith("The release does not unpack: ")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(1 << 30, 1 << 30, 1000))
@@ -85,7 +94,7 @@ def test_what_does_not_fit_or_is_no_archive_is_refused(call, tmp_path, monkeypat
     assert not call()["complete"]
 
 
-def test_a_bare_host_is_told_to_be_converged_first(execute, tmp_path):
+def test_a_bare_host_is_told_to_be_converged_first(execute: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     given = {"root": str(tmp_path), "version": "v1", "keep": 2}
     assert execute(release, **given)["msg"].endswith("converge it before you deploy to it.")
     assert not execute(release, check=True, **given)["complete"]
@@ -105,7 +114,9 @@ def test_a_bare_host_is_told_to_be_converged_first(execute, tmp_path):
         ("v2", 1, ["v4", "v2"], ["v3", "v1", ".v5.partial"]),
     ],
 )  # never fewer than the two
-def test_which_releases_stay(call, tmp_path, version, keep, kept, stale):
+def test_which_releases_stay(
+    call: Callable[..., Any], tmp_path: pathlib.Path, version: str, keep: int, kept: list[str], stale: list[str]
+) -> None:
     releases = tmp_path / "site/releases"
     for age, name in enumerate([".v2.partial", "v1", "v2", "v3", "v4", ".v5.partial"]):
         (releases / name).mkdir()
@@ -117,7 +128,7 @@ def test_which_releases_stay(call, tmp_path, version, keep, kept, stale):
     assert told["kept"] == kept and sorted(told["stale"]) == sorted(stale)
 
 
-def test_it_is_live_once_the_site_was_started_anew(call, tmp_path):
+def test_a_release_is_live_after_a_restart_of_the_site(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     started = tmp_path / "site/tier/realworld/wsgi.py"
     started.parent.mkdir(parents=True)
     started.touch()

@@ -1,8 +1,12 @@
 """Of which files a release is made: those of a directory, in a git working tree and elsewhere."""
 
 import os
+import pathlib
 import socket
 import subprocess
+import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,18 +14,18 @@ from plugins.modules import release_source
 
 
 @pytest.fixture(scope="module")
-def source():
+def source() -> types.ModuleType:
     return release_source
 
 
-def write(directory, files):
+def write(directory: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
     for name, text in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
     return directory
 
 
-def git(directory, *arguments):
+def git(directory: pathlib.Path, *arguments: pathlib.Path | str) -> None:
     subprocess.run(
         ["git", "-C", directory, "-c", "user.name=t", "-c", "user.email=t@example.com", *arguments],
         check=True,
@@ -29,12 +33,12 @@ def git(directory, *arguments):
     )
 
 
-def names(source, directory):
+def names(source: types.ModuleType, directory: pathlib.Path) -> set[str]:
     return set(source.survey(directory, "", "")[1])
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def checkout(tmp_path: pathlib.Path) -> pathlib.Path:
     """A working tree with something tracked, something new, and what git ignores."""
     write(
         tmp_path,
@@ -68,7 +72,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_a_working_tree_is_what_git_does_not_ignore(source, checkout):
+def test_a_working_tree_is_what_git_does_not_ignore(source: types.ModuleType, checkout: pathlib.Path) -> None:
     inside = {"logs/kept.py", "b.py", "new.py"}
     assert names(source, checkout) == {".gitignore", "a.py", ".env"} | {f"site/{name}" for name in inside}
     assert names(source, checkout / "site") == inside
@@ -76,8 +80,8 @@ def test_a_working_tree_is_what_git_does_not_ignore(source, checkout):
     assert names(source, checkout / "copies/one") == {"c.py"}
 
 
-def test_what_git_ignores_makes_no_other_release(source, checkout):
-    def made():
+def test_what_git_ignores_makes_no_other_release(source: types.ModuleType, checkout: pathlib.Path) -> None:
+    def made() -> tuple[str, int]:
         _kind, paths, epoch = source.survey(checkout, "", "")
         return source.digest(paths), epoch
 
@@ -88,7 +92,12 @@ def test_what_git_ignores_makes_no_other_release(source, checkout):
     assert made()[0] != first[0]
 
 
-def test_a_working_tree_is_whole_with_its_submodules_whoever_owns_it(source, checkout, tmp_path_factory, monkeypatch):
+def test_a_working_tree_is_whole_with_its_submodules_whoever_owns_it(
+    source: types.ModuleType,
+    checkout: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     other = write(tmp_path_factory.mktemp("other"), {"d.py": "", ".gitignore": "e"})
     git(other, "init", "-q", "-b", "main")
     git(other, "add", ".")
@@ -122,13 +131,21 @@ def test_a_working_tree_is_whole_with_its_submodules_whoever_owns_it(source, che
     ],
     ids=["no git", "no repository"],
 )
-def test_a_working_tree_that_git_cannot_read_is_refused(source, checkout, monkeypatch, damage, says):
+def test_a_working_tree_that_git_cannot_read_is_refused(
+    source: types.ModuleType,
+    checkout: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[..., Any],
+    says: str,
+) -> None:
     damage(checkout, monkeypatch)
     with pytest.raises(ValueError, match=says):
         source.survey(checkout, "", "")
 
 
-def test_a_directory_without_git_leaves_out_what_it_names(source, tmp_path, monkeypatch):
+def test_a_directory_without_git_leaves_out_what_it_names(
+    source: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))  # no git is needed for that
     write(
         tmp_path,
@@ -151,7 +168,9 @@ def test_a_directory_without_git_leaves_out_what_it_names(source, tmp_path, monk
 @pytest.mark.parametrize(
     "make", [os.mkfifo, lambda path: socket.socket(socket.AF_UNIX).bind(path)], ids=["pipe", "socket"]
 )
-def test_what_is_no_file_is_refused_by_name(source, tmp_path, monkeypatch, make):
+def test_what_is_no_file_is_refused_by_name(
+    source: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]
+) -> None:
     write(tmp_path, {"site/a.py": ""})
     monkeypatch.chdir(tmp_path)  # the path of a socket is a short one
     make("site/door")

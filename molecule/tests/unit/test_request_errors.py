@@ -52,11 +52,11 @@ AH00163: Apache/2.4.65 (Debian) mod_wsgi/5.0.0 configured -- resuming normal ope
         ("none", []),
     ],
 )
-def test_the_last_traceback_of_a_request(request_id, said):
+def test_the_last_traceback_of_a_request(request_id: str, said: list[str]) -> None:
     assert request_errors.traceback(JOURNAL.splitlines(), request_id) == said
 
 
-def test_a_long_traceback_is_told_from_its_end():
+def test_a_long_traceback_is_told_from_its_end() -> None:
     frames = [f"[wsgi:error] [pid 1:tid 1]   frame {number}" for number in range(100)]
     lines = [
         "[wsgi:error] [pid 1:tid 1] ERROR x [ab12] oh",

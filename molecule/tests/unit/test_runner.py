@@ -7,6 +7,8 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable, Collection
+from typing import Any
 
 import execution
 import plan
@@ -20,15 +22,17 @@ DECLARED = steps.load()
 PROCESSORS = 2.0
 
 
-def step(name, seconds=10.0, cores=1.0, after=(), quiet=False, **tiers):
+def step(
+    name: str, seconds: float = 10.0, cores: float = 1.0, after: Collection[str] = (), quiet: bool = False, **tiers: str
+) -> plan.Step:
     """A step that uses some environments."""
     return plan.Step(name, tiers, frozenset(after), quiet, seconds, cores)
 
 
-def invented(seed):
+def invented(seed: int) -> list[plan.Step]:
     """Some steps of all kinds, drawn by a seed."""
     draw = random.Random(seed)
-    found = []
+    found: list[plan.Step] = []
     for number in range(draw.randint(1, 9)):
         tiers = {tier: draw.choice(plan.USES) for tier in draw.sample(["red", "green"], draw.randint(0, 2))}
         after = [other.name for other in found if draw.random() < 0.2]
@@ -45,7 +49,7 @@ def invented(seed):
     return found
 
 
-def together(slots):
+def together(slots: list[plan.Slot]) -> list[tuple[plan.Slot, plan.Slot]]:
     """Pairs of slots that overlap."""
     return [
         (one, other)
@@ -57,7 +61,7 @@ def together(slots):
 @pytest.mark.parametrize(
     "some", [list(DECLARED.values()), *map(invented, range(20))], ids=lambda some: f"{len(some)}-steps"
 )
-def test_a_plan_runs_every_step_and_respects_what_each_needs(some):
+def test_a_plan_runs_every_step_and_respects_what_each_needs(some: list[plan.Step]) -> None:
     slots = plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)
     by_name, ends = {one.name: one for one in some}, {slot.name: slot.end for slot in slots}
     assert sorted(slot.name for slot in slots) == sorted(by_name)
@@ -77,23 +81,23 @@ def test_a_plan_runs_every_step_and_respects_what_each_needs(some):
     assert plan.total(slots) >= max(plan.bounds(some, PROCESSORS).values()) - 1e-6
 
 
-def test_staging_comes_after_all_that_changes_production():
+def test_staging_comes_after_all_that_changes_production() -> None:
     changing = {name for name, one in DECLARED.items() if one.tiers.get("production") == "alone"} - {"rehearsal"}
     assert {"default", "drills", "replaced"} < changing <= DECLARED["rehearsal"].after
     assert DECLARED["parity"].after == {"rehearsal"}
 
 
-def test_steps_that_wait_run_beside_what_works():
+def test_steps_that_wait_run_beside_what_works() -> None:
     some = [
         step("watch", 100, 0.4, red="alone"),
         step("break", 100, 1.5, red="alone"),
         step("build", 90, 1.6, green="alone"),
     ]
     slots = {slot.name: slot for slot in plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)}
-    assert slots["build"].start == slots["watch"].start and plan.total(slots.values()) == 200
+    assert slots["build"].start == slots["watch"].start and plan.total(list(slots.values())) == 200
 
 
-def test_nobody_overtakes_a_step_that_waits_for_room_only():
+def test_a_step_that_waits_for_processors_is_not_overtaken() -> None:
     wide, narrow, later = step("wide", cores=1.8), step("narrow", cores=0.4), step("later", after=["wide"])
     assert plan.beginning([wide, narrow], [], set(), PROCESSORS) == [wide, narrow]
     assert plan.beginning([wide, narrow], [step("busy")], set(), PROCESSORS) == []
@@ -101,7 +105,7 @@ def test_nobody_overtakes_a_step_that_waits_for_room_only():
     assert plan.beginning([later, narrow], [step("busy")], set(), PROCESSORS) == [narrow]
 
 
-def test_a_step_is_held_back_where_it_would_keep_a_longer_chain_waiting():
+def test_a_step_is_held_back_where_it_would_keep_a_longer_chain_waiting() -> None:
     some = [
         step("boot", 10, 0.5, red="alone"),
         step("default", 300, 1.6, ["boot"], red="alone"),
@@ -111,12 +115,12 @@ def test_a_step_is_held_back_where_it_would_keep_a_longer_chain_waiting():
     assert plan.total(plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)) == 510
 
 
-def test_steps_that_want_more_processors_than_there_are_slow_down():
+def test_steps_that_want_more_processors_than_there_are_slow_down() -> None:
     slots = plan.simulated([step("one", 90, 1.0), step("other", 45, 1.2)], PROCESSORS)
     assert [round(slot.end, 1) for slot in slots] == [94.5, 49.5]
 
 
-def test_the_chain_says_what_each_step_waited_for():
+def test_the_chain_says_what_each_step_waited_for() -> None:
     some = [step("a", 30, red="alone"), step("b", 20, red="alone"), step("c", 10, 0.1, ["b"])]
     found = plan.chain(plan.simulated(some, PROCESSORS))
     assert [(slot.name, slot.seconds, slot.behind, slot.why) for slot in found] == [
@@ -139,18 +143,18 @@ def test_the_chain_says_what_each_step_waited_for():
         ({"a": {"after": ["b"]}}, "a: after b"),
     ],
 )
-def test_a_row_that_is_not_understood_is_refused(rows, said):
+def test_a_row_that_is_not_understood_is_refused(rows: Any, said: Any) -> None:
     with pytest.raises(ValueError, match=said):
         plan.declared(rows)
 
 
-def test_steps_that_wait_for_each_other_are_refused():
+def test_steps_that_wait_for_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="a, b"):
         plan.ordered([step("a", after=["b"]), step("b", after=["a"])], PROCESSORS)
 
 
-def test_some_steps_can_be_chosen():
-    assert [(one.name, one.after) for one in plan.selected(DECLARED, ["parity", "drills", "rehearsal"])] == [
+def test_some_steps_can_be_chosen() -> None:
+    assert [(one.name, set(one.after)) for one in plan.selected(DECLARED, ["parity", "drills", "rehearsal"])] == [
         ("drills", set()),
         ("rehearsal", {"drills"}),
         ("parity", {"rehearsal"}),
@@ -159,7 +163,7 @@ def test_some_steps_can_be_chosen():
         plan.selected(DECLARED, ["ladders"])
 
 
-def test_tests_of_all_steps_or_of_the_chosen_ones_are_expected():
+def test_tests_of_all_steps_or_of_the_chosen_ones_are_expected() -> None:
     mine = f"static {pathlib.Path(__file__).relative_to(ROOT)}::test_some_steps_can_be_chosen"
     everything, some = steps.existing(list(DECLARED)), steps.existing(["static", "perlbal"])
     assert mine in some < everything
@@ -169,7 +173,7 @@ def test_tests_of_all_steps_or_of_the_chosen_ones_are_expected():
     assert {test.split()[0] for test in everything if "::test_tls_is_modern" in test} == {"default", "perlbal"}
 
 
-def test_hints_are_replaced_by_what_was_measured():
+def test_hints_are_replaced_by_what_was_measured() -> None:
     text = (
         "# what steps need\nstatic: {seconds: 60, cores: 1.0}\nbuild: {tiers: {local: alone}, seconds: 87, cores: 1.0}\n"
         "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 625, cores: 1.4}\n"
@@ -186,11 +190,15 @@ def test_hints_are_replaced_by_what_was_measured():
 
 
 @pytest.fixture(name="perform")
-def perform_fixture(tmp_path):
+def perform_fixture(tmp_path: pathlib.Path) -> Callable[..., tuple[execution.Run, list[str]]]:
     """perform(steps, {name: shell command}) runs them: (the run, lines with the time)."""
 
-    def perform(order, commands, before=lambda run: None):
-        said = []
+    def perform(
+        order: list[plan.Step],
+        commands: dict[str, str],
+        before: Callable[[execution.Run], object] = lambda run: None,
+    ) -> tuple[execution.Run, list[str]]:
+        said: list[str] = []
         with usage.Meter(read=dict, ask=dict) as meter:
             run = execution.Run(
                 order, lambda one: (["sh", "-c", commands[one.name]], {}), said.append, tmp_path, PROCESSORS, meter
@@ -202,7 +210,9 @@ def perform_fixture(tmp_path):
     return perform
 
 
-def test_steps_run_side_by_side_and_their_outputs_do_not_mix(perform, capfd):
+def test_steps_run_side_by_side_and_their_outputs_do_not_mix(
+    perform: Callable[..., tuple[execution.Run, list[str]]], capfd: pytest.CaptureFixture[str]
+) -> None:
     order = [step("one", 1, 0.5), step("other", 1, 0.5), step("late", 1, 0.5, ["one"])]
     run, said = perform(
         order,
@@ -230,14 +240,18 @@ def test_steps_run_side_by_side_and_their_outputs_do_not_mix(perform, capfd):
     assert (slots["late"].behind, slots["late"].why) == ("one", "after one")
 
 
-def test_after_a_failure_nothing_begins_and_what_runs_ends(perform):
+def test_after_a_failure_nothing_begins_and_what_runs_ends(
+    perform: Callable[..., tuple[execution.Run, list[str]]],
+) -> None:
     order = [step("bad", 1, 0.5), step("beside", 1, 0.5), step("next", 1, 0.5, ["bad"]), step("free", 1, 2.0)]
     run, said = perform(order, {"bad": "exit 3", "beside": "sleep 1", "next": "true", "free": "true"})
     assert run.broken == ["bad"] and [one.slot.name for one in run.ended] == ["bad", "beside"]
     assert any("bad FAILED (3)" in line for line in said) and any("beside ended well" in line for line in said)
 
 
-def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(perform, monkeypatch, tmp_path):
+def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(
+    perform: Callable[..., tuple[execution.Run, list[str]]], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
     monkeypatch.setattr(execution, "GRACE", 0.2)
     monkeypatch.setattr(execution, "GOODBYE", 0.5)
     begun, pid = time.monotonic(), tmp_path / "pid"
@@ -255,7 +269,7 @@ def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(perform, m
         time.sleep(0.05)  # between two looks
 
 
-def test_a_signal_ends_what_runs_and_nothing_begins(perform):
+def test_a_signal_ends_what_runs_and_nothing_begins(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
     begun = time.monotonic()
     run, said = perform(
         [step("long"), step("next", after=["long"])],
@@ -269,7 +283,7 @@ def test_a_signal_ends_what_runs_and_nothing_begins(perform):
 # ------------------------------------------------------------------ what is measured and said
 
 
-def test_the_processors_of_the_machine_are_read():
+def test_the_processors_of_the_machine_are_read() -> None:
     assert usage.machine("cpu  100 20 300 4000 50 6 7 8 0 0\ncpu0 1 1 1 1\n") == (4.41, 40.5)
     before, after = usage.Moment(10, 30, {"red": 5.0}), usage.Moment(40, 40, {"red": 8.0, "green": 1.0})
     assert after.share_idle(before) == 0.25 and after.used(before, ["red", "green"]) == 4.0
@@ -277,7 +291,7 @@ def test_the_processors_of_the_machine_are_read():
     assert usage.Moment(0, 0, None).used(before, ["red"]) is None and usage.Moment(0, 0, None).used(before, []) == 0.0
 
 
-def test_containers_that_come_go_and_start_again_are_counted():
+def test_containers_that_come_go_and_start_again_are_counted() -> None:
     looks = iter([{"a": 100.0}, {"a": 103.0, "b": 2.0}, {"b": 5.0}, {"b": 1.0}])
     meter = usage.Meter(read=lambda: next(looks), ask=lambda: {"a": "red", "b": "green"})
     for expected in ({"red": 3.0, "green": 2.0}, {"red": 3.0, "green": 5.0}, {"red": 3.0, "green": 6.0}):
@@ -285,15 +299,15 @@ def test_containers_that_come_go_and_start_again_are_counted():
         assert meter.used == expected
 
 
-def test_the_processors_of_a_step_itself_are_measured(perform):
+def test_the_processors_of_a_step_itself_are_measured(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
     run, _said = perform(
         [step("busy", 1, 1.0)], {"busy": f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.3: pass'"}
     )
     [busy] = run.ended
-    assert busy.cores * busy.slot.seconds == pytest.approx(0.35, abs=0.2)
+    assert busy.cores is not None and busy.cores * busy.slot.seconds == pytest.approx(0.35, abs=0.2)
 
 
-def test_the_summary_says_what_each_step_took_and_the_longest_chain():
+def test_the_summary_says_what_each_step_took_and_the_longest_chain() -> None:
     some = [step("a", 30, 0.5, red="alone"), step("b", 20, red="alone")]
     ended = [
         execution.Ended(plan.Slot("a", 0, 75), 0, 1.5, 0.2),
@@ -324,7 +338,15 @@ def test_the_summary_says_what_each_step_took_and_the_longest_chain():
     ],
     ids=["well", "never ran", "a step failed", "a test failed", "skipped"],
 )
-def test_the_last_line_counts(lines, broken, last, code, tmp_path, monkeypatch, capsys):
+def test_the_last_line_counts(
+    lines: Any,
+    broken: Any,
+    last: Any,
+    code: int,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     import run
 
     monkeypatch.setattr(run, "LEDGER", tmp_path / "tests.jsonl")

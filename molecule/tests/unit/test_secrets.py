@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import yaml
@@ -81,11 +82,11 @@ class Tier:
 
 
 @pytest.fixture(name="tier")
-def tier_fixture(tmp_path):
+def tier_fixture(tmp_path: pathlib.Path) -> Any:
     return Tier(tmp_path)
 
 
-def test_a_vault_is_carried_over_once_with_the_same_values(tier):
+def test_a_vault_is_carried_over_once_with_the_same_values(tier: Any) -> None:
     old = (
         MADE
         | {before: f"value of {before}, {{{{ 1 }}}} äöü" for before in RENAMED.values()}
@@ -114,7 +115,7 @@ def test_a_vault_is_carried_over_once_with_the_same_values(tier):
     assert tier.run("playbooks/secrets.yml") == (0, "") and tier.file.read_bytes() == once
 
 
-def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier):
+def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier: Any) -> None:
     tier.fill({"etcd_root_password": "a", "munin_password": "b"})
     code, said = tier.run("playbooks/parts/preflight.yml", "--start-at-task", "Check the names of the secrets")
     assert (
@@ -125,7 +126,7 @@ def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier):
     assert "patroni_password" not in said
 
 
-def test_nothing_reads_a_secret_by_a_name_of_before():
+def test_nothing_reads_a_secret_by_a_name_of_before() -> None:
     read = {
         path: path.read_text(encoding="utf-8", errors="replace")
         for room in ("group_vars", "roles", "playbooks", "containers", "controller", "plugins", "docs")

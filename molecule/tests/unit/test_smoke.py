@@ -4,16 +4,19 @@ import http.server
 import io
 import json
 import os
+import pathlib
 import ssl
 import subprocess
 import sys
 import threading
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
 
 import pytest
 from repository import ROOT, load
 from tier import load_plugins
 
+from controller.browser import Browser
 from controller.commands import smoke
 
 PAGE = b'<link rel="stylesheet" href="/static/a.css"><img src="/media/a.png?x=1&amp;y=2">welcome'
@@ -26,10 +29,10 @@ ASKED = {
 FILES = {"/static/a.css": b"a", "/media/a.png?x=1&y=2": b"a"}
 
 
-def site(answers, asked=None):
+def site(answers: Mapping[str, Any], asked: list[str] | None = None) -> Callable[[str], smoke.Answer]:
     """fetch of a site that has these; the paths it was asked for go into a list."""
 
-    def fetch(path):
+    def fetch(path: str) -> smoke.Answer:
         if asked is not None:
             asked.append(path)
         answer = answers.get(path, smoke.Answer(404, b"no"))
@@ -40,7 +43,7 @@ def site(answers, asked=None):
     return fetch
 
 
-def look(answers, asked=None, **more):
+def look(answers: Mapping[str, Any], asked: list[str] | None = None, **more: Any) -> tuple[Any, Any]:
     crawl = smoke.Crawl(ASKED | more, site(answers, asked), pause=lambda _seconds: None).run()
     return smoke.rows(crawl), crawl.wrong
 
@@ -98,7 +101,7 @@ def look(answers, asked=None, **more):
         ),
     ],
 )
-def test_what_a_smoke_test_calls_wrong(answers, wrong):
+def test_what_a_smoke_test_calls_wrong(answers: Any, wrong: Any) -> None:
     rows, said = look(answers)
     assert list(said.values()) == wrong and len(rows) > 1
 
@@ -106,22 +109,23 @@ def test_what_a_smoke_test_calls_wrong(answers, wrong):
 class Window:
     """Stands for a browser: what the page says after each time the form was sent."""
 
-    def __init__(self, *said):
-        self.said, self.done = list(said), []
+    def __init__(self, *said: Any) -> None:
+        self.said = list(said)
+        self.done: list[Any] = []
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         pass
 
-    def open(self, url):
+    def open(self, url: str) -> None:
         self.done.append(url)
 
-    def go(self, what):
+    def go(self, what: Callable[[], object]) -> None:
         what()
 
-    def value(self, expression):
+    def value(self, expression: str) -> Any:
         self.done.append(expression)
         said = self.said.pop(0) if expression.endswith("innerText") else ""
         if isinstance(said, Exception):
@@ -163,7 +167,7 @@ FORM = {
         ),
     ],
 )
-def test_somebody_signs_in(monkeypatch, said, doors, why):
+def test_a_visitor_signs_in(monkeypatch: pytest.MonkeyPatch, said: Any, doors: Any, why: str) -> None:
     window = Window(*said)
     monkeypatch.setattr(smoke.browser, "Browser", lambda *sites: window)
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
@@ -179,12 +183,14 @@ def test_somebody_signs_in(monkeypatch, said, doors, why):
     )
 
 
-def test_nobody_signs_in_where_nobody_is_declared(monkeypatch):
+def test_no_visitor_signs_in_without_a_declared_account(monkeypatch: pytest.MonkeyPatch) -> None:
     assert smoke.sign_in({"sign_in": {}}, may_install=True) == ([], {}, "")
 
 
 @pytest.mark.parametrize("chromium", [None, "/usr/bin/chromium"], ids=["none", "one that does not start"])
-def test_a_machine_without_a_browser_is_not_taken_for_a_site_that_is_not_well(monkeypatch, chromium):
+def test_a_machine_without_a_browser_is_not_taken_for_a_site_that_is_not_well(
+    monkeypatch: pytest.MonkeyPatch, chromium: Browser
+) -> None:
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: chromium)
     monkeypatch.setattr(smoke.browser, "LAUNCH", "raise SystemExit(1)")
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
@@ -195,7 +201,9 @@ def test_a_machine_without_a_browser_is_not_taken_for_a_site_that_is_not_well(mo
 
 
 @pytest.mark.parametrize("helper", [None, 0o755], ids=["no helper", "a helper that is not root for it"])
-def test_a_browser_without_a_sandbox_is_not_started(monkeypatch, tmp_path, helper):
+def test_a_browser_without_a_sandbox_is_not_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, helper: Any
+) -> None:
     """And the run says what to install or to set."""
     monkeypatch.setattr(smoke.browser, "HELPER", tmp_path / "chrome-sandbox")
     if helper:
@@ -236,11 +244,11 @@ def test_a_browser_without_a_sandbox_is_not_started(monkeypatch, tmp_path, helpe
         ("data:,", ""),
     ],
 )
-def test_only_links_of_the_site_itself_are_followed(link, path):
+def test_only_links_of_the_site_itself_are_followed(link: str, path: str) -> None:
     assert smoke.own(link, "/p/", ["x.test", "www.x.test"]) == path
 
 
-def test_everything_a_page_shows_itself_with_is_a_link():
+def test_everything_a_page_shows_itself_with_is_a_link() -> None:
     found = smoke.Links(
         '<a href="1"></a><a rel="nofollow" href="no"></a><link rel="stylesheet" href="2"><link rel="canonical" href="no">'
         '<script src="3"></script><img src="4" srcset="5 1x, 6 2x"><video src="7"></video><form action="no"><a name="x">'
@@ -248,18 +256,18 @@ def test_everything_a_page_shows_itself_with_is_a_link():
     assert [one for one in found if one] == list("1234567")
 
 
-def test_each_is_asked_for_once_and_not_for_ever():
+def test_each_is_asked_for_once_and_not_for_ever() -> None:
     endless = {f"/{n}": f'<a href="/{n + 1}">next</a><a href="/">back</a>'.encode() for n in range(100)}
-    asked = []
+    asked: list[str] = []
     rows, wrong = look({"/": PAGE + b'<a href="/1">', **FILES, **endless}, asked)
     assert wrong == {} and sorted(asked) == sorted(["/", *FILES, "/1", "/2", "/3", "/4"])
     assert ("links", "1 more", "not asked") in rows
 
 
-def test_what_is_there_the_second_time_is_there():
+def test_what_is_there_the_second_time_is_there() -> None:
     answers, tries = {"/": PAGE, **FILES}, []
 
-    def fetch(path):
+    def fetch(path: str) -> smoke.Answer:
         tries.append(path)
         return (
             smoke.Answer(503, b"")
@@ -272,13 +280,13 @@ def test_what_is_there_the_second_time_is_there():
     )
 
 
-def test_it_ends(monkeypatch):
+def test_a_smoke_test_ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke, "LONGEST", -1)
     rows, _wrong = look({"/": PAGE})
     assert ("page", "/", "not asked") in rows
 
 
-def test_a_deploy_is_told_by_path(monkeypatch, capsys):
+def test_a_deploy_is_told_by_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["smoke.py", "--stdin"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(ASKED)))
     monkeypatch.setattr(smoke, "held", lambda asked: True)
@@ -296,7 +304,7 @@ class Pages(http.server.BaseHTTPRequestHandler):
 
     asked: ClassVar[list] = []
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self.asked.append(self.path)
         status, says = {
             "/": (200, '<a href="/more">welcome'),
@@ -310,12 +318,12 @@ class Pages(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(says.encode())
 
-    def log_message(self, *_arguments):
+    def log_message(self, *_arguments: object) -> None:
         """Say nothing."""
 
 
 @pytest.fixture
-def served(tmp_path):
+def served(tmp_path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """What to ask for of a site that answers by TLS on this machine."""
     key, certificate = tmp_path / "key.pem", tmp_path / "ca.crt"
     subprocess.run(
@@ -368,7 +376,7 @@ def served(tmp_path):
         ({"/broken": ""}, ["The page /broken is not there: 500, request ab12"], ["ab12"]),
     ],
 )
-def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong, failed):
+def test_a_converge_asks_for_the_pages_and_follows_nothing(served: Any, pages: Any, wrong: Any, failed: Any) -> None:
     asked = served | {
         "pages": [{"path": path, "says": says} for path, says in pages.items()],
         "pages_only": True,
@@ -389,7 +397,7 @@ def test_a_converge_asks_for_the_pages_and_follows_nothing(served, pages, wrong,
     assert set(Pages.asked) == set(pages) and len(Pages.asked) == len(pages)
 
 
-def test_what_is_asked_for_is_declared():
+def test_what_is_asked_for_is_declared() -> None:
     """What the program reads is what playbooks/vars/smoke.yml says."""
     told = load(ROOT / "playbooks/vars/smoke.yml")["smoke_settings"]
     assert set(told) == {"name", "names", "address", "port", "authority", "pages", "files", "most", "sign_in"}
@@ -410,7 +418,7 @@ def test_what_is_asked_for_is_declared():
         ({}, 2, {}, []),  # nobody answered: no release does that
     ],
 )
-def test_a_release_is_judged_by_what_was_there_before(before, rc, after, missed):
+def test_a_release_is_judged_by_what_was_there_before(before: Any, rc: int, after: Any, missed: Any) -> None:
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template
 

@@ -6,6 +6,8 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,9 +27,19 @@ script=$FAKE/$address.$calls
 """
 
 
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
+class Fake:
     """fake(host, script) has the host's ssh run a shell script; its directory is fake.path."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+
+    def __call__(self, host: str, script: str) -> None:
+        (self.path / host).write_text(script)
+
+
+@pytest.fixture
+def fake(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    """An ssh that runs shell scripts."""
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/ssh"
     program.write_text(FAKE)
@@ -35,23 +47,21 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE", str(tmp_path))
 
-    def play(host, script):
-        (tmp_path / host).write_text(script)
-
-    play.path = tmp_path
     # Sockets have short paths, and pytest's directories long ones.
     with tempfile.TemporaryDirectory() as home:
         monkeypatch.setenv("HOME", home)
-        yield play
+        yield Fake(tmp_path)
 
 
-def run(within=5.0, **hosts):
+def run(within: float = 5.0, **hosts: str) -> dict[str, ssh.Reply]:
     return ssh.run_all(
         {name: ssh.Login(name) for name in hosts}, {name: source.encode() for name, source in hosts.items()}, within
     )
 
 
-def test_a_host_is_not_judged_by_a_machine_that_is_busy(fake, tmp_path, monkeypatch):
+def test_a_host_is_not_judged_by_a_machine_that_is_busy(
+    fake: Fake, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where this machine takes long for a Python that does nothing, silence says nothing of the host."""
     slow = tmp_path / "bin/slow-python"
     slow.write_text(f'#!/bin/sh\nsleep 1.2\nexec {sys.executable} "$@"\n')
@@ -77,7 +87,9 @@ def test_a_host_is_not_judged_by_a_machine_that_is_busy(fake, tmp_path, monkeypa
     [(0.01, ssh.State.UNREACHABLE, 1), (0.5, ssh.State.ANSWERED, 2)],
     ids=["idle", "slow"],
 )
-def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(fake, monkeypatch, python_s, state, calls):
+def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, python_s: float, state: ssh.State, calls: Any
+) -> None:
     """Where it has other work, the login that a host has two seconds for takes longer than that, and says nothing of the host."""
     monkeypatch.setattr(ssh, "CONNECT_S", 0.3)
     monkeypatch.setattr(ssh, "start_python", lambda _within: python_s)
@@ -89,21 +101,21 @@ def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(fake, monkeyp
 
 
 @pytest.mark.parametrize("why", ["Permission denied (publickey).", "Host key verification failed."])
-def test_a_host_that_refuses_is_asked_once(fake, monkeypatch, why):
+def test_a_host_that_refuses_is_asked_once(fake: Fake, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     monkeypatch.setattr(ssh, "start_python", lambda _within: 0.2)
     fake("app1", f"echo '{why}' >&2; exit 255")
     assert run(4.0, app1="")["app1"] == ssh.Reply(ssh.State.UNREACHABLE, reason=why)
     assert len((fake.path / "calls").read_text().splitlines()) == 1
 
 
-def test_a_machine_that_becomes_busy_while_it_asks_is_noticed(fake, monkeypatch):
+def test_a_machine_that_becomes_busy_while_it_asks_is_noticed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.01, 5.0])
     monkeypatch.setattr(ssh, "start_python", lambda _within: next(times))
     fake("app1", "exec sleep 60")
     assert run(0.5, app1="")["app1"].state is ssh.State.NOT_ASKED
 
 
-def test_ssh_is_called_as_ansible_calls_it():
+def test_ssh_is_called_as_ansible_calls_it() -> None:
     words = ssh.options(LOGIN, None)
     assert words[0] == "ssh" and words[-1] == "192.0.2.1"
     options = [words[place + 1] for place, word in enumerate(words) if word == "-o"]
@@ -122,7 +134,7 @@ def test_ssh_is_called_as_ansible_calls_it():
     assert words[words.index("-J") + 1] == "gate way"
 
 
-def test_host_keys_are_checked_unless_the_environment_says_otherwise():
+def test_host_keys_are_checked_unless_the_environment_says_otherwise() -> None:
     assert not any("StrictHostKeyChecking" in word for word in ssh.options(ssh.Login("a"), None))
 
 
@@ -137,7 +149,7 @@ def test_host_keys_are_checked_unless_the_environment_says_otherwise():
         {"check_host_key": True},
     ],
 )
-def test_a_connection_is_shared_by_the_same_login_only(other):
+def test_a_connection_is_shared_by_the_same_login_only(other: dict[str, Any]) -> None:
     directory = pathlib.Path("/home/ops/.ssh/kept")
     path = ssh.socket_path(LOGIN, directory)
     assert path == ssh.socket_path(LOGIN, directory)
@@ -145,12 +157,12 @@ def test_a_connection_is_shared_by_the_same_login_only(other):
     assert f"ControlPath={path}" in ssh.options(LOGIN, path) and "ControlMaster=auto" in ssh.options(LOGIN, path)
 
 
-def test_no_connection_is_kept_where_its_path_would_be_too_long(tmp_path):
+def test_no_connection_is_kept_where_its_path_would_be_too_long(tmp_path: pathlib.Path) -> None:
     assert ssh.socket_path(LOGIN, tmp_path / ("x" * 100)) is None
 
 
 @pytest.mark.usefixtures("fake")
-def test_sockets_are_where_nobody_else_is():
+def test_sockets_are_where_nobody_else_is() -> None:
     ssh.socket_directory().chmod(0o777)
     with pytest.raises(PermissionError):
         ssh.socket_directory()
@@ -174,12 +186,12 @@ def test_sockets_are_where_nobody_else_is():
         ("echo reached; exec sleep 60", ssh.State.TIMED_OUT, b"", "it is not done in time"),
     ],
 )
-def test_what_becomes_of_a_program(fake, script, state, output, reason):
+def test_what_becomes_of_a_program(fake: Fake, script: str, state: ssh.State, output: bytes, reason: str) -> None:
     fake("app1", script)
     assert run(0.5, app1="given") == {"app1": ssh.Reply(state, output, reason)}
 
 
-def test_no_host_waits_for_another(fake):
+def test_no_host_waits_for_another(fake: Fake) -> None:
     fake("frozen", "echo reached; exec sleep 60")
     fake("well", "echo reached; cat")
     begun = time.monotonic()
@@ -188,11 +200,11 @@ def test_no_host_waits_for_another(fake):
     assert (replies["frozen"].state, replies["well"].output) == (ssh.State.TIMED_OUT, b"1")
 
 
-def test_no_hosts_are_no_answers():
+def test_no_hosts_are_no_answers() -> None:
     assert run() == {}
 
 
-def test_what_a_connection_leaves_behind_is_not_waited_for(fake):
+def test_what_a_connection_leaves_behind_is_not_waited_for(fake: Fake) -> None:
     """OpenSSH's own process of a kept connection may have this one's stderr."""
     fake("app1", "sleep 60 >/dev/null & echo $! >$FAKE/pid; echo reached; cat")
     begun = time.monotonic()
@@ -201,15 +213,16 @@ def test_what_a_connection_leaves_behind_is_not_waited_for(fake):
     os.kill(int((fake.path / "pid").read_text()), 9)
 
 
-def stand(address="app1"):
+def stand(address: str = "app1") -> pathlib.Path:
     """A socket, as a connection has it that stands."""
     path = ssh.socket_path(ssh.Login(address), ssh.socket_directory())
+    assert path
     path.touch()
     return path
 
 
 @pytest.mark.parametrize("dead", ["exec sleep 60", "echo reached; exit 255", "exit 255"])
-def test_a_connection_that_leads_nowhere_is_replaced(fake, monkeypatch, dead):
+def test_a_connection_that_leads_nowhere_is_replaced(fake: Fake, monkeypatch: pytest.MonkeyPatch, dead: str) -> None:
     monkeypatch.setattr(ssh, "GREETING_S", 0.3)
     fake("app1.1", dead)
     fake("app1", "echo reached; cat")
@@ -219,14 +232,14 @@ def test_a_connection_that_leads_nowhere_is_replaced(fake, monkeypatch, dead):
 
 
 @pytest.mark.parametrize("script", ["echo reached; exit 1", "echo reached; exec sleep 60"])
-def test_a_program_that_fails_is_not_run_twice(fake, script):
+def test_a_program_that_fails_is_not_run_twice(fake: Fake, script: str) -> None:
     fake("app1", script)
     stand()
     run(0.5, app1="1")
     assert len((fake.path / "calls").read_text().splitlines()) == 1
 
 
-def test_a_function_is_sent_with_its_modules_and_arguments(fake):
+def test_a_function_is_sent_with_its_modules_and_arguments(fake: Fake) -> None:
     """To a Python that has none of them; this one plays the host."""
     fake("app1", "echo reached; exec python3 -I -S -")
     sent = {
@@ -253,21 +266,21 @@ def test_a_function_is_sent_with_its_modules_and_arguments(fake):
         (ssh.Reply(ssh.State.ANSWERED, b"<html>"), {"failed": True, "msg": "what it answers is no JSON: <html>"}),
     ],
 )
-def test_replies_have_the_form_of_ansibles_results(reply, result):
+def test_replies_have_the_form_of_ansibles_results(reply: Any, result: Any) -> None:
     assert query.result(reply) == result
 
 
 @pytest.mark.parametrize(
     ("names", "function"), [(("perlbal", "host_probe", "host_health"), "check"), (("log_search",), "search")]
 )
-def test_what_is_sent_needs_no_ansible(fake, names, function):
+def test_what_is_sent_needs_no_ansible(fake: Fake, names: list[str], function: str) -> None:
     """A bare Python comes as far as the function, which misses its arguments."""
     fake("app1", "echo reached; exec python3 -I -S -")
     tier = environment.Environment("x", fake.path, {"app1": environment.Host("app1", ssh.Login("app1"), {})}, {})
     assert f"{function}() missing" in query.ask(tier, query.modules(*names), function, {"app1": {}})["app1"]["msg"]
 
 
-def test_a_socket_is_no_longer_than_the_system_takes(tmp_path):
+def test_a_socket_is_no_longer_than_the_system_takes(tmp_path: pathlib.Path) -> None:
     """With what OpenSSH appends while it makes one."""
     long = tmp_path / ("x" * (ssh.LONGEST_PATH - len(os.fsencode(tmp_path)) - 1))
     with socket.socket(socket.AF_UNIX) as listening:

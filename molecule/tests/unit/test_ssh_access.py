@@ -1,17 +1,20 @@
 """What the module ssh_access tells of logins: of commands of this machine here."""
 
 import os
+import pathlib
 import shlex
+from collections.abc import Callable
+from typing import Any
 
 from plugins.modules import ssh_access
 
 
-def door(script):
+def door(script: str) -> str:
     """A command in the place of ssh; the word that logs out again is its argument."""
     return shlex.join(["sh", "-c", script])
 
 
-def test_every_door_tells_how_it_went(execute):
+def test_every_door_tells_how_it_went(execute: Callable[..., Any]) -> None:
     done = execute(
         ssh_access, logins={"a": door('test "$0" = true'), "b": door("echo in; echo ' no key ' >&2; exit 255")}
     )
@@ -19,7 +22,7 @@ def test_every_door_tells_how_it_went(execute):
     assert done["answers"] == {"a": {"rc": 0, "stderr": ""}, "b": {"rc": 255, "stderr": "no key"}}
 
 
-def test_all_doors_are_knocked_at_at_once(execute, tmp_path):
+def test_all_doors_are_knocked_at_at_once(execute: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "met")
     doors = {
         "first": door(f"timeout 20 cat {tmp_path}/met"),
@@ -31,6 +34,6 @@ def test_all_doors_are_knocked_at_at_once(execute, tmp_path):
     }
 
 
-def test_a_dry_run_asks_too_and_no_doors_are_none(execute):
+def test_a_dry_run_asks_too_and_no_doors_are_none(execute: Callable[..., Any]) -> None:
     assert execute(ssh_access, check=True, logins={"a": "false"})["answers"]["a"]["rc"] == 1
     assert execute(ssh_access, logins={})["answers"] == {}

@@ -1,9 +1,13 @@
 """Static files of several releases in one directory of a media host."""
 
 import os
+import pathlib
 import tarfile
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fixtures import Execute
 
 from plugins.modules import static_files
 
@@ -14,11 +18,11 @@ V2 = {"site.css": "two", "site.2.css": "two", "shared.js": "js"}
 class Site:
     """What is served, and the module that changes it."""
 
-    def __init__(self, root, execute):
+    def __init__(self, root: pathlib.Path, execute: Execute) -> None:
         self.root, self.execute = root, execute
         (root / "static").mkdir()
 
-    def archive(self, files):
+    def archive(self, files: dict[str, str]) -> str:
         """Path of an archive of files."""
         for name, text in files.items():
             path = self.root / "build" / name
@@ -29,12 +33,12 @@ class Site:
                 tar.add(self.root / "build" / name, name)
         return str(self.root / "new.tar.gz")
 
-    def call(self, version, files=None, **options):
+    def call(self, version: str, files: dict[str, str] | None = None, **options: bool | list[str] | str) -> Any:
         """What the module returns."""
         given = {"archive": self.archive(files)} if files else {}
         return self.execute(static_files, root=str(self.root / "static"), version=version, **given, **options)
 
-    def served(self):
+    def served(self) -> dict[str, str]:
         """{name: text} of all that visitors get; directories and what is not theirs must not be left over."""
         paths = [path for path in (self.root / "static").rglob("*") if ".releases" not in path.parts]
         assert all(any(path.iterdir()) for path in paths if path.is_dir())
@@ -42,11 +46,11 @@ class Site:
 
 
 @pytest.fixture(name="site")
-def site_fixture(tmp_path, execute):
+def site_fixture(tmp_path: pathlib.Path, execute: Execute) -> Any:
     return Site(tmp_path, execute)
 
 
-def test_files_are_published_once(site):
+def test_files_are_published_once(site: Any) -> None:
     told = site.call("v1", V1, check=True)
     assert (told["changed"], told["complete"], told["releases"]) == (True, False, [])
     assert site.served() == {}
@@ -59,7 +63,9 @@ def test_files_are_published_once(site):
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_text("other"), lambda path: path.unlink()])
-def test_a_file_that_is_damaged_is_published_again_from_the_archive_that_was_kept(site, damage):
+def test_a_file_that_is_damaged_is_published_again_from_the_archive_that_was_kept(
+    site: Any, damage: Callable[..., Any]
+) -> None:
     kept = site.call("v1", V1)["archive"]
     damage(site.root / "static/site.1.css")
     assert not site.call("v1")["complete"]
@@ -67,7 +73,7 @@ def test_a_file_that_is_damaged_is_published_again_from_the_archive_that_was_kep
     assert site.served() == V1 and site.call("v1")["archive"] == kept
 
 
-def test_what_another_release_serves_stays_as_it_is_until_this_one_is_current(site):
+def test_what_another_release_serves_stays_as_it_is_until_this_one_is_current(site: Any) -> None:
     kept = site.call("v1", V1)["archive"]
     site.call("v2", V2, serving="v1")
     assert site.served() == V1 | V2 | {"site.css": "one"}
@@ -78,7 +84,7 @@ def test_what_another_release_serves_stays_as_it_is_until_this_one_is_current(si
     assert site.served() == V2 | V1
 
 
-def test_files_go_with_the_last_release_that_has_them(site):
+def test_files_go_with_the_last_release_that_has_them(site: Any) -> None:
     site.call("v1", V1)
     site.call("v2", V2)
     assert site.call("v2", keep=["v2"], check=True)["changed"] and site.served() == V1 | V2
@@ -88,7 +94,7 @@ def test_files_go_with_the_last_release_that_has_them(site):
     assert not site.call("v2", keep=["v2"])["changed"]
 
 
-def test_an_archive_that_does_not_unpack_changes_nothing(site):
+def test_an_archive_that_does_not_unpack_changes_nothing(site: Any) -> None:
     site.call("v1", V1)
     (site.root / "new").write_text("no archive")
     done = site.call("v2", archive=str(site.root / "new"))
@@ -97,7 +103,7 @@ def test_an_archive_that_does_not_unpack_changes_nothing(site):
     assert site.call("v2", V2)["complete"]
 
 
-def test_a_removal_that_was_cut_off_is_finished(site):
+def test_a_removal_that_was_cut_off_is_finished(site: Any) -> None:
     site.call("v1", V1)
     site.call("v2", V2)
     (site.root / "static/site.1.css").unlink()
@@ -105,7 +111,7 @@ def test_a_removal_that_was_cut_off_is_finished(site):
     assert site.call("v2", keep=["v2"])["changed"] and site.served() == V2
 
 
-def test_a_bare_host_is_told_to_be_converged_first(execute, tmp_path):
+def test_a_bare_host_is_told_to_be_converged_first(execute: Execute, tmp_path: pathlib.Path) -> None:
     given = {"root": str(tmp_path / "none"), "version": "v1"}
     assert execute(static_files, **given)["msg"].endswith("converge it before you deploy to it.")
     assert execute(static_files, check=True, **given)["releases"] == []

@@ -1,13 +1,14 @@
 """`make status`: what only the answers of several hosts together tell."""
 
 import copy
+from typing import Any
 
 import pytest
 
 from controller.commands import status
 
 GROUPS = {"lb": ["lb1", "lb2"], "app": ["app1", "app2"], "db": ["db1", "db2"]}
-CLUSTER = {
+CLUSTER: dict[str, Any] = {
     "members": [
         {"name": "db1", "role": "leader", "state": "running"},
         {"name": "db2", "role": "sync_standby", "state": "streaming", "lag": 0},
@@ -15,7 +16,7 @@ CLUSTER = {
 }
 
 
-def answer(tier, raw):
+def answer(tier: str, raw: Any) -> dict[str, Any]:
     """What a host of a tier says while all is well."""
     return {
         "does": {tier: ""},
@@ -36,7 +37,7 @@ WELL = {
 }
 
 
-def test_says_that_all_is_well():
+def test_the_page_of_a_healthy_tier() -> None:
     text, wrong = status.page(WELL)
     assert wrong == []
     assert "all is well" in text
@@ -76,7 +77,7 @@ def test_says_that_all_is_well():
         ),
     ],
 )
-def test_says_what_is_wrong(host, raw, sentence):
+def test_the_page_names_a_problem(host: str, raw: Any, sentence: str) -> None:
     hosts = copy.deepcopy(WELL)
     hosts[host]["raw"] = raw
     text, wrong = status.page(hosts)
@@ -109,7 +110,7 @@ def test_says_what_is_wrong(host, raw, sentence):
         ),
     ],
 )
-def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said):
+def test_unknown_state_is_neither_healthy_nor_a_problem(silent: Any, said: list[str], not_said: str) -> None:
     """What only a host that did not answer knows is neither well nor wrong."""
     text, wrong = status.page(WELL | silent)
     assert all(any(one.startswith(sentence) for one in wrong) for sentence in said), wrong
@@ -127,7 +128,9 @@ def test_says_nothing_of_what_nobody_was_asked(silent, said, not_said):
         (False, 900, {}, False),
     ],
 )
-def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(sent, seconds, there, complains):
+def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(
+    sent: bool, seconds: float, there: dict[str, dict[str, dict[Any, Any] | int]], complains: bool
+) -> None:
     hosts = copy.deepcopy(WELL) | {"monitor1": answer("monitor", there)}
     hosts["app1"]["raw"]["logs"] = {"seconds": seconds, "to": {"monitor1": sent}}
     assert status.page(hosts)[1] == (
@@ -135,13 +138,13 @@ def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(sent, seconds, the
     )
 
 
-def test_a_host_that_does_not_answer_is_wrong():
+def test_a_host_that_does_not_answer_is_wrong() -> None:
     text, wrong = status.page(WELL | {"app2": {"unreachable": True, "msg": "…"}})
     assert wrong == ["app2 does not answer over SSH"]
     assert "SILENT" in text
 
 
-def test_an_image_that_is_older_than_its_packages_is_said_and_not_wrong():
+def test_an_image_that_is_older_than_its_packages_is_said_and_not_wrong() -> None:
     hosts = copy.deepcopy(WELL)
     hosts["app1"]["raw"]["image"] = {"date": "2026-01-02", "lacks": ["brotli"], "spare": ["gzip"]}
     hosts["app2"]["raw"]["image"] = {"date": "2026-01-02", "lacks": [], "spare": []}

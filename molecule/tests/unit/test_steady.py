@@ -1,15 +1,34 @@
 """What runs Debian's plugins of Munin keeps what they say of themselves, and nothing else."""
 
 import os
+import pathlib
 import subprocess
 
 import pytest
 from repository import ROOT
 
 
-@pytest.fixture(name="ask")
-def ask_fixture(tmp_path):
+class Ask:
     """ask("config") runs a plugin that counts its starts; gives what it printed."""
+
+    def __init__(self, program: pathlib.Path, state: pathlib.Path, plugin: pathlib.Path, kept: pathlib.Path) -> None:
+        self.program, self.state, self.plugin, self.kept = program, state, plugin, kept
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [self.program, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"MUNIN_PLUGSTATE": str(self.state), "MUNIN_CAP_DIRTYCONFIG": "1"},
+        )
+        assert done.returncode == code, done
+        return done.stdout
+
+
+@pytest.fixture(name="ask")
+def ask_fixture(tmp_path: pathlib.Path) -> Ask:
+    """A plugin, and where its descriptions are kept."""
     plugins, state = tmp_path / "plugins", tmp_path / "state"
     plugins.mkdir()
     state.mkdir()
@@ -23,31 +42,19 @@ def ask_fixture(tmp_path):
     )
     program.chmod(0o755)
 
-    def ask(*words, code=0):
-        done = subprocess.run(
-            [program, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"MUNIN_PLUGSTATE": str(state), "MUNIN_CAP_DIRTYCONFIG": "1"},
-        )
-        assert done.returncode == code, done
-        return done.stdout
-
-    ask.plugin, ask.kept = plugins / "x", state / "config-x"
-    return ask
+    return Ask(program, state, plugins / "x", state / "config-x")
 
 
-def runs(ask):
+def runs(ask: Ask) -> int:
     return (ask.plugin.with_name("x.runs")).read_text().count("run")
 
 
-def test_descriptions_are_kept_and_values_are_not(ask):
+def test_descriptions_are_kept_and_values_are_not(ask: Ask) -> None:
     assert [ask("config"), ask("config")] == ["config clean\n"] * 2 and runs(ask) == 1
     assert [ask(), ask()] == [" clean\n"] * 2 and runs(ask) == 3
 
 
-def test_what_is_old_or_was_forgotten_is_asked_again(ask):
+def test_what_is_old_or_was_forgotten_is_asked_again(ask: Ask) -> None:
     ask("config")
     ask.kept.write_text("1\nold\n")
     assert ask("config") == "config clean\n" and runs(ask) == 2
@@ -55,12 +62,12 @@ def test_what_is_old_or_was_forgotten_is_asked_again(ask):
     assert ask("config") == "config clean\n" and runs(ask) == 3
 
 
-def test_a_failure_is_not_kept(ask):
+def test_a_failure_is_not_kept(ask: Ask) -> None:
     ask.plugin.with_name("x.broken").touch()
     ask("config", code=1)
     assert not ask.kept.exists()
 
 
-def test_without_a_place_to_keep_it_a_plugin_runs_all_the_same(ask):
+def test_without_a_place_to_keep_it_a_plugin_runs_all_the_same(ask: Ask) -> None:
     ask.kept.parent.rmdir()
     assert [ask("config"), ask("config")] == ["config clean\n"] * 2 and runs(ask) == 2

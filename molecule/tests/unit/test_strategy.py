@@ -5,6 +5,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
+from typing import Any
 
 import jinja2
 import pytest
@@ -51,7 +53,7 @@ PLAY = """
 """
 
 
-def rendered():
+def rendered() -> list[Any]:
     """What a worker makes of templates and conditions, of which some differ in nothing but how they are read."""
     templar = Templar(
         loader=DataLoader(),
@@ -71,13 +73,15 @@ def rendered():
 
 
 @pytest.fixture(name="strategy", scope="module")
-def strategy_fixture():
+def strategy_fixture() -> types.ModuleType:
     """The strategy, as Ansible loads it."""
     init_plugin_loader()
     return importlib.import_module("plugins.strategy.accelerated")
 
 
-def test_templates_are_compiled_once(strategy, tmp_path, monkeypatch):
+def test_templates_are_compiled_once(
+    strategy: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled, compile_template = [], strategy.KEPT.compile
     monkeypatch.setattr(strategy.KEPT, "cache", jinja2.FileSystemBytecodeCache(str(tmp_path)))
     monkeypatch.setattr(strategy.KEPT, "buckets", {})
@@ -91,7 +95,9 @@ def test_templates_are_compiled_once(strategy, tmp_path, monkeypatch):
     assert len(compiled) == many
 
 
-def test_imports_are_looked_for_once_and_again_after_a_change(strategy, tmp_path, monkeypatch):
+def test_imports_are_looked_for_once_and_again_after_a_change(
+    strategy: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, utility, scanned = tmp_path / "module.py", tmp_path / "utility.py", []
     module.write_text("import a")
     utility.write_text("")
@@ -104,7 +110,7 @@ def test_imports_are_looked_for_once_and_again_after_a_change(strategy, tmp_path
     kept = strategy.Imports.__new__(strategy.Imports)
     kept.path, kept.known = tmp_path / "imports.json", {}
 
-    def look():
+    def look() -> list[tuple[str, str, bool]]:
         return kept.scanned("module", str(module), (str(tmp_path),))
 
     for found, many in ((look(), 1), (look(), 1)):
@@ -117,7 +123,7 @@ def test_imports_are_looked_for_once_and_again_after_a_change(strategy, tmp_path
         assert len(scanned) == before + 1
 
 
-def test_hosts_execute_a_task_at_once_each_with_its_own_values(tmp_path):
+def test_hosts_execute_a_task_at_once_each_with_its_own_values(tmp_path: pathlib.Path) -> None:
     (tmp_path / "place").mkdir()
     (tmp_path / "play.yml").write_text(PLAY)
     for host in HOSTS:  # Mitogen has one process for each interpreter
@@ -148,7 +154,9 @@ def test_hosts_execute_a_task_at_once_each_with_its_own_values(tmp_path):
     assert all("1 second" in (tmp_path / f"place/late-{host}").read_text() for host in HOSTS)
 
 
-def test_a_template_that_cannot_be_parsed_says_so_and_leaves_nothing(strategy, tmp_path, monkeypatch):
+def test_a_template_that_cannot_be_parsed_says_so_and_leaves_nothing(
+    strategy: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(strategy.KEPT, "cache", jinja2.FileSystemBytecodeCache(str(tmp_path)))
     monkeypatch.setattr(strategy.KEPT, "buckets", {})
     templar = Templar(loader=DataLoader(), variables={"word": "tier"})
@@ -159,8 +167,8 @@ def test_a_template_that_cannot_be_parsed_says_so_and_leaves_nothing(strategy, t
     assert templar.template(trust_as_template("{{ word }}")) == "tier"
 
 
-def test_the_login_becomes_root_where_sudo_asks_for_no_password(strategy):
-    def stack(*specs):
+def test_the_login_becomes_root_where_sudo_asks_for_no_password(strategy: types.ModuleType) -> None:
+    def stack(*specs: Any) -> Any:
         return [{"method": method, "kwargs": {"python_path": ["/usr/bin/python3"], **given}} for method, given in specs]
 
     login, root = (

@@ -1,6 +1,7 @@
 """The interface of the virtual IP: which one keepalived is told, and what is refused before a host is touched."""
 
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader
 from ansible.template import Templar, trust_as_template
 from repository import ROOT
-from tier import load_plugins
+from tier import load_plugins, search
 
 load_plugins()
 filter_loader.add_directory(str(ROOT / "plugins/filter"))
@@ -17,7 +18,7 @@ KEEPALIVED = ROOT / "roles/keepalived"
 NETWORKS = {"lo": ["127.0.0.1/8"], "eth0": ["10.0.0.11/24"], "eth1": ["203.0.113.11/28", "203.0.113.5/28"], "eth2": []}
 
 
-def trusted(value):
+def trusted(value: Any) -> Any:
     """A value of a file of ours, with all its texts trusted as templates."""
     if isinstance(value, dict):
         return {name: trusted(one) for name, one in value.items()}
@@ -26,7 +27,7 @@ def trusted(value):
     return trust_as_template(value) if isinstance(value, str) else value
 
 
-def templar(**variables):
+def templar(**variables: Any) -> Any:
     """A Templar of lb1, with the role's defaults."""
     hosts = [{"name": "lb1", "address": "10.0.0.11"}, {"name": "lb2", "address": "10.0.0.12"}]
     interfaces = {one.split("/")[0]: name for name, addresses in NETWORKS.items() for one in addresses}
@@ -46,7 +47,7 @@ def templar(**variables):
     return Templar(loader=DataLoader(), variables=told)
 
 
-def refused(**variables):
+def refused(**variables: dict[str, Any] | int | str) -> list[str]:
     """The sentences by which a run is refused."""
     [task] = yaml.safe_load((KEEPALIVED / "tasks/interface.yml").read_text())
     given = templar(**trusted(task["vars"]), **variables)
@@ -85,12 +86,12 @@ PUBLIC = {"lb_vip": "203.0.113.5", "keepalived_vip_interface": "eth1", "keepaliv
         ),
     ],
 )
-def test_a_wrong_interface_is_refused(variables, said):
+def test_a_wrong_interface_is_refused(variables: Any, said: str) -> None:
     found = refused(**variables)
     assert len(found) == bool(said) and all(said in sentence for sentence in found), found
 
 
-def test_an_address_that_no_interface_has_is_the_first_that_is_said():
+def test_an_address_that_no_interface_has_is_the_first_that_is_said() -> None:
     assert refused(private_address="10.0.0.99")[0].startswith("No interface of lb1 has the address 10.0.0.99")
 
 
@@ -98,14 +99,16 @@ def test_an_address_that_no_interface_has_is_the_first_that_is_said():
     ("variables", "heard_at", "address"),
     [({}, "eth0", "10.0.0.100/24 dev eth0"), (PUBLIC, "eth0", "203.0.113.5/28 dev eth1")],
 )
-def test_keepalived_puts_it_on_the_interface_that_is_named(variables, heard_at, address):
+def test_keepalived_puts_it_on_the_interface_that_is_named(
+    variables: dict[str, str], heard_at: str, address: str
+) -> None:
     """The balancers go on hearing each other where they did."""
     text = templar(**variables).template(trust_as_template((KEEPALIVED / "templates/keepalived.conf.j2").read_text()))
     assert re.findall(r"^ *interface (\S+)$", text, re.M) == [heard_at]
-    assert re.search(r"virtual_ipaddress {\s+(.*)\s+}", text)[1] == address
+    assert search(r"virtual_ipaddress {\s+(.*)\s+}", text)[1] == address
 
 
-def test_it_is_looked_at_when_hosts_are_reached():
+def test_the_interface_is_checked_when_hosts_are_reached() -> None:
     last = yaml.safe_load((ROOT / "playbooks/parts/connect.yml").read_text())[-1]["tasks"][-1]
     assert last["ansible.builtin.import_role"] == {"name": "keepalived", "tasks_from": "interface"} and last[
         "tags"
