@@ -177,7 +177,7 @@ def test_this_machine_can_be_looked_at() -> None:
         timeout=30,
     )
     told = analysis.figures(probe.samples(done.stdout, DOORS), False)
-    assert 0 <= told["cpu"] <= 1 and 0 < told["memory"] < 1 and told["cores"] >= 1
+    assert told and 0 <= told["cpu"] <= 1 and 0 < told["memory"] < 1 and told["cores"] >= 1
 
 
 def host(**more: dict[str, tuple[float, float]] | float) -> Any:
