@@ -75,9 +75,12 @@ CHANGE = $(if $(CHECK),,python -m controller.lock $(INVENTORY) 'make $@') $(PLAY
 .DEFAULT_GOAL := help
 .PHONY: help
 
-help: ## This list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\n  ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS='app_threads=8'   MITOGEN=0   REHEARSE=1   VERBOSE=1   IMAGE=bare\n'
+help: ## look: This list
+	@awk 'BEGIN {split("build change look break test", order)} /^[a-z-]+:.*## [a-z]+: / { \
+	    name = $$0; sub(/:.*/, "", name); text = $$0; sub(/^.*## /, "", text); group = text; sub(/:.*/, "", group); sub(/^[a-z]+: /, "", text); \
+	    lines[group] = lines[group] sprintf("  make %-14s %s\n", name, text)} \
+	  END {for (number = 1; number in order; number++) printf "%s\n%s\n", toupper(order[number]), lines[order[number]]}' $(MAKEFILE_LIST)
+	@printf '%s\n' 'ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS=app_threads=8   MITOGEN=0   REHEARSE=1   VERBOSE=1   IMAGE=bare'
 
 # ------------------------------------------------------------------ what every verb stands on
 
@@ -116,14 +119,14 @@ endif
 # ------------------------------------------------------------------ verbs
 
 .PHONY: converge site up image secrets secret summary
-converge: ## Build the whole tier of ENV, or bring it back to its declared state
+converge: ## build: Build the whole tier of ENV, or bring it back to its declared state
 ifdef CHECK
 	@$(MAKE) --no-print-directory standing site
 else
 	@start=$$(date +%s) && $(MAKE) --no-print-directory up site && $(MAKE) --no-print-directory summary START=$$start
 endif
 
-up: platform secrets ## Boot ENV's containers, unconfigured (converge does it by itself)
+up: platform secrets ## build: Boot ENV's containers, unconfigured (converge does it by itself)
 
 standing: ready
 	@[ -s $(VAULT) ] || [ '$(CONTAINERS)' = yes ] || { \
@@ -136,7 +139,7 @@ endif
 site: ready
 	@$(CHANGE) playbooks/site.yml
 
-image: ready ## Bake the packages of each set of groups into an image that hosts boot from; real hosts: prepare a bare one, LIMIT=app3
+image: ready ## build: Bake the packages of each set of groups into an image that hosts boot from; real hosts: prepare a bare one, LIMIT=app3
 ifeq ($(CONTAINERS),yes)
 	@containers/engine.sh up
 	@containers/image.sh
@@ -146,10 +149,10 @@ else
 	@$(PLAY) playbooks/image.yml
 endif
 
-secrets: ready ## Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
+secrets: ready ## build: Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
 	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
 
-secret: ready ## Show one secret of ENV: make secret NAME=monitor_password
+secret: ready ## look: Show one secret of ENV: make secret NAME=monitor_password
 	@ansible-vault view $(VAULT) | python -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["$(NAME)"])'
 
 summary:
@@ -157,59 +160,59 @@ summary:
 	@cat $(STATE)/summary.txt
 
 deploy: override LIMIT := $(if $(LIMIT),$(LIMIT):lb:backup)
-deploy: ready ## Build the release of ENV's site once and roll it over the app hosts: REF=v1.4, CANARY=app1 or 10%
+deploy: ready ## change: Build the release of ENV's site once and roll it over the app hosts: REF=v1.4, CANARY=app1 or 10%
 	@$(CHANGE) playbooks/deploy.yml $(if $(REF),-e site_ref='$(REF)') $(if $(RELEASE),-e django_version='$(RELEASE)') \
 	  $(if $(CANARY),-e deploy_canary='$(CANARY)') $(if $(BREAKING),-e deploy_breaking=true)
 
-rollback: ready ## Go back to the release before, code and static files, in seconds
+rollback: ready ## change: Go back to the release before, code and static files, in seconds
 	@$(CHANGE) playbooks/rollback.yml $(if $(RELEASE),-e rollback_to='$(RELEASE)') $(if $(BREAKING),-e rollback_breaking=true)
 
-releases: ready ## Who deployed what, when, with what result; and what every app host serves
+releases: ready ## look: Who deployed what, when, with what result; and what every app host serves
 	@python -m controller.commands.releases --inventory $(INVENTORY)
 
-reboot: ready ## Reboot hosts one by one without a failed request: make reboot LIMIT=app; all where none is named
+reboot: ready ## change: Reboot hosts one by one without a failed request: make reboot LIMIT=app; all where none is named
 	@$(REBOOT)
 
-upgrade: ready ## The same, with their packages upgraded first
+upgrade: ready ## change: Upgrade packages and reboot, host by host, without a failed request: LIMIT=app
 	@$(REBOOT) -e reboot_upgrade=true
 
 reboot upgrade: override REBOOT = python -m controller.lock $(INVENTORY) 'make $@' ansible-playbook -i $(INVENTORY) playbooks/reboot.yml \
 	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e "$$VARS")
 
-status: ready ## Show what every host of ENV does and what is wrong with it; fails where something is
+status: ready ## look: Show what every host of ENV does and what is wrong with it; fails where something is
 	@python -m controller.commands.status --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # The inventory of another environment, rehearsed where this one is.
 OTHER = $(if $(filter 1,$(REHEARSE)),.state/$(WITH)-rehearsal/inventory,inventories)/$(WITH).yml
 
-parity: ready ## Compare what the hosts of two environments are, tier by tier: make parity ENV=staging WITH=production
+parity: ready ## look: Compare what the hosts of two environments are, tier by tier: make parity ENV=staging WITH=production
 	@[ -n '$(WITH)' ] || { echo "With which one? make parity ENV=staging WITH=production" >&2; exit 2; }
 	@$(MAKE) --no-print-directory ready ENV='$(WITH)'
 	@python -m controller.commands.parity parity --inventory $(INVENTORY) --other $(OTHER)
 
-drift: ready ## Compare ENV with its own declaration, and the hosts of each pool with each other
+drift: ready ## look: Compare ENV with its own declaration, and the hosts of each pool with each other
 	@python -m controller.commands.parity drift --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
-pool: ready ## Show what each balancer of ENV saw of every host behind it: MINUTES=5
+pool: ready ## look: Show what each balancer of ENV saw of every host behind it: MINUTES=5
 	@python -m controller.commands.backends --inventory $(INVENTORY) $(if $(MINUTES),--minutes='$(MINUTES)') $(if $(VARS),-e "$$VARS")
 
-logs: ready ## Print lines of all hosts in order of time: REQUEST=id, HOST=app1 UNIT=apache2 SINCE=30m
+logs: ready ## look: Print lines of all hosts in order of time: REQUEST=id, HOST=app1 UNIT=apache2 SINCE=30m
 	@python -m controller.commands.logs --inventory $(INVENTORY) $(if $(REQUEST),--request='$(REQUEST)') $(if $(HOST),--host='$(HOST)') \
 	  $(if $(UNIT),--unit='$(UNIT)') $(if $(SINCE),--since='$(SINCE)') $(if $(VARS),-e "$$VARS")
 
-failover: ready ## Switch ENV's primary, planned, without a failed request: make failover NODE=db2
+failover: ready ## change: Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
-backup: ready ## Back ENV's databases and uploads up now, besides the schedule: FULL=1
+backup: ready ## change: Back ENV's databases and uploads up now, besides the schedule: FULL=1
 	@$(CHANGE) playbooks/backup.yml $(if $(FULL),-e backup_kind=full)
 
-restore: ready ## Bring ENV's database and uploads back to a moment: TO="2026-11-23 18:00" (UTC); asks first, YES=1 does not
+restore: ready ## change: Bring ENV's database and uploads back to a moment: TO="2026-11-23 18:00" (UTC); asks first, YES=1 does not
 	@$(CHANGE) playbooks/restore.yml -e '{"restore_to": "$(TO)", "restore_yes": $(if $(YES),true,false)}'
 
-restore-drill: ready ## Prove that ENV's newest backup restores, on the backup host, and disturb nobody
+restore-drill: ready ## look: Prove that ENV's newest backup restores, on the backup host, without a load on other hosts
 	@$(CHANGE) playbooks/restore_drill.yml
 
-smoke: ready ## Ask ENV's site, by its virtual IP, for its pages, and for all they lead to
+smoke: ready ## look: Ask ENV's site, by its virtual IP, for its pages, and for all they lead to
 	@python -m controller.commands.smoke --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # In a virtualenv of its own: Locust brings along a web server and patches Python's sockets, which no other verb wants.
@@ -224,12 +227,12 @@ $(LOCUST)/.ready: .config/locust.txt
 locust: ready
 	@$(MAKE) --no-print-directory $(LOCUST)/.ready
 
-load: locust ## Let visitors loose on ENV's site and tell which tier was out of what: USERS=50 SECONDS=60; production wants ANYWAY=1
+load: locust ## look: Load ENV's site with visitors and name the tier that limits it: USERS=50 SECONDS=60; production wants ANYWAY=1
 	@python -m controller.commands.load --inventory $(INVENTORY) --locust $(LOCUST)/bin/locust $(if $(USERS),--users='$(USERS)') \
 	  $(if $(SECONDS),--seconds='$(SECONDS)') $(if $(ANYWAY),--anyway) $(if $(VARS),-e "$$VARS")
 
 rebuild: override WITH := $(FROM)
-rebuild: ready ## Destroy ENV and bring it back: from its own backup host, or FROM=production, scrubbed; asks first, YES=1 does not
+rebuild: ready ## build: Destroy ENV and bring it back: from its own backup host, or FROM=production, scrubbed; asks first, YES=1 does not
 ifeq ($(CONTAINERS),yes)
 	@containers/engine.sh up
 endif
@@ -239,27 +242,27 @@ endif
 NODES = $(if $(CHECK),,python -m controller.lock $(INVENTORY) 'make $@') python -m controller.commands.node
 NODE_OPTIONS = --inventory $(INVENTORY) $(if $(POOL),--pool='$(POOL)') $(if $(NODE),--node='$(NODE)') $(if $(CHECK),--check) $(if $(VARS),-e "$$VARS")
 
-add-node: ready ## Put a host into a pool of ENV: make add-node POOL=app NODE=app3 (ADDRESS=… where hosts are real)
+add-node: ready ## change: Put a host into a pool of ENV: make add-node POOL=app NODE=app3 (ADDRESS=… where hosts are real)
 ifeq ($(CONTAINERS),yes)
 	@containers/engine.sh up
 	@containers/image.sh
 endif
 	@$(NODES) add $(NODE_OPTIONS) $(if $(ADDRESS),--address='$(ADDRESS)')
 
-remove-node: ready ## Take a host out of its pool, alive or dead: make remove-node NODE=app3 (POOL=… where it has several)
+remove-node: ready ## change: Take a host out of its pool, alive or dead: make remove-node NODE=app3 (POOL=… where it has several)
 	@$(NODES) remove $(NODE_OPTIONS)
 
-climb: ready ## Go to another rung of ENV, with the data in place: make climb ENV=ladder RUNG=2-database-apart (ENV's next where none is named)
+climb: ready ## build: Go to another rung of ENV, with the data in place: make climb ENV=ladder RUNG=2-database-apart (ENV's next where none is named)
 	@python -m controller.commands.climb climb --inventory $(INVENTORY) $(if $(RUNG),--rung='$(RUNG)') $(if $(CHECK),--check)
 
-drill: ready ## Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
+drill: ready ## break: Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
 	@python molecule/support/drill_cli.py $(DRILL)
 
-drills: ready ## All of them, as one table
+drills: ready ## break: Run all drills, as one table
 	@python molecule/support/drill_cli.py
 
-down: ready ## Remove ENV's containers, their network and their secrets (not real hosts)
+down: ready ## build: Remove ENV's containers, their network and their secrets (not real hosts)
 ifneq ($(CONTAINERS),yes)
 	@echo "ENV=$(ENV) has real hosts: nothing here removes them." >&2; exit 2
 else
@@ -277,26 +280,26 @@ endif
 # ------------------------------------------------------------------ tests
 
 .PHONY: test verify lint static molecule bench lock
-test: ready ## Everything: lint, static tests, the tier in containers, and a closing count; STEPS="static ladder": some of it, on what stands
+test: ready ## test: Everything: lint, static tests, the tier in containers, and a closing count; STEPS="static ladder": some of it, on what stands
 	@python molecule/runner/run.py $(STEPS)
 
-verify: ready ## Run tests against ENV as it stands (not real hosts): make verify ENV=production REHEARSE=1 TESTS=drills
+verify: ready ## test: Run tests against ENV as it stands (not real hosts): make verify ENV=production REHEARSE=1 TESTS=drills
 ifneq ($(CONTAINERS),yes)
 	@echo "ENV=$(ENV) has real hosts: tests break things. Rehearse it: make converge verify ENV=$(ENV) REHEARSE=1" >&2; exit 2
 else
 	@pytest -q --ansible-inventory=$(INVENTORY) $(addprefix molecule/tests/,$(or $(TESTS),default lb))
 endif
 
-lint: ready ## yamllint, ruff, shellcheck, perlcritic and ansible-lint (profile production)
+lint: ready ## test: yamllint, ruff, shellcheck, perlcritic and ansible-lint (profile production)
 	@controller/lint.sh
 
-static: ready ## The repository's own rules and unit tests: a minute, no containers
+static: ready ## test: The repository's own rules and unit tests: a minute, no containers
 	@pytest -q molecule/tests/policy molecule/tests/unit
 
-bench: ready ## Measure this machine, verb by verb, as ratios to a fixed piece of work: PART="build verbs idle nodes ladder", or one of them
+bench: ready ## test: Measure this machine, verb by verb, as ratios to a fixed piece of work: PART="build verbs idle nodes ladder", or one of them
 	@python molecule/support/bench.py $(PART)
 
-lock: ready ## Renew .config/requirements.txt from requirements.in, and locust.txt from locust.in
+lock: ready ## test: Renew .config/requirements.txt from requirements.in, and locust.txt from locust.in
 	@UV_SYSTEM_CERTS=1 uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \
 	  -o .config/requirements.txt .config/requirements.in
 	@UV_SYSTEM_CERTS=1 uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \
