@@ -36,13 +36,12 @@ up() {
   if ! command -v dockerd >/dev/null; then
     say "no Docker engine here: installing Debian's docker.io"
     command -v apt-get >/dev/null || die "no apt-get here: install a Docker engine yourself, then run make again"
-    packages="docker.io iptables"
+    apt="$(dirname "$0")/../controller/apt.sh"
+    "$apt" docker.io iptables >"$log" 2>&1 || die "apt-get could not install docker.io and iptables: see $log"
     # Debian 13 ships the client apart from the engine.
-    apt-get update -qq || die "no Debian mirror answers: check the network and /etc/apt/sources.list, then run make again"
-    if [ -n "$(apt-cache search --names-only '^docker-cli$')" ]; then packages="$packages docker-cli"; fi
-    # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $packages >"$log" 2>&1 ||
-      die "apt-get could not install $packages: see $log"
+    if [ -n "$(apt-cache search --names-only '^docker-cli$')" ]; then
+      "$apt" docker-cli >>"$log" 2>&1 || die "apt-get could not install docker-cli: see $log"
+    fi
     answers && return 0
   fi
   if [ -d /run/systemd/system ]; then

@@ -31,7 +31,7 @@ trap 'rm -rf "$work"' EXIT
 if ! docker image inspect realworld/debian:13 >/dev/null 2>&1; then
   if ! command -v mmdebstrap >/dev/null; then
     say "installing mmdebstrap"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mmdebstrap; } >"$log" 2>&1 ||
+    "$(dirname "$0")/../controller/apt.sh" mmdebstrap >"$log" 2>&1 ||
       die "apt-get could not install mmdebstrap: see $log"
   fi
   say "fetching a Debian 13 base from $mirror"

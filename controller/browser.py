@@ -127,23 +127,7 @@ def install(report: Callable[[str], None]) -> None:
     if not wanted:
         return
     report(f"installing Debian's {' and '.join(wanted)}")
-    sudo = [] if os.geteuid() == 0 else ["sudo"]
-    subprocess.run([*sudo, "apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(
-        [
-            *sudo,
-            "env",
-            "DEBIAN_FRONTEND=noninteractive",
-            "apt-get",
-            "install",
-            "-qq",
-            "-y",
-            "--no-install-recommends",
-            *wanted,
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    subprocess.run([pathlib.Path(__file__).with_name("apt.sh"), *wanted], check=True, stdout=subprocess.DEVNULL)
 
 
 def high(descriptor: int) -> int:

@@ -6,9 +6,7 @@ files() { git ls-files -z | xargs -0 grep -slE "$1" -- | grep -vE '\.(j2|md|py)$
 
 if ! command -v shellcheck >/dev/null || ! command -v perlcritic >/dev/null; then
   echo "lint: installing Debian's shellcheck and libperl-critic-perl"
-  sudo=$([ "$(id -u)" = 0 ] || echo sudo)
-  # shellcheck disable=SC2086
-  { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends shellcheck libperl-critic-perl; } >/dev/null ||
+  controller/apt.sh shellcheck libperl-critic-perl >/dev/null ||
     { echo "lint: apt-get could not install shellcheck and libperl-critic-perl: install them, then run make again" >&2; exit 1; }
 fi
 yamllint --strict -c .config/yamllint.yml .

@@ -12,9 +12,7 @@ python=/usr/bin/python3
 
 if ! $python -c 'import ensurepip' 2>/dev/null; then
   echo "venv: installing Debian's python3-venv"
-  sudo=$([ "$(id -u)" = 0 ] || echo sudo)
-  # shellcheck disable=SC2086
-  { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3-venv; } >/dev/null ||
+  "$(dirname "$0")/apt.sh" python3-venv >/dev/null ||
     die "apt-get could not install python3-venv: install it, then run make again"
 fi
 $python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "needs Debian 12 or newer: its $python is older than 3.11"
