@@ -12,10 +12,10 @@ from typing import Any
 SSH = "-o ControlMaster=no -o ControlPath=none -o PreferredAuthentications=publickey -o ConnectTimeout=2"
 
 
-def answers(
+def results(
     inventory: str | os.PathLike[str], playbook: str | os.PathLike[str], options: Sequence[str] = (), **environment: str
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """What every host answers to a playbook, as {task: {name: result}}; options are ansible-playbook's, environment is laid over this process's own.
+) -> list[dict[str, dict[str, Any]]]:
+    """The results of a playbook, as {host: result} for each task in its order; options are ansible-playbook's, environment is laid over this process's own.
 
     Exits where Ansible did not get as far as asking.
     """
@@ -34,11 +34,9 @@ def answers(
         ),
     )
     try:
-        tasks = {
-            task["task"]["name"]: task["hosts"] for play in json.loads(done.stdout)["plays"] for task in play["tasks"]
-        }
+        tasks = [task["hosts"] for play in json.loads(done.stdout)["plays"] for task in play["tasks"]]
     except ValueError:
-        tasks = {}
+        tasks = []
     if not tasks:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
         sys.exit(2)
@@ -49,7 +47,7 @@ def ask(
     inventory: str | os.PathLike[str], playbook: str | os.PathLike[str], options: Sequence[str] = (), **environment: str
 ) -> dict[str, dict[str, Any]]:
     """The same for a playbook of one task, as {name: result}."""
-    [hosts] = answers(inventory, playbook, options, **environment).values()
+    [hosts] = results(inventory, playbook, options, **environment)
     return hosts
 
 

@@ -60,7 +60,7 @@ class Environment:
 
     def ask(self, tag: str) -> dict[str, dict[str, Any]]:
         """What hosts answer to the first task of rebuild.yml with a tag, as {host: result}."""
-        return next(iter(ansible.answers(str(self.path), PLAYBOOK, ["--tags", tag], **self.variables).values()))
+        return ansible.results(str(self.path), PLAYBOOK, ["--tags", tag], **self.variables)[0]
 
     @property
     def backup(self) -> str:

@@ -147,6 +147,7 @@ def test_what_is_wrong_is_noted(
         "the last backup is 2.5 hours old",
         "restore drill: it differs",
     ]
+    assert found.state()["unproven"] == ["restore drill: it differs"]
 
     def refuse(**_where: int | str) -> None:
         raise program.psycopg2.Error("refused")

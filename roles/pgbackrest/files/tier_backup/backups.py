@@ -211,7 +211,7 @@ class Backups:
     def look(self) -> None:
         """See how everything is, and note what is wrong."""
         now, limits = time.time(), self.config["limits"]
-        wrong: list[str] = []
+        complaints: dict[str, str] = {}  # kind of backup: sentence
         try:
             info = self.info()
             self.aged(info["backup"])
@@ -233,12 +233,13 @@ class Backups:
             known = state.get(kind, {})
             age = now - known["at"] if "at" in known else None
             if known.get("result", "ok") != "ok":
-                wrong.append(f"{title}: {known['result']}")
+                complaints[kind] = f"{title}: {known['result']}"
             elif kind in limits and age is None and now - state.get("since", now) > limits[kind]:
-                wrong.append(f"there has been no {title} yet")
+                complaints[kind] = f"there has been no {title} yet"
             elif kind in limits and age is not None and age > limits[kind]:
-                wrong.append(f"the last {title} is {age / 3600:.1f} hours old")
-        self.note(looked=int(now), limits=limits, wrong=wrong, since=state.get("since", int(now)))
+                complaints[kind] = f"the last {title} is {age / 3600:.1f} hours old"
+        wrong, unproven = list(complaints.values()), [complaints[kind] for kind in complaints if kind == "drill"]
+        self.note(looked=int(now), limits=limits, wrong=wrong, unproven=unproven, since=state.get("since", int(now)))
 
     def aged(self, backups: list[Info]) -> None:
         """Note when the last backups were taken, as the repository has it; a failure of a later one stays."""

@@ -14,7 +14,7 @@
 
 Everything is read from /etc/tier-backup.json, and what was found goes into one small file, the state, that monitoring
 reads: {full, incr, wal, media, drill: {at, result, …}, limits, looked, wrong}. Times are seconds since 1970; at is when
-it last went well; result is "ok" or why it did not; wrong holds sentences.
+it last went well; result is "ok" or why it did not; wrong holds sentences, unproven those of them about the drill.
 
 --repository DIRECTORY and --key FILE let a drill repeat the last one from a copy of the repository or with another key,
 --state FILE keep its result elsewhere.
