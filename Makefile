@@ -69,7 +69,7 @@ unexport ANSIBLE_STRATEGY
 endif
 
 PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff) $(if $(VARS),-e "$$VARS")
-# What changes the tier: one at a time.
+# What changes an environment: one at a time.
 CHANGE = $(if $(CHECK),,python -m controller.lock $(INVENTORY) 'make $@') $(PLAY)
 
 .DEFAULT_GOAL := help
@@ -119,7 +119,7 @@ endif
 # ------------------------------------------------------------------ verbs
 
 .PHONY: converge site up image secrets secret summary
-converge: ## build: Build the whole tier of ENV, or bring it back to its declared state
+converge: ## build: Build all of ENV, or bring it back to its declared state
 ifdef CHECK
 	@$(MAKE) --no-print-directory standing site
 else
@@ -280,7 +280,7 @@ endif
 # ------------------------------------------------------------------ tests
 
 .PHONY: test verify lint static molecule bench lock
-test: ready ## test: Everything: lint, static tests, the tier in containers, and a closing count; STEPS="static ladder": some of it, on what stands
+test: ready ## test: Everything: lint, static tests, the environment in containers, and a closing count; STEPS="static ladder": some of it, on what stands
 	@python molecule/runner/run.py $(STEPS)
 
 verify: ready ## test: Run tests against ENV as it stands (not real hosts): make verify ENV=production REHEARSE=1 TESTS=drills

@@ -21,7 +21,7 @@ if [ "$(id -u)" != 0 ]; then
   exec sudo "$0" "$@"
 fi
 
-# systemd in every host watches files by inotify, and all hosts share root's 128 instances: enough for one tier
+# systemd in every host watches files by inotify, and all hosts share root's 128 instances: enough for one environment
 # only. Short of them, services of a second one fail with "Too many open files".
 room() {
   limit=/proc/sys/fs/inotify/max_user_instances

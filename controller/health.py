@@ -1,4 +1,4 @@
-"""What the answers of several hosts together tell is wrong with a tier. Also installed on the monitor: standard library only."""
+"""What the answers of several hosts together tell is wrong with an environment. Also installed on the monitor: standard library only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -57,7 +57,7 @@ class Inventory:
         return [pool for pool in POOLS if host in self.groups.get(pool, [])]
 
     def jobs(self, host: str) -> list[str]:
-        """All that a host does for the tier."""
+        """All groups of the environment that a host is in."""
         return [job for job in JOBS if host in self.groups.get(job, [])]
 
     def address(self, host: str) -> str:

@@ -1,4 +1,4 @@
-"""Let visitors loose on a site, by its virtual IP, and tell what they got and which tier was out of what.
+"""Load a site with visitors, by its virtual IP, and tell what they got and which tier limits it.
 
 Visitors are Locust's (controller/load/visitors.py); what they do is site_load of group_vars/all/site.yml. While they are at it every host is asked,
 over the ssh that is there anyway, for its processor, memory, disks, and who waits at which door. The report goes to .state/ENV/load.html.

@@ -1,11 +1,11 @@
-"""Put a host into a pool of a standing tier, or take one out of it.
+"""Put a host into a pool of a standing environment, or take one out of it.
 
     node.py add --inventory PATH --pool app --node app3 [--address ADDRESS]
     node.py remove --inventory PATH --node app3 [--pool app]
 
 With --write-only they change the line in the inventory and nothing else, and print {"changed": …}.
 Input that cannot be right is refused here, with exit code 2, before anything is touched. The playbooks add_node.yml
-and remove_node.yml do the rest: they ask the tier, and change the inventory themselves once they know that it can be done.
+and remove_node.yml do the rest: they ask the hosts, and change the inventory themselves once they know that it can be done.
 """
 
 import argparse

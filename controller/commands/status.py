@@ -1,4 +1,4 @@
-"""Show what every host of a tier does, and what is wrong with it, as one page.
+"""Show what every host of an environment does, and what is wrong with it, as one page.
 
 Exits with 1 where something is wrong, with 2 where the hosts could not be asked.
 """

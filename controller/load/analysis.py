@@ -1,4 +1,4 @@
-"""Which tier was out of what, and what visitors got."""
+"""Which tier limits the site, and what visitors got."""
 
 import csv
 import statistics
