@@ -62,12 +62,12 @@ class Environment:
     def run(self, **variables: Any) -> int:
         """Run a verb; the number of the Python on the host."""
         verb = self.begin(**variables)
-        output = verb.communicate(timeout=60)[0]
+        output = verb.communicate(timeout=180)[0]
         assert verb.returncode == 0, output
         return self.python()
 
 
-def await_that(condition: Callable[..., Any], seconds: int = 30) -> None:
+def await_that(condition: Callable[..., Any], seconds: int = 120) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -124,7 +124,7 @@ def test_what_an_interrupted_verb_left_running_ends(environment: Any) -> None:
     verb = environment.begin(seconds=600)
     python = environment.python()
     os.killpg(verb.pid, signal.SIGINT)
-    verb.communicate(timeout=60)
+    verb.communicate(timeout=180)
     await_that(lambda: is_gone(python))
     assert environment.run() != python
 
