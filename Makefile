@@ -1,4 +1,4 @@
-# The front door. `make help` lists the verbs; README.md explains them.
+# The operator's commands. `make help` lists them; README.md explains them.
 
 # Words that people type reach shells, command lines and templates: a word with a character that means something there is refused,
 # before anything is read or run. (VARS alone takes everything: it is never expanded, and is what -e of Ansible takes.)
@@ -16,6 +16,10 @@ $(foreach name,$(WORDS) $(WORDS_APART),$(foreach character,$(MEANING),$(if $(fin
 $(foreach name,$(filter-out LIMIT,$(WORDS) $(WORDS_APART)),$(if $(findstring &,$(value $(name))),$(call refuse,$(name),&)))
 $(foreach name,$(WORDS) $(WORDS_APART),$(if $(findstring $(NEWLINE),$(value $(name))),$(call refuse,$(name),a new line)))
 $(foreach name,$(WORDS),$(if $(word 2,$(value $(name))),$(call refuse,$(name),a space)))
+
+# A dry run of a verb that has none is refused: nothing is run for real because CHECK=1 was ignored.
+WITHOUT_CHECK := up secrets reboot upgrade down drill drills
+$(if $(CHECK),$(foreach verb,$(filter $(WITHOUT_CHECK),$(MAKECMDGOALS)),$(error Nothing was touched. make $(verb) has no dry run: leave CHECK= out)))
 
 ENV      ?= local
 MITOGEN  ?= 1
@@ -80,7 +84,7 @@ help: ## look: This list
 	    name = $$0; sub(/:.*/, "", name); text = $$0; sub(/^.*## /, "", text); group = text; sub(/:.*/, "", group); sub(/^[a-z]+: /, "", text); \
 	    lines[group] = lines[group] sprintf("  make %-14s %s\n", name, text)} \
 	  END {for (number = 1; number in order; number++) printf "%s\n%s\n", toupper(order[number]), lines[order[number]]}' $(MAKEFILE_LIST)
-	@printf '%s\n' 'ENV=local|staging|production   LIMIT=lb1,app   TAGS=nginx   CHECK=1   VARS=app_threads=8   MITOGEN=0   REHEARSE=1   VERBOSE=1   IMAGE=bare'
+	@printf '%s\n' 'ENV=local|staging|production|ladder   LIMIT=lb1,app   TAGS=nginx   CHECK=1 (dry run)   VARS=app_threads=8   MITOGEN=0   REHEARSE=1   VERBOSE=1   IMAGE=bare'
 
 # ------------------------------------------------------------------ what every verb stands on
 
@@ -136,11 +140,12 @@ ifeq ($(CONTAINERS),yes)
 	  echo "Nothing stands yet for a dry run to look at. 'make up' boots the hosts bare; 'make converge' builds everything." >&2; exit 2; }
 endif
 
-site: ready
+site: ready ## build: Run converge's playbook alone, on hosts that are up: make site LIMIT=lb TAGS=nginx
 	@$(CHANGE) playbooks/site.yml
 
 image: ready ## build: Bake the packages of each set of groups into an image that hosts boot from; real hosts: prepare a bare one, LIMIT=app3
 ifeq ($(CONTAINERS),yes)
+	@[ -z '$(CHECK)' ] || { echo 'Nothing was touched. make image has no dry run for containers: leave CHECK= out' >&2; exit 2; }
 	@containers/engine.sh up
 	@containers/image.sh
 	@ansible-playbook -i $(INVENTORY) containers/bake.yml -e bake_limit='$(LIMIT)' $(if $(VARS),-e "$$VARS")
@@ -149,7 +154,7 @@ else
 	@$(PLAY) playbooks/image.yml
 endif
 
-secrets: ready ## build: Make the secrets ENV still lacks, vaulted in group_vars/ENV/vault.yml
+secrets: ready ## build: Create the missing secrets of ENV in group_vars/ENV/vault.yml (Ansible Vault); RENEW=1: renew the site's certificate
 	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
 
 secret: ready ## look: Show one secret of ENV: make secret NAME=monitor_password
@@ -160,14 +165,14 @@ summary:
 	@cat $(STATE)/summary.txt
 
 deploy: override LIMIT := $(if $(LIMIT),$(LIMIT):lb:backup)
-deploy: ready ## change: Build the release of ENV's site once and roll it over the app hosts: REF=v1.4, CANARY=app1 or 10%
+deploy: ready ## change: Build the release of ENV's site once and roll it out to the app hosts: REF=v1.4, CANARY=app1 or 10%
 	@$(CHANGE) playbooks/deploy.yml $(if $(REF),-e site_ref='$(REF)') $(if $(RELEASE),-e django_version='$(RELEASE)') \
 	  $(if $(CANARY),-e deploy_canary='$(CANARY)') $(if $(BREAKING),-e deploy_breaking=true)
 
-rollback: ready ## change: Go back to the release before, code and static files, in seconds
+rollback: ready ## change: Roll back to the previous release, code and static files: RELEASE=… for an older one
 	@$(CHANGE) playbooks/rollback.yml $(if $(RELEASE),-e rollback_to='$(RELEASE)') $(if $(BREAKING),-e rollback_breaking=true)
 
-releases: ready ## look: Who deployed what, when, with what result; and what every app host serves
+releases: ready ## look: Show the release log, and the release that every app host serves
 	@python -m controller.commands.releases --inventory $(INVENTORY)
 
 reboot: ready ## change: Reboot hosts one by one without a failed request: make reboot LIMIT=app; all where none is named
@@ -179,7 +184,7 @@ upgrade: ready ## change: Upgrade packages and reboot, host by host, without a f
 reboot upgrade: override REBOOT = python -m controller.lock $(INVENTORY) 'make $@' ansible-playbook -i $(INVENTORY) playbooks/reboot.yml \
 	  -e '{"reboot_hosts": "$(or $(LIMIT),all)"}' $(if $(ANYWAY),-e reboot_anyway=true) $(if $(VARS),-e "$$VARS")
 
-status: ready ## look: Show what every host of ENV does and what is wrong with it; fails where something is
+status: ready ## look: Show the health of every host of ENV; fails if there is a problem
 	@python -m controller.commands.status --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # The inventory of another environment, rehearsed where this one is.
@@ -193,7 +198,7 @@ parity: ready ## look: Compare what the hosts of two environments are, tier by t
 drift: ready ## look: Compare ENV with its own declaration, and the hosts of each pool with each other
 	@python -m controller.commands.parity drift --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
-pool: ready ## look: Show what each balancer of ENV saw of every host behind it: MINUTES=5
+pool: ready ## look: Show each balancer's statistics of its backends (requests, failures, times): MINUTES=5
 	@python -m controller.commands.backends --inventory $(INVENTORY) $(if $(MINUTES),--minutes='$(MINUTES)') $(if $(VARS),-e "$$VARS")
 
 logs: ready ## look: Print lines of all hosts in order of time: REQUEST=id, HOST=app1 UNIT=apache2 SINCE=30m
@@ -212,7 +217,7 @@ restore: ready ## change: Bring ENV's database and uploads back to a moment: TO=
 restore-drill: ready ## look: Prove that ENV's newest backup restores, on the backup host, without a load on other hosts
 	@$(CHANGE) playbooks/restore_drill.yml
 
-smoke: ready ## look: Ask ENV's site, by its virtual IP, for its pages, and for all they lead to
+smoke: ready ## look: Smoke-test ENV's site through the virtual IP: its pages, all they link to, and a sign-in
 	@python -m controller.commands.smoke --inventory $(INVENTORY) $(if $(VARS),-e "$$VARS")
 
 # In a virtualenv of its own: Locust brings along a web server and patches Python's sockets, which no other verb wants.
@@ -227,7 +232,7 @@ $(LOCUST)/.ready: .config/locust.txt
 locust: ready
 	@$(MAKE) --no-print-directory $(LOCUST)/.ready
 
-load: locust ## look: Load ENV's site with visitors and name the tier that limits it: USERS=50 SECONDS=60; production wants ANYWAY=1
+load: locust ## look: Load-test ENV's site and name the tier that limits it: USERS=50 SECONDS=60; production needs ANYWAY=1
 	@python -m controller.commands.load --inventory $(INVENTORY) --locust $(LOCUST)/bin/locust $(if $(USERS),--users='$(USERS)') \
 	  $(if $(SECONDS),--seconds='$(SECONDS)') $(if $(ANYWAY),--anyway) $(if $(VARS),-e "$$VARS")
 
@@ -255,7 +260,7 @@ remove-node: ready ## change: Take a host out of its pool, alive or dead: make r
 climb: ready ## build: Go to another rung of ENV, with the data in place: make climb ENV=ladder RUNG=2-database-apart (ENV's next where none is named)
 	@python -m controller.commands.climb climb --inventory $(INVENTORY) $(if $(RUNG),--rung='$(RUNG)') $(if $(CHECK),--check)
 
-drill: ready ## break: Break one thing under load and tell what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
+drill: ready ## break: Inject one fault under load, repair it, and print what visitors noticed: make drill DRILL=primary_killed (not on real hosts)
 	@[ -n '$(DRILL)' ] || { echo "Which one? make drill DRILL=primary_killed, or another of docs/failures.md; make drills runs them all." >&2; exit 2; }
 	@python molecule/support/drill_cli.py $(DRILL)
 
@@ -279,7 +284,7 @@ endif
 
 # ------------------------------------------------------------------ tests
 
-.PHONY: test verify lint static molecule bench lock
+.PHONY: test verify lint static bench lock standing
 test: ready ## test: Everything: lint, static tests, the environment in containers, and a closing count; STEPS="static ladder": some of it, on what stands
 	@python molecule/runner/run.py $(STEPS)
 
@@ -293,7 +298,7 @@ endif
 lint: ready ## test: yamllint, ruff, shellcheck, perlcritic and ansible-lint (profile production)
 	@controller/lint.sh
 
-static: ready ## test: The repository's own rules and unit tests: a minute, no containers
+static: ready ## test: Run the repository's policy tests and unit tests, without containers, in a few minutes
 	@pytest -q molecule/tests/policy molecule/tests/unit
 
 bench: ready ## test: Measure this machine, verb by verb, as ratios to a fixed piece of work: PART="build verbs idle nodes ladder", or one of them

@@ -152,7 +152,7 @@ def bottleneck(
             f"{waiting(known[threads], 'wsgi'):.1f} requests waited for a thread of the site on {threads}, whose processor was not out of time: "
             "group_vars/app.yml: app_threads, app_processes"
         )
-    return "", "No tier was out of anything: let more visitors loose (USERS)."
+    return "", "No tier was out of anything: load with more visitors (USERS)."
 
 
 def requests(lines: Iterable[str]) -> tuple[list[Row], dict[str, Row]]:
