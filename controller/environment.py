@@ -218,11 +218,11 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
     from ansible.vars.hostvars import HostVars
     from ansible.vars.manager import VariableManager
 
-    asked, get = set(), lookup_loader.get
+    lookups, get = set(), lookup_loader.get
 
     @functools.wraps(get)
     def noted(plugin: str, *arguments: Any, **options: Any) -> Any:
-        asked.add(plugin.removeprefix("ansible.builtin."))
+        lookups.add(plugin.removeprefix("ansible.builtin."))
         return get(plugin, *arguments, **options)
 
     try:
@@ -245,13 +245,15 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
         lookup_loader.get = noted
         hosts = {}
         for host in inventories.get_hosts("all"):
-            seen = manager.get_vars(host=host)
-            seen = seen | {name: value for name, value in declared.items() if name not in manager.extra_vars}
+            host_variables = manager.get_vars(host=host)
+            host_variables = host_variables | {
+                name: value for name, value in declared.items() if name not in manager.extra_vars
+            }
             names = [
                 name
-                for name in seen
+                for name in host_variables
                 if name.startswith("ansible_")
-                and isinstance(seen[name], (str, int, bool, float))
+                and isinstance(host_variables[name], (str, int, bool, float))
                 and (
                     name.startswith(("ansible_ssh_", "ansible_become"))
                     or name in ("ansible_connection", "ansible_password")
@@ -260,7 +262,7 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
             ]
             expression = ", ".join(f"'{name}': {name}" for name in [*VALUES, *names])
             rendered = json.loads(
-                Templar(loader=loader, variables=seen).template(
+                Templar(loader=loader, variables=host_variables).template(
                     trust_as_template("{{ {" + expression + "} | to_json }}")
                 )
             )
@@ -277,7 +279,7 @@ def render(inventory: pathlib.Path, over: tuple[str, ...], password: pathlib.Pat
         raise Unusable(str(error)) from error
     finally:
         lookup_loader.get = get
-    return {"hosts": hosts, "groups": groups}, asked <= PURE_LOOKUPS
+    return {"hosts": hosts, "groups": groups}, lookups <= PURE_LOOKUPS
 
 
 # ------------------------------------------------------------------ keeping them

@@ -73,10 +73,10 @@ def between(
     if len(set(filter(None, releases.values()))) > 1:
         wrong.append(f"The app hosts serve different releases: make deploy {facts['env_typed']}")
     for name in groups.get("app", []):
-        seen = answers.get(name, {}).get("raw", {}).get("primaries")
-        if seen is not None and len(primaries) == 1 and seen != primaries:
+        pgpool_primaries = answers.get(name, {}).get("raw", {}).get("primaries")
+        if pgpool_primaries is not None and len(primaries) == 1 and pgpool_primaries != primaries:
             wrong.append(
-                f"pgpool of {name} takes {', '.join(seen) or 'none'} for the primary, and it is {primaries[0]}: journalctl -u pgpool-follow"
+                f"pgpool of {name} takes {', '.join(pgpool_primaries) or 'none'} for the primary, and it is {primaries[0]}: journalctl -u pgpool-follow"
             )
     for name, logs in ((name, answer["raw"].get("logs", {"to": {}})) for name, answer in answers.items()):
         for monitor, sent in logs["to"].items():

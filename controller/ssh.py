@@ -73,8 +73,8 @@ def socket_directory() -> pathlib.Path:
     """Where sockets of connections are: nobody else's, and short. Raises OSError where somebody else could be in it."""
     path = pathlib.Path(os.path.expanduser("~/.ssh/kept"))
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    seen = path.lstat()
-    if seen.st_uid != os.getuid() or seen.st_mode & 0o77 or path.is_symlink():
+    status = path.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o77 or path.is_symlink():
         raise PermissionError(f"{path} has to be a directory of your own that nobody else may read: chmod 700 {path}")
     return path
 

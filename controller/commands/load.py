@@ -79,7 +79,7 @@ def plan(settings: Mapping[str, Any], crawl: smoke.Crawl, cookies: str, producti
     """What load/visitors.py is told. Raises Failed where there is nothing to do."""
     load = settings["load"]
     paths: dict[str, list[str]] = {}
-    for path, (kind, answer, _by) in crawl.seen.items():
+    for path, (kind, answer, _by) in crawl.answers.items():
         if isinstance(answer, smoke.Answer) and answer.status == 200:
             paths.setdefault(kind, []).append(path)
     has = {
@@ -250,7 +250,9 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
             )
         probes[""] = start_probe(None, count)
         code, visitors = run_locust(args.locust, plan_file, directory, users, seconds, ramp)
-        seen = {name: settled(samples(probe_output(probe), settings["doors"]), ramp) for name, probe in probes.items()}
+        measured = {
+            name: settled(samples(probe_output(probe), settings["doors"]), ramp) for name, probe in probes.items()
+        }
         if code:
             raise Failed(f"Locust failed with {code}: {directory / 'locust.log'}")
     finally:
@@ -259,8 +261,8 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
             process.terminate()
         if made and load.get("after"):
             manage(first, load["after"])
-    machine = figures(seen.pop(""), False)
-    hosts = {name: figures(host_samples, settings["containers"]) for name, host_samples in seen.items()}
+    machine = figures(measured.pop(""), False)
+    hosts = {name: figures(host_samples, settings["containers"]) for name, host_samples in measured.items()}
     rows, tiers = requests((directory / "locust_stats.csv").read_text(encoding="utf-8").splitlines())
     failures = [
         f"{row['Occurrences']} times {row['Name']}: {row['Error']}"[:200]

@@ -148,8 +148,8 @@ def build(source: pathlib.Path, state: pathlib.Path, root: pathlib.Path = ROOT) 
     variables_of_env = tree / "group_vars" / env
     variables_of_env.mkdir(parents=True, exist_ok=True)
 
-    inventory, seen = tree / f"{env}.yml", state / "rehearsed.yml"
-    if not inventory.exists() or not seen.exists() or seen.read_text() != text:
+    inventory, source_copy = tree / f"{env}.yml", state / "rehearsed.yml"
+    if not inventory.exists() or not source_copy.exists() or source_copy.read_text() != text:
         before = known_addresses(inventory)
         new = moved(text, os.path.relpath(source, root), network, before)
         notes += [
@@ -157,7 +157,7 @@ def build(source: pathlib.Path, state: pathlib.Path, root: pathlib.Path = ROOT) 
             for host in sorted(set(before) - set(Inventory(new).lines))
         ]
         write(inventory, new)
-        shutil.copyfile(source, seen)
+        shutil.copyfile(source, source_copy)
 
     for path in (root / "group_vars").iterdir():
         if not (root / "inventories" / f"{path.name}.yml").exists() and not (root / "inventories" / path.name).exists():

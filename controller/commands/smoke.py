@@ -121,7 +121,7 @@ def visitor(questions: Mapping[str, Any]) -> Callable[[str], Answer]:
 class Crawl:
     """What was asked for and what came.
 
-    seen: {path: (kind, its Answer or why there is none, the page that leads there)}; wrong: {path: sentence}; left: paths not asked for.
+    answers: {path: (kind, its Answer or why there is none, the page that leads there)}; wrong: {path: sentence}; left: paths not asked for.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Crawl:
         self.questions, self.fetch, self.pause = questions, fetch, pause
         self.begin = {page["path"]: page["says"] for page in questions["pages"]}
         self.names = questions.get("names") or [questions.get("name", "site")]
-        self.seen: dict[str, tuple[str, Answer | str | None, str]] = {}
+        self.answers: dict[str, tuple[str, Answer | str | None, str]] = {}
         self.wrong: dict[str, str] = {}
         self.left: set[str] = set()
         self.until = time.monotonic() + LONGEST
@@ -144,7 +144,7 @@ class Crawl:
 
     def complaint(self, path: str, answer: Answer | str) -> str:
         """What is wrong with an answer, as a sentence; empty where nothing is."""
-        kind, by, says = self.kind(path), self.seen[path][2], self.begin.get(path)
+        kind, by, says = self.kind(path), self.answers[path][2], self.begin.get(path)
         if isinstance(answer, str):
             why = answer
         elif kind == "page" and not says and (300 <= answer.status < 400 or answer.status in (401, 403)):
@@ -197,17 +197,17 @@ class Crawl:
                 paths = []
                 for path, by in turn:
                     kind = self.kind(path)
-                    if path in self.seen:
+                    if path in self.answers:
                         continue
                     if path not in self.begin and counts[kind] >= self.questions.get("most", 40):
                         self.left.add(path)
                         continue
                     counts[kind] += 1
-                    self.seen[path] = (kind, None, by)
+                    self.answers[path] = (kind, None, by)
                     paths.append(path)
                 turn = []
                 for path, answer in zip(paths, at_once.map(self.get, paths)):
-                    self.seen[path] = (self.seen[path][0], answer, self.seen[path][2])
+                    self.answers[path] = (self.answers[path][0], answer, self.answers[path][2])
                     if answer is None:
                         self.left.add(path)
                         continue
@@ -217,14 +217,14 @@ class Crawl:
         if (
             "static file" in self.questions["files"]
             and not self.questions.get("pages_only")
-            and not any(kind == "static file" for kind, _answer, _by in self.seen.values())
+            and not any(kind == "static file" for kind, _answer, _by in self.answers.values())
         ):
             self.wrong["static file"] = "No page links to a static file"
         return self
 
     def failed(self) -> list[str]:
         """Ids of the requests that the site itself failed at."""
-        answers = [answer for _kind, answer, _by in self.seen.values() if isinstance(answer, Answer)]
+        answers = [answer for _kind, answer, _by in self.answers.values() if isinstance(answer, Answer)]
         return [answer.request for answer in answers if answer.status >= 500 and answer.request]
 
 
@@ -232,14 +232,16 @@ def rows(crawl: Crawl) -> list[Row]:
     """Cells of the table: the pages to begin with, the first file of each kind, and a count of all others."""
 
     def result(path: str) -> str:
-        _kind, answer, _by = crawl.seen[path]
+        _kind, answer, _by = crawl.answers[path]
         return (
             f"{answer.status}, {len(answer.body)} bytes" if isinstance(answer, Answer) else str(answer or "not asked")
         )
 
     lines: list[Row] = [("what", "path", "answer"), *(("page", path, result(path)) for path in crawl.begin)]
     for kind in ["page", *crawl.questions["files"]]:
-        others = [path for path, (is_kind, _a, _b) in crawl.seen.items() if is_kind == kind and path not in crawl.begin]
+        others = [
+            path for path, (is_kind, _a, _b) in crawl.answers.items() if is_kind == kind and path not in crawl.begin
+        ]
         if kind != "page":
             lines.append(
                 (kind, others[0], result(others[0]))

@@ -28,9 +28,9 @@ def part(value: float | None) -> str:
 
 
 def host_rows(
-    hosts: Mapping[str, Figures | None], tiers: Mapping[str, Sequence[str]], seen: Mapping[str, tuple[int, int]]
+    hosts: Mapping[str, Figures | None], tiers: Mapping[str, Sequence[str]], requests: Mapping[str, tuple[int, int]]
 ) -> list[Cells]:
-    """Cells about every host; seen: {host: (requests, failures) as the balancers saw them}."""
+    """Cells about every host; requests: {host: (requests, failures) as the balancers saw them}."""
     rows: list[Cells] = []
     for tier in TIERS:
         for name in tiers.get(tier, []):
@@ -47,7 +47,7 @@ def host_rows(
                 else []
             )
             more += [f"pgpool {figures['pool-busy']:.0f} of {figures['pool-all']:.0f}"] if "pool-all" in figures else []
-            requests_seen, failed = seen.get(name, (None, None))
+            request_count, failed = requests.get(name, (None, None))
             rows.append(
                 (
                     TIERS[tier],
@@ -57,7 +57,7 @@ def host_rows(
                     part(figures["io"]),
                     queues or "nobody",
                     ", ".join(more) or "-",
-                    "-" if requests_seen is None else f"{requests_seen}, {failed} failed",
+                    "-" if request_count is None else f"{request_count}, {failed} failed",
                 )
             )
     return rows

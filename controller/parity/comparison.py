@@ -42,25 +42,25 @@ def items(side: Side, host: str, view: View) -> Items:
     return result
 
 
-def grouped(seen: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+def grouped(values: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     """[(value, hosts)] of {host: value}; what most hosts have comes first."""
     groups: dict[str, list[str]] = {}
-    for host, value in seen.items():
+    for host, value in values.items():
         groups.setdefault(value, []).append(host)
     return sorted(groups.items(), key=lambda pair: (-len(pair[1]), pair[0]))
 
 
-def agreed(seen: Mapping[str, str]) -> bool:
-    """Whether the hosts of each environment agree. seen: {label: value}."""
-    values: dict[str, set[str]] = {}
-    for label, value in seen.items():
-        values.setdefault(label.rpartition(" ")[0], set()).add(value)
-    return all(len(several) == 1 for several in values.values())
+def agreed(values: Mapping[str, str]) -> bool:
+    """Whether the hosts of each environment agree. values: {label: value}."""
+    by_environment: dict[str, set[str]] = {}
+    for label, value in values.items():
+        by_environment.setdefault(label.rpartition(" ")[0], set()).add(value)
+    return all(len(several) == 1 for several in by_environment.values())
 
 
-def applies(rule: Rule, seen: Mapping[str, str]) -> bool:
+def applies(rule: Rule, values: Mapping[str, str]) -> bool:
     """Whether a rule declares what was seen: one between environments says nothing of hosts that differ within one."""
-    return "only" not in rule or agreed(seen)
+    return "only" not in rule or agreed(values)
 
 
 def several(hosts: Sequence[str]) -> str:
@@ -70,13 +70,13 @@ def several(hosts: Sequence[str]) -> str:
     )
 
 
-def declared_why(kind: str, name: str, declared: Sequence[Rule], seen: Mapping[str, str]) -> str:
+def declared_why(kind: str, name: str, declared: Sequence[Rule], values: Mapping[str, str]) -> str:
     """Why something may differ; empty where nobody declared it."""
     return next(
         (
             rule["why"]
             for rule in declared
-            if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"]) and applies(rule, seen)
+            if "line" not in rule and fnmatch.fnmatchcase(f"{kind} {name}", rule["what"]) and applies(rule, values)
         ),
         "",
     )
@@ -100,9 +100,9 @@ def shapes(sides: Sequence[Side], declared: Sequence[Rule]) -> Iterator[Differen
     """Yield a Difference for every tier that has not as many hosts on every side."""
     tiers = sorted({side.tier(host) for side in sides for host in side.hosts})
     for tier in tiers:
-        seen = {side.name: str(sum(side.tier(host) == tier for host in side.hosts)) for side in sides}
-        if len(set(seen.values())) > 1:
-            yield Difference(tier, "pool", "hosts", grouped(seen), declared_why("pool", "hosts", declared, {}))
+        sizes = {side.name: str(sum(side.tier(host) == tier for host in side.hosts)) for side in sides}
+        if len(set(sizes.values())) > 1:
+            yield Difference(tier, "pool", "hosts", grouped(sizes), declared_why("pool", "hosts", declared, {}))
 
 
 def compare_tier(tier: str, hosts: Mapping[str, Items], declared: Sequence[Rule]) -> Iterator[Difference]:
@@ -110,21 +110,23 @@ def compare_tier(tier: str, hosts: Mapping[str, Items], declared: Sequence[Rule]
     line_rules = [rule for rule in declared if "line" in rule]
     keys = {key for host in hosts.values() for key in host.values}
     for kind, name in sorted(keys, key=lambda key: (KINDS.index(key[0]), key[1])):
-        seen = {label: host.values.get((kind, name), ABSENT) for label, host in hosts.items()}
+        values = {label: host.values.get((kind, name), ABSENT) for label, host in hosts.items()}
         if kind == "fault":
-            yield Difference(tier, kind, name, [("yes", [label for label, value in seen.items() if value == "yes"])])
-        elif len(set(seen.values())) > 1:
+            yield Difference(tier, kind, name, [("yes", [label for label, value in values.items() if value == "yes"])])
+        elif len(set(values.values())) > 1:
             texts: dict[str, str | None] = {}
             if kind == "file":
                 # A file that is not there is shown against nothing.
-                texts = {label: "" if seen[label] == ABSENT else host.texts.get(name) for label, host in hosts.items()}
-            why = declared_why(kind, name, declared, seen)
-            yield Difference(tier, kind, name, grouped(seen), why, diff=text_diff(texts))
+                texts = {
+                    label: "" if values[label] == ABSENT else host.texts.get(name) for label, host in hosts.items()
+                }
+            why = declared_why(kind, name, declared, values)
+            yield Difference(tier, kind, name, grouped(values), why, diff=text_diff(texts))
     for name, number in sorted({key for host in hosts.values() for key in host.taken}):
-        seen = {label: host.taken.get((name, number), ABSENT) or ABSENT for label, host in hosts.items()}
-        if len(set(seen.values())) > 1:
-            why = line_rules[number]["why"] if applies(line_rules[number], seen) else ""
-            yield Difference(tier, "file", name, grouped(seen), why)
+        values = {label: host.taken.get((name, number), ABSENT) or ABSENT for label, host in hosts.items()}
+        if len(set(values.values())) > 1:
+            why = line_rules[number]["why"] if applies(line_rules[number], values) else ""
+            yield Difference(tier, "file", name, grouped(values), why)
 
 
 def compare(sides: Sequence[Side], declared: Sequence[Rule], derived: Sequence[Rule] = ()) -> list[Difference]:

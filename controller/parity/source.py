@@ -137,11 +137,11 @@ def names_in(value: Any) -> set[str]:
 def differing(text: str, sides_variables: Sequence[Mapping[str, Any]]) -> list[str]:
     """Variables that a text reads, be it through others, and that are not written the same on both sides. sides_variables: two {variable: value}."""
     own, other = sides_variables
-    seen, unread = set(), names_in(text) & set(own)
+    names, unread = set(), names_in(text) & set(own)
     while unread:
-        seen |= unread
-        unread = {word for name in unread for word in names_in(own[name]) & set(own)} - seen
-    return sorted(name for name in seen if own[name] != other.get(name))
+        names |= unread
+        unread = {word for name in unread for word in names_in(own[name]) & set(own)} - names
+    return sorted(name for name in names if own[name] != other.get(name))
 
 
 def key_word(kind: str, name: str) -> str:

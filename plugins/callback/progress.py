@@ -97,7 +97,7 @@ class Stage:
     def __init__(self, play: Play, begun: float) -> None:
         self.uuid, self.name, self.begun, self.all = play._uuid, play.get_name().strip(), begun, 0
         self.changed = 0
-        self.seen: dict[str, bool] = {}  # hosts, in the order of their first result
+        self.results: dict[str, bool] = {}  # hosts, in the order of their first result
         self.batch: set[str] = set()
         self.failed: set[str] = set()
 
@@ -226,7 +226,7 @@ class CallbackModule(Default):
         if not self.stage or self.asks:
             return
         now = time.monotonic()
-        earlier = len(self.stage.seen.keys() - self.stage.batch)
+        earlier = len(self.stage.results.keys() - self.stage.batch)
         only = 1 if self.task is not None and self.task.run_once is True else self.stage.all
         elapsed = now - self.stage.begun
         line = running_line(
@@ -253,7 +253,7 @@ class CallbackModule(Default):
     def end_stage(self) -> None:
         """Keep a line of the stage that has ended."""
         stage, self.stage = self.stage, None
-        if stage is None or not stage.seen:
+        if stage is None or not stage.results:
             return
         seconds = time.monotonic() - stage.begun
         self.ended.append((stage.name, seconds))
@@ -261,7 +261,7 @@ class CallbackModule(Default):
             self.live.clear()
             if not self.quiet and not self._display.screen:
                 self.show(
-                    ended_line(stage.name, stage.seen, seconds, stage.changed, len(stage.failed)),
+                    ended_line(stage.name, stage.results, seconds, stage.changed, len(stage.failed)),
                     color=COLOR_ERROR if stage.failed else None,
                 )
 
@@ -287,7 +287,7 @@ class CallbackModule(Default):
             host = result.host.get_name()
             self.done.add(host)
             self.stage.batch.add(host)
-            self.stage.seen[host] = True
+            self.stage.results[host] = True
             self.note = ""
 
     def failure(self, result: CallbackTaskResult, ignored: bool) -> None:

@@ -81,27 +81,27 @@ class Host:
         self.wrong: list[str] = []
         self.unanswered: list[str] = []
         self.raw: dict[str, Any] = {}
-        self.asked: list[tuple[str, dict[str, str], list[str], list[Later]]] = []
+        self.questions: list[tuple[str, dict[str, str], list[str], list[Later]]] = []
 
     def uses(self, pool: str, group: str, addresses: Iterable[str], answers: Callable[[str], object]) -> None:
         """Ask everybody in a pool of this host's, without waiting; answers(address) tells whether one answers."""
         addresses = list(dict.fromkeys(addresses))
-        self.asked.append((pool, self.members[group], addresses, [Later(answers, a) for a in addresses]))
+        self.questions.append((pool, self.members[group], addresses, [Later(answers, a) for a in addresses]))
 
     def record_answers(self) -> None:
         """Note who answered, and complain where the inventory says otherwise or one is silent."""
-        for pool, declared, addresses, answers in self.asked:
-            seen = self.sees[pool] = {
+        for pool, declared, addresses, answers in self.questions:
+            states = self.sees[pool] = {
                 self.names.get(a, a): bool(answer.result()) for a, answer in zip(addresses, answers)
             }
             self.wrong += [
-                f"does not know {name} of its {pool}: make converge" for name in sorted(set(declared) - set(seen))
+                f"does not know {name} of its {pool}: make converge" for name in sorted(set(declared) - set(states))
             ]
             self.wrong += [
                 f"still has {name} among its {pool}, which the inventory has not: make converge"
-                for name in sorted(set(seen) - set(declared))
+                for name in sorted(set(states) - set(declared))
             ]
-            self.unanswered += [f"gets no answer from {name} of its {pool}" for name, up in seen.items() if not up]
+            self.unanswered += [f"gets no answer from {name} of its {pool}" for name, up in states.items() if not up]
 
     def services(self, units: Iterable[str]) -> None:
         """Every unit that has to be active, and those that failed."""

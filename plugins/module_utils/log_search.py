@@ -81,7 +81,7 @@ def search(
     return [text for _at, _count, text in sorted(newest)], count - len(newest)
 
 
-def result(**asked: Any) -> dict[str, Any]:
+def result(**query: Any) -> dict[str, Any]:
     """The same, as the module log_lines returns it."""
-    lines, left_off = search(**asked)
+    lines, left_off = search(**query)
     return {"lines": lines, "left_off": left_off}

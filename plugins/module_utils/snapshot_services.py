@@ -45,7 +45,7 @@ def units(listing: str, shown: str) -> dict[str, str]:
         ):
             continue
         # Started by a timer, by a socket, or by a question over D-Bus.
-        asked_for = (
+        on_demand = (
             unit.get("Type") == "oneshot"
             or unit.get("TriggeredBy")
             or unit.get("BusName")
@@ -56,7 +56,7 @@ def units(listing: str, shown: str) -> dict[str, str]:
             ", failed"
             if active_state == "failed"
             else ", running"
-            if active_state in ("active", "reloading") and not asked_for
+            if active_state in ("active", "reloading") and not on_demand
             else ""
         )
         if note or name in states:

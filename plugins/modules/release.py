@@ -84,18 +84,18 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def differences(directory: pathlib.Path) -> list[str]:
     """Files of an unpacked release that are not what its manifest says, as a list of sentences."""
     listed = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["files"]
-    files_found = {}
+    present = {}
     for parent, directories, files in os.walk(directory):
         for name in files + [name for name in directories if os.path.islink(os.path.join(parent, name))]:
             path = os.path.join(parent, name)
-            files_found[os.path.relpath(path, directory)] = (
+            present[os.path.relpath(path, directory)] = (
                 f"-> {os.readlink(path)}" if os.path.islink(path) else sha256(path)
             )
-    files_found.pop("manifest.json")
+    present.pop("manifest.json")
     return [
-        f"{name} is {'not what was built' if name in files_found and name in listed else 'missing' if name in listed else 'too many'}"
-        for name in sorted(files_found.keys() | listed.keys())
-        if files_found.get(name) != listed.get(name)
+        f"{name} is {'not what was built' if name in present and name in listed else 'missing' if name in listed else 'too many'}"
+        for name in sorted(present.keys() | listed.keys())
+        if present.get(name) != listed.get(name)
     ]
 
 
