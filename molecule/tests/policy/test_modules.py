@@ -23,7 +23,7 @@ class Specification(Exception):
 
 def blocks(path: pathlib.Path) -> Any:
     """{block: its content} of a Python file. A name of a block that is no text is used for something else."""
-    found = {}
+    documents = {}
     for node in ast.parse(path.read_text()).body:
         for name in {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}.intersection(
             BLOCKS
@@ -32,8 +32,8 @@ def blocks(path: pathlib.Path) -> Any:
             assert isinstance(value, ast.Constant) and isinstance(value.value, str), (
                 f"{path}: {name} is no text: name it otherwise"
             )
-            found[name] = yaml.safe_load(value.value)
-    return found
+            documents[name] = yaml.safe_load(value.value)
+    return documents
 
 
 def argument_spec(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -53,14 +53,14 @@ def comparable(options: Any, below: str) -> dict[str, Any]:
     """{option: what Ansible does with it}, of options as documented or of an argument_spec; below names the options of an option."""
     return {
         name: {
-            "type": one.get("type", "str"),
-            "required": one.get("required", False),
-            "default": one.get("default"),
-            "choices": one.get("choices"),
-            "elements": one.get("elements"),
-            "below": comparable(one.get(below, {}), below),
+            "type": option.get("type", "str"),
+            "required": option.get("required", False),
+            "default": option.get("default"),
+            "choices": option.get("choices"),
+            "elements": option.get("elements"),
+            "below": comparable(option.get(below, {}), below),
         }
-        for name, one in options.items()
+        for name, option in options.items()
     }
 
 
@@ -68,17 +68,17 @@ def undescribed(options: Any, prefix: str = "") -> list[Any]:
     """Names of the documented options that have no description."""
     return [
         name
-        for option, one in options.items()
+        for option, spec in options.items()
         for name in [
-            *([] if one.get("description") else [prefix + option]),
-            *undescribed(one.get("suboptions", {}), f"{prefix}{option}."),
+            *([] if spec.get("description") else [prefix + option]),
+            *undescribed(spec.get("suboptions", {}), f"{prefix}{option}."),
         ]
     ]
 
 
 def returned(path: pathlib.Path) -> Any:
     """({name: keys of its value where they are written there}, whether there is more), of all calls of exit_json in a module."""
-    found, more = {}, False
+    keys_of_values, more = {}, False
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "exit_json":
             for word in node.keywords:
@@ -88,29 +88,29 @@ def returned(path: pathlib.Path) -> Any:
                     assert all(isinstance(key, ast.Constant) for key in keys), (
                         f"{path}: {word.arg} has a key that is no text"
                     )
-                    found[word.arg] = {key.value for key in keys if isinstance(key, ast.Constant)}
-    return found, more
+                    keys_of_values[word.arg] = {key.value for key in keys if isinstance(key, ast.Constant)}
+    return keys_of_values, more
 
 
 def texts(path: pathlib.Path) -> Any:
     """The names and texts in the code of a module, its documentation left out, and of what it imports from module_utils."""
-    found = set()
+    constants = set()
     for node in ast.parse(path.read_text()).body:
         if (
             isinstance(node, ast.ImportFrom)
             and node.module
             and (used := ROOT / "plugins/module_utils" / f"{node.module.split('.')[-1]}.py").exists()
         ):
-            found |= texts(used)
+            constants |= texts(used)
         for part in ast.walk(node):
-            found |= (
+            constants |= (
                 {part.value}
                 if isinstance(part, ast.Constant)
                 else {part.arg}
                 if isinstance(part, ast.keyword)
                 else set()
             )
-    return found
+    return constants
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
@@ -128,10 +128,10 @@ def test_results_are_documented_as_they_are_returned(path: pathlib.Path) -> None
     keys, more = returned(path)
     assert keys.keys() - RESULT == documented.keys() if not more else keys.keys() - RESULT <= documented.keys() != set()
     assert documented.keys() <= texts(path)
-    for name, one in documented.items():
-        assert one["description"] and one["returned"] and one["type"] in TYPES, name
-        assert keys.get(name, set()) == one.get("contains", {}).keys()
-        assert all(part["description"] and part["type"] in TYPES for part in one.get("contains", {}).values())
+    for name, documentation in documented.items():
+        assert documentation["description"] and documentation["returned"] and documentation["type"] in TYPES, name
+        assert keys.get(name, set()) == documentation.get("contains", {}).keys()
+        assert all(part["description"] and part["type"] in TYPES for part in documentation.get("contains", {}).values())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)

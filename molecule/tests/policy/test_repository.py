@@ -43,16 +43,16 @@ def tasks(path: pathlib.Path) -> Any:
 
 def specs(role: pathlib.Path) -> Any:
     """{entry point: {variable: spec}} of a role."""
-    found = load(role / "meta/argument_specs.yml")["argument_specs"]
-    return {entry: spec.get("options") or {} for entry, spec in found.items()}
+    entries = load(role / "meta/argument_specs.yml")["argument_specs"]
+    return {entry: spec.get("options") or {} for entry, spec in entries.items()}
 
 
 def test_no_variable_is_set_in_two_group_vars_files() -> None:
-    seen: dict[str, pathlib.Path] = {}
+    paths: dict[str, pathlib.Path] = {}
     for path in [*group_files(), *group_files("local")]:
         for name in load(path) or {}:
-            assert name not in seen, f"{name} is set in {seen[name]} and in {path}"
-            seen[name] = path
+            assert name not in paths, f"{name} is set in {paths[name]} and in {path}"
+            paths[name] = path
 
 
 def test_every_fact_that_is_read_is_gathered() -> None:
@@ -142,8 +142,8 @@ def test_what_debian_starts_and_a_role_configures_is_stopped_until_then() -> Non
         name for values in lists for engine in values.get("lb_engines", {}).values() for name in engine["daemons"]
     }
     pattern = re.compile(r"(?:/etc/systemd/system/(?=[\w-]+[.]service[.]d)|systemd_dropin_service: )([\w-]+)")
-    told = {name for path in (ROOT / "roles").glob("*/tasks/*.yml") for name in pattern.findall(path.read_text())}
-    assert listed == told - {"ssh", "rsyslog", "munin-node", "fcgiwrap"}
+    stopped = {name for path in (ROOT / "roles").glob("*/tasks/*.yml") for name in pattern.findall(path.read_text())}
+    assert listed == stopped - {"ssh", "rsyslog", "munin-node", "fcgiwrap"}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
@@ -163,7 +163,7 @@ def test_private_names_are_used_in_their_role_alone() -> None:
             for name in names
             if not name.endswith("__")
         }
-        return {name: max(found, key=len, default=None) for name, found in matches.items()}
+        return {name: max(candidates, key=len, default=None) for name, candidates in matches.items()}
 
     for role in ROLES:
         for path in [*role.rglob("*.yml"), *role.rglob("*.j2")]:
@@ -345,7 +345,7 @@ def test_every_scenario_runs_something() -> None:
 def test_vars_may_hold_quotes() -> None:
     """They reach Ansible as they were typed."""
     typed = """{"said": "it's \\"so\\"; $$(true)"}"""
-    words = [
+    command = [
         "make",
         "--no-print-directory",
         r"--eval=asked: ; @printf '%s\n' $(PLAY)",
@@ -353,10 +353,10 @@ def test_vars_may_hold_quotes() -> None:
         "ENV=local",
         f"VARS={typed}",
     ]
-    said = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
+    output = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
     ).stdout
-    assert said.splitlines()[-2:] == ["-e", typed.replace("$$", "$")]
+    assert output.splitlines()[-2:] == ["-e", typed.replace("$$", "$")]
 
 
 @pytest.mark.parametrize(
@@ -379,9 +379,9 @@ def test_vars_may_hold_quotes() -> None:
 @pytest.mark.parametrize("given", ["word", "environment"])
 def test_a_word_is_never_more_than_a_word(name: str, typed: str, given: str, tmp_path: pathlib.Path) -> None:
     typed = typed.format(tmp_path / "owned")
-    words, environment = ([f"{name}={typed}"], {}) if given == "word" else ([], {name: typed})
+    arguments, environment = ([f"{name}={typed}"], {}) if given == "word" else ([], {name: typed})
     done = subprocess.run(
-        ["make", "--no-print-directory", "-n", "deploy", "logs", "restore", *words],
+        ["make", "--no-print-directory", "-n", "deploy", "logs", "restore", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,

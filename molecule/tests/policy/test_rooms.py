@@ -27,15 +27,15 @@ BESIDE_PLUGINS = (
 
 def rules(makefile: str) -> list[tuple[set[str], str]]:
     """(targets, recipe) of every rule; what stands outside of rules is the recipe of no target."""
-    found: list[tuple[set[str], str]] = []
+    parsed: list[tuple[set[str], str]] = []
     for line in makefile.splitlines():
         if rule := re.match(r"([a-z][\w -]*):(?!=)", line):
-            found.append((set(rule[1].split()), line + "\n"))
-        elif line.startswith(("\t", "  ", "ifneq", "ifeq", "ifdef", "else", "endif")) and found:
-            found[-1] = (found[-1][0], found[-1][1] + line + "\n")
+            parsed.append((set(rule[1].split()), line + "\n"))
+        elif line.startswith(("\t", "  ", "ifneq", "ifeq", "ifdef", "else", "endif")) and parsed:
+            parsed[-1] = (parsed[-1][0], parsed[-1][1] + line + "\n")
         else:
-            found.append((set(), line + "\n"))
-    return found
+            parsed.append((set(), line + "\n"))
+    return parsed
 
 
 def referred(path: pathlib.Path) -> set[str]:

@@ -43,7 +43,9 @@ server.serve_forever()
 def test_a_connection_may_be_closed_by_its_timer() -> None:
     """Keepalive, or data that were sent again; nobody's who connects, nor of those who ask this host."""
     host = ("172.31.30.21", 8000)
-    assert [(one.host, one.local_port, one.closable) for one in watch.connections(TABLE, {8000})] == [
+    assert [
+        (connection.host, connection.local_port, connection.closable) for connection in watch.connections(TABLE, {8000})
+    ] == [
         (host, 50000, True),
         (host, 50001, False),
         (host, 50002, True),
@@ -70,7 +72,7 @@ def ask(port: int, keepalive: bool) -> socket.socket:
     return connection
 
 
-def look(watching: Any, port: int, seconds: float | int, until: Callable[..., Any] = lambda: False) -> None:
+def watch_until(watching: Any, port: int, seconds: float | int, until: Callable[..., Any] = lambda: False) -> None:
     """Look at the connections for so long, or until something is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not until():
@@ -85,20 +87,20 @@ def test_only_what_was_read_from_a_silent_host_is_closed(
     process, port = server
     host = ("127.0.0.1", port)
     with ask(port, True) as read, ask(port, False) as change:
-        look(watching, port, 1.5)  # three times as long as a silent host has
+        watch_until(watching, port, 1.5)  # three times as long as a silent host has
         assert not watching.silent
         assert read.recv(12) == change.recv(12) == b"HTTP/1.0 200"
     with ask(port, True) as read, ask(port, False) as change:
         process.send_signal(signal.SIGSTOP)
-        look(watching, port, 5, lambda: host in watching.silent)
-        look(watching, port, 0.3)
+        watch_until(watching, port, 5, lambda: host in watching.silent)
+        watch_until(watching, port, 0.3)
         with pytest.raises(ConnectionAbortedError):
             read.recv(1)
         process.send_signal(signal.SIGCONT)
-        look(watching, port, 5, lambda: host not in watching.silent)
+        watch_until(watching, port, 5, lambda: host not in watching.silent)
         assert change.recv(12) == b"HTTP/1.0 200"
-    said = capsys.readouterr().out
-    assert [line.split(" ", 1)[1] for line in said.splitlines()] == [
+    output = capsys.readouterr().out
+    assert [line.split(" ", 1)[1] for line in output.splitlines()] == [
         "answers nobody",
         "closing 1 connections",
         "answers again",

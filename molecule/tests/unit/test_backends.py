@@ -50,21 +50,21 @@ def test_a_log_is_read_back_to_a_moment_also_over_its_rotation(
 
 
 def test_every_host_that_was_asked_is_counted_and_every_host_is_shown() -> None:
-    seen = [
-        json.loads(one)
-        for one in (
+    requests = [
+        json.loads(entry)
+        for entry in (
             line(1, "10.0.0.1:8000", upstream_time="0.100"),
             line(2, "10.0.0.2:8000, 10.0.0.1:8000", "504, 200", "3.000, 0.300"),
             line(3, "10.0.0.1:8000", "-", "2.000", "499"),  # the visitor left
             line(4, ""),
         )
     ]
-    found = {host["name"]: host for host in counters.counted(seen, POOLS, USED, TCP)}
-    assert list(found) == ["app1", "app2", "10.0.0.9:8000", "media1"]
-    assert [found["app1"][name] for name in ("requests", "failed", "open", "used", "slowest")] == [2, 0, 2, True, 0.3]
-    assert found["app1"]["mean"] == pytest.approx(0.2)
-    assert [found["app2"][name] for name in ("requests", "failed", "open", "used", "slowest")] == [1, 1, 0, False, 3.0]
-    assert (found["media1"]["requests"], found["media1"]["mean"]) == (0, None)
+    hosts = {host["name"]: host for host in counters.counted(requests, POOLS, USED, TCP)}
+    assert list(hosts) == ["app1", "app2", "10.0.0.9:8000", "media1"]
+    assert [hosts["app1"][name] for name in ("requests", "failed", "open", "used", "slowest")] == [2, 0, 2, True, 0.3]
+    assert hosts["app1"]["mean"] == pytest.approx(0.2)
+    assert [hosts["app2"][name] for name in ("requests", "failed", "open", "used", "slowest")] == [1, 1, 0, False, 3.0]
+    assert (hosts["media1"]["requests"], hosts["media1"]["mean"]) == (0, None)
 
 
 def test_who_gets_new_requests_from_nginx() -> None:
@@ -83,13 +83,13 @@ def test_who_gets_new_requests_from_nginx() -> None:
 
 
 def test_counters_of_perlbal() -> None:
-    said = [
+    output = [
         "10.0.0.1:80 attempts 12",
         "10.0.0.1:80 responsecodes 200 11",
         "10.0.0.1:80 failures 1",
         "10.0.0.2:80 attempts 3",
     ]
-    assert counters.perlbal_nodes(said) == {
+    assert counters.perlbal_nodes(output) == {
         "10.0.0.1:80": {"attempts": 12, "failures": 1},
         "10.0.0.2:80": {"attempts": 3},
     }
@@ -118,9 +118,9 @@ def test_the_page() -> None:
     assert any(row[:2] == ["pages", "10.0.0.9:8000"] and row[-4:] == ["not", "in", "the", "inventory"] for row in rows)
 
 
-@pytest.mark.parametrize("asked", ["x", "0", "-5", "nan"])
-def test_a_wrong_time_is_refused(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["backends.py", "--inventory=inventories/local.yml", f"--minutes={asked}"])
+@pytest.mark.parametrize("minutes", ["x", "0", "-5", "nan"])
+def test_a_wrong_time_is_refused(minutes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["backends.py", "--inventory=inventories/local.yml", f"--minutes={minutes}"])
     with pytest.raises(SystemExit) as refusal:
         backends.main()
-    assert f"MINUTES={asked} is no number of minutes: make pool MINUTES=5" in str(refusal.value)
+    assert f"MINUTES={minutes} is no number of minutes: make pool MINUTES=5" in str(refusal.value)

@@ -20,8 +20,8 @@ class Repository:
     def __init__(self, backups: Any = (), wal: Any = ()) -> None:
         self.backups, self.wal = backups, wal
 
-    def __call__(self, *words: str) -> str:
-        if words[0] == "info":
+    def __call__(self, *args: str) -> str:
+        if args[0] == "info":
             return json.dumps(
                 [
                     {
@@ -41,12 +41,12 @@ class Repository:
                     }
                 ]
             )
-        if "--recurse" in words:
+        if "--recurse" in args:
             return json.dumps(
                 {name: {"type": "file", "time": NOW - 60} for name in self.wal}
                 | {"17-1": {"type": "path", "time": NOW}}
             )
-        directory = words[1].removeprefix(ARCHIVE).strip("/")
+        directory = args[1].removeprefix(ARCHIVE).strip("/")
         names = [f"{name}-{'0' * 40}.zst" for name in self.wal if name.startswith(directory)]
         return "\n".join(names if directory else sorted({name[:16] for name in names}))
 
@@ -57,20 +57,20 @@ def backups_fixture(
 ) -> Callable[..., Any]:
     """backups(repository) is what the program knows of it, NOW."""
     monkeypatch.setattr(program.time, "time", lambda: NOW)
-    monkeypatch.setattr(program, "run", lambda *_words, **_more: "[]")
+    monkeypatch.setattr(program, "run", lambda *_args, **_more: "[]")
 
-    def make(*told: Any) -> Any:
-        found = program.Backups(
+    def make(*repository: Any) -> Any:
+        program_backups = program.Backups(
             {"stanza": "tier", "database": {}, "limits": {"full": 7200, "incr": 7200}}, tmp_path / "state.json"
         )
-        found.pgbackrest = Repository(*told)
-        return found
+        program_backups.pgbackrest = Repository(*repository)
+        return program_backups
 
     return make
 
 
 def wal(*segments: int, timeline: int = 1) -> list[str]:
-    return [f"{timeline:08X}{one >> 8:08X}{one & 255:08X}" for one in segments]
+    return [f"{timeline:08X}{segment >> 8:08X}{segment & 255:08X}" for segment in segments]
 
 
 @pytest.mark.parametrize(
@@ -94,21 +94,23 @@ def wal(*segments: int, timeline: int = 1) -> list[str]:
     ],
 )
 def test_gaps_in_the_wal_are_found(backups: Callable[..., Any], there: list[str], missing: list[int]) -> None:
-    found = backups([("full", NOW - 100, wal(254)[0])], there)
-    assert found.gaps(found.info()["backup"][-1]) == [f"segment {one >> 8:08X}{one & 255:08X}" for one in missing]
+    history = backups([("full", NOW - 100, wal(254)[0])], there)
+    assert history.gaps(history.info()["backup"][-1]) == [
+        f"segment {segment >> 8:08X}{segment & 255:08X}" for segment in missing
+    ]
 
 
 def test_no_backup_of_a_future_that_a_restore_gave_up_leads_to_what_is_now(backups: Callable[..., Any]) -> None:
-    found = backups(
+    history = backups(
         [("a", NOW - 900, wal(1)[0]), ("b", NOW - 600, wal(2)[0]), ("c", NOW - 100, wal(3)[0])], wal(1, 2, 3)
     )
-    found.note(restores=[[NOW - 500, NOW - 700, 4]])  # b was made after the moment that the databases went back to
-    assert [one["label"] for one in found.history()] == ["a", "c"]
-    assert [one["label"] for one in found.history(NOW - 550)] == ["a", "b", "c"]  # who wants that future back
-    plan = found.plan(NOW - 550)
+    history.note(restores=[[NOW - 500, NOW - 700, 4]])  # b was made after the moment that the databases went back to
+    assert [backup["label"] for backup in history.history()] == ["a", "c"]
+    assert [backup["label"] for backup in history.history(NOW - 550)] == ["a", "b", "c"]  # who wants that future back
+    plan = history.plan(NOW - 550)
     assert (plan["label"], plan["timeline"], plan["seconds"], plan["gap"], plan["megabytes"]) == ("b", 4, 550, "", 5)
-    assert (found.plan(NOW - 200)["label"], found.plan(NOW - 200)["timeline"]) == ("a", "latest")
-    assert (found.plan(None)["label"], found.plan(None)["archived"]) == ("c", NOW - 60)
+    assert (history.plan(NOW - 200)["label"], history.plan(NOW - 200)["timeline"]) == ("a", "latest")
+    assert (history.plan(None)["label"], history.plan(None)["archived"]) == ("c", NOW - 60)
 
 
 @pytest.mark.parametrize(
@@ -128,26 +130,26 @@ def test_a_moment_that_no_backup_leads_to_is_refused(
 
 
 def test_a_failure_stays_until_a_later_backup(backups: Callable[..., Any]) -> None:
-    found = backups([("a", NOW - 100, wal(1)[0])])
-    found.note(full={"result": "no space", "tried": NOW - 50}, incr={"result": "no space", "tried": NOW - 150})
-    found.aged(found.info()["backup"])
-    assert found.state()["full"] == {"at": NOW - 100, "result": "no space", "tried": NOW - 50}
-    assert found.state()["incr"]["result"] == "ok"
+    history = backups([("a", NOW - 100, wal(1)[0])])
+    history.note(full={"result": "no space", "tried": NOW - 50}, incr={"result": "no space", "tried": NOW - 150})
+    history.aged(history.info()["backup"])
+    assert history.state()["full"] == {"at": NOW - 100, "result": "no space", "tried": NOW - 50}
+    assert history.state()["incr"]["result"] == "ok"
 
 
 def test_what_is_wrong_is_noted(
     backups: Callable[..., Any], program: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = backups([("a", NOW - 9000, wal(1)[0])], wal(1))
-    monkeypatch.setattr(found, "wal", lambda _found: {"result": "ok"}, raising=False)
-    found.note(drill={"result": "it differs"})
-    found.look()
-    assert found.state()["wrong"] == [
+    history = backups([("a", NOW - 9000, wal(1)[0])], wal(1))
+    monkeypatch.setattr(history, "wal", lambda _info: {"result": "ok"}, raising=False)
+    history.note(drill={"result": "it differs"})
+    history.look()
+    assert history.state()["wrong"] == [
         "the last full backup is 2.5 hours old",
         "the last backup is 2.5 hours old",
         "restore drill: it differs",
     ]
-    assert found.state()["unproven"] == ["restore drill: it differs"]
+    assert history.state()["unproven"] == ["restore drill: it differs"]
 
     def refuse(**_where: int | str) -> None:
         raise program.psycopg2.Error("refused")

@@ -11,15 +11,15 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("change", "asked"),
+    ("change", "calls"),
     [
-        (lambda place: None, 1),
-        (lambda place: (place / "media/snapshots/two").write_text("y"), 2),
-        (lambda place: (place / "media/snapshots/one").unlink(), 2),
-        (lambda place: os.utime(place / "media/snapshots/one", (1, 1)), 2),
-        (lambda place: (place / "media/keys/one").write_text("other"), 2),
-        (lambda place: (place / "media/config").unlink(), 2),
-        (lambda place: (place / "key").write_text("other"), 2),
+        (lambda directory: None, 1),
+        (lambda directory: (directory / "media/snapshots/two").write_text("y"), 2),
+        (lambda directory: (directory / "media/snapshots/one").unlink(), 2),
+        (lambda directory: os.utime(directory / "media/snapshots/one", (1, 1)), 2),
+        (lambda directory: (directory / "media/keys/one").write_text("other"), 2),
+        (lambda directory: (directory / "media/config").unlink(), 2),
+        (lambda directory: (directory / "key").write_text("other"), 2),
     ],
 )
 def test_restic_is_asked_again_when_what_it_reads_has_changed(
@@ -27,14 +27,14 @@ def test_restic_is_asked_again_when_what_it_reads_has_changed(
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[..., Any],
-    asked: int,
+    calls: int,
 ) -> None:
     asks = []
     monkeypatch.setattr(
         program,
         "run",
-        lambda *words, **_more: (
-            asks.append(words) or json.dumps([{"time": "2026-11-29T23:30:30.8614947Z", "hostname": "media1"}])
+        lambda *args, **_more: (
+            asks.append(args) or json.dumps([{"time": "2026-11-29T23:30:30.8614947Z", "hostname": "media1"}])
         ),
     )
     backups = program.Backups({}, tmp_path / "state.json")
@@ -42,7 +42,7 @@ def test_restic_is_asked_again_when_what_it_reads_has_changed(
         backups.note(media=backups.media())
     change(tmp_path)
     backups.note(media=backups.media())
-    assert len(asks) == asked
+    assert len(asks) == calls
     assert backups.state()["media"]["at"] == 1795995030
 
 
@@ -50,7 +50,7 @@ def test_restic_is_asked_again_after_a_failure_and_after_a_while(
     program: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asks = []
-    monkeypatch.setattr(program, "run", lambda *words, **_more: asks.append(words) or "[]")
+    monkeypatch.setattr(program, "run", lambda *args, **_more: asks.append(args) or "[]")
     backups = program.Backups({}, tmp_path / "state.json")
     backups.note(media=backups.media())
     backups.note(media={"result": "broken"})
@@ -69,7 +69,7 @@ def test_a_backup_of_the_uploads_from_the_future_is_told(
     monkeypatch.setattr(
         program,
         "run",
-        lambda *_words, **_more: json.dumps([{"time": at, "hostname": host} for host, at in times.items()]),
+        lambda *_args, **_more: json.dumps([{"time": at, "hostname": host} for host, at in times.items()]),
     )
     monkeypatch.setattr(program.time, "time", lambda: 1795995030)
     assert (

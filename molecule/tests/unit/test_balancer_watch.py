@@ -24,12 +24,12 @@ watch = program(PROGRAM)
 )
 def test_a_verdict_changes_by_answers_in_a_row(fall: int, rise: int, heard: str, verdicts: str) -> None:
     verdict = watch.Verdict(fall=fall, rise=rise)
-    said = ""
-    for one in heard:
+    states = ""
+    for result in heard:
         before = verdict.failing
-        assert verdict.hear(one == "+") == (before is not verdict.failing)
-        said += "-" if verdict.failing else "+"
-    assert said == verdicts
+        assert verdict.hear(result == "+") == (before is not verdict.failing)
+        states += "-" if verdict.failing else "+"
+    assert states == verdicts
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_any_answer_counts_but_that_of_a_balancer_that_fails(status: int, well: 
             self.send_response(status)
             self.end_headers()
 
-        def log_message(self, *_words: str) -> None:
+        def log_message(self, *_args: str) -> None:
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
@@ -65,7 +65,7 @@ def test_a_process_that_was_kept_waiting_itself_judges_nobody(
 ) -> None:
     """Three looks long: its host is so busy that the answer may have been there."""
     given = argparse.Namespace(port=1, path="/", host="x.test")
-    one = watch.Watch(tmp_path / "balancer", ["127.0.0.1"], watch.Verdict(fall=2, rise=2, failing=False), given)
+    watcher = watch.Watch(tmp_path / "balancer", ["127.0.0.1"], watch.Verdict(fall=2, rise=2, failing=False), given)
     late = [watch.LATE_S + 0.1]
 
     def answers(_address: str, _port: int, _request: bytes, until: float) -> bool:
@@ -75,12 +75,12 @@ def test_a_process_that_was_kept_waiting_itself_judges_nobody(
     clock = [1000.0]
     monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(watch, "answers", answers)
-    for _look in range(watch.LATE_MOST + 1):
-        one.look()
-    assert one.verdict.failing is False
-    one.look()
-    assert one.verdict.failing is True
-    one.verdict, one.late, late[0] = watch.Verdict(fall=2, rise=2, failing=False), 0, 0.0
-    one.look()
-    one.look()
-    assert one.verdict.failing is True
+    for _round in range(watch.LATE_MOST + 1):
+        watcher.look()
+    assert watcher.verdict.failing is False
+    watcher.look()
+    assert watcher.verdict.failing is True
+    watcher.verdict, watcher.late, late[0] = watch.Verdict(fall=2, rise=2, failing=False), 0, 0.0
+    watcher.look()
+    watcher.look()
+    assert watcher.verdict.failing is True

@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.fixture
-def place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def directory(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """Where it works, with a release in it that somebody has built."""
     monkeypatch.setattr(bench, "RELEASES", tmp_path / "releases")
     monkeypatch.setattr(bench, "SOURCE", tmp_path / "bench-source")
@@ -30,7 +30,7 @@ def release(name: str, source: str) -> None:
 
 @pytest.mark.parametrize("ends", [0, 1], ids=["to its end", "cut off"])
 def test_bench_removes_the_releases_of_its_own_sources_only(
-    place: pathlib.Path, monkeypatch: pytest.MonkeyPatch, ends: int
+    directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, ends: int
 ) -> None:
     def part(_table: Any) -> None:
         release("newsbudget-1", "bench-source")
@@ -42,7 +42,7 @@ def test_bench_removes_the_releases_of_its_own_sources_only(
 
     made, real = [], subprocess.run
     monkeypatch.setattr(bench, "PARTS", {"verbs": part})
-    monkeypatch.setattr(bench, "make", lambda *words, **_extra: made.append(words))
+    monkeypatch.setattr(bench, "make", lambda *args, **_extra: made.append(args))
     monkeypatch.setattr(bench, "yardstick", lambda: 1.0)
     monkeypatch.setattr(
         bench.subprocess,

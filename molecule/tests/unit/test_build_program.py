@@ -42,7 +42,7 @@ ERROR: Failed to build 'file:///tmp/abacus' when getting requirements to build w
 """
 
 
-def said(program: str) -> str:
+def stderr_of(program: str) -> str:
     """What Python says of a program that fails."""
     done = subprocess.run(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -88,7 +88,7 @@ def said(program: str) -> str:
     ids=["during", "cause", "bare", "lines", "ignored", "raised again", "logged", "syntax"],
 )
 def test_a_failed_command_is_told_by_its_last_exception(what: str, before: str, tells: str) -> None:
-    assert reason(said(PROJECT % (what, before))) == tells
+    assert reason(stderr_of(PROJECT % (what, before))) == tells
 
 
 @pytest.mark.parametrize(

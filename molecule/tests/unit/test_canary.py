@@ -36,13 +36,13 @@ def host(requests: int, failures: int = 0, seconds: float = 0.05) -> dict[str, i
 def test_verdict(
     new: dict[str, int | list[float]], old: dict[str, int | list[float]], elapsed: int, state: str, why: str
 ) -> None:
-    found = canary.canary_verdict([{"app1": new, "app2": old}], ["app1"], LIMITS, elapsed)
-    assert found["state"] == state and why in found["why"], found
+    verdict = canary.canary_verdict([{"app1": new, "app2": old}], ["app1"], LIMITS, elapsed)
+    assert verdict["state"] == state and why in verdict["why"], verdict
 
 
 def test_what_several_balancers_saw_is_added_up() -> None:
-    found = canary.canary_verdict([{"app1": host(60), "app2": host(60)}] * 2, ["app1"], LIMITS, 61)
-    assert found["state"] == "promote" and "app1 120 requests" in found["why"]
+    verdict = canary.canary_verdict([{"app1": host(60), "app2": host(60)}] * 2, ["app1"], LIMITS, 61)
+    assert verdict["state"] == "promote" and "app1 120 requests" in verdict["why"]
 
 
 def entry(upstream: str, upstream_status: str, upstream_time: str, status: str = "200") -> str:
@@ -53,7 +53,7 @@ def entry(upstream: str, upstream_status: str, upstream_time: str, status: str =
 
 def test_a_request_counts_for_every_host_that_was_asked() -> None:
     hosts = {"10.0.0.1:8000": "app1", "10.0.0.2:8000": "app2"}
-    found = traffic.count(
+    counts = traffic.count(
         [
             entry("10.0.0.1:8000", "200", "0.050"),
             entry("10.0.0.1:8000, 10.0.0.2:8000", "502, 200", "0.001, 0.070"),
@@ -65,7 +65,7 @@ def test_a_request_counts_for_every_host_that_was_asked() -> None:
         ],
         hosts,
     )
-    assert found == {
+    assert counts == {
         "app1": {"requests": 3, "failures": 1, "times": [0.05, 0.001, 0.01]},
         "app2": {"requests": 2, "failures": 1, "times": [0.07, 3.0]},
     }

@@ -46,7 +46,7 @@ def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib
 def renders(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The list that every rendering adds to."""
     done = []
-    monkeypatch.setattr(environment, "render", lambda *asked: (done.append(asked), (RENDERED, True))[1])
+    monkeypatch.setattr(environment, "render", lambda *args: (done.append(args), (RENDERED, True))[1])
     return done
 
 
@@ -64,10 +64,10 @@ def test_values_are_rendered_once(checkout: pathlib.Path, renders: list[Any]) ->
 
 def rewrite(path: pathlib.Path, text: str) -> None:
     """Another content of the same size and age: only reading it tells."""
-    seen = path.stat()
-    assert len(text) == seen.st_size
+    status = path.stat()
+    assert len(text) == status.st_size
     path.write_text(text)
-    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_variables_that_are_laid_over_render_again(checkout: pathlib.Path, rende
 
 
 def test_what_changes_while_it_is_rendered_is_not_kept(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def render(*_asked: pathlib.Path | tuple[()]) -> tuple[dict[str, Any], bool]:
+    def render(*_args: pathlib.Path | tuple[()]) -> tuple[dict[str, Any], bool]:
         (checkout / "group_vars/all/base.yml").write_text("one: 7\n")
         return RENDERED, True
 
@@ -258,6 +258,6 @@ def test_other_options_are_refused() -> None:
         "-e",
         "b=2",
     ]
-    for words in (["--limit", "app"], ["-e"]):
+    for options in (["--limit", "app"], ["-e"]):
         with pytest.raises(SystemExit):
-            parser.parse_args(["--inventory=x", *words])
+            parser.parse_args(["--inventory=x", *options])

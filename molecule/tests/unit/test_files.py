@@ -85,10 +85,10 @@ def host_fixture(tmp_path: pathlib.Path) -> Any:
 
 
 def test_it_predicts_makes_and_leaves_alone(host: Any) -> None:
-    all_of_it = ["made", "made/below", "made/one", "made/below/two"]
-    assert host.changed("--check") == all_of_it
+    paths = ["made", "made/below", "made/one", "made/below/two"]
+    assert host.changed("--check") == paths
     assert not (host.root / "made").exists()
-    assert host.changed() == all_of_it
+    assert host.changed() == paths
     assert (host.root / "made/one").read_text() == "# Ansible managed\nlb 'a\\\\b'\napp 'a\\\\b'\npart\n"
     assert (host.root / "made/below/two").read_text() == "{{ verbatim }}\n"
     assert (host.root / "made/one").stat().st_mode & 0o7777 == 0o640

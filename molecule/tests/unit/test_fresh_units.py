@@ -80,10 +80,10 @@ def test_the_last_change_is_found_wherever_it_is(tmp_path: pathlib.Path) -> None
     (tmp_path / "conf.d/deep").mkdir(parents=True)
     (tmp_path / "conf.d/deep/one").write_text("a")
     (tmp_path / "conf.d/dangling").symlink_to("nowhere")
-    asked = [str(tmp_path / "none"), str(tmp_path / "conf.d")]
+    paths = [str(tmp_path / "none"), str(tmp_path / "conf.d")]
     deep = tmp_path / "conf.d/deep/one"
-    assert fresh_units.newest([]) == fresh_units.newest([asked[0]]) == 0
-    assert fresh_units.newest(asked) >= deep.stat().st_ctime >= before
+    assert fresh_units.newest([]) == fresh_units.newest([paths[0]]) == 0
+    assert fresh_units.newest(paths) >= deep.stat().st_ctime >= before
 
     # A file that is moved into its place with an old date counts, too, and so does what is removed: its directory has changed.
     def touch_and_remove() -> None:
@@ -91,12 +91,12 @@ def test_the_last_change_is_found_wherever_it_is(tmp_path: pathlib.Path) -> None
         (tmp_path / "conf.d/two").unlink()
 
     for change in (lambda: os.utime(deep, (1, 1)), touch_and_remove):
-        last, deadline = fresh_units.newest(asked), time.monotonic() + 5
+        last, deadline = fresh_units.newest(paths), time.monotonic() + 5
         while (
-            fresh_units.newest(asked) == last and time.monotonic() < deadline
+            fresh_units.newest(paths) == last and time.monotonic() < deadline
         ):  # the kernel's clock goes in steps of some milliseconds
             change()
-        assert fresh_units.newest(asked) > last
+        assert fresh_units.newest(paths) > last
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_systemd_is_told(
         {"ActiveState": "activating"},
         {},
     ]
-    told = []
+    executed = []
 
     def run_command(_module: Any, command: list[str], check_rc: bool) -> tuple[int, str, str]:
         assert check_rc and command[0] == "systemctl"
@@ -137,7 +137,7 @@ def test_what_systemd_is_told(
                 + "\n",
                 "",
             )
-        told.append(" ".join(command[1:]))
+        executed.append(" ".join(command[1:]))
         return 0, "", ""
 
     monkeypatch.setattr(fresh_units.AnsibleModule, "run_command", run_command)
@@ -146,12 +146,12 @@ def test_what_systemd_is_told(
         units=[unit("restart") | {"name": name} for name in ("one", "two", "three", "four", "five")],
         **options,
     )
-    assert (done["changed"], done["actions"], told) == (True, actions, commands)
+    assert (done["changed"], done["actions"], executed) == (True, actions, commands)
     states[:] = [{}] * 5
-    told.clear()
+    executed.clear()
     done = execute(
         fresh_units,
         units=[unit("restart") | {"name": name} for name in ("one", "two", "three", "four", "five")],
         **options,
     )
-    assert (done["changed"], done["actions"], told) == (False, [], [])
+    assert (done["changed"], done["actions"], executed) == (False, [], [])

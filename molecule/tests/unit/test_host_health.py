@@ -21,7 +21,7 @@ media-sync.timer     loaded    active     waiting      Copy uploads
 
 
 def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_health.subprocess, "run", lambda *_words, **_more: type("Done", (), {"stdout": LISTED}))
+    monkeypatch.setattr(host_health.subprocess, "run", lambda *_args, **_more: type("Done", (), {"stdout": LISTED}))
     app1 = host_health.Host({"all": {}}, {})
     app1.services(["rsyslog", "apache2", "pgpool2", "etcd", "media-sync.timer", "keepalived"])
     assert app1.wrong == [
@@ -37,7 +37,7 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch: pytes
 
 # A container has its machine's clock
 @pytest.mark.parametrize(
-    ("unit", "up_s", "told", "wrong"),
+    ("unit", "up_s", "properties", "wrong"),
     [
         ("systemd-timesyncd.service", 3600, "NTP=yes\nNTPSynchronized=no\n", True),
         ("chrony.service", 3600, "NTPSynchronized=no\n", True),
@@ -48,9 +48,9 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch: pytes
     ],
 )  # a container has its machine's clock
 def test_a_clock_that_nobody_sets_is_complained_about(
-    unit: str, up_s: int, told: str, wrong: bool, monkeypatch: pytest.MonkeyPatch
+    unit: str, up_s: int, properties: str, wrong: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_health, "output", lambda *_words: told)
+    monkeypatch.setattr(host_health, "output", lambda *_args: properties)
     monkeypatch.setattr(host_health.time, "clock_gettime", lambda _clock: up_s)
     app1 = host_health.Host({"all": {}}, {})
     app1.clock({unit: "active"})
@@ -69,8 +69,8 @@ def server(*parts: Any, waits: float = 0.0) -> Iterator[tuple[int, list[Any]]]:
             connection, _peer = listening.accept()
             with connection:
                 heard.append(connection.recv(65536))
-                for place, part in enumerate(parts):
-                    if place == len(parts) - 1:
+                for index, part in enumerate(parts):
+                    if index == len(parts) - 1:
                         done.wait(waits)
                     connection.sendall(part)
 
@@ -110,7 +110,7 @@ def test_nobody_who_answers_is_no_answer() -> None:
 
 
 def test_what_runs_meanwhile_returns_or_raises() -> None:
-    assert host_health.Later(lambda one, other: one + other, 1, 2).result() == 3
+    assert host_health.Later(lambda first, second: first + second, 1, 2).result() == 3
     with pytest.raises(ZeroDivisionError):
         host_health.Later(lambda: 1 / 0).result()
 
@@ -138,7 +138,7 @@ def test_everybody_is_asked_at_once() -> None:
 def test_the_age_of_rsyslog_is_asked_for_where_it_counts(
     monkeypatch: pytest.MonkeyPatch, sent: str, monitor: bool, seconds: float | None
 ) -> None:
-    def output(command: str, *_words: str, **_environment: object) -> str:
+    def output(command: str, *_args: str, **_environment: object) -> str:
         return sent if command == "ss" else "60000000\n"
 
     monkeypatch.setattr(host_health, "output", output)

@@ -14,8 +14,10 @@ def test_what_units_took_between_two_looks() -> None:
 
 
 def test_what_systemd_says_that_ended_units_took() -> None:
-    said = "a.service: Consumed 1min 2.5s CPU time, 3M memory peak.\nStarted b.\na.service: Consumed 500ms CPU time.\n"
-    assert idle.ended(said) == {"a.service": 63.0}
+    journal = (
+        "a.service: Consumed 1min 2.5s CPU time, 3M memory peak.\nStarted b.\na.service: Consumed 500ms CPU time.\n"
+    )
+    assert idle.ended(journal) == {"a.service": 63.0}
 
 
 def test_sums_leave_out_the_verbs_and_nothing_twice() -> None:

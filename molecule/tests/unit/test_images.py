@@ -47,14 +47,14 @@ def outdated(known: list[dict[str, Any]], packages: Any = ("curl",)) -> Any:
         }
         for host, groups in HOSTS.items()
     }
-    told = variables_of(ROOT / "containers/vars/bake.yml") | {
+    variables = variables_of(ROOT / "containers/vars/bake.yml") | {
         "hostvars": hostvars,
         "groups": {"all": list(HOSTS)},
         "playbook_dir": str(ROOT / "containers"),
         "__bake_known": {"images": [NODE, *known]},
         "bake_requested": list(HOSTS),
     }
-    return templated("{{ bake_outdated }}", told), templated("{{ bake_recipes }}", told)
+    return templated("{{ bake_outdated }}", variables), templated("{{ bake_recipes }}", variables)
 
 
 def kept(recipes: dict[str, str]) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path: pa
 
 
 @pytest.mark.parametrize(
-    ("groups", "packages", "said"),
+    ("groups", "packages", "expected"),
     [
         (["app"], ["brotli", "curl"], {"date": "2026-01-02", "lacks": ["brotli"], "spare": ["gzip"]}),
         (["app"], ["curl", "gzip"], {"date": "2026-01-02", "lacks": [], "spare": []}),
@@ -139,10 +139,10 @@ def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path: pa
     ],
 )
 def test_a_host_tells_what_its_image_lacks(
-    tmp_path: pathlib.Path, groups: list[str], packages: list[str], said: Any
+    tmp_path: pathlib.Path, groups: list[str], packages: list[str], expected: Any
 ) -> None:
     record = tmp_path / "image"
     record.write_text(json.dumps({"groups": ["app"], "packages": ["curl", "gzip"], "date": "2026-01-02"}))
     host = host_health.Host({"all": {}}, {"packages": packages})
     host.image(groups, record)
-    assert host.raw.get("image") == said
+    assert host.raw.get("image") == expected

@@ -41,12 +41,12 @@ def jobs(name: str) -> dict[str, list[str]]:
     return {job: groups.get(job, []) for job in JOBS}
 
 
-def applied(text: str, words: list[str]) -> str:
+def applied(text: str, step: list[str]) -> str:
     """The text of an inventory after a verb."""
-    given = dict(word.split("=") for word in words[1:])
-    if words[0] == "add-node":
+    given = dict(word.split("=") for word in step[1:])
+    if step[0] == "add-node":
         return Inventory(text).with_host(given["POOL"], given["NODE"], given["ADDRESS"])
-    if words[0] == "remove-node":
+    if step[0] == "remove-node":
         there = Inventory(text)
         pool = node.check_remove(there, given["NODE"], FACTS, given["POOL"])
         return there.without_host(given["NODE"], pool if there.jobs(given["NODE"]) != [pool] else "")
@@ -101,9 +101,9 @@ def test_the_highest_rung_is_the_tier_of_every_environment() -> None:
 def test_the_verbs_lead_from_rung_to_rung(low: str, high: str, tmp_path: pathlib.Path) -> None:
     """Every inventory on the way has nothing wrong, and no pool is ever without a host."""
     text, then = RUNGS[low].read_text(), climb.read(RUNGS[high])
-    for words in climb.steps(Inventory(text), then):
-        text = applied(text, words)
-        assert complaints(text, tmp_path) == [], words
+    for step in climb.steps(Inventory(text), then):
+        text = applied(text, step)
+        assert complaints(text, tmp_path) == [], step
     end = Inventory(text)
     assert {pool: set(end.groups[pool]) for pool in POOLS} == {pool: set(then.groups[pool]) for pool in POOLS}
     assert all(end.address(host) == then.address(host) for host in end.lines)
@@ -112,7 +112,7 @@ def test_the_verbs_lead_from_rung_to_rung(low: str, high: str, tmp_path: pathlib
 def test_a_climb_that_was_cut_off_goes_on() -> None:
     low, then = RUNGS[NAMES[0]].read_text(), climb.read(RUNGS[NAMES[1]])
     todo = climb.steps(Inventory(low), then)
-    assert [words[0] for words in todo] == ["add-node", "failover", "remove-node"]
+    assert [step[0] for step in todo] == ["add-node", "failover", "remove-node"]
     assert climb.steps(Inventory(applied(low, todo[0])), then) == todo[1:]
     assert climb.steps(then, then) == []
 
@@ -143,7 +143,7 @@ def test_a_climb_that_fails_says_how_it_goes_on_and_does(
 ) -> None:
     made, low, top = [], NAMES[-2], NAMES[-1]
     monkeypatch.setattr(climb, "facts_of", lambda _path: FACTS)
-    monkeypatch.setattr(climb, "make", lambda _facts, *words, **_how: made.append(words[0]) or words[0] != broken)
+    monkeypatch.setattr(climb, "make", lambda _facts, *args, **_how: made.append(args[0]) or args[0] != broken)
     climb.begin(live, low)
     assert climb.climb(live, top, False) == 1 and made[-1] == broken
     assert (
@@ -160,7 +160,7 @@ def test_a_climb_that_fails_says_how_it_goes_on_and_does(
 
 
 def test_those_who_have_a_vote_let_new_ones_in_first() -> None:
-    low, near, top = (climb.read(RUNGS[NAMES[place]]) for place in (0, -2, -1))
+    low, near, top = (climb.read(RUNGS[NAMES[index]]) for index in (0, -2, -1))
     assert climb.client_access(low, near) == []
     assert climb.client_access(near, top) == [["site", "LIMIT=box1", "TAGS=etcd_clients"]]
 
@@ -168,9 +168,9 @@ def test_those_who_have_a_vote_let_new_ones_in_first() -> None:
 def test_hosts_come_before_hosts_go() -> None:
     for low, high in zip(NAMES, NAMES[1:]):
         verbs = [
-            (word, words[0])
-            for words in climb.steps(climb.read(RUNGS[low]), climb.read(RUNGS[high]))
-            for word in words
+            (word, step[0])
+            for step in climb.steps(climb.read(RUNGS[low]), climb.read(RUNGS[high]))
+            for word in step
             if word.startswith("POOL=")
         ]
         assert all(

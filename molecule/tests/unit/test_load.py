@@ -32,24 +32,24 @@ def crawl() -> Any:
         "/static/a.css": b"a",
         "/media/b.png": b"b",
     }
-    asked = {
+    settings = {
         "pages": [{"path": "/", "says": "welcome"}],
         "files": {"static file": "/static/", "upload": "/media/"},
         "names": ["x.test"],
     }
     return smoke.Crawl(
-        asked,
+        settings,
         lambda path: smoke.Answer(200, pages[path]) if path in pages else smoke.Answer(302, b"", location="/"),
         lambda _s: None,
     ).run()
 
 
 @pytest.mark.parametrize(
-    ("users", "seconds", "said"),
+    ("users", "seconds", "variable"),
     [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")],
 )
-def test_what_is_no_number_is_refused(users: str, seconds: str, said: str) -> None:
-    with pytest.raises(errors.Refused, match=f"{said} is no number"):
+def test_what_is_no_number_is_refused(users: str, seconds: str, variable: str) -> None:
+    with pytest.raises(errors.Refused, match=f"{variable} is no number"):
         load.parse_limits(users, seconds)
     assert load.parse_limits("5", "10") == (5, 10)
 
@@ -65,11 +65,11 @@ def test_production_is_refused_and_then_spared() -> None:
 
 
 def test_visitors_are_told_what_there_is() -> None:
-    found = load.plan(TOLD, crawl(), "csrftoken=a; sessionid=b", production=False)
-    assert (found["pages"], found["statics"], found["uploads"]) == (["/"], ["/static/a.css"], ["/media/b.png"])
-    assert found["mix"] == SITE["site_demo_load"]["mix"] and found["sign_in_page"] == "/accounts/login/"
+    plan = load.plan(TOLD, crawl(), "csrftoken=a; sessionid=b", production=False)
+    assert (plan["pages"], plan["statics"], plan["uploads"]) == (["/"], ["/static/a.css"], ["/media/b.png"])
+    assert plan["mix"] == SITE["site_demo_load"]["mix"] and plan["sign_in_page"] == "/accounts/login/"
     assert (
-        found["origin"] == "https://x.test"
+        plan["origin"] == "https://x.test"
         and load.smoke.origin({"name": "x.test", "port": 8443}) == "https://x.test:8443"
     )
     with pytest.raises(load.Failed, match="site_load.mix has dance"):
@@ -91,9 +91,9 @@ def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings: str, mix: d
 
     load_plugins()
     templar = Templar(loader=DataLoader(), variables=SITE | {"site_settings": settings})
-    told, sign_in = (templar.template(trust_as_template(SITE[name])) for name in ("site_load", "site_smoke_sign_in"))
-    assert told["mix"] == mix and bool(sign_in) == ("sign_in" in told) == (settings == "newsbudget.settings")
-    assert load.plan(TOLD | {"load": told}, crawl(), "", production=False)["mix"].keys() == {"page", "static", "media"}
+    site, sign_in = (templar.template(trust_as_template(SITE[name])) for name in ("site_load", "site_smoke_sign_in"))
+    assert site["mix"] == mix and bool(sign_in) == ("sign_in" in site) == (settings == "newsbudget.settings")
+    assert load.plan(TOLD | {"load": site}, crawl(), "", production=False)["mix"].keys() == {"page", "static", "media"}
 
 
 def test_every_kind_is_something_a_visitor_can_do() -> None:
@@ -136,16 +136,16 @@ def sampled(*moments: int) -> str:
 
 
 def test_what_a_host_says_is_understood() -> None:
-    seen = probe.samples(sampled(10, 12, 14) + "at 16\nstat 1", DOORS)
+    samples = probe.samples(sampled(10, 12, 14) + "at 16\nstat 1", DOORS)
     assert (
-        len(seen) == 3
-        and seen[0]["queue-pgpool"] == 3
-        and seen[0]["queue-db"] == 2
-        and seen[0]["queue-wsgi"] == 4
-        and "queue-other" not in seen[0]
+        len(samples) == 3
+        and samples[0]["queue-pgpool"] == 3
+        and samples[0]["queue-db"] == 2
+        and samples[0]["queue-wsgi"] == 4
+        and "queue-other" not in samples[0]
     )
-    assert [one["at"] for one in probe.settled(seen, 3)] == [14]
-    real, contained = analysis.figures(seen, False), analysis.figures(seen, True)
+    assert [sample["at"] for sample in probe.settled(samples, 3)] == [14]
+    real, contained = analysis.figures(samples, False), analysis.figures(samples, True)
     assert real and contained
     assert (
         real["cpu"] == pytest.approx(0.5)
@@ -158,7 +158,7 @@ def test_what_a_host_says_is_understood() -> None:
         and contained["memory"] == pytest.approx(0.5)
     )
     assert real["io"] == pytest.approx(0.25) and real["queues"]["pgpool"] == (3.0, 3.0) and real["pool-busy"] == 6
-    assert analysis.figures(seen[:1], False) is None
+    assert analysis.figures(samples[:1], False) is None
     rows = report.host_rows({"app1": real}, TIERS, {"app1": (10, 1)})
     assert (
         rows[1][:4] == ("app hosts", "app1", "50% (most 50%)", "75%")
@@ -176,8 +176,8 @@ def test_this_machine_can_be_looked_at() -> None:
         check=True,
         timeout=30,
     )
-    told = analysis.figures(probe.samples(done.stdout, DOORS), False)
-    assert told and 0 <= told["cpu"] <= 1 and 0 < told["memory"] < 1 and told["cores"] >= 1
+    figures = analysis.figures(probe.samples(done.stdout, DOORS), False)
+    assert figures and 0 <= figures["cpu"] <= 1 and 0 < figures["memory"] < 1 and figures["cores"] >= 1
 
 
 def host(**more: dict[str, tuple[float, float]] | float) -> Any:
@@ -218,8 +218,8 @@ def host(**more: dict[str, tuple[float, float]] | float) -> Any:
 )
 def test_the_bottleneck(hosts: Any, machine: float, visitors: float, contained: bool, tier: str, why: str) -> None:
     everyone = {name: host() for members in TIERS.values() for name in members} | hosts
-    found = analysis.bottleneck(everyone, TIERS, host(cpu=machine), visitors, contained)
-    assert found[0] == tier and why in found[1], found
+    bottleneck = analysis.bottleneck(everyone, TIERS, host(cpu=machine), visitors, contained)
+    assert bottleneck[0] == tier and why in bottleneck[1], bottleneck
 
 
 def test_hosts_that_do_not_tell_are_no_bottleneck() -> None:
@@ -257,13 +257,13 @@ def test_what_visitors_got() -> None:
         "cache2": None,
         "db1": {"transactions": 90.0, "transactions-rate": 3.0, "rolled-back": 2.0},
     }
-    told = report.tier_rows({"cache": ["cache1", "cache2"], "db": ["db1"]}, tiers, hosts)
-    assert told[1] == ("app hosts", "requests", "110", "2", "11.0", "0.030", "0.130", "0.260", "0.300")
-    assert told[3:] == [
+    table = report.tier_rows({"cache": ["cache1", "cache2"], "db": ["db1"]}, tiers, hosts)
+    assert table[1] == ("app hosts", "requests", "110", "2", "11.0", "0.030", "0.130", "0.260", "0.300")
+    assert table[3:] == [
         ("cache", "lookups, 80% found", "300", "-", "10.0", *["-"] * 4),
         ("databases", "transactions", "90", "2", "3.0", *["-"] * 4),
     ]
-    assert {len(report.TIER_HEAD)} == {len(row) for row in told}
+    assert {len(report.TIER_HEAD)} == {len(row) for row in table}
     points = analysis.history(HISTORY.splitlines())
     assert points == [(0.0, 5.0, 0.1), (2.0, 10.0, 0.2)]
     assert report.curve(points, 1) == ("0,59 820,8", 10.0)
@@ -297,7 +297,7 @@ def test_the_report_needs_nothing_from_elsewhere() -> None:
         and "&lt;b&gt;500" in shown
         and "Bottleneck: app hosts" in shown
     )
-    told = "\n".join(report.terminal_lines(contents))
-    assert "app hosts 2 of 110" in told and "bottleneck app hosts: app1 was out of processor" in told
+    text = "\n".join(report.terminal_lines(contents))
+    assert "app hosts 2 of 110" in text and "bottleneck app hosts: app1 was out of processor" in text
     for heads, lines in ((report.VISITOR_HEAD, contents["visitors"]), (report.HOST_HEAD, contents["hosts"])):
         assert {len(heads)} == {len(line) for line in lines}

@@ -15,8 +15,8 @@ ID = "0123456789abcdef0123456789abcdef"
 NOW = datetime.datetime(2026, 11, 25, 18, 0, tzinfo=datetime.UTC)
 
 
-def line(second: int, host: str, words: str, zone: str = "+00:00") -> str:
-    return f"2026-11-25T18:00:{second:02}.5{second:05}{zone} {host} {words}"
+def line(second: int, host: str, text: str, zone: str = "+00:00") -> str:
+    return f"2026-11-25T18:00:{second:02}.5{second:05}{zone} {host} {text}"
 
 
 LB = [
@@ -38,7 +38,7 @@ OWN = [line(8, "monitor1", f"ansible-log_lines[4]: Invoked with request={ID}")]
 def store(tmp_path: pathlib.Path) -> pathlib.Path:
     """Logs as a monitor keeps them, one of them rotated and compressed."""
     for name, lines in {"lb1.log": LB, "app1.log": APP, "monitor1.log": OWN}.items():
-        (tmp_path / name).write_text("".join(f"{one}\n" for one in lines))
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
     (tmp_path / "app1.log.1").write_text("half a l")
     with gzip.open(tmp_path / "db1.log.2.gz", "wt") as file:
         file.write("\n".join(DB) + "\n")
@@ -50,7 +50,7 @@ def test_a_request_is_found_on_every_host_in_the_order_of_time(store: pathlib.Pa
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("query", "expected"),
     [
         ({"host": "app1"}, APP),
         ({"host": "app*"}, APP),
@@ -61,8 +61,8 @@ def test_a_request_is_found_on_every_host_in_the_order_of_time(store: pathlib.Pa
         ({"host": "lb1", "since": (NOW + datetime.timedelta(seconds=5)).timestamp()}, [LB[1]]),
     ],
 )
-def test_lines_are_chosen_by_host_name_and_time(store: pathlib.Path, asked: Any, expected: list[str]) -> None:
-    assert log_search.search(store, **asked) == (expected, 0)
+def test_lines_are_chosen_by_host_name_and_time(store: pathlib.Path, query: Any, expected: list[str]) -> None:
+    assert log_search.search(store, **query) == (expected, 0)
 
 
 def test_a_file_that_ended_before_is_not_read(store: pathlib.Path) -> None:
@@ -82,15 +82,15 @@ def test_a_compressed_file_that_is_being_written_ends_where_it_ends(store: pathl
 
 
 @pytest.mark.parametrize(
-    ("words", "seconds"),
+    ("typed", "seconds"),
     [("", None), ("30m", 1800), ("2h", 7200), ("1d", 86400), ("2026-11-25 17:30", 1800), ("2026-11-25T17:30", 1800)],
 )
-def test_since(words: str, seconds: int | None) -> None:
-    assert logs.moment(words, NOW) == (0 if seconds is None else NOW.timestamp() - seconds)
+def test_since(typed: str, seconds: int | None) -> None:
+    assert logs.moment(typed, NOW) == (0 if seconds is None else NOW.timestamp() - seconds)
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "sentence"),
     [
         (("", "", "", ""), "What for?"),
         ((ID + "'", "", "", ""), "REQUEST="),
@@ -99,9 +99,9 @@ def test_since(words: str, seconds: int | None) -> None:
         (("", "", "", "yesterday"), "SINCE=yesterday is no moment"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(words: tuple[str, str, str, str], sentence: str) -> None:
+def test_what_cannot_be_asked_is_refused(arguments: tuple[str, str, str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
-        logs.search_arguments(*words, NOW)
+        logs.search_arguments(*arguments, NOW)
 
 
 def test_what_is_asked() -> None:

@@ -38,9 +38,9 @@ def call_fixture(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Cal
                 pass
 
         monkeypatch.setattr(long_command, "AnsibleModule", Module)
-        with pytest.raises(Answer) as told:
+        with pytest.raises(Answer) as ended:
             long_command.main()
-        return told.value.args[0]
+        return ended.value.args[0]
 
     return call
 
@@ -60,8 +60,8 @@ def test_one_that_takes_longer_tells_what_it_printed_last(call: Callable[..., An
     go = tmp_path / "go"
     os.mkfifo(go)
     command = f"sh -c 'echo first; echo second; read line <{go}; echo third'"
-    while (said := call(command, "1", 0.2))["last_line"] != "second":
-        assert not said["finished"]
+    while (answer := call(command, "1", 0.2))["last_line"] != "second":
+        assert not answer["finished"]
     # Another one, as after a connection that was lost, waits for it.
     other = call("echo other", "2", 0.1)
     assert not other["finished"] and other["last_line"] == "it waits for the end of an earlier one"

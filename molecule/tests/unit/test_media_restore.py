@@ -64,7 +64,7 @@ def test_what_was_uploaded_since_is_deleted_here_and_with_that_on_every_host(
     upload(root, "before", MOMENT - S)
     for name in ("since", ODD, "dir/since", ".sync/index"):
         upload(root, name, MOMENT + S)
-    monkeypatch.setattr(restore, "restic", lambda *_words: "[]")
+    monkeypatch.setattr(restore, "restic", lambda *_args: "[]")
     monkeypatch.setattr(restore.time, "time_ns", lambda: MOMENT + 9 * S)
     monkeypatch.setattr(sys, "argv", ["media-restore", str(root), str(MOMENT // S)])
     restore.main()
@@ -92,7 +92,7 @@ def test_times_are_read_to_the_nanosecond(text: str, stamp: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "found"),
+    ("moment", "expected"),
     [
         ("2026-11-29T09:00:00Z", None),
         ("2026-11-29T10:00:00Z", "a"),
@@ -101,7 +101,7 @@ def test_times_are_read_to_the_nanosecond(text: str, stamp: int) -> None:
     ],
 )
 def test_the_newest_backup_before_the_moment_that_has_something_is_taken(
-    monkeypatch: pytest.MonkeyPatch, moment: str, found: str | None
+    monkeypatch: pytest.MonkeyPatch, moment: str, expected: str | None
 ) -> None:
     backups = [
         ("a", "2026-11-29T10:00:00.0Z", 3),
@@ -112,11 +112,11 @@ def test_the_newest_backup_before_the_moment_that_has_something_is_taken(
     monkeypatch.setattr(
         restore,
         "restic",
-        lambda *_words: json.dumps(
+        lambda *_args: json.dumps(
             [{"id": name, "time": at, "summary": {"total_files_processed": files}} for name, at, files in backups]
         ),
     )
-    assert restore.newest(restore.stamp(moment)) == found
+    assert restore.newest(restore.stamp(moment)) == expected
 
 
 def test_files_of_a_backup_are_those_below_the_uploads(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
@@ -127,5 +127,5 @@ def test_files_of_a_backup_are_those_below_the_uploads(monkeypatch: pytest.Monke
         {"type": "file", "path": f"{tmp_path}/empty", "mtime": "2026-11-29T23:30:30Z"},
         {"type": "file", "path": f"{tmp_path}2/c", "mtime": "2026-11-29T23:30:30Z"},
     ]
-    monkeypatch.setattr(restore, "restic", lambda *_words: "\n".join(map(json.dumps, nodes)))
+    monkeypatch.setattr(restore, "restic", lambda *_args: "\n".join(map(json.dumps, nodes)))
     assert restore.in_backup(tmp_path, "id") == {"a/b": (1795995030_500000000, 3), "empty": (1795995030 * S, 0)}

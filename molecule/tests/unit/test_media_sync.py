@@ -34,16 +34,16 @@ class Peer(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urllib.parse.unquote_to_bytes(self.path)
-        place = self.server.root / (
+        file = self.server.root / (
             ".sync/index" if path == b"/media-sync" else os.fsdecode(path.removeprefix(b"/media/"))
         )
-        content = self.server.answers.get(self.path) or (place.read_bytes() if place.is_file() else None)
+        content = self.server.answers.get(self.path) or (file.read_bytes() if file.is_file() else None)
         self.send_response(404 if content is None else 200)
         self.send_header("Content-Length", str(len(content or b"") + self.server.missing.get(self.path, 0)))
         self.end_headers()
         self.wfile.write(content or b"")
 
-    def log_message(self, *_words: str) -> None:
+    def log_message(self, *_args: str) -> None:
         pass
 
 
@@ -73,7 +73,7 @@ class Host:
 
     def sync(self, *peers: Any, strict: bool = False) -> tuple[int, str]:
         """(exit code, what it said) of the program."""
-        words = [
+        command = [
             sys.executable,
             str(PROGRAM),
             "--keep-days",
@@ -82,7 +82,7 @@ class Host:
             str(self.root),
             *(peer.url for peer in peers),
         ]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert done.stderr == ""
         return done.returncode, done.stdout
 
@@ -103,22 +103,22 @@ def hosts_fixture(tmp_path: pathlib.Path) -> Iterator[list[Any]]:
 
 
 def test_hosts_become_equal_and_stay_so(hosts: list[Any]) -> None:
-    one, two, _three = hosts
+    first, second, _three = hosts
     for when, name in enumerate(ODD):
-        one.upload(name, when)
-    two.upload("new/one.txt", 7, "two's")
-    two.delete(ODD[0], 8)
-    two.sync()
-    assert one.sync(two) == (0, f"deleted {ODD[0]}\nfetched new/one.txt from {two.url}\n")
-    assert two.sync(one)[0] == 0
+        first.upload(name, when)
+    second.upload("new/one.txt", 7, "two's")
+    second.delete(ODD[0], 8)
+    second.sync()
+    assert first.sync(second) == (0, f"deleted {ODD[0]}\nfetched new/one.txt from {second.url}\n")
+    assert second.sync(first)[0] == 0
     assert (
-        one.has()
-        == two.has()
+        first.has()
+        == second.has()
         == {name: ("x", when) for when, name in enumerate(ODD) if when} | {"new/one.txt": ("two's", 7)}
     )
-    index = (one.root / ".sync/index").stat().st_mtime_ns
-    assert one.sync(two) == two.sync(one) == (0, "")
-    assert (one.root / ".sync/index").stat().st_mtime_ns == index
+    index = (first.root / ".sync/index").stat().st_mtime_ns
+    assert first.sync(second) == second.sync(first) == (0, "")
+    assert (first.root / ".sync/index").stat().st_mtime_ns == index
 
 
 def test_the_last_event_of_a_name_wins(hosts: list[Any]) -> None:
@@ -144,64 +144,64 @@ def test_the_last_event_of_a_name_wins(hosts: list[Any]) -> None:
 
 
 def test_of_several_peers_the_newest_counts_and_what_one_knows_is_deleted_comes_from_nobody(hosts: list[Any]) -> None:
-    one, two, three = hosts
-    two.upload("a", 1, "old")
-    three.upload("a", 2, "new")
-    two.upload("gone", 1)
-    three.delete("gone", 2)
-    two.sync()
-    three.sync()
-    assert one.sync(two, three) == (0, f"fetched a from {three.url}\n")
-    assert one.has() == {"a": ("new", 2)}
+    first, second, third = hosts
+    second.upload("a", 1, "old")
+    third.upload("a", 2, "new")
+    second.upload("gone", 1)
+    third.delete("gone", 2)
+    second.sync()
+    third.sync()
+    assert first.sync(second, third) == (0, f"fetched a from {third.url}\n")
+    assert first.has() == {"a": ("new", 2)}
 
 
 def test_names_that_no_upload_has_are_not_taken(hosts: list[Any], tmp_path: pathlib.Path) -> None:
-    one, two, _three = hosts
+    first, second, _three = hosts
     names = ["../out", "a/../../out", f"{tmp_path}/out", ".sync/deleted/x", ".hidden", "a/.b/c", "a~", "a//b"]
-    two.server.answers = {"/media-sync": "".join(f"{NOW} 1 {name}\n" for name in [*names, "good"]).encode()} | {
+    second.server.answers = {"/media-sync": "".join(f"{NOW} 1 {name}\n" for name in [*names, "good"]).encode()} | {
         f"/media/{name}": b"x" for name in names
     }
-    two.upload("good", 0)
-    assert one.sync(two) == (0, f"fetched good from {two.url}\n")
-    assert one.has() == {"good": ("x", 0)} and not (tmp_path / "out").exists()
+    second.upload("good", 0)
+    assert first.sync(second) == (0, f"fetched good from {second.url}\n")
+    assert first.has() == {"good": ("x", 0)} and not (tmp_path / "out").exists()
 
 
 def test_a_name_that_is_a_directory_elsewhere_keeps_no_other_from_being_taken(hosts: list[Any]) -> None:
-    one, two, _three = hosts
-    one.upload("a", 1)
-    one.upload("b/c", 1)
+    first, second, _three = hosts
+    first.upload("a", 1)
+    first.upload("b/c", 1)
     for name in ("a/x", "b", "c"):
-        two.upload(name, 2)
-    two.sync()
-    code, said = one.sync(two)
-    assert code == 1 and f"{two.url}: a/x: " in said and f"{two.url}: b: " in said
-    assert one.has() == {"a": ("x", 1), "b/c": ("x", 1), "c": ("x", 2)}
+        second.upload(name, 2)
+    second.sync()
+    code, output = first.sync(second)
+    assert code == 1 and f"{second.url}: a/x: " in output and f"{second.url}: b: " in output
+    assert first.has() == {"a": ("x", 1), "b/c": ("x", 1), "c": ("x", 2)}
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_what_does_not_arrive_whole_is_left_for_the_next_time(hosts: list[Any], strict: bool) -> None:
-    one, two, three = hosts
-    two.upload("a", 1, "half")
-    three.upload("b", 1)
-    two.sync()
-    three.sync()
-    two.server.missing = {"/media/a": 4}
-    assert one.sync(two, three, strict=strict)[0] == strict
-    two.server.answers = {"/media-sync": f"{NOW + 2} -1 b\n{NOW} 1 a".encode()}  # half a name
-    assert one.sync(two, strict=strict)[0] == strict
-    assert one.has() == {} and not (one.root / "b").exists()
-    two.server.answers, two.server.missing = {}, {}
-    three.server.shutdown()
-    three.server.server_close()
-    code, said = one.sync(three, two, strict=strict)
-    assert code == strict and "ConnectionRefusedError" in said and one.has() == {"a": ("half", 1)}
+    first, second, third = hosts
+    second.upload("a", 1, "half")
+    third.upload("b", 1)
+    second.sync()
+    third.sync()
+    second.server.missing = {"/media/a": 4}
+    assert first.sync(second, third, strict=strict)[0] == strict
+    second.server.answers = {"/media-sync": f"{NOW + 2} -1 b\n{NOW} 1 a".encode()}  # half a name
+    assert first.sync(second, strict=strict)[0] == strict
+    assert first.has() == {} and not (first.root / "b").exists()
+    second.server.answers, second.server.missing = {}, {}
+    third.server.shutdown()
+    third.server.server_close()
+    code, output = first.sync(third, second, strict=strict)
+    assert code == strict and "ConnectionRefusedError" in output and first.has() == {"a": ("half", 1)}
 
 
 def test_old_deletions_and_notes_that_were_cut_off_are_forgotten(hosts: list[Any]) -> None:
-    one = hosts[0]
-    one.delete("old", -NOW + 10**9)
-    one.delete("new", 1)
-    (one.root / ".sync/deleted" / ("0" * 64)).write_text("cut o")
-    assert one.sync() == (0, "")
-    assert (one.root / ".sync/index").read_text() == f"{NOW + 1} -1 new\n"
-    assert len(list((one.root / ".sync/deleted").iterdir())) == 1
+    host = hosts[0]
+    host.delete("old", -NOW + 10**9)
+    host.delete("new", 1)
+    (host.root / ".sync/deleted" / ("0" * 64)).write_text("cut o")
+    assert host.sync() == (0, "")
+    assert (host.root / ".sync/index").read_text() == f"{NOW + 1} -1 new\n"
+    assert len(list((host.root / ".sync/deleted").iterdir())) == 1

@@ -50,10 +50,10 @@ def test_drills_and_runbook_name_the_contacts_that_are_told() -> None:
 
 def needed(check: str) -> set[str]:
     """All checks elsewhere without which one says nothing."""
-    found = {
+    names = {
         need for need, scope in MONITORING["nagios_checks"].get(check, {}).get("needs", {}).items() if scope != "here"
     }
-    return found.union(*map(needed, found))
+    return names.union(*map(needed, names))
 
 
 @pytest.mark.parametrize("name", alarms.WAVES)
@@ -100,7 +100,7 @@ def test_a_limit_is_munins(value: int, limit: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("figures", "fields", "state", "said"),
+    ("figures", "fields", "state", "output"),
     [
         ({"a": {"value": "1", "warning": "2", "critical": "3"}}, [], check_munin.OK, ""),
         ({"a": {"value": "2.5", "warning": "2", "critical": "3"}}, [], check_munin.WARNING, "a is 2.5, at most 2"),
@@ -117,9 +117,9 @@ def test_a_limit_is_munins(value: int, limit: str, why: str) -> None:
         ({}, [], check_munin.CRITICAL, "no answer"),
     ],
 )
-def test_judges_what_a_plugin_says(figures: dict[str, Any], fields: list[str], state: int, said: str) -> None:
-    found, told = check_munin.judge(figures, fields)
-    assert (found, "; ".join(told)) == (state, said)
+def test_judges_what_a_plugin_says(figures: dict[str, Any], fields: list[str], state: int, output: str) -> None:
+    result, messages = check_munin.judge(figures, fields)
+    assert (result, "; ".join(messages)) == (state, output)
 
 
 def test_takes_options_before_the_address() -> None:
@@ -145,15 +145,15 @@ class Said(check_munin.Node):  # type: ignore[name-defined]  # a program, loaded
 
     def __init__(self, **answers: dict[str, Any]) -> None:
         self.answers = answers
-        self.asked: list[str] = []
+        self.commands: list[str] = []
 
-    def answer(self, words: str) -> dict[str, Any]:
-        self.asked.append(words)
-        return self.answers[words.split()[0]]
+    def answer(self, command: str) -> dict[str, Any]:
+        self.commands.append(command)
+        return self.answers[command.split()[0]]
 
 
 @pytest.mark.parametrize(
-    ("config", "limits", "asked", "figures"),
+    ("config", "limits", "commands", "figures"),
     [
         ({"a": {"critical": "3"}}, True, ["config x", "fetch x"], {"a": {"critical": "3", "value": "1"}}),
         ({"a": {"critical": "3", "value": "2"}}, True, ["config x"], {"a": {"critical": "3", "value": "2"}}),
@@ -161,10 +161,10 @@ class Said(check_munin.Node):  # type: ignore[name-defined]  # a program, loaded
     ],
 )
 def test_no_plugin_is_run_more_often_than_need_be(
-    config: dict[str, Any], limits: bool, asked: list[str], figures: dict[str, Any]
+    config: dict[str, Any], limits: bool, commands: list[str], figures: dict[str, Any]
 ) -> None:
     node = Said(config=config, fetch={"a": {"value": "1"}})
-    assert (node.figures("x", limits), node.asked) == (figures, asked)
+    assert (node.figures("x", limits), node.commands) == (figures, commands)
 
 
 CONFIG = {
@@ -216,9 +216,9 @@ def test_a_host_has_its_own_line() -> None:
         "host": "db1",
         "state": "DOWN",
     }
-    told = notify.described(host, CONFIG)
-    assert told["check"] == "host" and told["runbook"] == "docs/monitoring.md, host: Do that."
-    assert notify.letter(told, CONFIG)["Subject"] == "[shop test] PROBLEM: db1 is DOWN"
+    notification = notify.described(host, CONFIG)
+    assert notification["check"] == "host" and notification["runbook"] == "docs/monitoring.md, host: Do that."
+    assert notify.letter(notification, CONFIG)["Subject"] == "[shop test] PROBLEM: db1 is DOWN"
 
 
 @pytest.mark.parametrize(
@@ -238,22 +238,22 @@ def test_a_contact_is_told_by_every_way_it_has(contact: str, relay: str, ways: l
 def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     """Oldest first; one way that still fails holds nothing else up; what is a day old is dropped."""
     monkeypatch.setattr(notify, "KEPT", tmp_path)
-    monkeypatch.setattr(notify.syslog, "syslog", lambda *words: None)
+    monkeypatch.setattr(notify.syslog, "syslog", lambda *args: None)
     now = [1700000100.0]
     monkeypatch.setattr(notify.time, "time", lambda: now[0])
     open_ways, sent = set(), []
 
-    def deliver(way: str, told: dict[str, Any], _config: dict[str, Any]) -> None:
+    def deliver(way: str, notification: dict[str, Any], _config: dict[str, Any]) -> None:
         if way not in open_ways:
             raise OSError("closed")
-        sent.append((way, told["number"]))
+        sent.append((way, notification["number"]))
 
     monkeypatch.setattr(notify, "deliver", deliver)
     for number in ("1", "2"):
-        told = notify.described(GIVEN | {"number": number}, CONFIG)
+        notification = notify.described(GIVEN | {"number": number}, CONFIG)
         for way in notify.ways("oncall", CONFIG):
-            assert not notify.attempt(way, told, CONFIG)
-            notify.keep(way, told)
+            assert not notify.attempt(way, notification, CONFIG)
+            notify.keep(way, notification)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     open_ways.add("webhook")
     assert not notify.retry(CONFIG)
@@ -267,7 +267,7 @@ def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch: pytest.Monke
 
 
 def test_a_webhook_gets_plain_json() -> None:
-    told = json.loads(json.dumps(notify.described(GIVEN, CONFIG)))
-    assert told["number"] == 2 and told["environment"] == "shop test"
-    assert told["url"].startswith("https://192.0.2.2/cgi-bin/nagios4/extinfo.cgi?type=2&host=tier")
-    assert told["runbook_url"] == "https://192.0.2.2/runbook#page"
+    notification = json.loads(json.dumps(notify.described(GIVEN, CONFIG)))
+    assert notification["number"] == 2 and notification["environment"] == "shop test"
+    assert notification["url"].startswith("https://192.0.2.2/cgi-bin/nagios4/extinfo.cgi?type=2&host=tier")
+    assert notification["runbook_url"] == "https://192.0.2.2/runbook#page"

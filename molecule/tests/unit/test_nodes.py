@@ -149,11 +149,11 @@ def test_only_the_line_is_written(tmp_path: pathlib.Path, capsys: pytest.Capture
             )
             == 0
         )
-    said = capsys.readouterr()
-    assert [json.loads(line) for line in said.out.splitlines()] == [
+    captured = capsys.readouterr()
+    assert [json.loads(line) for line in captured.out.splitlines()] == [
         {"changed": True},
         {"changed": False},
-    ] and said.err == ""
+    ] and captured.err == ""
     assert inventory(copy.read_text()).groups["app"] == ["app1", "app2", "app3"]
     assert copy.stat().st_mode & 0o777 == 0o640
     for _ in range(2):

@@ -24,7 +24,7 @@ from status_page import judgement, page, picture, program, questions, settings
 
 
 def hosts(tier: str, count: int) -> list[dict[str, str]]:
-    return [{"name": f"{tier}{place}", "address": f"192.0.2.{place}"} for place in range(1, count + 1)]
+    return [{"name": f"{tier}{number}", "address": f"192.0.2.{number}"} for number in range(1, count + 1)]
 
 
 CONFIG: dict[str, Any] = {
@@ -130,13 +130,13 @@ def judged(**changes: Any) -> dict[str, Any]:
     )
 
 
-def said(model: dict[str, Any]) -> list[str]:
-    return [f"{one['host']}: {one['why']}" if one["host"] else one["why"] for one in model["wrong"]]
+def sentences(model: dict[str, Any]) -> list[str]:
+    return [f"{problem['host']}: {problem['why']}" if problem["host"] else problem["why"] for problem in model["wrong"]]
 
 
 def test_all_is_well() -> None:
     model = judged()
-    assert (model["state"], said(model)) == ("well", [])
+    assert (model["state"], sentences(model)) == ("well", [])
     assert model["hosts"]["lb1"]["marks"] == ["virtual IP"] and model["hosts"]["db1"]["marks"] == ["primary"]
     assert model["hosts"]["db2"]["does"]["db"] == "standby, streaming, 0 bytes behind, confirms commits"
     assert model["hosts"]["app1"]["does"]["app"] == "serves abc, pgpool: 3 of 16 busy"
@@ -220,14 +220,14 @@ def test_all_is_well() -> None:
 )
 def test_the_page_of_one_problem(changes: Any, sentence: str) -> None:
     model = judged(**changes)
-    assert model["state"] == "wrong" and any(one.startswith(sentence) for one in said(model)), said(model)
+    assert model["state"] == "wrong" and any(text.startswith(sentence) for text in sentences(model)), sentences(model)
     shown = page.page(model, CONFIG, (FILES / "page.html").read_text())
     assert "1 thing wrong" in shown or "things wrong" in shown
 
 
 def test_a_fault_is_shown_once() -> None:
     for changes in ({"munin__media1": None, "media__media1": None}, {"quorum__cache1": None}, {"munin__lb1": None}):
-        assert len(said(judged(**changes))) == 1, said(judged(**changes))
+        assert len(sentences(judged(**changes))) == 1, sentences(judged(**changes))
     model = judged(munin__lb1=None)
     assert model["hosts"]["lb1"]["marks"] == ["virtual IP"]  # somebody answers there, and lb2 says that it does not
 
@@ -243,11 +243,11 @@ def test_a_busy_monitor_judges_nobodys_silence() -> None:
     }
     model = judgement.judge(CONFIG, answers, 1795500000, [])
     assert (model["state"], page.verdict(model)) == ("blind", ("Blind", "blind"))
-    assert said(model)[0].startswith("The monitor is busy, and was run 1.5 s too late")
-    assert "db1: was not asked in time" in said(model) and not any(
-        "no primary" in sentence or "off, frozen" in sentence for sentence in said(model)
+    assert sentences(model)[0].startswith("The monitor is busy, and was run 1.5 s too late")
+    assert "db1: was not asked in time" in sentences(model) and not any(
+        "no primary" in sentence or "off, frozen" in sentence for sentence in sentences(model)
     )
-    assert any(sentence.startswith("lb2: its engine does not answer") for sentence in said(model))
+    assert any(sentence.startswith("lb2: its engine does not answer") for sentence in sentences(model))
     assert judgement.judge(CONFIG, answers | {("late", ""): 0.1}, 1795500000, [])["state"] == "wrong"
 
 
@@ -260,7 +260,7 @@ def test_lateness_is_what_others_took_of_the_processor() -> None:
 def test_a_monitor_that_reaches_no_host_is_blind() -> None:
     answers = {key: answer if key[1] == "monitor1" else None for key, answer in WELL.items()}
     model = judgement.judge(CONFIG, answers, 0)
-    assert model["state"] == "blind" and "The monitor reaches nobody" in said(model)[0]
+    assert model["state"] == "blind" and "The monitor reaches nobody" in sentences(model)[0]
     assert page.verdict(model) == ("Blind", "blind")
 
 
@@ -291,16 +291,18 @@ def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer() -> None:
 def test_the_picture_holds_any_number_of_hosts(count: int) -> None:
     config = CONFIG | {"tiers": CONFIG["tiers"] | {"app": hosts("app", count), "media": hosts("media", 1)}}
     answers = WELL | {
-        (what, f"app{place}"): WELL[what, "app1"] for place in range(1, count + 1) for what in ("app", "munin")
+        (what, f"app{number}"): WELL[what, "app1"] for number in range(1, count + 1) for what in ("app", "munin")
     }
     model = judgement.judge(config, answers, 0)
-    assert said(model) == ([] if count >= 1 else None)
+    assert sentences(model) == ([] if count >= 1 else None)
     for width, bands in (picture.WIDE, picture.NARROW):
         drawn = picture.picture(model, width, bands, "x")
         height = int(search(r'viewBox="0 0 \d+ (\d+)"', drawn)[1])
         boxes = [
-            tuple(map(int, found))
-            for found in re.findall(r'<rect (?:class="\w+" )?x="(-?\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', drawn)
+            tuple(map(int, rectangle))
+            for rectangle in re.findall(
+                r'<rect (?:class="\w+" )?x="(-?\d+)" y="(\d+)" width="(\d+)" height="(\d+)"', drawn
+            )
         ]
         assert len(boxes) == 1 + sum(map(len, config["tiers"].values())) + len(config["tiers"])
         assert all(0 <= x and x + w <= width and y + h <= height for x, y, w, h in boxes), (width, height, boxes)
@@ -351,8 +353,8 @@ def node() -> Iterator[int]:
 
 
 def test_a_munin_node_is_asked(node: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"])
-    assert found == {
+    answers = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"])
+    assert answers == {
         "backup": {"backup_age.full": 30.0, "backup_wrong.wrong": 1.0, "backup_wrong.looked": None},
         "pgpool": {},
         "load": {"load.load": 0.25},
@@ -366,16 +368,16 @@ def test_a_munin_node_is_asked(node: int, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_changes_slowly_is_not_asked_for_at_every_look(node: int, tmp_path: pathlib.Path) -> None:
     believed = {"load": {"load.load": 9.0}, "backup": {"backup_wrong.wrong": 0.0}}
-    found = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
-    assert found == believed | {"pgpool": {}, "df": {"df._dev_sda1": 95.5}, "df_places": {"df._dev_sda1": "/srv"}}
+    collected = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
+    assert collected == believed | {"pgpool": {}, "df": {"df._dev_sda1": 95.5}, "df_places": {"df._dev_sda1": "/srv"}}
     answers = {
-        ("munin", "one"): found,
+        ("munin", "one"): collected,
         ("munin", "two"): {"df": {}, "load": {"load.load": 1.0}},
         ("munin", "off"): None,
         ("lb", "one"): (204, ""),
     }
     kept = questions.slow(answers)
-    assert kept == {"one": {plugin: told for plugin, told in found.items() if plugin != "pgpool"}}
+    assert kept == {"one": {plugin: figures for plugin, figures in collected.items() if plugin != "pgpool"}}
     path = tmp_path / "slow.json"
     assert questions.lately(path, 100.0) == (100.0, {})
     path.write_text(json.dumps({"at": 100.0, "hosts": kept}))
@@ -391,7 +393,9 @@ def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(
 ) -> None:
     """The whole program, with nobody there but one munin-node that nobody is."""
     monkeypatch.setattr(questions, "ANSWER_S", 0.2)
-    tiers = {tier: " ".join(f"{one['name']}=127.0.0.1" for one in members) for tier, members in CONFIG["tiers"].items()}
+    tiers = {
+        tier: " ".join(f"{member['name']}=127.0.0.1" for member in members) for tier, members in CONFIG["tiers"].items()
+    }
     facts = CONFIG["facts"] | {name: 9 for name in CONFIG["facts"] if name.endswith("_port")} | {"lb_vip": "127.0.0.1"}
     path = tmp_path / "config.json"
     path.write_text(
@@ -416,7 +420,7 @@ def test_the_configuration_is_what_the_program_reads(tmp_path: pathlib.Path) -> 
 
     load_plugins()
     facts = {name: 1 for name in CONFIG["facts"] if name.endswith("_port")}
-    told = {
+    variables = {
         "ansible_managed": "m",
         "env_name": "x",
         "make_args": "ENV=x",
@@ -434,11 +438,11 @@ def test_the_configuration_is_what_the_program_reads(tmp_path: pathlib.Path) -> 
     }
     text = (ROOT / "roles/status_page/templates/status-page.json.j2").read_text()
     path = tmp_path / "config.json"
-    path.write_text(Templar(loader=DataLoader(), variables=told).template(trust_as_template(text)))
-    found = settings.settings(path)
+    path.write_text(Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)))
+    config = settings.settings(path)
     assert (
-        found["tiers"] == CONFIG["tiers"]
-        and set(found["facts"]) == set(CONFIG["facts"])
-        and found["facts"]["page"]["says"] == 'a="\\d'
+        config["tiers"] == CONFIG["tiers"]
+        and set(config["facts"]) == set(CONFIG["facts"])
+        and config["facts"]["page"]["says"] == 'a="\\d'
     )
-    assert set(CONFIG) <= set(found)
+    assert set(CONFIG) <= set(config)

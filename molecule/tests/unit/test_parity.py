@@ -104,25 +104,28 @@ def sides_fixture() -> list[Any]:
     return [environment("staging", "192.0.2"), environment("production", "198.51.100")]
 
 
-def found(sides: list[Any], declared: list[dict[str, str]] | None = None) -> dict[tuple[str, str], Any]:
+def undeclared(sides: list[Any], declared: list[dict[str, str]] | None = None) -> dict[tuple[str, str], Any]:
     """{(kind, name): Difference} that nobody declared."""
     return {
-        (one.kind, one.name): one
-        for one in comparison.compare(sides, DECLARED if declared is None else declared, DERIVED)
-        if not one.why
+        (difference.kind, difference.name): difference
+        for difference in comparison.compare(sides, DECLARED if declared is None else declared, DERIVED)
+        if not difference.why
     }
 
 
 def test_where_an_environment_is_and_its_secrets_are_no_difference(sides: list[Any]) -> None:
-    assert found(sides) == {}
-    assert found(sides[:1]) == {}
-    assert found([sides[0], sides[0]]) == {}
+    assert undeclared(sides) == {}
+    assert undeclared(sides[:1]) == {}
+    assert undeclared([sides[0], sides[0]]) == {}
 
 
 def test_what_is_declared_is_told_with_its_reason(sides: list[Any]) -> None:
-    declared = {f"{one.kind} {one.name}": one for one in comparison.compare(sides, DECLARED, DERIVED)}
+    declared = {
+        f"{difference.kind} {difference.name}": difference
+        for difference in comparison.compare(sides, DECLARED, DERIVED)
+    }
     assert set(declared) == {"file /etc/memcached.conf", "setting primary_conninfo", "kernel kernel.threads-max"}
-    assert all(one.why for one in declared.values())
+    assert all(difference.why for difference in declared.values())
     text = report.page("staging with production", list(declared.values()))
     assert "0 differences" in text
     assert "setting primary_conninfo: only a standby has somebody to follow" in text
@@ -130,7 +133,7 @@ def test_what_is_declared_is_told_with_its_reason(sides: list[Any]) -> None:
 
 def test_nothing_passes_without_a_declaration(sides: list[Any]) -> None:
     assert {"kernel kernel.threads-max", "setting primary_conninfo", "file /etc/memcached.conf"} <= {
-        f"{kind} {name}" for kind, name in found(sides, [])
+        f"{kind} {name}" for kind, name in undeclared(sides, [])
     }
 
 
@@ -159,7 +162,7 @@ def test_what_is_planted_is_found_on_either_side(
     for side in sides:
         planted = copy.deepcopy(sides)
         planted[sides.index(side)].hosts[host]["snapshot"][kind][name] = value
-        differences = found(planted)
+        differences = undeclared(planted)
         assert list(differences) == [(kind, name)]
         assert any(hosts == [f"{side.name} {host}"] for _value, hosts in differences[kind, name].values)
         text = report.page("x", list(differences.values()))
@@ -168,42 +171,42 @@ def test_what_is_planted_is_found_on_either_side(
 
 def test_a_host_of_a_pool_that_differs_is_found_within_one_environment(sides: list[Any]) -> None:
     sides[0].hosts["app2"]["snapshot"]["kernel"]["net.core.somaxconn"] = "128"
-    assert found(sides[:1])["kernel", "net.core.somaxconn"].values == [("128", ["app2"]), ("4096", ["app1"])]
+    assert undeclared(sides[:1])["kernel", "net.core.somaxconn"].values == [("128", ["app2"]), ("4096", ["app1"])]
 
 
 def test_what_is_declared_between_environments_is_none_within_one(sides: list[Any]) -> None:
     sides[0].hosts["app2"]["snapshot"]["kernel"]["kernel.threads-max"] = "1"
     sides[0].hosts["app1"]["snapshot"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
     assert (
-        set(found(sides))
-        == set(found(sides[:1]))
+        set(undeclared(sides))
+        == set(undeclared(sides[:1]))
         == {("kernel", "kernel.threads-max"), ("file", "/etc/memcached.conf")}
     )
 
 
 def test_a_difference_of_size_may_be_declared(sides: list[Any]) -> None:
     larger = environment("production", "198.51.100", apps=3)
-    assert found([sides[0], larger], [*DECLARED, {"what": "pool hosts", "why": "staging is smaller"}]) == {}
+    assert undeclared([sides[0], larger], [*DECLARED, {"what": "pool hosts", "why": "staging is smaller"}]) == {}
 
 
 def test_a_missing_index_is_found(sides: list[Any]) -> None:
     for host in ("db1", "db2"):
         del sides[1].hosts[host]["snapshot"]["schema"]["site: index story_idx"]
-    one = found(sides)["schema", "site: index story_idx"]
-    assert one.tier == "db"
-    assert (comparison.ABSENT, ["production db1", "production db2"]) in one.values
+    difference = undeclared(sides)["schema", "site: index story_idx"]
+    assert difference.tier == "db"
+    assert (comparison.ABSENT, ["production db1", "production db2"]) in difference.values
 
 
 def test_what_a_host_says_against_itself_is_a_difference(sides: list[Any]) -> None:
     for host in ("app1", "app2"):
         sides[0].hosts[host]["faults"] = ["index story_idx of story is missing in the database"]
-    assert found(sides[:1])["fault", "index story_idx of story is missing in the database"].values == [
+    assert undeclared(sides[:1])["fault", "index story_idx of story is missing in the database"].values == [
         ("yes", ["app1", "app2"])
     ]
 
 
 def test_the_size_of_a_pool_is_one_difference_and_not_one_in_every_list(sides: list[Any]) -> None:
-    assert list(found([sides[0], environment("production", "198.51.100", apps=4)])) == [("pool", "hosts")]
+    assert list(undeclared([sides[0], environment("production", "198.51.100", apps=4)])) == [("pool", "hosts")]
 
 
 def test_a_host_that_does_not_answer_is_told(
@@ -339,13 +342,15 @@ def test_says_where_it_is_set(sides: list[Any], kind: str, name: str, sentence: 
 
 
 def test_names_the_variables_that_a_template_reads_through_others() -> None:
-    one = {
+    values = {
         "cache_memory_mb": "{{ host_memory_mb | int }}",
         "host_memory_mb": "{{ ansible_facts.memtotal_mb * host_share }}",
         "host_share": 1,
         "other": 1,
     }
-    assert source.differing("-m {{ cache_memory_mb }}", (one, one | {"host_share": 0.5, "other": 2})) == ["host_share"]
+    assert source.differing("-m {{ cache_memory_mb }}", (values, values | {"host_share": 0.5, "other": 2})) == [
+        "host_share"
+    ]
 
 
 def test_every_other_text_is_shown_against_the_one_that_most_hosts_have() -> None:
@@ -375,7 +380,7 @@ def test_a_dry_run_is_told_host_by_host() -> None:
     def task(name: str, **hosts: Any) -> dict[str, Any]:
         return {"task": {"name": name}, "hosts": hosts}
 
-    said = {
+    output = {
         "plays": [
             {
                 "tasks": [
@@ -396,7 +401,7 @@ def test_a_dry_run_is_told_host_by_host() -> None:
             }
         ]
     }
-    assert parity.would_change(said) == ({"app1": ["base : Configure (/etc/rsyslog.conf)"]}, ["app2: Ask: gone"])
+    assert parity.would_change(output) == ({"app1": ["base : Configure (/etc/rsyslog.conf)"]}, ["app2: Ask: gone"])
 
 
 # ------------------------------------------------------------------ what a host tells of itself
@@ -433,11 +438,11 @@ def test_files_are_those_that_no_package_put_there(tmp_path: pathlib.Path) -> No
     (info.parent / "status").write_text(
         f"Package: a\nConffiles:\n /etc/conffile {digest}\n /etc/edited {digest} obsolete\n"
     )
-    found = host_snapshot.files(["/etc"], str(tmp_path))
-    assert set(found) == {"/etc/edited", "/etc/ours", "/etc/secret", "/etc/blob", "/etc/link"}
-    assert found["/etc/link"]["link"] == "ours"
-    assert found["/etc/ours"]["shown"] and not found["/etc/secret"]["shown"]
-    assert "text" not in found["/etc/blob"]
+    files = host_snapshot.files(["/etc"], str(tmp_path))
+    assert set(files) == {"/etc/edited", "/etc/ours", "/etc/secret", "/etc/blob", "/etc/link"}
+    assert files["/etc/link"]["link"] == "ours"
+    assert files["/etc/ours"]["shown"] and not files["/etc/secret"]["shown"]
+    assert "text" not in files["/etc/blob"]
 
 
 def test_units() -> None:
@@ -462,12 +467,14 @@ def test_timers_tell_when_and_not_how_long_until_then() -> None:
         "Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
         "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n"
     )
-    said = host_snapshot.timers(shown)
+    timers = host_snapshot.timers(shown)
     assert (
-        "OnCalendar=hourly" in said["a.timer"] and "OnCalendar=daily" in said["a.timer"] and "5min" in said["a.timer"]
+        "OnCalendar=hourly" in timers["a.timer"]
+        and "OnCalendar=daily" in timers["a.timer"]
+        and "5min" in timers["a.timer"]
     )
-    assert "2026" not in said["a.timer"] and "Thu" not in said["a.timer"]
-    assert said["b.timer"] == ""
+    assert "2026" not in timers["a.timer"] and "Thu" not in timers["a.timer"]
+    assert timers["b.timer"] == ""
 
 
 def test_ports() -> None:
@@ -499,25 +506,25 @@ def test_access() -> None:
 def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
+    commands = []
 
     def output(*command: str, **_how: int) -> str:
-        asked.append(command)
+        commands.append(command)
         return "media-sync.service static -\nmedia-restore@.service static -\n" if "list-unit-files" in command else ""
 
     monkeypatch.setattr(host_snapshot, "output", output)
     host_snapshot.Snapshot([], {}).services()
-    [command] = [command for command in asked if "Id,IPAddressAllow,IPAddressDeny" in command]
+    [command] = [command for command in commands if "Id,IPAddressAllow,IPAddressDeny" in command]
     assert command[-1] == "media-sync.service"
 
 
 def test_users() -> None:
-    found, groups = host_snapshot.users(
+    users, groups = host_snapshot.users(
         "root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
         "sudo:x:27:ops\nops:x:1000:\n",
         "root:*:1::::::\nops:$y$abc:1::::::\nwww:!:1::::::\n",
     )
-    assert found == {
+    assert users == {
         "root": "number 0; /root; /bin/bash; no password",
         "ops": "number 1000; /home/ops; /bin/bash; has a password; also in sudo",
         "www": "/var/www; /usr/sbin/nologin; no password",
@@ -530,21 +537,21 @@ def test_kernel_settings(tmp_path: pathlib.Path) -> None:
     (tmp_path / "net/core/somaxconn").write_text("4096\n")
     (tmp_path / "kernel/random").mkdir(parents=True)
     (tmp_path / "kernel/random/uuid").write_text("another one each time\n")
-    found = host_snapshot.kernel(str(tmp_path))
-    assert set(found) == {"release", "net.core.somaxconn"}
+    settings = host_snapshot.kernel(str(tmp_path))
+    assert set(settings) == {"release", "net.core.somaxconn"}
 
 
 def test_a_release_is_compared_with_its_manifest(tmp_path: pathlib.Path) -> None:
-    place = tmp_path / "releases/1"
-    place.mkdir(parents=True)
+    directory = tmp_path / "releases/1"
+    directory.mkdir(parents=True)
     assert host_snapshot.release(tmp_path) == ({"current": "none"}, [])
     (tmp_path / "current").symlink_to("releases/1")
     for name in ("a", "b"):
-        (place / name).write_text(name)
+        (directory / name).write_text(name)
     digest = host_snapshot.hashlib.sha256(b"a").hexdigest()
-    (place / "manifest.json").write_text(json.dumps({"files": {"a": digest, "b": digest, "c": digest}}))
-    said, wrong = host_snapshot.release(tmp_path)
-    assert said["current"] == "1" and len(said["manifest"]) == 64
+    (directory / "manifest.json").write_text(json.dumps({"files": {"a": digest, "b": digest, "c": digest}}))
+    release, wrong = host_snapshot.release(tmp_path)
+    assert release["current"] == "1" and len(release["manifest"]) == 64
     assert [
         "b of release 1 is not what was built" in wrong[0],
         "c of release 1 is missing" in wrong[1],

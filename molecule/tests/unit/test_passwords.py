@@ -128,15 +128,15 @@ def play_fixture(tmp_path: pathlib.Path) -> Callable[..., Any]:
 
 
 def test_a_run_on_app_hosts_alone_refuses_a_changed_password(play: Callable[..., Any]) -> None:
-    done, went_on, _asked = play("another")
+    done, went_on, _queries = play("another")
     assert done.returncode == 2 and not went_on, done.stdout + done.stderr
-    said = " ".join(done.stdout.split())
+    output = " ".join(done.stdout.split())
     assert (
-        "Nothing was touched. The password of site in the vault of x is not the one that the databases have" in said
+        "Nothing was touched. The password of site in the vault of x is not the one that the databases have" in output
     ), done.stdout
-    assert "another" not in said.replace("Refuse another password than", "") and "SCRAM" not in said
+    assert "another" not in output.replace("Refuse another password than", "") and "SCRAM" not in output
 
 
 def test_a_run_goes_on_with_the_password_in_force(play: Callable[..., Any]) -> None:
-    done, went_on, asked = play("pencil")
-    assert done.returncode == 0 and went_on and asked == 1, done.stdout + done.stderr
+    done, went_on, queries = play("pencil")
+    assert done.returncode == 0 and went_on and queries == 1, done.stdout + done.stderr

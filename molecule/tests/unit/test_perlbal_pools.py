@@ -30,24 +30,24 @@ class Console(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         for line in self.rfile:
-            words = line.decode().split()
-            self.server.heard.append(" ".join(words))
-            self.wfile.write("".join(f"{one}\r\n" for one in self.answer(words)).encode())
+            command = line.decode().split()
+            self.server.heard.append(" ".join(command))
+            self.wfile.write("".join(f"{reply}\r\n" for reply in self.answer(command)).encode())
             if self.server.hangs_up:
                 return
 
-    def answer(self, words: list[str]) -> list[str]:
-        if words == ["backends"]:
+    def answer(self, command: list[str]) -> list[str]:
+        if command == ["backends"]:
             self.server.looks -= 1
             return [*(f"{node} 3 requests" for node in self.server.busy if self.server.looks >= 0), "."]
-        if words[:2] == ["show", "pool"]:
-            found = self.server.pools.get(words[2])
+        if command[:2] == ["show", "pool"]:
+            nodes = self.server.pools.get(command[2])
             return (
-                [f"ERROR: pool '{words[2]}' does not exist"]
-                if found is None
-                else [*(f"{node} 1" for node in found), "."]
+                [f"ERROR: pool '{command[2]}' does not exist"]
+                if nodes is None
+                else [*(f"{node} 1" for node in nodes), "."]
             )
-        _pool, pool, verb, node = words
+        _pool, pool, verb, node = command
         (list.append if verb == "add" else list.remove)(self.server.pools[pool], node)
         return ["OK"]
 
@@ -70,7 +70,7 @@ def perlbal_fixture() -> Iterator[Server]:
 
 
 def changes(perlbal: Server) -> list[str]:
-    return [words for words in perlbal.heard if not words.startswith("show") and words != "backends"]
+    return [command for command in perlbal.heard if not command.startswith("show") and command != "backends"]
 
 
 def test_pools_are_changed_once_and_never_empty_meanwhile(execute: Callable[..., Any], perlbal: Server) -> None:
@@ -85,15 +85,15 @@ def test_pools_are_changed_once_and_never_empty_meanwhile(execute: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("busy", "looks", "asked"), [(["192.0.2.9:80", "192.0.2.1:80"], 2, 3), (["192.0.2.1:80"], 100, 1), ([], 0, 1)]
+    ("busy", "looks", "expected"), [(["192.0.2.9:80", "192.0.2.1:80"], 2, 3), (["192.0.2.1:80"], 100, 1), ([], 0, 1)]
 )
 def test_the_last_request_of_a_host_that_left_is_awaited(
-    execute: Callable[..., Any], perlbal: Server, busy: list[str], looks: int, asked: int
+    execute: Callable[..., Any], perlbal: Server, busy: list[str], looks: int, expected: int
 ) -> None:
     """And of no other; where somebody else removed it, too."""
     perlbal.pools, perlbal.busy, perlbal.looks = {name: list(nodes) for name, nodes in WANTED.items()}, busy, looks
     assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=30)["changed"]
-    assert perlbal.heard.count("backends") == asked
+    assert perlbal.heard.count("backends") == expected
 
 
 def test_a_connection_that_goes_on_is_reported_after_the_wait(execute: Callable[..., Any], perlbal: Server) -> None:
@@ -107,14 +107,14 @@ def test_a_connection_that_goes_on_is_reported_after_the_wait(execute: Callable[
 
 
 def test_a_console_that_refuses_or_hangs_up_is_told(execute: Callable[..., Any], perlbal: Server) -> None:
-    def said(pools: dict[str, list[str]]) -> str:
+    def failure(pools: dict[str, list[str]]) -> str:
         done = execute(perlbal_pools, port=perlbal.port, pools=pools)
         assert done["failed"] and done["msg"].endswith(". On this host: systemctl status perlbal")
         return done["msg"]
 
-    assert "show pool x: ERROR: pool 'x' does not exist" in said({"x": ["192.0.2.1:80"]})
+    assert "show pool x: ERROR: pool 'x' does not exist" in failure({"x": ["192.0.2.1:80"]})
     perlbal.hangs_up = True
-    assert "Perlbal hung up" in said(WANTED)
+    assert "Perlbal hung up" in failure(WANTED)
     perlbal.shutdown()
     perlbal.server_close()
-    assert "Connection refused" in said(WANTED)
+    assert "Connection refused" in failure(WANTED)

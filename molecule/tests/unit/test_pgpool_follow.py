@@ -60,8 +60,8 @@ class Databases:
 
     names, addresses = ["db1", "db2"], [("192.0.2.1", 5432), ("192.0.2.2", 5432)]
 
-    def __init__(self, look: Any, answering: tuple[int, ...] = ()) -> None:
-        self.look, self.answering = lambda: look, answering
+    def __init__(self, cluster: Any, answering: tuple[int, ...] = ()) -> None:
+        self.look, self.answering = lambda: cluster, answering
 
     def answers(self, node: int) -> bool:
         """Whether PostgreSQL answers."""
@@ -89,7 +89,7 @@ class Pgpool:
         self.restarts.append(self.program.time.monotonic())
         self.since = self.program.time.monotonic()
 
-    def pcp(self, *_words: object) -> None:
+    def pcp(self, *_args: object) -> None:
         """Take a command."""
 
     def end_hung(self, _node: int) -> None:
@@ -154,11 +154,11 @@ def test_the_status_file_has_the_databases_that_are_there(
 def steps(state: Any, observations: list[Any]) -> Any:
     """The state and all (time, action) after observations, where each action takes no time."""
     done = []
-    for seen in observations:
-        state, actions = step(state, seen)
-        done += [(seen.at, action) for action in actions]
+    for observation in observations:
+        state, actions = step(state, observation)
+        done += [(observation.at, action) for action in actions]
         for action in actions:
-            state = performed(state, action, seen.at, busy=False)
+            state = performed(state, action, observation.at, busy=False)
     return state, done
 
 

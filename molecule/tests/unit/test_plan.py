@@ -88,9 +88,9 @@ def running() -> Any:
 
 def judged(*operations: Any, app: str = "shop") -> list[str]:
     """What is said of a migration of these operations, without its name."""
-    found = plan.judge([migration("0002_change", app, operations)], running(), connections["tier"])
-    assert all(line.startswith(f"{app}.0002_change ") for line in found)
-    return [line.partition(" ")[2] for line in found]
+    breaks = plan.judge([migration("0002_change", app, operations)], running(), connections["tier"])
+    assert all(line.startswith(f"{app}.0002_change ") for line in breaks)
+    return [line.partition(" ")[2] for line in breaks]
 
 
 def change(name: str, field: Any) -> Any:
@@ -106,7 +106,7 @@ REFUSED = "which the running release may write"
 
 
 @pytest.mark.parametrize(
-    ("operation", "said"),
+    ("operation", "expected"),
     [
         (ops.DeleteModel("Item"), "removes shop.Item"),
         (ops.RenameModel("Item", "Thing"), "renames shop.Item to Thing"),
@@ -179,8 +179,8 @@ REFUSED = "which the running release may write"
     ],
     ids=describe,
 )
-def test_what_breaks(operation: Any, said: str) -> None:
-    assert judged(operation) == [said]
+def test_what_breaks(operation: Any, expected: str) -> None:
+    assert judged(operation) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_each_part_of_an_operation_is_judged_by_what_the_one_before_left() -> No
 
 
 def test_every_break_of_every_migration_is_said() -> None:
-    found = plan.judge(
+    breaks = plan.judge(
         [
             migration(
                 "0002_a",
@@ -294,7 +294,7 @@ def test_every_break_of_every_migration_is_said() -> None:
         running(),
         connections["tier"],
     )
-    assert found == [
+    assert breaks == [
         "shop.0002_a removes shop.Item.note",
         "shop.0002_a renames shop.Item.text to words",
         "shop.0003_b removes shop.Item.words",
@@ -338,9 +338,9 @@ def planned(
                 call_command("migrate", "store", upto, verbosity=0)
         with override_settings(INSTALLED_APPS=["store", *others]):
             plan.main()
-        said = capsys.readouterr().out
-        assert said.count("\n") == 1
-        return json.loads(said)
+        output = capsys.readouterr().out
+        assert output.count("\n") == 1
+        return json.loads(output)
 
     yield run
     connection.close()
@@ -359,9 +359,9 @@ def test_only_what_is_to_be_applied_is_judged(planned: Callable[..., Any]) -> No
 
 
 def test_an_app_that_is_new_breaks_nothing(planned: Callable[..., Any]) -> None:
-    found = planned("0002", ["django.contrib.contenttypes", "django.contrib.auth"])
-    assert "contenttypes.0002_remove_content_type_name" in found["migrations"]
-    assert found["breaking"] == []
+    result = planned("0002", ["django.contrib.contenttypes", "django.contrib.auth"])
+    assert "contenttypes.0002_remove_content_type_name" in result["migrations"]
+    assert result["breaking"] == []
 
 
 def test_a_migration_of_a_later_release_is_passed_over(planned: Callable[..., Any]) -> None:

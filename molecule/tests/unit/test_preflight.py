@@ -50,13 +50,13 @@ def test_what_is_committed_is_right(complaints: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("env", ["staging", "production"])
 def test_example_addresses_are_refused(complaints: Callable[..., Any], env: str) -> None:
-    found = complaints(env)
-    assert len(found) == 12
-    assert all("example address" in line for line in found)
+    lines = complaints(env)
+    assert len(lines) == 12
+    assert all("example address" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("path", "pattern", "replacement", "said"),
+    ("path", "pattern", "replacement", "message"),
     [
         (
             "inventories/local.yml",
@@ -101,12 +101,12 @@ def test_example_addresses_are_refused(complaints: Callable[..., Any], env: str)
     ],
 )
 def test_a_planted_error_is_named_with_its_line(
-    complaints: Callable[..., Any], copy: pathlib.Path, path: str, pattern: str, replacement: str, said: str
+    complaints: Callable[..., Any], copy: pathlib.Path, path: str, pattern: str, replacement: str, message: str
 ) -> None:
     edit(copy / path, pattern, replacement)
-    found = complaints()
-    assert any(said in line for line in found), found
-    assert all(re.match(r"(inventories|group_vars)/\S+: ", line) for line in found)
+    lines = complaints()
+    assert any(message in line for line in lines), lines
+    assert all(re.match(r"(inventories|group_vars)/\S+: ", line) for line in lines)
 
 
 def test_the_line_is_the_right_one(complaints: Callable[..., Any], copy: pathlib.Path) -> None:

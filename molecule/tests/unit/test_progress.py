@@ -134,7 +134,7 @@ def test_a_reason_that_says_what_to_type_is_not_contradicted() -> None:
 
 
 def test_make_says_what_was_typed() -> None:
-    words = [
+    command = [
         "make",
         "--no-print-directory",
         r"--eval=asked: ; @printf '%s\n' "
@@ -148,9 +148,10 @@ def test_make_says_what_was_typed() -> None:
         for name, value in os.environ.items()
         if not name.startswith(("VERB", "MAKE")) and name not in ("ENV", "REHEARSE", "MITOGEN")
     }
-    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=env).stdout.splitlines()[-4:]
-    assert sorted(progress.typed(said[0]).split()) == sorted("make asked ENV=local TO='2026-11-23 18:00'".split())
-    assert said[:2] == said[2:] and said[1]  # a verb that another one runs is part of it
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env).stdout
+    lines = output.splitlines()[-4:]
+    assert sorted(progress.typed(lines[0]).split()) == sorted("make asked ENV=local TO='2026-11-23 18:00'".split())
+    assert lines[:2] == lines[2:] and lines[1]  # a verb that another one runs is part of it
 
 
 # ------------------------------------------------------------------ a real run
@@ -233,14 +234,14 @@ def run_fixture(tmp_path: pathlib.Path) -> Callable[..., Any]:
 
 
 def test_a_run_prints_stages_and_keeps_the_whole_log(run: Callable[..., Any], tmp_path: pathlib.Path) -> None:
-    code, said = run(VERB_RUN="1")
-    assert code == 0, said
-    stages = [line.split() for line in said.splitlines() if line.startswith("  ✓")]
-    assert [stage[1] for stage in stages] == ["First", "Roll", "Last"], said
-    assert ["3", "hosts"] == stages[1][2:4] and stages[1][-2:] == ["3", "changed"], said
-    assert "    Hello to whoever typed it\n" in said
-    assert "TASK" not in said and "rescued\n" not in said and "It was rescued" not in said
-    assert len(re.findall(r"(?m)^[abc] +: ok=\d+ +changed=[12] ", said.partition("PLAY RECAP")[2])) == 3
+    code, output = run(VERB_RUN="1")
+    assert code == 0, output
+    stages = [line.split() for line in output.splitlines() if line.startswith("  ✓")]
+    assert [stage[1] for stage in stages] == ["First", "Roll", "Last"], output
+    assert ["3", "hosts"] == stages[1][2:4] and stages[1][-2:] == ["3", "changed"], output
+    assert "    Hello to whoever typed it\n" in output
+    assert "TASK" not in output and "rescued\n" not in output and "It was rescued" not in output
+    assert len(re.findall(r"(?m)^[abc] +: ok=\d+ +changed=[12] ", output.partition("PLAY RECAP")[2])) == 3
     log = (tmp_path / ".state/x/last.log").read_text()
     assert (
         log.startswith("# make site ENV=x, ")
@@ -261,13 +262,13 @@ def test_a_run_prints_stages_and_keeps_the_whole_log(run: Callable[..., Any], tm
 
 def test_a_failure_is_printed_once_with_what_to_do_next(run: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     (tmp_path / ".state/x/last.log").write_text("# of another run 1\n")
-    code, said = run("-e", '{"broken": true}')
+    code, output = run("-e", '{"broken": true}')
     assert code == 2
     log = (tmp_path / ".state/x/last.log").read_text()
     assert log.count("fatal: [a]") == 2 and "another run" not in log
-    assert "s3cret" not in said + log
-    assert said.count("It is broken.") == 1 and "It was rescued" not in said
-    end = said.partition("Failed: ")[2].splitlines()
+    assert "s3cret" not in output + log
+    assert output.count("It is broken.") == 1 and "It was rescued" not in output
+    end = output.partition("Failed: ")[2].splitlines()
     assert end[0].startswith("Prove that it is well  (") and end[0].endswith("site.yml:29)")
     assert end[1:] == [
         "  on a, b",
@@ -280,7 +281,7 @@ def test_a_failure_is_printed_once_with_what_to_do_next(run: Callable[..., Any],
         "  whole log   .state/x/last.log",
         "  then again  make site ENV=x",
     ]
-    assert re.search(r"✗ Last +3 hosts .* 3 failed", said)
+    assert re.search(r"✗ Last +3 hosts .* 3 failed", output)
     assert not (tmp_path / ".state/x/times.json").exists()  # it says nothing about how long a run takes
 
 
@@ -288,7 +289,7 @@ def test_a_failure_is_printed_once_with_what_to_do_next(run: Callable[..., Any],
 def test_all_of_it_is_printed_where_that_is_wanted(
     run: Callable[..., Any], tmp_path: pathlib.Path, options: tuple[str, str], environment: dict[str, str]
 ) -> None:
-    code, said = run(*options, **environment)
+    code, output = run(*options, **environment)
     assert code == 0
-    assert all(line in said for line in ("TASK [Change it]", "changed: [a]", "changed: [c]", "msg: It was rescued"))
-    assert (tmp_path / ".state/x/last.log").read_text().partition("\n")[2].split() == said.split()
+    assert all(line in output for line in ("TASK [Change it]", "changed: [a]", "changed: [c]", "msg: It was rescued"))
+    assert (tmp_path / ".state/x/last.log").read_text().partition("\n")[2].split() == output.split()

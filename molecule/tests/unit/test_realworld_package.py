@@ -68,8 +68,8 @@ def settings(package: pathlib.Path, project: str, module: str = "settings.py") -
 
 
 def test_a_project_reads_its_environment_and_secrets_while_its_settings_load(package: pathlib.Path) -> None:
-    found = settings(package, "import os\nPAINT = os.environ['COLOUR'] + os.environ['TOKEN'] + os.environ['DEPTH']\n")
-    assert found["PAINT"] == "greent0ken3"
+    loaded = settings(package, "import os\nPAINT = os.environ['COLOUR'] + os.environ['TOKEN'] + os.environ['DEPTH']\n")
+    assert loaded["PAINT"] == "greent0ken3"
 
 
 def test_an_sqlite_project_runs_on_the_pool_without_its_sqlite_options(package: pathlib.Path) -> None:
@@ -104,7 +104,7 @@ DATABASES = {"default": {"ENGINE": "django.contrib.gis.db.backends.postgis",
 
 
 def test_the_tier_has_the_last_word(package: pathlib.Path) -> None:
-    found = settings(
+    loaded = settings(
         package,
         """
 DEBUG = True
@@ -118,19 +118,19 @@ STORAGES = {"default": {"BACKEND": "disk"}, "archive": {"BACKEND": "theirs"}}
 MIDDLEWARE = ["theirs"]
 """,
     )
-    assert found["DEBUG"] is False
-    assert found["SECRET_KEY"] == "the key"
-    assert found["ALLOWED_HOSTS"] == ["example.org", ".example.com", "192.0.2.21"]
-    assert found["USE_X_FORWARDED_HOST"] is False
-    assert found["CSRF_TRUSTED_ORIGINS"] == ["https://forms.example.net", *SITE["origins"]]
-    assert found["SESSION_ENGINE"].endswith("cached_db")
-    assert found["CACHES"]["default"]["LOCATION"] == SITE["caches"]
-    assert found["CACHES"]["default"]["KEY_PREFIX"] == "news"
-    assert found["CACHES"]["other"] == {"BACKEND": "theirs"}
-    assert found["STORAGES"]["default"]["BACKEND"] == "realworld.storage.TierMediaStorage"
-    assert found["STORAGES"]["archive"] == {"BACKEND": "theirs"}
-    assert found["STATIC_ROOT"] == "/srv/site/releases/r7/static"
-    assert found["MIDDLEWARE"] == ["theirs"]
+    assert loaded["DEBUG"] is False
+    assert loaded["SECRET_KEY"] == "the key"
+    assert loaded["ALLOWED_HOSTS"] == ["example.org", ".example.com", "192.0.2.21"]
+    assert loaded["USE_X_FORWARDED_HOST"] is False
+    assert loaded["CSRF_TRUSTED_ORIGINS"] == ["https://forms.example.net", *SITE["origins"]]
+    assert loaded["SESSION_ENGINE"].endswith("cached_db")
+    assert loaded["CACHES"]["default"]["LOCATION"] == SITE["caches"]
+    assert loaded["CACHES"]["default"]["KEY_PREFIX"] == "news"
+    assert loaded["CACHES"]["other"] == {"BACKEND": "theirs"}
+    assert loaded["STORAGES"]["default"]["BACKEND"] == "realworld.storage.TierMediaStorage"
+    assert loaded["STORAGES"]["archive"] == {"BACKEND": "theirs"}
+    assert loaded["STATIC_ROOT"] == "/srv/site/releases/r7/static"
+    assert loaded["MIDDLEWARE"] == ["theirs"]
 
 
 def test_a_project_without_the_sessions_app_keeps_its_own_sessions(package: pathlib.Path) -> None:
@@ -154,11 +154,11 @@ LOGGING = {"version": 1,
 
 
 def test_static_files_are_collected_without_database_cache_or_secret(package: pathlib.Path) -> None:
-    found = settings(package, "import os\nKEY = os.environ['TOKEN']\nSECRET_KEY = KEY\n", "build_settings.py")
-    assert found["SECRET_KEY"] != "t0ken"
-    assert found["STATIC_ROOT"] == "/build/static"
-    assert found["STORAGES"]["staticfiles"] == {"BACKEND": "some.Storage"}
-    assert "dummy" in found["DATABASES"]["default"]["ENGINE"]
+    loaded = settings(package, "import os\nKEY = os.environ['TOKEN']\nSECRET_KEY = KEY\n", "build_settings.py")
+    assert loaded["SECRET_KEY"] != "t0ken"
+    assert loaded["STATIC_ROOT"] == "/build/static"
+    assert loaded["STORAGES"]["staticfiles"] == {"BACKEND": "some.Storage"}
+    assert "dummy" in loaded["DATABASES"]["default"]["ENGINE"]
 
 
 @pytest.mark.parametrize(
@@ -188,9 +188,9 @@ def test_static_files_are_collected_without_database_cache_or_secret(package: pa
 def test_what_a_project_says_of_its_static_files_is_kept(
     package: pathlib.Path, module: str, project: str, entry: Any, root: Any
 ) -> None:
-    found = settings(package, project, module)
-    assert found["STORAGES"]["staticfiles"] == entry
-    assert type(found["STATIC_ROOT"]) is root
+    loaded = settings(package, project, module)
+    assert loaded["STORAGES"]["staticfiles"] == entry
+    assert type(loaded["STATIC_ROOT"]) is root
 
 
 class Strict:
@@ -262,14 +262,14 @@ def test_a_name_of_no_file_is_what_the_project_takes_it_for(
 
 def ask(package: pathlib.Path, path: str) -> tuple[str, dict[str, str], str]:
     """Status line, headers and body of a request to a fresh wsgi.py."""
-    said: dict[str, Any] = {}
+    response: dict[str, Any] = {}
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: None = None) -> None:
-        said.update(status=status, headers=dict(headers))
+        response.update(status=status, headers=dict(headers))
 
     script = runpy.run_path(str(package / "wsgi.py"))
     body = b"".join(script["application"]({"REQUEST_METHOD": "GET", "PATH_INFO": path}, start_response))
-    return said["status"], said["headers"], body.decode()
+    return response["status"], response["headers"], body.decode()
 
 
 def test_before_the_first_deploy_the_node_says_so(package: pathlib.Path) -> None:
@@ -353,11 +353,11 @@ def test_statements_tell_the_request_they_are_for(package: pathlib.Path) -> None
     [wrapper] = connection.execute_wrappers
     for environ in ({"HTTP_X_REQUEST_ID": "abc-1"}, {}):
         realworld.follow(environ)
-        wrapper(lambda *words: ran.append(words), "SELECT %s", [1], False, {})
+        wrapper(lambda *args: ran.append(args), "SELECT %s", [1], False, {})
     composed = object()
     realworld.follow({"HTTP_X_REQUEST_ID": "abc-2"})
-    wrapper(lambda *words: ran.append(words), composed, None, False, {})
-    assert [words[0] for words in ran] == ["/* request=abc-1 */ SELECT %s", "SELECT %s", composed]
+    wrapper(lambda *args: ran.append(args), composed, None, False, {})
+    assert [args[0] for args in ran] == ["/* request=abc-1 */ SELECT %s", "SELECT %s", composed]
     assert ran[0][1:] == ([1], False, {})
 
 
@@ -432,12 +432,12 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
 
     def body(self) -> bytes:
         assert self.headers["Transfer-Encoding"] == "chunked"
-        found = b""
+        content = b""
         while size := int(self.rfile.readline(), 16):
-            found += self.rfile.read(size)
+            content += self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
-        return found
+        return content
 
     def do_PUT(self) -> None:
         self.server.requests.append(self.headers["X-Request-Id"])
@@ -615,7 +615,7 @@ def test_a_page_that_changed_something_is_not_asked_for_again(package: pathlib.P
     token = realworld.done.set(work)
     try:
         for statement, expected in (("select 1", False), ("update a set b = 1", True), ("select 2", True)):
-            realworld.commented(lambda *_words: None, statement, (), False, {})
+            realworld.commented(lambda *_args: None, statement, (), False, {})
             assert work["changed"] is expected
     finally:
         realworld.done.reset(token)
@@ -647,10 +647,10 @@ def test_an_index_that_keeps_nobody_waiting_waits_for_everybody(
         def fetchone(self) -> list[str]:
             return ["5s"]
 
-        def execute(self, words: str) -> None:
-            asked.append(words)
+        def execute(self, command: str) -> None:
+            executed.append(command)
 
-    asked, connection = [], types.SimpleNamespace(connection=types.SimpleNamespace(cursor=Cursor))
-    realworld.patiently(lambda sql, *_words: asked.append(sql), statement, (), False, {"connection": connection})
-    limits = [words.split("= ")[1].strip("'") for words in asked if words.startswith("set lock_timeout")]
-    assert limits == expected and statement in asked
+    executed, connection = [], types.SimpleNamespace(connection=types.SimpleNamespace(cursor=Cursor))
+    realworld.patiently(lambda sql, *_args: executed.append(sql), statement, (), False, {"connection": connection})
+    limits = [command.split("= ")[1].strip("'") for command in executed if command.startswith("set lock_timeout")]
+    assert limits == expected and statement in executed

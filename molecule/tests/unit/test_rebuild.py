@@ -62,7 +62,7 @@ def environment(name: str = "staging", containers: bool = True, **more: pathlib.
 
 def models() -> dict[str, set[str]]:
     """{table: its columns} of the demo, read off its models."""
-    found = dict(DJANGO)
+    tables = dict(DJANGO)
     for path in (ROOT / "demo").glob("*/models.py"):
         for model in ast.parse(path.read_text()).body:
             if isinstance(model, ast.ClassDef) and any(ast.unparse(base) == "models.Model" for base in model.bases):
@@ -73,11 +73,11 @@ def models() -> dict[str, set[str]]:
                     and isinstance(part.value, ast.Call)
                     and ast.unparse(part.value.func).startswith("models.")
                 ]
-                found[f"{path.parent.name}_{model.name.lower()}"] = {
+                tables[f"{path.parent.name}_{model.name.lower()}"] = {
                     "id",
                     *(name + "_id" * kind.endswith("ForeignKey") for name, kind in fields),
                 }
-    return found
+    return tables
 
 
 def test_every_rule_names_what_the_demo_has() -> None:
@@ -136,7 +136,7 @@ def test_what_may_be_rebuilt(env: types.SimpleNamespace, other: types.SimpleName
 
 
 def test_the_program_refuses_production() -> None:
-    words = [
+    command = [
         sys.executable,
         "-m",
         "controller.commands.rebuild",
@@ -145,7 +145,7 @@ def test_the_program_refuses_production() -> None:
         "--yes",
     ]
     done = subprocess.run(
-        words, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False
+        command, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False
     )
     assert (
         done.returncode == 2
@@ -155,7 +155,7 @@ def test_the_program_refuses_production() -> None:
 
 
 def test_a_rehearsal_is_rebuilt_from_a_rehearsal() -> None:
-    words = [
+    command = [
         "make",
         "--no-print-directory",
         "--dry-run",
@@ -165,10 +165,10 @@ def test_a_rehearsal_is_rebuilt_from_a_rehearsal() -> None:
         "REHEARSE=1",
         "YES=1",
     ]
-    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert (
         "controller.commands.rebuild --inventory .state/staging-rehearsal/inventory/staging.yml --from .state/production-rehearsal/inventory/production.yml --yes"
-        in said
+        in output
     )
 
 
@@ -188,35 +188,35 @@ def test_backups_need_the_vault(tmp_path: pathlib.Path) -> None:
 def test_a_release_is_known_by_its_manifest(tmp_path: pathlib.Path) -> None:
     other = environment("production")
 
-    def said(**hosts: tuple[str, str]) -> dict[str, Any]:
+    def answers(**hosts: tuple[str, str]) -> dict[str, Any]:
         return {name: {"rc": 0, "stdout": f"{version}\n{manifest}  -"} for name, (version, manifest) in hosts.items()}
 
     good = ("abc", hashlib.sha256(b"{}").hexdigest())
     with pytest.raises(rebuild.Refused, match="app2 of production did not tell"):
-        rebuild.release_of(other, said(app1=good), tmp_path, "shop")
+        rebuild.release_of(other, answers(app1=good), tmp_path, "shop")
     with pytest.raises(rebuild.Refused, match="different releases: make deploy ENV=production"):
-        rebuild.release_of(other, said(app1=good, app2=("def", "0")), tmp_path, "shop")
+        rebuild.release_of(other, answers(app1=good, app2=("def", "0")), tmp_path, "shop")
     with pytest.raises(
         rebuild.Refused, match="abc of production is not in .state/releases.* make deploy ENV=production"
     ):
-        rebuild.release_of(other, said(app1=good, app2=good), tmp_path, "shop")
+        rebuild.release_of(other, answers(app1=good, app2=good), tmp_path, "shop")
     for part in rebuild.PARTS:
         (tmp_path / f"shop-abc{part}").write_text("{}")
-    assert rebuild.release_of(other, said(app1=good, app2=good), tmp_path, "shop") == "abc"
+    assert rebuild.release_of(other, answers(app1=good, app2=good), tmp_path, "shop") == "abc"
     with pytest.raises(rebuild.Refused, match="their manifests differ"):
-        rebuild.release_of(other, said(app1=("abc", "0"), app2=("abc", "0")), tmp_path, "shop")
+        rebuild.release_of(other, answers(app1=("abc", "0"), app2=("abc", "0")), tmp_path, "shop")
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("queried", "reason"),
     [
         ({"unreachable": True, "msg": "no route"}, "does not answer over SSH: docker start local-backup1"),
         ({"rc": 1, "stdout": "", "stderr": "plan: there is no backup"}, "backup1: plan: there is no backup"),
     ],
 )
-def test_nothing_goes_where_nothing_comes_back(said: Any, reason: str) -> None:
+def test_nothing_goes_where_nothing_comes_back(queried: Any, reason: str) -> None:
     with pytest.raises(rebuild.Refused, match=reason):
-        rebuild.plan_of(environment("local"), said)
+        rebuild.plan_of(environment("local"), queried)
 
 
 def test_what_goes_and_what_is_lost_is_named() -> None:
@@ -257,7 +257,7 @@ def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> C
         env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
         scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}
-        said = {
+        results = {
             "plan": {"backup1": plan},
             "release": {},
             "came": {"db1": {"stdout": ""}},
@@ -266,10 +266,10 @@ def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> C
 
         def ask(_self: Any, tag: str) -> Any:
             steps.append((tag, ()))
-            return said[tag]
+            return results[tag]
 
-        def step(what: str, *words: str, **_how: bool) -> int | None:
-            steps.append((what, words))
+        def step(what: str, *args: str, **_how: bool) -> int | None:
+            steps.append((what, args))
             if what == broken:
                 raise rebuild.Failed(what)
             return 0
@@ -281,10 +281,10 @@ def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> C
         monkeypatch.setattr(rebuild, "release_of", lambda *_what, **_more: "v1")
         monkeypatch.setattr(rebuild.lock, "take", lambda *_what: ({}, ""))
         monkeypatch.setattr("builtins.input", lambda _prompt: "no")
-        told = types.SimpleNamespace(**{"yes": True, "check": False, "extra_vars": []} | given)
+        arguments = types.SimpleNamespace(**{"yes": True, "check": False, "extra_vars": []} | given)
         code: int | rebuild.Refused | rebuild.Failed
         try:
-            code = rebuild.rebuild(env, other and rebuild.Environment(ROOT / f"inventories/{other}.yml"), told)
+            code = rebuild.rebuild(env, other and rebuild.Environment(ROOT / f"inventories/{other}.yml"), arguments)
         except (rebuild.Refused, rebuild.Failed) as reason:
             code = reason
         return code, steps, env
@@ -294,13 +294,13 @@ def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> C
 
 def variables(steps: list[Any]) -> Any:
     """What the converge is told."""
-    words = dict(steps)["converge"]
-    return json.loads(words[words.index("-e") + 1])
+    args = dict(steps)["converge"]
+    return json.loads(args[args.index("-e") + 1])
 
 
 def test_from_its_own_backups(staged: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     code, steps, env = staged()
-    assert code == 0 and [what for what, _words in steps] == ["plan", "destroy", "boot", "converge", "came", "smoke"]
+    assert code == 0 and [what for what, _args in steps] == ["plan", "destroy", "boot", "converge", "came", "smoke"]
     assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": ["backup1"]}
     assert variables(steps) == {"backup_bootstrap": ["--set=1F", "--type=default"]}
     assert not env.note.exists() and "lost      what was written after the last WAL" in capsys.readouterr().out
@@ -308,7 +308,7 @@ def test_from_its_own_backups(staged: Callable[..., Any], capsys: pytest.Capture
 
 def test_from_another_environment(staged: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     code, steps, _env = staged(other="staging")
-    assert code == 0 and [what for what, _words in steps] == [
+    assert code == 0 and [what for what, _args in steps] == [
         "release",
         "scrub",
         "destroy",
@@ -319,8 +319,8 @@ def test_from_another_environment(staged: Callable[..., Any], capsys: pytest.Cap
     ]
     assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": []}
     assert variables(steps) == {"backup_taken_from": "ssh there tier-backup", "django_version": "v1"}
-    told = capsys.readouterr().out
-    assert "auth_user.email: 1 rows" in told and "the archive lacks segment 1" in told
+    output = capsys.readouterr().out
+    assert "auth_user.email: 1 rows" in output and "the archive lacks segment 1" in output
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_from_another_environment(staged: Callable[..., Any], capsys: pytest.Cap
 def test_nothing_is_touched(staged: Callable[..., Any], given: Any) -> None:
     code, steps, env = staged(**given)
     assert code == 0 if "check" in given else "no " in str(code)
-    assert not {"destroy", "boot", "converge"} & {what for what, _words in steps} and not env.note.exists()
+    assert not {"destroy", "boot", "converge"} & {what for what, _args in steps} and not env.note.exists()
 
 
 def test_what_was_cut_off_is_known(staged: Callable[..., Any]) -> None:

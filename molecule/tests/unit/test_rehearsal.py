@@ -34,8 +34,8 @@ def copy(tmp_path: pathlib.Path) -> pathlib.Path:
 def build(copy: pathlib.Path, env: str = "production") -> Any:
     """Rehearse an environment of the copy; (its inventory file, what was said)."""
     state = copy / f".state/{env}-rehearsal"
-    said = rehearse.build(copy / f"inventories/{env}.yml", state, copy)
-    return state / f"inventory/{env}.yml", said
+    sentences = rehearse.build(copy / f"inventories/{env}.yml", state, copy)
+    return state / f"inventory/{env}.yml", sentences
 
 
 def without_addresses(text: str) -> str:
@@ -45,9 +45,9 @@ def without_addresses(text: str) -> str:
 
 @pytest.mark.parametrize("env", REAL)
 def test_only_addresses_differ_and_all_are_on_this_machine(copy: pathlib.Path, env: str) -> None:
-    path, said = build(copy, env)
+    path, sentences = build(copy, env)
     real, rehearsed = (ROOT / f"inventories/{env}.yml").read_text(), path.read_text()
-    assert said == []
+    assert sentences == []
     assert without_addresses(rehearsed) == without_addresses(real)  # comments, order, names and groups
     values = load(path.parent / f"group_vars/{env}/zz_rehearsal.yml")
     network = ipaddress.ip_network(values["network_cidr"])
@@ -72,12 +72,12 @@ def test_an_inventory_written_by_hand_keeps_its_manner() -> None:
 
 
 def test_names_and_numbers_that_are_taken_get_the_next_free_one() -> None:
-    found = rehearse.new_addresses(
+    addresses = rehearse.new_addresses(
         {"a": "10.0.0.100", "b": "b.example.com", "c": "10.0.0.5", "d": "10.0.1.5", "e": "10.0.0.1"},
         "172.30.150",
         {"d": "172.30.150.9"},
     )
-    assert found == {
+    assert addresses == {
         "a": "172.30.150.2",
         "b": "172.30.150.3",
         "c": "172.30.150.5",
@@ -89,15 +89,15 @@ def test_names_and_numbers_that_are_taken_get_the_next_free_one() -> None:
 def test_verbs_of_a_rehearsal_leave_what_is_real_alone() -> None:
     """What `make down` removes, and the password of the vault: its own."""
     for env in REAL:
-        words = ["make", "--no-print-directory", "--dry-run", "down", f"ENV={env}", "REHEARSE=1"]
-        said = subprocess.run(
-            words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
+        command = ["make", "--no-print-directory", "--dry-run", "down", f"ENV={env}", "REHEARSE=1"]
+        output = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
         ).stdout
-        removed = [word for line in said.splitlines() if line.strip().startswith("rm ") for word in line.split()[2:]]
+        removed = [word for line in output.splitlines() if line.strip().startswith("rm ") for word in line.split()[2:]]
         assert removed and all(word.startswith(f".state/{env}-rehearsal") for word in removed)
-        assert f"-i .state/{env}-rehearsal/inventory/{env}.yml" in said
-        assert f"-i inventories/{env}.yml" not in said
-        words = [
+        assert f"-i .state/{env}-rehearsal/inventory/{env}.yml" in output
+        assert f"-i inventories/{env}.yml" not in output
+        command = [
             "make",
             "--no-print-directory",
             "--dry-run",
@@ -106,25 +106,25 @@ def test_verbs_of_a_rehearsal_leave_what_is_real_alone() -> None:
             f"ENV={env}",
             "REHEARSE=1",
         ]
-        said = subprocess.run(
-            words,
+        output = subprocess.run(
+            command,
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
             env=dict(os.environ, MAKEFLAGS="", ANSIBLE_VAULT_PASSWORD_FILE="/real"),
         ).stdout
-        assert said == f"echo {ROOT}/.state/{env}-rehearsal/vault-password\n"
+        assert output == f"echo {ROOT}/.state/{env}-rehearsal/vault-password\n"
 
 
 @pytest.mark.parametrize(("rehearse", "goes"), [("1", False), ("0", True), ("", True)])
 def test_only_1_is_a_rehearsal(rehearse: str, goes: bool) -> None:
     """What stands of an environment with drawings goes with it, not with a rehearsal of it."""
-    words = ["make", "--no-print-directory", "--dry-run", "down", "ENV=ladder", f"REHEARSE={rehearse}"]
-    said = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
+    command = ["make", "--no-print-directory", "--dry-run", "down", "ENV=ladder", f"REHEARSE={rehearse}"]
+    output = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ, MAKEFLAGS="")
     ).stdout
-    [removed] = [line for line in said.splitlines() if line.strip().startswith("rm ")]
+    [removed] = [line for line in output.splitlines() if line.strip().startswith("rm ")]
     assert ("inventories/ladder.yml" in removed.split()) is goes
 
 
@@ -192,7 +192,7 @@ def test_containers_are_not_rehearsed(copy: pathlib.Path) -> None:
 
 def test_everything_shared_is_the_repositorys_own_and_no_secret_is(copy: pathlib.Path) -> None:
     (copy / "group_vars/production/vault.yml").write_text("the real ones")
-    path, _said = build(copy)
+    path, _sentences = build(copy)
     tree = path.parent / "group_vars"
     assert sorted(p.name for p in tree.iterdir()) == sorted(
         [*(p.name for p in (copy / "group_vars").iterdir() if p.name not in ENVIRONMENTS), "production"]
@@ -210,9 +210,9 @@ def test_a_second_look_touches_nothing(copy: pathlib.Path) -> None:
     """Verbs run side by side, and each makes sure of the tree first."""
 
     def stamps(path: pathlib.Path) -> dict[pathlib.Path, int]:
-        return {one: one.lstat().st_mtime_ns for one in path.parents[1].rglob("*")}
+        return {file: file.lstat().st_mtime_ns for file in path.parents[1].rglob("*")}
 
-    path, _said = build(copy)
+    path, _sentences = build(copy)
     before = stamps(path)
     build(copy)
     assert stamps(path) == before
@@ -220,29 +220,29 @@ def test_a_second_look_touches_nothing(copy: pathlib.Path) -> None:
 
 def test_all_that_tells_where_hosts_are_is_laid_over(copy: pathlib.Path) -> None:
     """A variable of the environment's own that a rehearsal kept would be the real one's."""
-    path, _said = build(copy)
+    path, _sentences = build(copy)
     own = load(copy / "group_vars/production/main.yml")
     assert set(own) - set(load(path.parent / "group_vars/production/zz_rehearsal.yml")) == {"env_name"}
 
 
 def test_a_host_that_was_added_stays_until_the_inventory_changes(copy: pathlib.Path) -> None:
-    path, _said = build(copy)
+    path, _sentences = build(copy)
     path.write_text(Inventory(path.read_text()).with_host("app", "app3", "172.30.150.29"))
     assert build(copy) == (path, [])
     assert "app3" in Inventory(path.read_text()).lines
     before = Inventory(path.read_text()).address("app2")
     real = copy / "inventories/production.yml"
     real.write_text(Inventory(real.read_text()).without_host("app1").replace("198.51.100.22", "198.51.100.77"))
-    _path, said = build(copy)
-    assert [sentence.partition(" was in the rehearsal only")[0] for sentence in said] == ["app1", "app3"]
+    _path, sentences = build(copy)
+    assert [sentence.partition(" was in the rehearsal only")[0] for sentence in sentences] == ["app1", "app3"]
     assert Inventory(path.read_text()).groups["app"] == ["app2"]
     assert Inventory(path.read_text()).address("app2") == before  # its container stands there
 
 
 def test_ansible_reads_the_rehearsal(copy: pathlib.Path) -> None:
-    path, _said = build(copy)
-    words = [sys.executable, "-m", "ansible", "inventory", "-i", str(path), "--list"]
-    listed = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    path, _sentences = build(copy)
+    command = [sys.executable, "-m", "ansible", "inventory", "-i", str(path), "--list"]
+    listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     app = listed["_meta"]["hostvars"]["app1"]
     assert app["env_containers"] is True
     assert app["env_name"] == "production"

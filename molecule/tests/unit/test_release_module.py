@@ -43,15 +43,15 @@ def call_fixture(execute: Callable[..., Any], tmp_path: pathlib.Path) -> Callabl
 
 
 def test_a_release_gets_its_place_once(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
-    place = tmp_path / "site/releases/v1"
+    directory = tmp_path / "site/releases/v1"
     archive, manifest = artifact(tmp_path)
     given = {"archive": archive, "manifest": manifest, "prove": ["sh", "-c", 'test -f "$RELEASE/site/app.py"']}
     assert not call()["complete"]
-    assert call(check=True, **given)["changed"] and not place.exists()
+    assert call(check=True, **given)["changed"] and not directory.exists()
     done = call(**given)
     assert (done["changed"], done["complete"], done["live"]) == (True, True, False)
-    assert (place / "bin/app.py").read_text() == "print()" and not os.path.exists(archive)
-    assert [path.name for path in place.parent.iterdir()] == ["v1"]
+    assert (directory / "bin/app.py").read_text() == "print()" and not os.path.exists(archive)
+    assert [path.name for path in directory.parent.iterdir()] == ["v1"]
     assert not call(**given)["changed"] and call(manifest=manifest)["complete"]
 
 
@@ -76,8 +76,8 @@ def test_an_incomplete_release_gets_no_name(
 
 def test_an_unproven_release_gets_no_name(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     archive, manifest = artifact(tmp_path)
-    said = call(archive=archive, prove=["sh", "-c", "echo no such table >&2; exit 1"])["msg"]
-    assert said == "sh -c echo no such table >&2; exit 1 found the release wanting: no such table"
+    message = call(archive=archive, prove=["sh", "-c", "echo no such table >&2; exit 1"])["msg"]
+    assert message == "sh -c echo no such table >&2; exit 1 found the release wanting: no such table"
     assert call(archive=archive, manifest="0")["msg"] == "The release that arrived is not the one that was built."
     assert not call()["complete"]
     assert call(archive=archive, manifest=manifest)["complete"]
@@ -123,9 +123,9 @@ def test_which_releases_stay(
         os.utime(releases / name, (age, age))
     (tmp_path / "site/current").symlink_to("releases/v4")
     (tmp_path / "site/previous").symlink_to("releases/v1")
-    told = call(version=version, keep=keep)
-    assert (told["current"], told["previous"]) == ("v4", "v1")
-    assert told["kept"] == kept and sorted(told["stale"]) == sorted(stale)
+    answer = call(version=version, keep=keep)
+    assert (answer["current"], answer["previous"]) == ("v4", "v1")
+    assert answer["kept"] == kept and sorted(answer["stale"]) == sorted(stale)
 
 
 def test_a_release_is_live_after_a_restart_of_the_site(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:

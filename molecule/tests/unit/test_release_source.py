@@ -121,11 +121,11 @@ def test_a_working_tree_is_whole_with_its_submodules_whoever_owns_it(
     ("damage", "says"),
     [
         (
-            lambda place, monkeypatch: monkeypatch.setenv("PATH", str(place / "nothing")),
+            lambda directory, monkeypatch: monkeypatch.setenv("PATH", str(directory / "nothing")),
             "is in a git working tree, and there is no git here .*apt-get install git",
         ),
         (
-            lambda place, monkeypatch: (place / ".git/HEAD").unlink(),
+            lambda directory, monkeypatch: (directory / ".git/HEAD").unlink(),
             "git cannot say what it ignores of .*not a git repository.* Mend .*/.git",
         ),
     ],

@@ -8,7 +8,7 @@ from ansible.module_utils import release_log
 from controller.commands import releases
 
 
-def said(release: str, *entries: dict[str, str]) -> dict[str, str]:
+def answer(release: str, *entries: dict[str, str]) -> dict[str, str]:
     """What a host answers: what it serves, and its ledger."""
     return {"stdout": "\n".join([f"releases/{release}", *(json.dumps(e) for e in entries)])}
 
@@ -25,8 +25,8 @@ def entry(when: int, release: str, result: str, verb: str = "deploy") -> dict[st
 
 def test_every_line_once_in_the_order_of_time() -> None:
     first, second = entry(1, "a", "live"), entry(2, "b", "live", "rollback")
-    text, one = releases.page({"app1": said("b", first, second), "app2": said("b", first, second)})
-    assert one
+    text, agreed = releases.page({"app1": answer("b", first, second), "app2": answer("b", first, second)})
+    assert agreed
     assert [line.split()[2:] for line in text.splitlines() if "ann@desk" in line] == [
         ["deploy", "a", "live"],
         ["rollback", "b", "live"],
@@ -35,15 +35,15 @@ def test_every_line_once_in_the_order_of_time() -> None:
 
 def test_what_was_begun_is_shown_until_it_ended() -> None:
     begun, live = entry(1, "a", "begun"), entry(2, "a", "live")
-    assert "begun" not in releases.page({"app1": said("a", begun, live)})[0]
-    assert "cut off, or under way: make deploy finishes it" in releases.page({"app1": said("a", begun)})[0]
+    assert "begun" not in releases.page({"app1": answer("a", begun, live)})[0]
+    assert "cut off, or under way: make deploy finishes it" in releases.page({"app1": answer("a", begun)})[0]
     assert releases.rows([begun, entry(2, "b", "live")])[1][-1] == "cut off"
 
 
 def test_different_releases_and_silent_hosts_fail() -> None:
-    assert not releases.page({"app1": said("a"), "app2": said("b")})[1]
-    text, one = releases.page({"app1": said("a"), "app2": {"unreachable": True}})
-    assert not one and "app2 does not answer" in text
+    assert not releases.page({"app1": answer("a"), "app2": answer("b")})[1]
+    text, agreed = releases.page({"app1": answer("a"), "app2": {"unreachable": True}})
+    assert not agreed and "app2 does not answer" in text
 
 
 def test_a_host_reads_what_it_serves_and_its_log(tmp_path: pathlib.Path) -> None:

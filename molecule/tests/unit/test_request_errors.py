@@ -29,7 +29,7 @@ AH00163: Apache/2.4.65 (Debian) mod_wsgi/5.0.0 configured -- resuming normal ope
 
 
 @pytest.mark.parametrize(
-    ("request_id", "said"),
+    ("request_id", "expected"),
     [
         (
             "ab12",
@@ -52,8 +52,8 @@ AH00163: Apache/2.4.65 (Debian) mod_wsgi/5.0.0 configured -- resuming normal ope
         ("none", []),
     ],
 )
-def test_the_last_traceback_of_a_request(request_id: str, said: list[str]) -> None:
-    assert request_errors.traceback(JOURNAL.splitlines(), request_id) == said
+def test_the_last_traceback_of_a_request(request_id: str, expected: list[str]) -> None:
+    assert request_errors.traceback(JOURNAL.splitlines(), request_id) == expected
 
 
 def test_a_long_traceback_is_told_from_its_end() -> None:
@@ -64,5 +64,5 @@ def test_a_long_traceback_is_told_from_its_end() -> None:
         *frames,
         "[wsgi:error] [pid 1:tid 1] OSError: x",
     ]
-    said = request_errors.traceback(lines, "ab12")
-    assert len(said) == request_errors.MOST and said[-1] == "OSError: x"
+    traceback = request_errors.traceback(lines, "ab12")
+    assert len(traceback) == request_errors.MOST and traceback[-1] == "OSError: x"

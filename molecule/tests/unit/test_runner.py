@@ -32,11 +32,11 @@ def step(
 def invented(seed: int) -> list[plan.Step]:
     """Some steps of all kinds, drawn by a seed."""
     draw = random.Random(seed)
-    found: list[plan.Step] = []
+    drawn: list[plan.Step] = []
     for number in range(draw.randint(1, 9)):
         tiers = {tier: draw.choice(plan.USES) for tier in draw.sample(["red", "green"], draw.randint(0, 2))}
-        after = [other.name for other in found if draw.random() < 0.2]
-        found.append(
+        after = [other.name for other in drawn if draw.random() < 0.2]
+        drawn.append(
             step(
                 f"s{number}",
                 draw.randint(1, 90),
@@ -46,15 +46,15 @@ def invented(seed: int) -> list[plan.Step]:
                 **tiers,
             )
         )
-    return found
+    return drawn
 
 
 def together(slots: list[plan.Slot]) -> list[tuple[plan.Slot, plan.Slot]]:
     """Pairs of slots that overlap."""
     return [
-        (one, other)
-        for one, other in itertools.combinations(slots, 2)
-        if min(one.end, other.end) - max(one.start, other.start) > 1e-6
+        (first, second)
+        for first, second in itertools.combinations(slots, 2)
+        if min(first.end, second.end) - max(first.start, second.start) > 1e-6
     ]
 
 
@@ -63,16 +63,16 @@ def together(slots: list[plan.Slot]) -> list[tuple[plan.Slot, plan.Slot]]:
 )
 def test_a_plan_runs_every_step_and_respects_what_each_needs(some: list[plan.Step]) -> None:
     slots = plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)
-    by_name, ends = {one.name: one for one in some}, {slot.name: slot.end for slot in slots}
+    by_name, ends = {wanted.name: wanted for wanted in some}, {slot.name: slot.end for slot in slots}
     assert sorted(slot.name for slot in slots) == sorted(by_name)
     assert all(slot.end - slot.start >= by_name[slot.name].seconds - 1e-6 for slot in slots)
     assert all(ends[before] <= slot.start for slot in slots for before in by_name[slot.name].after)
     for pair in together(slots):
-        one, other = (by_name[slot.name] for slot in pair)
-        assert not any("alone" in (one.tiers[tier], other.tiers[tier]) for tier in one.tiers if tier in other.tiers), (
-            pair
-        )
-        assert not (one.quiet and other.cores > plan.LIGHT or other.quiet and one.cores > plan.LIGHT), pair
+        first, second = (by_name[slot.name] for slot in pair)
+        assert not any(
+            "alone" in (first.tiers[tier], second.tiers[tier]) for tier in first.tiers if tier in second.tiers
+        ), pair
+        assert not (first.quiet and second.cores > plan.LIGHT or second.quiet and first.cores > plan.LIGHT), pair
     for slot in slots:
         beside = [by_name[other.name] for other in slots if other.start <= slot.start < other.end - 1e-6]
         assert len(beside) == 1 or sum(other.cores for other in beside) <= PROCESSORS * plan.OVERLAP + 1e-6
@@ -82,7 +82,7 @@ def test_a_plan_runs_every_step_and_respects_what_each_needs(some: list[plan.Ste
 
 
 def test_staging_comes_after_all_that_changes_production() -> None:
-    changing = {name for name, one in DECLARED.items() if one.tiers.get("production") == "alone"} - {"rehearsal"}
+    changing = {name for name, row in DECLARED.items() if row.tiers.get("production") == "alone"} - {"rehearsal"}
     assert {"default", "drills", "replaced"} < changing <= DECLARED["rehearsal"].after
     assert DECLARED["parity"].after == {"rehearsal"}
 
@@ -122,8 +122,8 @@ def test_steps_that_want_more_processors_than_there_are_slow_down() -> None:
 
 def test_the_chain_says_what_each_step_waited_for() -> None:
     some = [step("a", 30, red="alone"), step("b", 20, red="alone"), step("c", 10, 0.1, ["b"])]
-    found = plan.chain(plan.simulated(some, PROCESSORS))
-    assert [(slot.name, slot.seconds, slot.behind, slot.why) for slot in found] == [
+    chain = plan.chain(plan.simulated(some, PROCESSORS))
+    assert [(slot.name, slot.seconds, slot.behind, slot.why) for slot in chain] == [
         ("a", 30, "", ""),
         ("b", 20, "a", "a uses red"),
         ("c", 10, "b", "after b"),
@@ -136,15 +136,15 @@ def test_the_chain_says_what_each_step_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ({"a": {"tier": {}}}, "a: unknown tier"),
         ({"a": {"tiers": {"red": "mine"}}}, "a: unknown mine"),
         ({"a": {"after": ["b"]}}, "a: after b"),
     ],
 )
-def test_a_row_that_is_not_understood_is_refused(rows: Any, said: Any) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_row_that_is_not_understood_is_refused(rows: Any, message: Any) -> None:
+    with pytest.raises(ValueError, match=message):
         plan.declared(rows)
 
 
@@ -154,7 +154,7 @@ def test_steps_that_wait_for_each_other_are_refused() -> None:
 
 
 def test_some_steps_can_be_chosen() -> None:
-    assert [(one.name, set(one.after)) for one in plan.selected(DECLARED, ["parity", "drills", "rehearsal"])] == [
+    assert [(row.name, set(row.after)) for row in plan.selected(DECLARED, ["parity", "drills", "rehearsal"])] == [
         ("drills", set()),
         ("rehearsal", {"drills"}),
         ("parity", {"rehearsal"}),
@@ -178,8 +178,8 @@ def test_hints_are_replaced_by_what_was_measured() -> None:
         "# what steps need\nstatic: {seconds: 60, cores: 1.0}\nbuild: {tiers: {local: alone}, seconds: 87, cores: 1.0}\n"
         "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 625, cores: 1.4}\n"
     )
-    found = steps.learned(text, {"drills": (601.4, 1.26), "static": (30.6, None), "gone": (1, 1)})
-    changed = [(before, after) for before, after in zip(text.splitlines(), found.splitlines()) if before != after]
+    rewritten = steps.learned(text, {"drills": (601.4, 1.26), "static": (30.6, None), "gone": (1, 1)})
+    changed = [(before, after) for before, after in zip(text.splitlines(), rewritten.splitlines()) if before != after]
     assert [after for _before, after in changed] == [
         "static: {seconds: 31, cores: 1.0}",
         "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 601, cores: 1.3}",
@@ -198,14 +198,14 @@ def perform_fixture(tmp_path: pathlib.Path) -> Callable[..., tuple[execution.Run
         commands: dict[str, str],
         before: Callable[[execution.Run], object] = lambda run: None,
     ) -> tuple[execution.Run, list[str]]:
-        said: list[str] = []
+        lines: list[str] = []
         with usage.Meter(read=dict, ask=dict) as meter:
             run = execution.Run(
-                order, lambda one: (["sh", "-c", commands[one.name]], {}), said.append, tmp_path, PROCESSORS, meter
+                order, lambda row: (["sh", "-c", commands[row.name]], {}), lines.append, tmp_path, PROCESSORS, meter
             )
             before(run)
             run.go()
-        return run, said
+        return run, lines
 
     return perform
 
@@ -214,7 +214,7 @@ def test_steps_run_side_by_side_and_their_outputs_do_not_mix(
     perform: Callable[..., tuple[execution.Run, list[str]]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     order = [step("one", 1, 0.5), step("other", 1, 0.5), step("late", 1, 0.5, ["one"])]
-    run, said = perform(
+    run, lines = perform(
         order,
         {
             "one": "echo one begins; sleep 0.5; echo one $TEST_STEP ends >&2",
@@ -222,13 +222,13 @@ def test_steps_run_side_by_side_and_their_outputs_do_not_mix(
             "late": "echo late",
         },
     )
-    assert [one.slot.name for one in run.ended] == ["one", "late", "other"] and run.broken == []
+    assert [ended.slot.name for ended in run.ended] == ["one", "late", "other"] and run.broken == []
     assert capfd.readouterr().out.split("=== ")[1:] == [
         "one: sh -c echo one begins; sleep 0.5; echo one $TEST_STEP ends >&2\none begins\none one ends\n",
         "late: sh -c echo late\nlate\n",
         "other: sh -c echo other begins; sleep 1; echo other ends\nother begins\nother ends\n",
     ]
-    assert [" ".join(line.split()[:2]).rstrip(":") for line in said] == [
+    assert [" ".join(line.split()[:2]).rstrip(":") for line in lines] == [
         "one begins",
         "other begins",
         "one ended",
@@ -236,7 +236,7 @@ def test_steps_run_side_by_side_and_their_outputs_do_not_mix(
         "late ended",
         "other ended",
     ]
-    slots = {one.slot.name: one.slot for one in run.ended}
+    slots = {ended.slot.name: ended.slot for ended in run.ended}
     assert (slots["late"].behind, slots["late"].why) == ("one", "after one")
 
 
@@ -244,9 +244,9 @@ def test_after_a_failure_nothing_begins_and_what_runs_ends(
     perform: Callable[..., tuple[execution.Run, list[str]]],
 ) -> None:
     order = [step("bad", 1, 0.5), step("beside", 1, 0.5), step("next", 1, 0.5, ["bad"]), step("free", 1, 2.0)]
-    run, said = perform(order, {"bad": "exit 3", "beside": "sleep 1", "next": "true", "free": "true"})
-    assert run.broken == ["bad"] and [one.slot.name for one in run.ended] == ["bad", "beside"]
-    assert any("bad FAILED (3)" in line for line in said) and any("beside ended well" in line for line in said)
+    run, lines = perform(order, {"bad": "exit 3", "beside": "sleep 1", "next": "true", "free": "true"})
+    assert run.broken == ["bad"] and [ended.slot.name for ended in run.ended] == ["bad", "beside"]
+    assert any("bad FAILED (3)" in line for line in lines) and any("beside ended well" in line for line in lines)
 
 
 def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(
@@ -256,8 +256,8 @@ def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(
     monkeypatch.setattr(execution, "GOODBYE", 0.5)
     begun, pid = time.monotonic(), tmp_path / "pid"
     hangs = f"trap '' TERM; setsid sleep 60 & echo $! > {pid}; while true; do sleep 60; done"
-    run, _said = perform([step("bad", 1, 0.5), step("hangs", 1, 0.5)], {"bad": "sleep 0.5; exit 1", "hangs": hangs})
-    assert time.monotonic() - begun < 10 and [(one.slot.name, one.code) for one in run.ended] == [
+    run, _lines = perform([step("bad", 1, 0.5), step("hangs", 1, 0.5)], {"bad": "sleep 0.5; exit 1", "hangs": hangs})
+    assert time.monotonic() - begun < 10 and [(ended.slot.name, ended.code) for ended in run.ended] == [
         ("bad", 1),
         ("hangs", -9),
     ]
@@ -271,13 +271,13 @@ def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(
 
 def test_a_signal_ends_what_runs_and_nothing_begins(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
     begun = time.monotonic()
-    run, said = perform(
+    run, lines = perform(
         [step("long"), step("next", after=["long"])],
         {"long": "echo as far as this; sleep 60", "next": "true"},
         before=lambda run: threading.Timer(0.5, run.interrupt, [15]).start(),
     )
-    assert time.monotonic() - begun < 10 and [(one.slot.name, one.code) for one in run.ended] == [("long", -15)]
-    assert run.stopped == "SIGTERM" and "long was ended by SIGTERM" in said[-1]
+    assert time.monotonic() - begun < 10 and [(ended.slot.name, ended.code) for ended in run.ended] == [("long", -15)]
+    assert run.stopped == "SIGTERM" and "long was ended by SIGTERM" in lines[-1]
 
 
 # ------------------------------------------------------------------ what is measured and said
@@ -300,7 +300,7 @@ def test_containers_that_come_go_and_start_again_are_counted() -> None:
 
 
 def test_the_processors_of_a_step_itself_are_measured(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
-    run, _said = perform(
+    run, _lines = perform(
         [step("busy", 1, 1.0)], {"busy": f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.3: pass'"}
     )
     [busy] = run.ended

@@ -94,16 +94,16 @@ def test_a_vault_is_carried_over_once_with_the_same_values(tier: Any) -> None:
     )
     before = tier.fill(old)
     # A dry run says what would be, and writes nothing.
-    code, said = tier.run("playbooks/secrets.yml", "--check")
-    assert code == 0 and "munin_password would be named monitor_password" in said and tier.file.read_bytes() == before
-    assert "value of" not in said
+    code, output = tier.run("playbooks/secrets.yml", "--check")
+    assert code == 0 and "munin_password would be named monitor_password" in output and tier.file.read_bytes() == before
+    assert "value of" not in output
 
-    code, said = tier.run("playbooks/secrets.yml")
-    assert code == 0 and said.endswith(
+    code, output = tier.run("playbooks/secrets.yml")
+    assert code == 0 and output.endswith(
         "vault.yml "
         + ", ".join(f"{was} is now named {name}" for name, was in RENAMED.items())
         + ", with the same value."
-    ), said
+    ), output
     new = tier.secrets()
     assert {name: new[name] for name in RENAMED} == {name: old[was] for name, was in RENAMED.items()}
     assert not set(RENAMED.values()) & set(new)
@@ -117,13 +117,13 @@ def test_a_vault_is_carried_over_once_with_the_same_values(tier: Any) -> None:
 
 def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier: Any) -> None:
     tier.fill({"etcd_root_password": "a", "munin_password": "b"})
-    code, said = tier.run("playbooks/parts/preflight.yml", "--start-at-task", "Check the names of the secrets")
+    code, output = tier.run("playbooks/parts/preflight.yml", "--start-at-task", "Check the names of the secrets")
     assert (
         code == 2
         and "Nothing was touched. The vault of x has monitor_password as munin_password. Rename it: make secrets ENV=x"
-        in said
+        in output
     )
-    assert "patroni_password" not in said
+    assert "patroni_password" not in output
 
 
 def test_nothing_reads_a_secret_by_a_name_of_before() -> None:

@@ -29,12 +29,12 @@ ASKED = {
 FILES = {"/static/a.css": b"a", "/media/a.png?x=1&y=2": b"a"}
 
 
-def site(answers: Mapping[str, Any], asked: list[str] | None = None) -> Callable[[str], smoke.Answer]:
+def site(answers: Mapping[str, Any], paths: list[str] | None = None) -> Callable[[str], smoke.Answer]:
     """fetch of a site that has these; the paths it was asked for go into a list."""
 
     def fetch(path: str) -> smoke.Answer:
-        if asked is not None:
-            asked.append(path)
+        if paths is not None:
+            paths.append(path)
         answer = answers.get(path, smoke.Answer(404, b"no"))
         if isinstance(answer, Exception):
             raise answer
@@ -43,8 +43,8 @@ def site(answers: Mapping[str, Any], asked: list[str] | None = None) -> Callable
     return fetch
 
 
-def look(answers: Mapping[str, Any], asked: list[str] | None = None, **more: Any) -> tuple[Any, Any]:
-    crawl = smoke.Crawl(ASKED | more, site(answers, asked), pause=lambda _seconds: None).run()
+def crawled(answers: Mapping[str, Any], paths: list[str] | None = None, **more: Any) -> tuple[Any, Any]:
+    crawl = smoke.Crawl(ASKED | more, site(answers, paths), pause=lambda _seconds: None).run()
     return smoke.rows(crawl), crawl.wrong
 
 
@@ -102,15 +102,15 @@ def look(answers: Mapping[str, Any], asked: list[str] | None = None, **more: Any
     ],
 )
 def test_what_a_smoke_test_calls_wrong(answers: Any, wrong: Any) -> None:
-    rows, said = look(answers)
-    assert list(said.values()) == wrong and len(rows) > 1
+    rows, wrong_pages = crawled(answers)
+    assert list(wrong_pages.values()) == wrong and len(rows) > 1
 
 
 class Window:
     """Stands for a browser: what the page says after each time the form was sent."""
 
-    def __init__(self, *said: Any) -> None:
-        self.said = list(said)
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
         self.done: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -127,10 +127,10 @@ class Window:
 
     def value(self, expression: str) -> Any:
         self.done.append(expression)
-        said = self.said.pop(0) if expression.endswith("innerText") else ""
-        if isinstance(said, Exception):
-            raise said
-        return said
+        answer = self.answers.pop(0) if expression.endswith("innerText") else ""
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 FORM = {
@@ -145,7 +145,7 @@ FORM = {
 
 
 @pytest.mark.parametrize(
-    ("said", "doors", "why"),
+    ("answers", "doors", "why"),
     [
         (["Sign out"], ["false"], ""),
         (["Who?", "Hello. Sign out"], ["false", "true"], ""),  # made on the second host, then signed in
@@ -167,8 +167,8 @@ FORM = {
         ),
     ],
 )
-def test_a_visitor_signs_in(monkeypatch: pytest.MonkeyPatch, said: Any, doors: Any, why: str) -> None:
-    window = Window(*said)
+def test_a_visitor_signs_in(monkeypatch: pytest.MonkeyPatch, answers: Any, doors: Any, why: str) -> None:
+    window = Window(*answers)
     monkeypatch.setattr(smoke.browser, "Browser", lambda *sites: window)
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: "/usr/bin/chromium")
@@ -179,7 +179,7 @@ def test_a_visitor_signs_in(monkeypatch: pytest.MonkeyPatch, said: Any, doors: A
     assert list(wrong.values()) == ([why] if why else []) and rows[0][:2] == ("sign in", "/in") and not left_out
     assert (
         window.done[:2] == ["https://x.test/in", 'document.querySelector("[name=\\"username\\"]").value = "smoke"']
-        and window.said == []
+        and window.answers == []
     )
 
 
@@ -211,12 +211,10 @@ def test_a_browser_without_a_sandbox_is_not_started(
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: "/usr/bin/chromium")
     monkeypatch.setattr(
-        smoke.browser.subprocess, "Popen", lambda *_words, **_options: pytest.fail("Chromium was started")
+        smoke.browser.subprocess, "Popen", lambda *_args, **_options: pytest.fail("Chromium was started")
     )
     # unshare's answer where unprivileged users may make no namespaces.
-    monkeypatch.setattr(
-        smoke.browser.subprocess, "run", lambda words, **_options: subprocess.CompletedProcess(words, 1)
-    )
+    monkeypatch.setattr(smoke.browser.subprocess, "run", lambda args, **_options: subprocess.CompletedProcess(args, 1))
     rows, wrong, left_out = smoke.sign_in(
         {"name": "x.test", "address": "192.0.2.9", "port": 443, "authority": "", "sign_in": FORM}, may_install=False
     )
@@ -249,18 +247,18 @@ def test_only_links_of_the_site_itself_are_followed(link: str, path: str) -> Non
 
 
 def test_everything_a_page_shows_itself_with_is_a_link() -> None:
-    found = smoke.Links(
+    links = smoke.Links(
         '<a href="1"></a><a rel="nofollow" href="no"></a><link rel="stylesheet" href="2"><link rel="canonical" href="no">'
         '<script src="3"></script><img src="4" srcset="5 1x, 6 2x"><video src="7"></video><form action="no"><a name="x">'
     ).targets
-    assert [one for one in found if one] == list("1234567")
+    assert [link for link in links if link] == list("1234567")
 
 
 def test_each_is_asked_for_once_and_not_for_ever() -> None:
     endless = {f"/{n}": f'<a href="/{n + 1}">next</a><a href="/">back</a>'.encode() for n in range(100)}
-    asked: list[str] = []
-    rows, wrong = look({"/": PAGE + b'<a href="/1">', **FILES, **endless}, asked)
-    assert wrong == {} and sorted(asked) == sorted(["/", *FILES, "/1", "/2", "/3", "/4"])
+    paths: list[str] = []
+    rows, wrong = crawled({"/": PAGE + b'<a href="/1">', **FILES, **endless}, paths)
+    assert wrong == {} and sorted(paths) == sorted(["/", *FILES, "/1", "/2", "/3", "/4"])
     assert ("links", "1 more", "not asked") in rows
 
 
@@ -282,30 +280,30 @@ def test_what_is_there_the_second_time_is_there() -> None:
 
 def test_a_smoke_test_ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke, "LONGEST", -1)
-    rows, _wrong = look({"/": PAGE})
+    rows, _wrong = crawled({"/": PAGE})
     assert ("page", "/", "not asked") in rows
 
 
 def test_a_deploy_is_told_by_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["smoke.py", "--stdin"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(ASKED)))
-    monkeypatch.setattr(smoke, "held", lambda asked: True)
+    monkeypatch.setattr(smoke, "held", lambda settings: True)
     monkeypatch.setattr(smoke, "AGAIN", 0)
-    monkeypatch.setattr(smoke, "visitor", lambda asked: site({"/": PAGE, "/static/a.css": b"a"}))
+    monkeypatch.setattr(smoke, "visitor", lambda settings: site({"/": PAGE, "/static/a.css": b"a"}))
     assert smoke.main() == 0
     assert list(json.loads(capsys.readouterr().out)["wrong"]) == ["/media/a.png?x=1&y=2"]
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(ASKED | {"address": "192.0.2.9"})))
-    monkeypatch.setattr(smoke, "held", lambda asked: False)
+    monkeypatch.setattr(smoke, "held", lambda settings: False)
     assert smoke.main() == 2 and "Nobody answers at 192.0.2.9" in capsys.readouterr().err
 
 
 class Pages(http.server.BaseHTTPRequestHandler):
     """A site of four pages, which notes what it was asked for."""
 
-    asked: ClassVar[list] = []
+    paths: ClassVar[list] = []
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.paths.append(self.path)
         status, says = {
             "/": (200, '<a href="/more">welcome'),
             "/in": (302, ""),
@@ -352,7 +350,7 @@ def served(tmp_path: pathlib.Path) -> Iterator[dict[str, Any]]:
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    Pages.asked.clear()
+    Pages.paths.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -377,7 +375,7 @@ def served(tmp_path: pathlib.Path) -> Iterator[dict[str, Any]]:
     ],
 )
 def test_a_converge_asks_for_the_pages_and_follows_nothing(served: Any, pages: Any, wrong: Any, failed: Any) -> None:
-    asked = served | {
+    settings = served | {
         "pages": [{"path": path, "says": says} for path, says in pages.items()],
         "pages_only": True,
         "tries": 1,
@@ -385,22 +383,22 @@ def test_a_converge_asks_for_the_pages_and_follows_nothing(served: Any, pages: A
     }
     done = subprocess.run(
         [sys.executable, "-m", "controller.commands.smoke", "--stdin"],
-        input=json.dumps(asked),
+        input=json.dumps(settings),
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (list(told["wrong"].values()), told["failed"]) == (wrong, failed)
-    assert set(Pages.asked) == set(pages) and len(Pages.asked) == len(pages)
+    result = json.loads(done.stdout)
+    assert (list(result["wrong"].values()), result["failed"]) == (wrong, failed)
+    assert set(Pages.paths) == set(pages) and len(Pages.paths) == len(pages)
 
 
 def test_what_is_asked_for_is_declared() -> None:
     """What the program reads is what playbooks/vars/smoke.yml says."""
-    told = load(ROOT / "playbooks/vars/smoke.yml")["smoke_settings"]
-    assert set(told) == {"name", "names", "address", "port", "authority", "pages", "files", "most", "sign_in"}
+    settings = load(ROOT / "playbooks/vars/smoke.yml")["smoke_settings"]
+    assert set(settings) == {"name", "names", "address", "port", "authority", "pages", "files", "most", "sign_in"}
 
 
 @pytest.mark.parametrize(
@@ -423,12 +421,12 @@ def test_a_release_is_judged_by_what_was_there_before(before: Any, rc: int, afte
     from ansible.template import Templar, trust_as_template
 
     load_plugins()
-    told = {
+    variables = {
         "rollout_smoke_before": before,
         "rollout_smoke_answered": True,
         "__smoke": {"rc": rc, "stdout": json.dumps({"wrong": after}) if rc == 0 else ""},
     }
     rules = load(ROOT / "playbooks/vars/rollout.yml")
-    templar = Templar(loader=DataLoader(), variables=told)
+    templar = Templar(loader=DataLoader(), variables=variables)
     assert templar.template(trust_as_template(rules["rollout_regressions"])) == missed
     assert templar.template(trust_as_template(rules["rollout_unanswered"])) == (rc != 0)

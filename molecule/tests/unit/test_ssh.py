@@ -78,8 +78,8 @@ def test_a_host_is_not_judged_by_a_machine_that_is_busy(
         "app1": ssh.State.NOT_ASKED,
         "app2": ssh.State.ANSWERED,
     }
-    said = query.result(replies["app1"])
-    assert query.silence(said).startswith("was not asked in time: this machine is busy")
+    result = query.result(replies["app1"])
+    assert query.silence(result).startswith("was not asked in time: this machine is busy")
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(
     fake("app1.1", "sleep 0.4; echo 'Connection timed out during banner exchange' >&2; exit 255")
     fake("app1", "echo reached; echo '{}'")
     assert run(4.0, app1="")["app1"].state is state
-    asked = (fake.path / "calls").read_text().splitlines()
-    assert ["ConnectTimeout=3" in words for words in asked] == [False, True][:calls]
+    logins = (fake.path / "calls").read_text().splitlines()
+    assert ["ConnectTimeout=3" in call for call in logins] == [False, True][:calls]
 
 
 @pytest.mark.parametrize("why", ["Permission denied (publickey).", "Host key verification failed."])
@@ -116,9 +116,9 @@ def test_a_machine_that_becomes_busy_while_it_asks_is_noticed(fake: Fake, monkey
 
 
 def test_ssh_is_called_as_ansible_calls_it() -> None:
-    words = ssh.options(LOGIN, None)
-    assert words[0] == "ssh" and words[-1] == "192.0.2.1"
-    options = [words[place + 1] for place, word in enumerate(words) if word == "-o"]
+    command = ssh.options(LOGIN, None)
+    assert command[0] == "ssh" and command[-1] == "192.0.2.1"
+    options = [command[index + 1] for index, word in enumerate(command) if word == "-o"]
     assert {
         "BatchMode=yes",
         "ControlMaster=no",
@@ -131,7 +131,7 @@ def test_ssh_is_called_as_ansible_calls_it() -> None:
         "UserKnownHostsFile=/dev/null",
         "ConnectTimeout=2",
     } <= set(options)
-    assert words[words.index("-J") + 1] == "gate way"
+    assert command[command.index("-J") + 1] == "gate way"
 
 
 def test_host_keys_are_checked_unless_the_environment_says_otherwise() -> None:
@@ -247,9 +247,9 @@ def test_a_function_is_sent_with_its_modules_and_arguments(fake: Fake) -> None:
         "far.look": "from far.away import LINE\ndef look(name, words):\n    return {'name': name, 'said': LINE, 'words': words}\n",
     }
     tier = environment.Environment("x", fake.path, {"app1": environment.Host("app1", ssh.Login("app1"), {})}, {})
-    words = {"ä": ["\\n", "'", None, 1.5]}
-    assert query.ask(tier, sent, "look", {"app1": {"name": "app1", "words": words}}) == {
-        "app1": {"name": "app1", "said": "a\"b'{}", "words": words}
+    value = {"ä": ["\\n", "'", None, 1.5]}
+    assert query.ask(tier, sent, "look", {"app1": {"name": "app1", "words": value}}) == {
+        "app1": {"name": "app1", "said": "a\"b'{}", "words": value}
     }
 
 

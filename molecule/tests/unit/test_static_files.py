@@ -51,8 +51,8 @@ def site_fixture(tmp_path: pathlib.Path, execute: Execute) -> Any:
 
 
 def test_files_are_published_once(site: Any) -> None:
-    told = site.call("v1", V1, check=True)
-    assert (told["changed"], told["complete"], told["releases"]) == (True, False, [])
+    result = site.call("v1", V1, check=True)
+    assert (result["changed"], result["complete"], result["releases"]) == (True, False, [])
     assert site.served() == {}
     kept = str(site.root / "static/.releases/v1.tar.gz")
     done = site.call("v1", V1)

@@ -81,12 +81,12 @@ def test_the_page_names_a_problem(host: str, raw: Any, sentence: str) -> None:
     hosts = copy.deepcopy(WELL)
     hosts[host]["raw"] = raw
     text, wrong = status.page(hosts)
-    assert any(sentence in one for one in wrong), wrong
+    assert any(sentence in problem for problem in wrong), wrong
     assert sentence in text
 
 
 @pytest.mark.parametrize(
-    ("silent", "said", "not_said"),
+    ("silent", "expected", "unexpected"),
     [
         (
             {"db1": {"msg": "busy", "not_asked": True}},
@@ -110,12 +110,14 @@ def test_the_page_names_a_problem(host: str, raw: Any, sentence: str) -> None:
         ),
     ],
 )
-def test_unknown_state_is_neither_healthy_nor_a_problem(silent: Any, said: list[str], not_said: str) -> None:
+def test_unknown_state_is_neither_healthy_nor_a_problem(silent: Any, expected: list[str], unexpected: str) -> None:
     """What only a host that did not answer knows is neither well nor wrong."""
     text, wrong = status.page(WELL | silent)
-    assert all(any(one.startswith(sentence) for one in wrong) for sentence in said), wrong
-    assert not any(not_said in one for one in wrong if one not in said and not one.startswith("None of")), wrong
-    assert text.count("NOT ASKED") == sum("not_asked" in one for one in silent.values())
+    assert all(any(problem.startswith(sentence) for problem in wrong) for sentence in expected), wrong
+    assert not any(
+        unexpected in problem for problem in wrong if problem not in expected and not problem.startswith("None of")
+    ), wrong
+    assert text.count("NOT ASKED") == sum("not_asked" in result for result in silent.values())
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ class Ask:
     def __init__(self, program: pathlib.Path, state: pathlib.Path, plugin: pathlib.Path, kept: pathlib.Path) -> None:
         self.program, self.state, self.plugin, self.kept = program, state, plugin, kept
 
-    def __call__(self, *words: str, code: int = 0) -> str:
+    def __call__(self, *args: str, code: int = 0) -> str:
         done = subprocess.run(
-            [self.program, *words],
+            [self.program, *args],
             capture_output=True,
             text=True,
             check=False,

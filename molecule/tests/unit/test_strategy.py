@@ -59,7 +59,7 @@ def rendered() -> list[Any]:
         loader=DataLoader(),
         variables={"word": "tier", "words": ["lb", "app"], "nested": trust_as_template("{{ word }}s")},
     )
-    asked = [
+    templates = [
         ("{{ nested | upper }}", {}),
         (QUOTED, {}),
         (QUOTED, {"escape_backslashes": False}),
@@ -67,7 +67,7 @@ def rendered() -> list[Any]:
         ("{{ words }}", {}),
         ("word", {}),
     ]
-    return [templar.template(trust_as_template(text), **options) for text, options in asked] + [
+    return [templar.template(trust_as_template(text), **options) for text, options in templates] + [
         templar.evaluate_conditional(trust_as_template(text)) for text in ("word == 'tier'", "words | length > 2")
     ]
 
@@ -85,7 +85,7 @@ def test_templates_are_compiled_once(
     compiled, compile_template = [], strategy.KEPT.compile
     monkeypatch.setattr(strategy.KEPT, "cache", jinja2.FileSystemBytecodeCache(str(tmp_path)))
     monkeypatch.setattr(strategy.KEPT, "buckets", {})
-    monkeypatch.setattr(strategy.KEPT, "compile", lambda *words: compiled.append(words) or compile_template(*words))
+    monkeypatch.setattr(strategy.KEPT, "compile", lambda *args: compiled.append(args) or compile_template(*args))
     first, many = rendered(), len(compiled)
     assert first == ["TIERS", "a\\\\b", "a\\b", "lb app \n", ["lb", "app"], "word", True, False]
     assert many == 8
@@ -104,22 +104,22 @@ def test_imports_are_looked_for_once_and_again_after_a_change(
     monkeypatch.setattr(
         strategy.Imports,
         "scan",
-        lambda _self, *words: scanned.append(words) or [("a", str(utility), False)],
+        lambda _self, *args: scanned.append(args) or [("a", str(utility), False)],
         raising=False,
     )
     kept = strategy.Imports.__new__(strategy.Imports)
     kept.path, kept.known = tmp_path / "imports.json", {}
 
-    def look() -> list[tuple[str, str, bool]]:
+    def imports() -> list[tuple[str, str, bool]]:
         return kept.scanned("module", str(module), (str(tmp_path),))
 
-    for found, many in ((look(), 1), (look(), 1)):
-        assert found == [("a", str(utility), False)]
+    for result, many in ((imports(), 1), (imports(), 1)):
+        assert result == [("a", str(utility), False)]
         assert len(scanned) == many
     for changed in (module, utility):
         os.utime(changed, ns=(1, 1))
         before = len(scanned)
-        assert look() == [("a", str(utility), False)]
+        assert imports() == [("a", str(utility), False)]
         assert len(scanned) == before + 1
 
 

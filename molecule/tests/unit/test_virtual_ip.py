@@ -21,17 +21,17 @@ NETWORKS = {"lo": ["127.0.0.1/8"], "eth0": ["10.0.0.11/24"], "eth1": ["203.0.113
 def trusted(value: Any) -> Any:
     """A value of a file of ours, with all its texts trusted as templates."""
     if isinstance(value, dict):
-        return {name: trusted(one) for name, one in value.items()}
+        return {name: trusted(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [trusted(one) for one in value]
+        return [trusted(entry) for entry in value]
     return trust_as_template(value) if isinstance(value, str) else value
 
 
 def templar(**variables: Any) -> Any:
     """A Templar of lb1, with the role's defaults."""
     hosts = [{"name": "lb1", "address": "10.0.0.11"}, {"name": "lb2", "address": "10.0.0.12"}]
-    interfaces = {one.split("/")[0]: name for name, addresses in NETWORKS.items() for one in addresses}
-    told = (
+    interfaces = {address.split("/")[0]: name for name, addresses in NETWORKS.items() for address in addresses}
+    defined = (
         trusted(yaml.safe_load((KEEPALIVED / "defaults/main.yml").read_text()))
         | {
             "ansible_facts": {"interfaces": interfaces, "networks": NETWORKS},
@@ -44,7 +44,7 @@ def templar(**variables: Any) -> Any:
         }
         | variables
     )
-    return Templar(loader=DataLoader(), variables=told)
+    return Templar(loader=DataLoader(), variables=defined)
 
 
 def refused(**variables: dict[str, Any] | int | str) -> list[str]:
@@ -58,7 +58,7 @@ PUBLIC = {"lb_vip": "203.0.113.5", "keepalived_vip_interface": "eth1", "keepaliv
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({}, ""),
         (PUBLIC, ""),
@@ -86,9 +86,9 @@ PUBLIC = {"lb_vip": "203.0.113.5", "keepalived_vip_interface": "eth1", "keepaliv
         ),
     ],
 )
-def test_a_wrong_interface_is_refused(variables: Any, said: str) -> None:
-    found = refused(**variables)
-    assert len(found) == bool(said) and all(said in sentence for sentence in found), found
+def test_a_wrong_interface_is_refused(variables: Any, message: str) -> None:
+    refusals = refused(**variables)
+    assert len(refusals) == bool(message) and all(message in sentence for sentence in refusals), refusals
 
 
 def test_an_address_that_no_interface_has_is_the_first_that_is_said() -> None:
