@@ -428,7 +428,7 @@ def source() -> types.ModuleType:
     return release_source
 
 
-def test_what_changes_a_version(source: types.ModuleType, tmp_path: pathlib.Path) -> None:
+def test_only_sources_change_a_version(source: types.ModuleType, tmp_path: pathlib.Path) -> None:
     write(tmp_path, {"a.py": "1", "b/c.py": "2"})
 
     def digest() -> str:

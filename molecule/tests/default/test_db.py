@@ -209,7 +209,9 @@ def test_etcd_answers_only_to_a_certificate_with_the_password_and_every_member_i
         )
 
 
-def test_etcd_is_not_reached_by_those_who_need_not(on: OnHost, tier: Tier, facts: dict[str, Any]) -> None:
+def test_etcd_is_reached_from_databases_members_and_the_monitor_only(
+    on: OnHost, tier: Tier, facts: dict[str, Any]
+) -> None:
     doors = " ".join(
         f"{member['address']}/{facts[port]}"
         for member in facts["quorum"]

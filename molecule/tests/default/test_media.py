@@ -339,7 +339,7 @@ def test_only_app_hosts_can_upload(
     assert ask(host, uploads + app[0]).body == b"x"
 
 
-def test_what_an_app_host_cannot_do(
+def test_invalid_requests_of_an_app_host_are_refused(
     ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
 ) -> None:
     host = next(iter(media))

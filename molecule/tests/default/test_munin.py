@@ -212,7 +212,7 @@ def test_graphs_are_pictures(
         assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000
 
 
-def test_no_run_draws_what_nobody_looks_at(host: Host, run_once: float) -> None:
+def test_no_run_draws_a_graph_before_a_request(host: Host, run_once: float) -> None:
     assert (
         host.check_output(
             "find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%s", str(run_once)

@@ -239,7 +239,7 @@ def test_a_release_that_breaks_the_running_one_is_refused(
     assert target.sql("select count(*) from django_migrations where name = '0003_change'") == "0"
 
 
-def test_a_migration_waits_for_nobody_longer_than_said(
+def test_a_migration_waits_for_locks_no_longer_than_the_limit(
     target: Target,
     deploy: Callable[..., subprocess.CompletedProcess[str]],
     variant: Callable[..., pathlib.Path],

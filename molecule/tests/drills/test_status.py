@@ -13,7 +13,9 @@ def test_status_of_a_healthy_tier(target: Target, make: Make, healthy: None) -> 
     assert f"holds {target.facts['lb_vip']}" in done.stdout
 
 
-def test_names_a_service_that_is_down_and_all_who_miss_it(target: Target, make: Make, healthy: None) -> None:
+def test_status_names_a_stopped_service_and_every_host_without_an_answer(
+    target: Target, make: Make, healthy: None
+) -> None:
     cache, apps = target.groups["cache"][-1], target.groups["app"]
     target.on(cache, "systemctl stop memcached")
     try:
@@ -25,7 +27,7 @@ def test_names_a_service_that_is_down_and_all_who_miss_it(target: Target, make: 
     assert all(f"{app}: gets no answer from {cache} of its caches" in done.stdout for app in apps), done.stdout
 
 
-def test_names_a_host_that_is_off(target: Target, make: Make, healthy: None) -> None:
+def test_status_names_a_host_that_is_off(target: Target, make: Make, healthy: None) -> None:
     media = target.groups["media"][-1]
     target.kill(media)
     try:

@@ -170,7 +170,7 @@ def test_a_boot_starts_nothing_that_the_image_installed(booted: dict[str, str]) 
         assert asked(container, "systemctl --failed --plain --no-legend") == "", image
 
 
-def test_what_is_released_is_enabled_as_its_packages_left_it_and_not_started(booted: dict[str, str]) -> None:
+def test_released_units_are_enabled_as_packaged_and_not_started(booted: dict[str, str]) -> None:
     for image, container in booted.items():
         running = asked(
             container,
@@ -227,7 +227,7 @@ def test_status_says_that_an_image_is_older_than_its_packages(make: Make, target
     assert "came from an image" not in make("status").stdout
 
 
-def test_make_image_leaves_alone_what_is_as_it_would_become(make: Make, came: dict[str, str], target: Target) -> None:
+def test_make_image_leaves_current_images_unchanged(make: Make, came: dict[str, str], target: Target) -> None:
     def made() -> dict[str, str]:
         return {image: target.docker("image", "inspect", "--format", "{{.Id}}", image) for image in set(came.values())}
 

@@ -60,7 +60,7 @@ def asked(lb: Balancer, host: str, log: str) -> set[str]:
 
 
 @pytest.mark.needs(app=2)
-def test_a_drained_host_finishes_what_it_is_at_and_gets_nothing_new(
+def test_a_drained_host_finishes_running_requests_and_gets_no_new_requests(
     tier: Tier, on: OnHost, site: Site, log: str
 ) -> None:
     apps = {app["name"]: app["address"] for app in site["pools"]["app"]["hosts"]}

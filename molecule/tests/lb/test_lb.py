@@ -181,7 +181,7 @@ def test_hosts_learn_the_truth_about_a_visitor(bench: Bench) -> None:
         ("f" * 33, False),
     ],
 )
-def test_a_visitors_own_id_is_kept_if_it_is_one(bench: Bench, claimed: str, kept: bool) -> None:
+def test_a_valid_request_id_of_a_visitor_is_kept(bench: Bench, claimed: str, kept: bool) -> None:
     answer = bench.ask("/truth", headers={"X-Request-Id": claimed})
     told = json.loads(answer.text)["headers"]["X-Request-Id"]
     assert told == answer.getheader("X-Request-Id") and (told == claimed) is kept

@@ -44,7 +44,7 @@ def test_requests_and_failures_are_counted_for_each_host(tier: Tier, on: OnHost,
     assert [app for app in apps if after[app][1] != before[app][1]] == []
 
 
-def test_munin_sees_what_visitors_got(tier: Tier, on: OnHost, site: Site) -> None:
+def test_munin_counts_the_answers_to_visitors(tier: Tier, on: OnHost, site: Site) -> None:
     """By the balancer's log, which not everybody may read."""
     balancer = site["balancers"][0]
     assert Balancer(tier, site, balancer["address"]).ask("/").status == 200

@@ -307,7 +307,7 @@ def test_lines_of_one_host_and_service_are_found(target: Target, await_lines: Ca
     assert all(line.split()[2].startswith("tier-probe") for line in lines)
 
 
-def test_what_cannot_be_asked_is_refused(make: Make) -> None:
+def test_invalid_search_arguments_are_refused(make: Make) -> None:
     done = make("logs", "SINCE=yesterday")
     assert done.returncode != 0 and "is no moment" in done.stdout + done.stderr
 

@@ -36,7 +36,7 @@ def test_exactly_the_hosts_of_the_inventory_are_watched(nagios: Nagios, target: 
     assert known["tier"] == {name for name, check in declared.items() if check["of"] == "tier"}
 
 
-def test_all_is_well(nagios: Nagios) -> None:
+def test_every_check_of_a_healthy_environment_is_ok(nagios: Nagios) -> None:
     """Every check asks what it should, or it could not be content."""
     assert nagios.problems() == {}
     assert set(nagios.status()) == {*nagios.declared, *((host, "") for host in services(nagios))}

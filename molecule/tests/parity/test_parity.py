@@ -116,7 +116,7 @@ def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(
     assert state() == before
 
 
-def test_no_secret_is_in_what_was_told(tier: Tier) -> None:
+def test_no_secret_is_in_a_report(tier: Tier) -> None:
     secrets = [
         tier.value(name, "app[0]") for name in ("site_secret_key", "db_site_password", "monitor_password", "tls_key")
     ]

@@ -136,7 +136,7 @@ def test_nonsense_breaks_nothing(bench: PerlbalBench) -> None:
     assert bench.ask("/").status == 200
 
 
-def test_what_never_becomes_a_chunk_is_not_kept(bench: PerlbalBench) -> None:
+def test_an_endless_chunk_size_closes_the_connection(bench: PerlbalBench) -> None:
     with bench.tls() as connection:
         connection.settimeout(10)
         with pytest.raises((ConnectionError, ssl.SSLError)):

@@ -114,7 +114,7 @@ def texts(path: pathlib.Path) -> Any:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_options_are_documented_as_they_are_taken(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_options_equal_the_argument_spec(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     about = blocks(path)["DOCUMENTATION"]
     assert about["module"] == path.stem and about["short_description"]
     assert about.keys() <= {"module", "short_description", "description", "options", "author", "notes"}
@@ -123,7 +123,7 @@ def test_options_are_documented_as_they_are_taken(path: pathlib.Path, monkeypatc
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_results_are_documented_as_they_are_returned(path: pathlib.Path) -> None:
+def test_documented_results_equal_the_returned_keys(path: pathlib.Path) -> None:
     documented = blocks(path).get("RETURN", {})
     keys, more = returned(path)
     assert keys.keys() - RESULT == documented.keys() if not more else keys.keys() - RESULT <= documented.keys() != set()
@@ -135,7 +135,7 @@ def test_results_are_documented_as_they_are_returned(path: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_examples_are_tasks_that_give_it_its_options(path: pathlib.Path) -> None:
+def test_examples_use_documented_options_only(path: pathlib.Path) -> None:
     about = blocks(path)
     for task in about.get("EXAMPLES", []):
         assert task["name"] and task[path.stem].keys() <= about["DOCUMENTATION"]["options"].keys()

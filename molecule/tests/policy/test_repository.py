@@ -127,7 +127,7 @@ def test_every_variable_a_role_reads_is_declared(role: pathlib.Path) -> None:
     assert read <= options, f"read and not declared: {sorted(read - options)}"
 
 
-def test_what_debian_starts_and_a_role_configures_is_stopped_until_then() -> None:
+def test_daemons_that_debian_starts_are_stopped_until_roles_configure_them() -> None:
     """Every service whose unit a role tells something is in a group's list of daemons, but for those that every host has anyway and a socket starts."""
     lists = [values for path in group_files() for values in [load(path) or {}]]
     listed = {
@@ -176,7 +176,7 @@ def test_private_names_are_used_in_their_role_alone() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
-def test_what_a_role_returns_is_declared(role: pathlib.Path) -> None:
+def test_returned_variables_of_roles_are_declared(role: pathlib.Path) -> None:
     """What it registers or sets by a public name; an entry point of its specs says "Returns `ROLE_x`: ..."."""
     returned = set()
     for path in [*(role / "tasks").glob("*.yml"), *(role / "handlers").glob("*.yml")]:
@@ -189,7 +189,7 @@ def test_what_a_role_returns_is_declared(role: pathlib.Path) -> None:
     assert {name for name in returned if not name.startswith(f"{role.name}_")} == set()
 
 
-def test_what_changes_with_the_hosts_is_in_members_yml() -> None:
+def test_changes_with_the_hosts_are_in_members_yml() -> None:
     """Adding and removing a host include that file of every role that knows other hosts."""
     nodes = load(ROOT / "playbooks/vars/nodes.yml")
     roles = {
@@ -208,7 +208,7 @@ def test_what_changes_with_the_hosts_is_in_members_yml() -> None:
     assert parts == {"members.yml"}
 
 
-def test_roles_give_drop_ins_what_is_declared() -> None:
+def test_roles_pass_declared_options_to_drop_ins() -> None:
     """Every variable is an option of its type, the required are there, and something is notified of a change."""
     options = specs(ROOT / "roles/systemd_dropin")["main"]
     types = {"str": str, "bool": bool, "dict": dict}
@@ -233,12 +233,12 @@ NO_COMMENTS = {"follow.json.j2", "pcppass.j2", "pool_passwd.j2"}
 @pytest.mark.parametrize(
     "template", [t for t in TEMPLATES if t.name not in NO_COMMENTS], ids=lambda p: f"{p.parent.parent.name}/{p.name}"
 )
-def test_every_template_says_who_manages_it(template: pathlib.Path) -> None:
+def test_every_template_has_the_line_ansible_managed(template: pathlib.Path) -> None:
     assert "ansible_managed" in "\n".join(template.read_text().splitlines()[:3])
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda r: r.name)
-def test_what_is_notified_exists_and_what_exists_is_notified(role: pathlib.Path) -> None:
+def test_every_notified_handler_exists_and_every_handler_is_notified(role: pathlib.Path) -> None:
     handlers_file = role / "handlers/main.yml"
     handlers = tasks(handlers_file) if handlers_file.exists() else []
     names = {h["name"] for h in handlers} | {h["listen"] for h in handlers if "listen" in h}
@@ -307,7 +307,7 @@ def test_templates_have_a_mode(path: pathlib.Path) -> None:
             assert "mode" in task["files"], f"{path}: {task.get('name')}"
 
 
-def test_a_host_that_may_be_away_ends_no_run() -> None:
+def test_an_unreachable_host_ends_no_run() -> None:
     """A task that is run_once, or fatal for all, ends the run whatever ignore_unreachable says: Ansible's linear strategy looks at the result alone."""
     for path in [*(ROOT / "playbooks").rglob("*.yml"), *(ROOT / "roles").glob("*/tasks/*.yml")]:
         content = load(path)  # of variables, a mapping
@@ -331,7 +331,7 @@ def test_every_verb_is_explained() -> None:
         assert f"make {verb}" in readme, f"README.md does not mention make {verb}"
 
 
-def test_every_scenario_runs_something() -> None:
+def test_every_scenario_has_tests() -> None:
     for path in (ROOT / "molecule").glob("*/molecule.yml"):
         config = load(path) or {}
         effect = config.get("ansible", {}).get("playbooks", {}).get("side_effect")
@@ -377,7 +377,7 @@ def test_vars_may_hold_quotes() -> None:
     ],
 )
 @pytest.mark.parametrize("given", ["word", "environment"])
-def test_a_word_is_never_more_than_a_word(name: str, typed: str, given: str, tmp_path: pathlib.Path) -> None:
+def test_arguments_of_make_are_never_executed(name: str, typed: str, given: str, tmp_path: pathlib.Path) -> None:
     typed = typed.format(tmp_path / "owned")
     arguments, environment = ([f"{name}={typed}"], {}) if given == "word" else ([], {name: typed})
     done = subprocess.run(
@@ -403,13 +403,13 @@ def test_a_word_is_never_more_than_a_word(name: str, typed: str, given: str, tmp
         "TESTS=backup/test_backup.py::test_x[a-b]",
     ],
 )
-def test_words_that_verbs_take_are_taken(word: str) -> None:
+def test_documented_arguments_of_verbs_are_accepted(word: str) -> None:
     subprocess.run(
         ["make", "-n", "site", word], cwd=ROOT, capture_output=True, check=True, env=dict(os.environ, MAKEFLAGS="")
     )
 
 
-def test_every_word_of_a_verb_is_looked_at() -> None:
+def test_every_argument_of_a_verb_is_checked() -> None:
     """What recipes read and the Makefile does not set itself."""
     makefile = (ROOT / "Makefile").read_text()
     looked_at = set(search(r"WORDS_APART := (.*)\nWORDS := (.*) \\\n(.*)", makefile).expand(r"\1 \2 \3").split())
@@ -425,7 +425,7 @@ def test_every_word_of_a_verb_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_what_a_page_names_is_there(page: pathlib.Path) -> None:
+def test_files_verbs_and_tests_named_in_docs_exist(page: pathlib.Path) -> None:
     """Files that it links to, verbs that it types, tests that it rests on."""
     text = page.read_text(encoding="utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:", link)]

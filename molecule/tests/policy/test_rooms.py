@@ -70,7 +70,7 @@ def test_a_playbook_is_a_verb() -> None:
 
 
 @pytest.mark.parametrize("path", PLAYS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_playbook_names_is_there(path: pathlib.Path) -> None:
+def test_files_named_in_playbooks_exist(path: pathlib.Path) -> None:
     """Ansible resolves names from the folder of the file, and looks for most of them only when it needs them."""
     assert [name for name in referred(path) if not (path.parent / name).is_file()] == []
 

@@ -15,7 +15,7 @@ def write(target: Target, said: str) -> None:
     target.sql(f"insert into rebuild_test(said) values ('{said}')")
 
 
-def test_refuses_without_a_yes_and_names_what_goes(target: Target, make: Make) -> None:
+def test_a_rebuild_without_yes_is_refused_and_names_the_hosts(target: Target, make: Make) -> None:
     running = ("ps", "--quiet", "--no-trunc", "--filter", f"label=realworld={target.env}")
     before = target.docker(*running)
     done = make("rebuild")

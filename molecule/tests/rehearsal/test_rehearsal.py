@@ -49,7 +49,7 @@ def production_fixture() -> Target:
     return target
 
 
-def test_a_rehearsal_is_the_environment_but_for_where_it_is(production: Target) -> None:
+def test_a_rehearsal_has_the_hosts_and_groups_of_the_environment(production: Target) -> None:
     """Every host of the inventory stands under its own name and in its own groups, and every verb is told of the rehearsal."""
     declared = Tier(ROOT / "inventories/production.yml")
     assert production.groups == declared.value("groups")

@@ -27,7 +27,7 @@ def test_the_app_host_serves_the_release_of_the_others(tier: Tier, visitor: requ
     assert len({one["release"] for one in about}) == 1
 
 
-def test_the_media_host_has_what_the_others_have(tier: Tier, on: OnHost) -> None:
+def test_the_media_host_has_the_files_of_the_others(tier: Tier, on: OnHost) -> None:
     def files(name: str) -> str:
         return on(name).check_output(
             "cd %s && find static media -type f -not -path '*/.*' -exec sha256sum {} + | sort", tier.value("site_root")

@@ -40,7 +40,7 @@ server.serve_forever()
 """
 
 
-def test_a_connection_may_be_closed_by_its_timer() -> None:
+def test_only_keepalive_and_retransmitting_connections_to_backends_are_closable() -> None:
     """Keepalive, or data that were sent again; nobody's who connects, nor of those who ask this host."""
     host = ("172.31.30.21", 8000)
     assert [
@@ -80,7 +80,7 @@ def watch_until(watching: Any, port: int, seconds: float | int, until: Callable[
         time.sleep(0.05)  # until the next look
 
 
-def test_only_what_was_read_from_a_silent_host_is_closed(
+def test_only_read_requests_to_a_silent_host_are_closed(
     server: tuple[subprocess.Popen[str], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     watching = watch.Watch("/-/alive", 0.5)

@@ -37,7 +37,7 @@ def line(
     )
 
 
-def test_a_log_is_read_back_to_a_moment_also_over_its_rotation(
+def test_log_entries_are_read_backwards_to_a_time_across_a_rotation(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counters, "BLOCK", 50)  # less than a line
@@ -49,7 +49,7 @@ def test_a_log_is_read_back_to_a_moment_also_over_its_rotation(
     assert not list(counters.entries(str(tmp_path / "none.log"), 0))
 
 
-def test_every_host_that_was_asked_is_counted_and_every_host_is_shown() -> None:
+def test_requests_are_counted_for_every_host_and_idle_hosts_are_listed() -> None:
     requests = [
         json.loads(entry)
         for entry in (
@@ -67,7 +67,7 @@ def test_every_host_that_was_asked_is_counted_and_every_host_is_shown() -> None:
     assert (hosts["media1"]["requests"], hosts["media1"]["mean"]) == (0, None)
 
 
-def test_who_gets_new_requests_from_nginx() -> None:
+def test_backends_that_nginx_uses_are_read_from_the_configuration() -> None:
     config = """
     upstream pages {
         zone pages 256k;
@@ -82,7 +82,7 @@ def test_who_gets_new_requests_from_nginx() -> None:
     assert counters.nginx_pools(config) == {"pages": {"10.0.0.1:8000"}, "files": {"10.0.0.3:8080"}}
 
 
-def test_counters_of_perlbal() -> None:
+def test_counters_of_perlbal_are_parsed() -> None:
     output = [
         "10.0.0.1:80 attempts 12",
         "10.0.0.1:80 responsecodes 200 11",
@@ -95,7 +95,7 @@ def test_counters_of_perlbal() -> None:
     }
 
 
-def test_the_page() -> None:
+def test_page_of_backends_lists_requests_of_every_host() -> None:
     hosts = counters.counted([json.loads(line(1, "10.0.0.1:8000"))], POOLS, USED, TCP)
     nginx = {"engine": "nginx", "holds": True, "hosts": hosts}
     perlbal = {
@@ -119,7 +119,7 @@ def test_the_page() -> None:
 
 
 @pytest.mark.parametrize("minutes", ["x", "0", "-5", "nan"])
-def test_a_wrong_time_is_refused(minutes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minutes_must_be_a_positive_number(minutes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["backends.py", "--inventory=inventories/local.yml", f"--minutes={minutes}"])
     with pytest.raises(SystemExit) as refusal:
         backends.main()

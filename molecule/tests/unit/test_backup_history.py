@@ -93,14 +93,14 @@ def wal(*segments: int, timeline: int = 1) -> list[str]:
         (wal(254, 255, 256, 257) + wal(255, timeline=2), []),
     ],
 )
-def test_gaps_in_the_wal_are_found(backups: Callable[..., Any], there: list[str], missing: list[int]) -> None:
+def test_gaps_in_the_wal_are_reported(backups: Callable[..., Any], there: list[str], missing: list[int]) -> None:
     history = backups([("full", NOW - 100, wal(254)[0])], there)
     assert history.gaps(history.info()["backup"][-1]) == [
         f"segment {segment >> 8:08X}{segment & 255:08X}" for segment in missing
     ]
 
 
-def test_no_backup_of_a_future_that_a_restore_gave_up_leads_to_what_is_now(backups: Callable[..., Any]) -> None:
+def test_backups_of_an_abandoned_timeline_are_not_in_the_current_history(backups: Callable[..., Any]) -> None:
     history = backups(
         [("a", NOW - 900, wal(1)[0]), ("b", NOW - 600, wal(2)[0]), ("c", NOW - 100, wal(3)[0])], wal(1, 2, 3)
     )
@@ -121,7 +121,7 @@ def test_no_backup_of_a_future_that_a_restore_gave_up_leads_to_what_is_now(backu
         (NOW - 101, 1, "the oldest backup is of 2026-11-29 23:28:50+00: 2026-11-29 23:28:49+00 is before it"),
     ],
 )
-def test_a_moment_that_no_backup_leads_to_is_refused(
+def test_a_restore_time_without_a_usable_backup_is_refused(
     program: types.ModuleType, backups: Callable[..., Any], moment: int | None, there: int, reason: str
 ) -> None:
     with pytest.raises(program.Failed) as failed:
@@ -137,7 +137,7 @@ def test_a_failure_stays_until_a_later_backup(backups: Callable[..., Any]) -> No
     assert history.state()["incr"]["result"] == "ok"
 
 
-def test_what_is_wrong_is_noted(
+def test_problems_of_backups_are_recorded_in_the_state(
     backups: Callable[..., Any], program: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history = backups([("a", NOW - 9000, wal(1)[0])], wal(1))
@@ -178,7 +178,7 @@ def test_moments_are_read_as_utc(program: types.ModuleType, typed: str, seconds:
     assert calendar.timegm(program.time.strptime(common.when(seconds), "%Y-%m-%d %H:%M:%S+00")) == seconds
 
 
-def test_a_log_is_told_by_its_complaints(program: types.ModuleType) -> None:
+def test_errors_of_a_log_are_summarised(program: types.ModuleType) -> None:
     log = "INFO: begin\nP00 ERROR: [082]: no WAL\nFATAL:  the database system is starting up\nP01 ERROR: [082]: no WAL\nINFO: end"
     assert common.complaint(log) == "ERROR: [082]: no WAL"
     assert common.complaint("one\ntwo\nthree") == "two three" and common.complaint("") == ""

@@ -22,7 +22,7 @@ import pytest
         (lambda directory: (directory / "key").write_text("other"), 2),
     ],
 )
-def test_restic_is_asked_again_when_what_it_reads_has_changed(
+def test_restic_runs_again_when_the_repository_or_the_key_has_changed(
     program: types.ModuleType,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -46,7 +46,7 @@ def test_restic_is_asked_again_when_what_it_reads_has_changed(
     assert backups.state()["media"]["at"] == 1795995030
 
 
-def test_restic_is_asked_again_after_a_failure_and_after_a_while(
+def test_restic_runs_again_after_a_failure_and_after_the_cache_expires(
     program: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asks = []
@@ -62,7 +62,7 @@ def test_restic_is_asked_again_after_a_failure_and_after_a_while(
     assert len(asks) == 3
 
 
-def test_a_backup_of_the_uploads_from_the_future_is_told(
+def test_a_backup_with_a_time_in_the_future_is_a_problem(
     program: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = {"media1": "2026-11-29T23:30:30Z", "media2": "2026-11-29T23:40:31Z"}

@@ -22,7 +22,7 @@ watch = program(PROGRAM)
         (2, 2, "-++", "--+"),  # the first answer decides alone
     ],
 )
-def test_a_verdict_changes_by_answers_in_a_row(fall: int, rise: int, heard: str, verdicts: str) -> None:
+def test_a_verdict_changes_after_consecutive_answers(fall: int, rise: int, heard: str, verdicts: str) -> None:
     verdict = watch.Verdict(fall=fall, rise=rise)
     states = ""
     for result in heard:
@@ -35,7 +35,7 @@ def test_a_verdict_changes_by_answers_in_a_row(fall: int, rise: int, heard: str,
 @pytest.mark.parametrize(
     ("status", "well"), [(200, True), (204, True), (301, True), (404, True), (500, False), (503, False)]
 )
-def test_any_answer_counts_but_that_of_a_balancer_that_fails(status: int, well: bool) -> None:
+def test_every_answer_is_healthy_except_a_server_error(status: int, well: bool) -> None:
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             assert (self.path, self.headers["Host"]) == ("/lb-health", "x.test")
@@ -52,7 +52,7 @@ def test_any_answer_counts_but_that_of_a_balancer_that_fails(status: int, well: 
         assert watch.answers("127.0.0.1", server.server_port, request, time.monotonic() + 5) is well
 
 
-def test_silence_is_no_answer() -> None:
+def test_a_balancer_that_sends_no_answer_is_unhealthy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         begun = time.monotonic()
         assert not watch.answers("127.0.0.1", frozen.getsockname()[1], b"GET / HTTP/1.0\r\n\r\n", begun + 0.2)
@@ -60,9 +60,7 @@ def test_silence_is_no_answer() -> None:
     assert not watch.answers("127.0.0.1", 1, b"", time.monotonic() + 5)
 
 
-def test_a_process_that_was_kept_waiting_itself_judges_nobody(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_delayed_process_does_not_change_the_verdict(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three looks long: its host is so busy that the answer may have been there."""
     given = argparse.Namespace(port=1, path="/", host="x.test")
     watcher = watch.Watch(tmp_path / "balancer", ["127.0.0.1"], watch.Verdict(fall=2, rise=2, failing=False), given)

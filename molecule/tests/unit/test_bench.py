@@ -29,7 +29,7 @@ def release(name: str, source: str) -> None:
 
 
 @pytest.mark.parametrize("ends", [0, 1], ids=["to its end", "cut off"])
-def test_bench_removes_the_releases_of_its_own_sources_only(
+def test_bench_removes_releases_of_the_bench_sources_only(
     directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, ends: int
 ) -> None:
     def part(_table: Any) -> None:

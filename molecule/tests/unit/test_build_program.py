@@ -87,7 +87,7 @@ def stderr_of(program: str) -> str:
     ],
     ids=["during", "cause", "bare", "lines", "ignored", "raised again", "logged", "syntax"],
 )
-def test_a_failed_command_is_told_by_its_last_exception(what: str, before: str, tells: str) -> None:
+def test_a_failed_command_is_reported_with_the_last_exception(what: str, before: str, tells: str) -> None:
     assert reason(stderr_of(PROJECT % (what, before))) == tells
 
 
@@ -107,5 +107,5 @@ def test_a_failed_command_is_told_by_its_last_exception(what: str, before: str, 
         ("", "it did not say why"),
     ],
 )
-def test_a_failed_command_is_told_by_its_errors(output: str, tells: str) -> None:
+def test_a_failed_command_is_reported_with_the_error_lines(output: str, tells: str) -> None:
     assert reason(output) == tells

@@ -33,14 +33,14 @@ def host(requests: int, failures: int = 0, seconds: float = 0.05) -> dict[str, i
         (host(200, seconds=0.1), host(200, seconds=0.01), 61, "promote", ""),
     ],
 )
-def test_verdict(
+def test_canary_verdict_of_requests_and_failures(
     new: dict[str, int | list[float]], old: dict[str, int | list[float]], elapsed: int, state: str, why: str
 ) -> None:
     verdict = canary.canary_verdict([{"app1": new, "app2": old}], ["app1"], LIMITS, elapsed)
     assert verdict["state"] == state and why in verdict["why"], verdict
 
 
-def test_what_several_balancers_saw_is_added_up() -> None:
+def test_requests_of_several_balancers_are_added_up() -> None:
     verdict = canary.canary_verdict([{"app1": host(60), "app2": host(60)}] * 2, ["app1"], LIMITS, 61)
     assert verdict["state"] == "promote" and "app1 120 requests" in verdict["why"]
 
@@ -51,7 +51,7 @@ def entry(upstream: str, upstream_status: str, upstream_time: str, status: str =
     )
 
 
-def test_a_request_counts_for_every_host_that_was_asked() -> None:
+def test_a_retried_request_counts_for_every_backend() -> None:
     hosts = {"10.0.0.1:8000": "app1", "10.0.0.2:8000": "app2"}
     counts = traffic.count(
         [
@@ -71,7 +71,7 @@ def test_a_request_counts_for_every_host_that_was_asked() -> None:
     }
 
 
-def test_a_log_is_read_from_a_place_on_also_when_it_was_rotated(tmp_path: pathlib.Path) -> None:
+def test_a_log_is_read_from_an_offset_across_a_rotation(tmp_path: pathlib.Path) -> None:
     log = tmp_path / "access.log"
     log.write_text("one\n")
     since = {"inode": log.stat().st_ino, "offset": 4}

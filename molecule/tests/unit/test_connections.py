@@ -94,11 +94,11 @@ def environment_fixture(tmp_path: pathlib.Path) -> Iterator[Any]:
         await_that(lambda: is_gone(python))
 
 
-def test_the_next_verb_uses_the_connections_of_the_one_before(environment: Any) -> None:
+def test_the_next_verb_uses_the_connections_of_the_previous_verb(environment: Any) -> None:
     assert environment.run() == environment.run()
 
 
-def test_a_verb_beside_another_has_connections_of_its_own(environment: Any) -> None:
+def test_concurrent_verbs_have_separate_connections(environment: Any) -> None:
     kept = environment.run()
     with open(environment.state / "connections.lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -109,7 +109,7 @@ def test_a_verb_beside_another_has_connections_of_its_own(environment: Any) -> N
 
 
 @pytest.mark.parametrize("change", ["known hosts", "variable"])
-def test_what_a_connection_depends_on_has_changed(environment: Any, change: str) -> None:
+def test_a_change_of_known_hosts_or_locale_opens_a_new_connection(environment: Any, change: str) -> None:
     kept = environment.run()
     if change == "known hosts":
         (environment.state / "known_hosts").write_text("192.0.2.1 ssh-ed25519 AAAA")
@@ -120,7 +120,7 @@ def test_what_a_connection_depends_on_has_changed(environment: Any, change: str)
     await_that(lambda: is_gone(kept))
 
 
-def test_what_an_interrupted_verb_left_running_ends(environment: Any) -> None:
+def test_processes_of_an_interrupted_verb_end(environment: Any) -> None:
     verb = environment.begin(seconds=600)
     python = environment.python()
     os.killpg(verb.pid, signal.SIGINT)
@@ -129,7 +129,7 @@ def test_what_an_interrupted_verb_left_running_ends(environment: Any) -> None:
     assert environment.run() != python
 
 
-def test_a_host_that_does_not_answer_on_its_connection_gets_a_new_one(environment: Any) -> None:
+def test_an_unresponsive_connection_is_replaced(environment: Any) -> None:
     silent = environment.run()
     os.kill(silent, signal.SIGSTOP)
     try:

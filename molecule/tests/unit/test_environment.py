@@ -113,7 +113,7 @@ def rewrite(path: pathlib.Path, text: str) -> None:
         "setting",
     ],
 )
-def test_any_change_renders_again(
+def test_a_change_of_a_file_renders_the_values_again(
     checkout: pathlib.Path, renders: list[Any], change: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
@@ -124,7 +124,7 @@ def test_any_change_renders_again(
     assert len(renders) == 2
 
 
-def test_how_tasks_are_run_and_shown_is_no_change(
+def test_options_of_execution_and_display_do_not_render_again(
     checkout: pathlib.Path, renders: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(checkout)
@@ -142,7 +142,9 @@ def test_variables_that_are_laid_over_render_again(checkout: pathlib.Path, rende
     assert [over for _inventory, over, _password in renders] == [(), ("one=2",), ()]
 
 
-def test_what_changes_while_it_is_rendered_is_not_kept(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_not_cached_when_a_file_changes_during_rendering(
+    checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def render(*_args: pathlib.Path | tuple[()]) -> tuple[dict[str, Any], bool]:
         (checkout / "group_vars/all/base.yml").write_text("one: 7\n")
         return RENDERED, True
@@ -163,7 +165,7 @@ def test_what_changes_while_it_is_rendered_is_not_kept(checkout: pathlib.Path, m
         ("group_vars/x/main.yml", "", ("one={{ now() }}",)),
     ],
 )
-def test_what_files_alone_do_not_decide_is_not_kept(
+def test_values_that_depend_on_more_than_files_are_not_cached(
     checkout: pathlib.Path, renders: list[Any], name: str, text: str, over: tuple[str]
 ) -> None:
     (checkout / name).write_text(text)
@@ -172,7 +174,7 @@ def test_what_files_alone_do_not_decide_is_not_kept(
     assert len(renders) == 2
 
 
-def test_what_a_program_lists_is_not_kept(checkout: pathlib.Path, renders: list[Any]) -> None:
+def test_values_of_a_dynamic_inventory_are_not_cached(checkout: pathlib.Path, renders: list[Any]) -> None:
     (checkout / "inventories/x.yml").chmod(0o755)
     load(checkout)
     load(checkout)
@@ -189,7 +191,7 @@ def production(checkout: pathlib.Path) -> pathlib.Path:
     return checkout
 
 
-def test_the_rendered_values_are_ansibles(production: pathlib.Path) -> None:
+def test_rendered_values_equal_those_of_ansible(production: pathlib.Path) -> None:
     tier = environment.load(production / "inventories/production.yml", ('{"media_port": 8123, "ansible_port": 2222}',))
     host = tier.hosts[tier.groups["db"][0]]
     assert host.values["status_facts"]["env_name"] == "production"
@@ -202,13 +204,13 @@ def test_the_rendered_values_are_ansibles(production: pathlib.Path) -> None:
     assert set(kept["rendered"]["hosts"][host.name]) == {"values", "login"}
 
 
-def test_what_a_lookup_returned_is_not_kept(production: pathlib.Path) -> None:
+def test_values_of_an_impure_lookup_are_not_cached(production: pathlib.Path) -> None:
     (production / "group_vars/all/logs.yml").write_text("log_dir: \"/{{ lookup('ansible.builtin.env', 'HOME') }}\"\n")
     environment.load(production / "inventories/production.yml")
     assert not (production / ".state/production/rendered.json").exists()
 
 
-def test_a_variable_that_is_missing_is_told(production: pathlib.Path) -> None:
+def test_a_missing_variable_is_named(production: pathlib.Path) -> None:
     (production / "group_vars/all/logs.yml").write_text("log_days: 1\n")
     with pytest.raises(environment.Unusable, match="log_dir"):
         environment.load(production / "inventories/production.yml")
@@ -244,7 +246,7 @@ def test_hosts_are_logged_in_to_as_ansible_does(variables: Any, expected: Any) -
         {"ansible_ssh_executable": "/x"},
     ],
 )
-def test_a_login_that_takes_more_is_refused(variables: dict[str, str]) -> None:
+def test_an_unsupported_login_is_refused(variables: dict[str, str]) -> None:
     with pytest.raises(environment.Unusable, match="app1 is reached with ansible_"):
         environment.login("app1", variables)
 

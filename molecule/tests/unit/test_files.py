@@ -84,7 +84,7 @@ def host_fixture(tmp_path: pathlib.Path) -> Any:
     return Host(tmp_path)
 
 
-def test_it_predicts_makes_and_leaves_alone(host: Any) -> None:
+def test_files_are_predicted_then_created_then_unchanged(host: Any) -> None:
     paths = ["made", "made/below", "made/one", "made/below/two"]
     assert host.changed("--check") == paths
     assert not (host.root / "made").exists()
@@ -96,7 +96,7 @@ def test_it_predicts_makes_and_leaves_alone(host: Any) -> None:
     assert host.changed() == host.changed("--check") == []
 
 
-def test_what_people_changed_is_shown_and_put_back(host: Any) -> None:
+def test_manual_changes_are_shown_in_a_diff_and_reverted(host: Any) -> None:
     host.changed()
     (host.root / "made/one").write_text("by hand\n")
     (host.root / "made/below/two").chmod(0o666)
@@ -120,7 +120,7 @@ def test_what_people_changed_is_shown_and_put_back(host: Any) -> None:
         ({"directories": ["{root}/files/two"]}, "is no directory"),
     ],
 )
-def test_wrong_input_is_refused(host: Any, task: Any, reason: str) -> None:
+def test_invalid_parameters_are_refused(host: Any, task: Any, reason: str) -> None:
     task = json.loads(json.dumps(task).replace("{root}", str(host.root)))
     status, _answer, output = host.run(**task)
     assert status == 2

@@ -31,12 +31,12 @@ def changed(monkeypatch: pytest.MonkeyPatch, path: pathlib.Path, second: float |
     monkeypatch.setattr(fresh_units, "newest", lambda paths: at if str(path) in paths else 0)
 
 
-def test_properties_are_read_also_empty_ones() -> None:
+def test_set_and_empty_properties_of_units_are_read() -> None:
     assert (RUNS["StateChangeTimestamp"], RUNS["ConditionTimestamp"]) == ("Wed 2026-11-25 10:00:00.250000 UTC", "")
 
 
 @pytest.mark.parametrize("action", ["reload", "restart"])
-def test_a_unit_that_is_older_than_a_file_of_it_takes_it_over(
+def test_a_unit_older_than_a_watched_file_is_reloaded_or_restarted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, action: str
 ) -> None:
     for second, needed in ((0.2, None), (0.25, None), (0.3, action)):
@@ -70,12 +70,14 @@ def test_a_unit_that_is_older_than_a_file_of_it_takes_it_over(
         ({"NeedDaemonReload": "yes"}, None, "restart"),
     ],
 )
-def test_what_a_unit_needs_whose_files_are_old(state: dict[str, str], reload: str | None, restart: str | None) -> None:
+def test_a_unit_with_unchanged_files_is_started_only_if_the_state_requires_that(
+    state: dict[str, str], reload: str | None, restart: str | None
+) -> None:
     assert fresh_units.needed(RUNS | state, unit("reload")) == reload
     assert fresh_units.needed(RUNS | state, unit("restart")) == restart
 
 
-def test_the_last_change_is_found_wherever_it_is(tmp_path: pathlib.Path) -> None:
+def test_the_newest_change_is_read_at_any_depth(tmp_path: pathlib.Path) -> None:
     before = tmp_path.stat().st_ctime
     (tmp_path / "conf.d/deep").mkdir(parents=True)
     (tmp_path / "conf.d/deep/one").write_text("a")
@@ -111,7 +113,7 @@ def test_the_last_change_is_found_wherever_it_is(tmp_path: pathlib.Path) -> None
         ({"check": True}, ["start one", "restart two"], []),
     ],
 )
-def test_what_systemd_is_told(
+def test_systemctl_commands_match_the_states_of_units(
     execute: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, bool],

@@ -11,7 +11,7 @@ from repository import ROOT
 from plugins.modules import host_facts
 
 
-def test_the_disk_is_that_of_the_nearest_directory_there_is(tmp_path: pathlib.Path) -> None:
+def test_the_disk_of_a_missing_directory_is_that_of_the_nearest_parent(tmp_path: pathlib.Path) -> None:
     assert (
         host_facts.disk(tmp_path / "none/at/all")
         == host_facts.disk(tmp_path)
@@ -19,7 +19,7 @@ def test_the_disk_is_that_of_the_nearest_directory_there_is(tmp_path: pathlib.Pa
     )
 
 
-def test_an_interface_without_an_address_is_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interface_without_an_address_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_facts.socket, "if_nameindex", lambda: [(1, "eth0"), (2, "eth1")])
     links = [
         {

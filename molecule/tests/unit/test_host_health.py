@@ -20,7 +20,7 @@ media-sync.timer     loaded    active     waiting      Copy uploads
 """
 
 
-def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inactive_and_failed_units_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_health.subprocess, "run", lambda *_args, **_more: type("Done", (), {"stdout": LISTED}))
     app1 = host_health.Host({"all": {}}, {})
     app1.services(["rsyslog", "apache2", "pgpool2", "etcd", "media-sync.timer", "keepalived"])
@@ -47,7 +47,7 @@ def test_units_are_complained_about_that_do_not_run_or_failed(monkeypatch: pytes
         ("cron.service", 3600, "NTPSynchronized=no\n", False),
     ],
 )  # a container has its machine's clock
-def test_a_clock_that_nobody_sets_is_complained_about(
+def test_an_unsynchronised_clock_is_a_problem(
     unit: str, up_s: int, properties: str, wrong: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_health, "output", lambda *_args: properties)
@@ -97,25 +97,25 @@ def test_answers_are_read_to_their_end(parts: list[bytes], expected: Any) -> Non
         assert heard == [f"GET /path HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()]
 
 
-def test_an_answer_that_stops_half_way_is_none() -> None:
+def test_an_incomplete_http_answer_is_none() -> None:
     with server(b"HTTP/1.1 200 OK\r\n\r\n", b"more", waits=5) as (port, _heard):
         assert host_health.http_get("127.0.0.1", port, "/", 0.2)[0] is None
 
 
-def test_nobody_who_answers_is_no_answer() -> None:
+def test_a_port_without_a_listener_gives_no_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert host_health.http_get("127.0.0.1", port, "/")[0] is None
     assert host_health.json_get("127.0.0.1", port, "/") == {}
 
 
-def test_what_runs_meanwhile_returns_or_raises() -> None:
+def test_later_returns_the_result_or_raises_the_error() -> None:
     assert host_health.Later(lambda first, second: first + second, 1, 2).result() == 3
     with pytest.raises(ZeroDivisionError):
         host_health.Later(lambda: 1 / 0).result()
 
 
-def test_everybody_is_asked_at_once() -> None:
+def test_hosts_are_queried_in_parallel() -> None:
     both = threading.Barrier(2, timeout=5)
     app1 = host_health.Host(
         {"all": {"db1": "192.0.2.2", "db2": "192.0.2.3"}, "db": {"db1": "192.0.2.2", "db3": "192.0.2.4"}}, {}
@@ -135,7 +135,7 @@ def test_everybody_is_asked_at_once() -> None:
 @pytest.mark.parametrize(
     ("sent", "monitor", "seconds"), [("ESTAB", False, None), ("", False, 40.0), ("ESTAB", True, 40.0)]
 )
-def test_the_age_of_rsyslog_is_asked_for_where_it_counts(
+def test_the_age_of_rsyslog_is_read_on_senders_only(
     monkeypatch: pytest.MonkeyPatch, sent: str, monitor: bool, seconds: float | None
 ) -> None:
     def output(command: str, *_args: str, **_environment: object) -> str:

@@ -3,7 +3,7 @@
 import idle
 
 
-def test_what_units_took_between_two_looks() -> None:
+def test_processor_time_of_units_between_two_measurements() -> None:
     before = idle.used(
         ". 1000\ninit.scope 100\nsystem.slice 500\nsystem.slice/a.service/ 200\nsystem.slice/gone.service/ 50\n"
     )
@@ -13,14 +13,14 @@ def test_what_units_took_between_two_looks() -> None:
     assert idle.spent(before, after, 2.0) == {"init.scope": 0.5, "a.service": 1.0, "(ended)": 2.0}
 
 
-def test_what_systemd_says_that_ended_units_took() -> None:
+def test_processor_time_of_ended_units_is_read_from_the_journal() -> None:
     journal = (
         "a.service: Consumed 1min 2.5s CPU time, 3M memory peak.\nStarted b.\na.service: Consumed 500ms CPU time.\n"
     )
     assert idle.ended(journal) == {"a.service": 63.0}
 
 
-def test_sums_leave_out_the_verbs_and_nothing_twice() -> None:
+def test_sums_exclude_ssh_and_count_each_unit_only_once() -> None:
     drawn = idle.table(
         {"app1": {"ssh.service": 9.0, "x.service": 1.0, "(ended)": 2.0, "  y.service": 1.5}, "db1": {"x.service": 3.0}}
     )

@@ -76,7 +76,7 @@ def test_hosts_with_the_same_groups_share_an_image(groups: list[str], image: str
     assert image_of(groups) == image
 
 
-def test_an_image_is_made_where_there_is_none_and_where_it_would_become_another() -> None:
+def test_missing_and_outdated_images_are_built() -> None:
     missing, recipes = outdated([])
     assert missing == list(recipes) == ["realworld/golden-app:13", "realworld/golden-cache-quorum:13"]
     assert outdated(kept(recipes))[0] == []
@@ -84,11 +84,11 @@ def test_an_image_is_made_where_there_is_none_and_where_it_would_become_another(
     assert outdated(kept(recipes | {"realworld/golden-app:13": "of before"}))[0] == ["realworld/golden-app:13"]
 
 
-def test_neither_the_order_of_packages_nor_a_second_mention_makes_an_image_another() -> None:
+def test_order_and_duplicates_of_packages_do_not_change_an_image() -> None:
     assert outdated([], ["curl", "brotli"])[1] == outdated([], ["brotli", "curl", "curl"])[1]
 
 
-def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path: pathlib.Path) -> None:
+def test_a_boot_masks_every_unit_that_the_bare_machine_did_not_have(tmp_path: pathlib.Path) -> None:
     units, scripts, early = (tmp_path / name for name in ("units", "init.d", "early"))
     for directory in (units, scripts, early):
         directory.mkdir()
@@ -138,7 +138,7 @@ def test_a_boot_holds_back_every_unit_that_the_bare_machine_had_not(tmp_path: pa
         (["app", "cache"], ["brotli"], None),  # has other jobs since
     ],
 )
-def test_a_host_tells_what_its_image_lacks(
+def test_a_host_reports_packages_missing_from_the_image(
     tmp_path: pathlib.Path, groups: list[str], packages: list[str], expected: Any
 ) -> None:
     record = tmp_path / "image"

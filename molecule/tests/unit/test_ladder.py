@@ -65,13 +65,13 @@ def complaints(text: str, tmp_path: pathlib.Path) -> list[str]:
     )
 
 
-def test_the_rungs_are_those_of_the_drawings() -> None:
+def test_rungs_match_the_drawings() -> None:
     assert [name.partition("-")[2] for name in NAMES] == list(TRUE_FROM)
     assert [int(name.partition("-")[0]) for name in NAMES] == list(range(1, len(NAMES) + 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_rung_is_what_its_name_says(name: str) -> None:
+def test_each_rung_adds_what_the_name_describes(name: str) -> None:
     is_true, hosts = TRUE_FROM[name.partition("-")[2]], set(climb.read(RUNGS[name]).lines)
     assert is_true(jobs(name), hosts)
     for lower in NAMES[: NAMES.index(name)]:
@@ -79,7 +79,7 @@ def test_a_rung_is_what_its_name_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_preflight_finds_nothing(name: str, tmp_path: pathlib.Path) -> None:
+def test_preflight_accepts_every_rung(name: str, tmp_path: pathlib.Path) -> None:
     assert complaints(RUNGS[name].read_text(), tmp_path) == []
 
 
@@ -109,7 +109,7 @@ def test_the_verbs_lead_from_rung_to_rung(low: str, high: str, tmp_path: pathlib
     assert all(end.address(host) == then.address(host) for host in end.lines)
 
 
-def test_a_climb_that_was_cut_off_goes_on() -> None:
+def test_an_interrupted_climb_is_resumed() -> None:
     low, then = RUNGS[NAMES[0]].read_text(), climb.read(RUNGS[NAMES[1]])
     todo = climb.steps(Inventory(low), then)
     assert [step[0] for step in todo] == ["add-node", "failover", "remove-node"]
@@ -117,7 +117,7 @@ def test_a_climb_that_was_cut_off_goes_on() -> None:
     assert climb.steps(then, then) == []
 
 
-def test_a_climb_that_was_cut_off_finishes_the_host_that_was_coming(
+def test_an_interrupted_climb_finishes_the_host_being_added(
     live: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its inventory has that host, and does not tell how far it has come."""
@@ -130,7 +130,7 @@ def test_a_climb_that_was_cut_off_finishes_the_host_that_was_coming(
         assert capsys.readouterr().out.startswith(expected)
 
 
-def test_new_votes_are_taken_one_by_one_and_first() -> None:
+def test_new_etcd_members_join_first_and_separately() -> None:
     low, top = climb.read(RUNGS[NAMES[0]]), climb.read(RUNGS[NAMES[-1]])
     assert climb.votes(low, low) == []
     assert climb.votes(low, top) == ["cache1", "cache2", "box1"]
@@ -138,7 +138,7 @@ def test_new_votes_are_taken_one_by_one_and_first() -> None:
 
 
 @pytest.mark.parametrize("broken", ["add-node", "up", "site", "converge"])
-def test_a_climb_that_fails_says_how_it_goes_on_and_does(
+def test_a_failed_climb_prints_the_command_to_resume_and_resumes(
     broken: str, live: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, low, top = [], NAMES[-2], NAMES[-1]
@@ -159,13 +159,13 @@ def test_a_climb_that_fails_says_how_it_goes_on_and_does(
     )
 
 
-def test_those_who_have_a_vote_let_new_ones_in_first() -> None:
+def test_etcd_members_add_new_hosts_to_the_allow_list_first() -> None:
     low, near, top = (climb.read(RUNGS[NAMES[index]]) for index in (0, -2, -1))
     assert climb.client_access(low, near) == []
     assert climb.client_access(near, top) == [["site", "LIMIT=box1", "TAGS=etcd_clients"]]
 
 
-def test_hosts_come_before_hosts_go() -> None:
+def test_hosts_are_added_before_others_are_removed() -> None:
     for low, high in zip(NAMES, NAMES[1:]):
         verbs = [
             (word, step[0])
@@ -195,7 +195,7 @@ def test_hosts_come_before_hosts_go() -> None:
         ),
     ],
 )
-def test_where_no_verbs_lead_is_refused(change: tuple[str, str], reason: str) -> None:
+def test_a_rung_that_no_verb_reaches_is_refused(change: tuple[str, str], reason: str) -> None:
     text = RUNGS[NAMES[1]].read_text()
     changed = re.sub(*change, text)
     assert changed != text
@@ -207,7 +207,7 @@ def test_where_no_verbs_lead_is_refused(change: tuple[str, str], reason: str) ->
     ("job", "reason"),
     [("quorum", "box1 has a vote"), ("monitor", "box1 has the graphs"), ("backup", "backup1 has the backups")],
 )
-def test_what_no_verb_takes_away_is_refused(job: str, reason: str) -> None:
+def test_leaving_a_group_that_no_verb_removes_hosts_from_is_refused(job: str, reason: str) -> None:
     now, then = climb.read(RUNGS[NAMES[-1]]), climb.read(RUNGS[NAMES[-1]])
     then.groups[job] = [host for host in then.groups[job] if host not in ("box1", "backup1")]
     with pytest.raises(Refused, match=f"{reason} in .* and not in .*: no verb takes that away"):
@@ -221,7 +221,7 @@ def live(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "ladder.yml"
 
 
-def test_it_begins_at_the_bottom_or_where_it_is_told(live: pathlib.Path) -> None:
+def test_a_ladder_begins_at_the_lowest_or_the_given_rung(live: pathlib.Path) -> None:
     climb.begin(live, "")
     assert climb.standing(live) == NAMES[0] and climb.following(live) == NAMES[1]
     climb.begin(live, NAMES[0])
@@ -230,7 +230,7 @@ def test_it_begins_at_the_bottom_or_where_it_is_told(live: pathlib.Path) -> None
     assert live.read_text() == RUNGS[NAMES[3]].read_text()
 
 
-def test_it_begins_once(live: pathlib.Path) -> None:
+def test_a_second_begin_on_another_rung_is_refused(live: pathlib.Path) -> None:
     climb.begin(live, "")
     for name, reason in (
         (NAMES[2], "1-one-box stands, not 3-media-apart"),
@@ -241,12 +241,12 @@ def test_it_begins_once(live: pathlib.Path) -> None:
     assert live.read_text() == RUNGS[NAMES[0]].read_text()
 
 
-def test_a_rung_that_nobody_drew_is_none(live: pathlib.Path) -> None:
+def test_an_unknown_rung_is_refused(live: pathlib.Path) -> None:
     with pytest.raises(Refused, match=r"There is no rung 'x'\. There are: 1-one-box, "):
         climb.begin(live, "x")
 
 
-def test_there_is_nothing_above_the_top(live: pathlib.Path) -> None:
+def test_no_rung_follows_the_highest(live: pathlib.Path) -> None:
     climb.begin(live, NAMES[-1])
     with pytest.raises(Refused, match="the highest rung"):
         climb.following(live)
@@ -262,19 +262,19 @@ def test_there_is_nothing_above_the_top(live: pathlib.Path) -> None:
         ("backup", "box1 is in 'backup' and in 'db' too: what destroys one takes the other along"),
     ],
 )
-def test_what_one_host_cannot_be_at_once(group: str, reason: str, tmp_path: pathlib.Path) -> None:
+def test_conflicting_groups_of_a_host_are_refused(group: str, reason: str, tmp_path: pathlib.Path) -> None:
     text = RUNGS[NAMES[0]].read_text().replace(f"{group}: {{hosts: {{}}}}", f"{group}: {{hosts: {{box1: }}}}")
     assert any(reason in line for line in complaints(text, tmp_path))
 
 
-def test_a_group_that_nobody_names_is_missed(tmp_path: pathlib.Path) -> None:
+def test_a_missing_group_is_reported(tmp_path: pathlib.Path) -> None:
     text = RUNGS[NAMES[0]].read_text().replace("        backup: {hosts: {}}\n", "")
     assert complaints(text, tmp_path) == [
         "inventories/ladder.yml:1: the group 'backup' has no hosts; where there are to be none, write backup: {hosts: {}}"
     ]
 
 
-def test_a_second_vote_does_not_go_with_a_database(tmp_path: pathlib.Path) -> None:
+def test_a_database_is_not_in_a_quorum_of_several_hosts(tmp_path: pathlib.Path) -> None:
     text = applied(RUNGS[NAMES[0]].read_text(), ["add-node", "POOL=db", "NODE=db1", "ADDRESS=172.30.30.51"])
     assert complaints(text, tmp_path) == []
     votes = (

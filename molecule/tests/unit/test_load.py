@@ -48,7 +48,7 @@ def crawl() -> Any:
     ("users", "seconds", "variable"),
     [("x", "60", "USERS=x"), ("0", "60", "USERS=0"), ("5", "9", "SECONDS=9"), ("5", "-60", "SECONDS=-60")],
 )
-def test_what_is_no_number_is_refused(users: str, seconds: str, variable: str) -> None:
+def test_users_and_seconds_must_be_numbers(users: str, seconds: str, variable: str) -> None:
     with pytest.raises(errors.Refused, match=f"{variable} is no number"):
         load.parse_limits(users, seconds)
     assert load.parse_limits("5", "10") == (5, 10)
@@ -64,7 +64,7 @@ def test_production_is_refused_and_then_spared() -> None:
     assert set(load.plan(TOLD, crawl(), "", production=True)["mix"]) == {"page", "static", "media"}
 
 
-def test_visitors_are_told_what_there_is() -> None:
+def test_the_plan_lists_pages_files_and_the_mix() -> None:
     plan = load.plan(TOLD, crawl(), "csrftoken=a; sessionid=b", production=False)
     assert (plan["pages"], plan["statics"], plan["uploads"]) == (["/"], ["/static/a.css"], ["/media/b.png"])
     assert plan["mix"] == SITE["site_demo_load"]["mix"] and plan["sign_in_page"] == "/accounts/login/"
@@ -85,7 +85,7 @@ def test_visitors_are_told_what_there_is() -> None:
         ("shop.settings", {"page": 65, "static": 25, "media": 10}),
     ],
 )
-def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings: str, mix: dict[str, int]) -> None:
+def test_pages_of_the_demo_are_requested_from_the_demo_only(settings: str, mix: dict[str, int]) -> None:
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template
 
@@ -96,7 +96,7 @@ def test_the_pages_of_the_demo_are_asked_of_the_demo_alone(settings: str, mix: d
     assert load.plan(TOLD | {"load": site}, crawl(), "", production=False)["mix"].keys() == {"page", "static", "media"}
 
 
-def test_every_kind_is_something_a_visitor_can_do() -> None:
+def test_every_kind_of_request_is_a_task_of_visitors() -> None:
     text = (ROOT / "controller/load/visitors.py").read_text()
     for kind in analysis.KINDS:
         assert f"    def {kind}(self) -> None:" in text
@@ -135,7 +135,7 @@ def sampled(*moments: int) -> str:
     )
 
 
-def test_what_a_host_says_is_understood() -> None:
+def test_samples_of_a_host_are_parsed() -> None:
     samples = probe.samples(sampled(10, 12, 14) + "at 16\nstat 1", DOORS)
     assert (
         len(samples) == 3
@@ -167,7 +167,7 @@ def test_what_a_host_says_is_understood() -> None:
     )
 
 
-def test_this_machine_can_be_looked_at() -> None:
+def test_this_machine_can_be_measured() -> None:
     """The look itself, with what there is here."""
     done = subprocess.run(
         ["sh", "-c", probe.PROBE, "load-look", "0.1", "3", *[""] * 5],
@@ -216,13 +216,15 @@ def host(**more: dict[str, tuple[float, float]] | float) -> Any:
         ({"app1": None, "db1": host(cpu=0.9)}, 0.2, 0.1, False, "db", "db1 was out of processor"),
     ],
 )
-def test_the_bottleneck(hosts: Any, machine: float, visitors: float, contained: bool, tier: str, why: str) -> None:
+def test_the_bottleneck_is_named_with_the_reason(
+    hosts: Any, machine: float, visitors: float, contained: bool, tier: str, why: str
+) -> None:
     everyone = {name: host() for members in TIERS.values() for name in members} | hosts
     bottleneck = analysis.bottleneck(everyone, TIERS, host(cpu=machine), visitors, contained)
     assert bottleneck[0] == tier and why in bottleneck[1], bottleneck
 
 
-def test_hosts_that_do_not_tell_are_no_bottleneck() -> None:
+def test_hosts_without_samples_are_no_bottleneck() -> None:
     assert analysis.bottleneck({"app1": None}, TIERS, None, 0.1, True) == ("", "No host told how it was.")
 
 
@@ -242,7 +244,7 @@ HISTORY = """Timestamp,User Count,Type,Name,Requests/s,Failures/s,50%,66%,75%,80
 """
 
 
-def test_what_visitors_got() -> None:
+def test_requests_are_summed_by_kind_and_tier() -> None:
     rows, tiers = analysis.requests(STATS.splitlines())
     assert [row["kind"] for row in rows] == ["change", "page", "static", "all"] and rows[1]["p95"] == pytest.approx(
         0.12
@@ -270,7 +272,7 @@ def test_what_visitors_got() -> None:
     assert report.curve([], 1) == ("", 1.0)
 
 
-def test_the_report_needs_nothing_from_elsewhere() -> None:
+def test_the_report_loads_no_external_resources() -> None:
     rows, tiers = analysis.requests(STATS.splitlines())
     contents = {
         "title": "x under 5 visitors for 60 s",

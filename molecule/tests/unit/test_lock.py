@@ -36,7 +36,7 @@ def hosts_fixture(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return described
 
 
-def test_every_app_host_holds_the_lock_as_long_as_its_input_is_open(hosts: Callable[..., Any]) -> None:
+def test_every_app_host_holds_the_lock_while_stdin_is_open(hosts: Callable[..., Any]) -> None:
     hosts("db1")
     held, busy = lock.take("inventories/test.yml", "make site")
     assert (
@@ -51,7 +51,7 @@ def test_every_app_host_holds_the_lock_as_long_as_its_input_is_open(hosts: Calla
         process.stdout.close()
 
 
-def test_a_lock_of_somebody_else_is_named(hosts: Callable[..., Any]) -> None:
+def test_the_holder_of_a_lock_is_named(hosts: Callable[..., Any]) -> None:
     hosts("app2")
     held, busy = lock.take("inventories/test.yml", "make site")
     assert busy.startswith("alice@desk (make deploy, pid 7) is changing this environment (on app2)")
@@ -62,7 +62,7 @@ def test_a_lock_of_somebody_else_is_named(hosts: Callable[..., Any]) -> None:
         process.stdout.close()
 
 
-def test_an_environment_that_cannot_be_read_is_said(
+def test_an_unreadable_environment_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unusable(_inventory: str) -> None:

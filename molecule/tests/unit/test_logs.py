@@ -45,7 +45,7 @@ def store(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def test_a_request_is_found_on_every_host_in_the_order_of_time(store: pathlib.Path) -> None:
+def test_a_request_is_searched_on_every_host_in_order_of_time(store: pathlib.Path) -> None:
     assert log_search.search(store, request=ID) == ([DB[0], APP[0], LB[0]], 0)
 
 
@@ -65,17 +65,17 @@ def test_lines_are_chosen_by_host_name_and_time(store: pathlib.Path, query: Any,
     assert log_search.search(store, **query) == (expected, 0)
 
 
-def test_a_file_that_ended_before_is_not_read(store: pathlib.Path) -> None:
+def test_a_file_that_ends_before_the_time_is_not_read(store: pathlib.Path) -> None:
     os.utime(store / "lb1.log", (1, 1))
     assert log_search.files(store, "lb1", 2) == []
     assert log_search.search(store, host="lb1", since=0)[0]
 
 
-def test_the_newest_are_kept_where_there_are_too_many(store: pathlib.Path) -> None:
+def test_the_newest_lines_are_kept_above_the_limit(store: pathlib.Path) -> None:
     assert log_search.search(store, host="lb1", most=2) == (LB[:2], 1)
 
 
-def test_a_compressed_file_that_is_being_written_ends_where_it_ends(store: pathlib.Path) -> None:
+def test_an_incomplete_compressed_file_is_read_to_the_end(store: pathlib.Path) -> None:
     path = store / "db1.log.2.gz"
     path.write_bytes(path.read_bytes()[:-6])
     assert log_search.search(store, host="db1") == (DB, 0)
@@ -85,7 +85,7 @@ def test_a_compressed_file_that_is_being_written_ends_where_it_ends(store: pathl
     ("typed", "seconds"),
     [("", None), ("30m", 1800), ("2h", 7200), ("1d", 86400), ("2026-11-25 17:30", 1800), ("2026-11-25T17:30", 1800)],
 )
-def test_since(typed: str, seconds: int | None) -> None:
+def test_since_takes_durations_and_times(typed: str, seconds: int | None) -> None:
     assert logs.moment(typed, NOW) == (0 if seconds is None else NOW.timestamp() - seconds)
 
 
@@ -99,12 +99,12 @@ def test_since(typed: str, seconds: int | None) -> None:
         (("", "", "", "yesterday"), "SINCE=yesterday is no moment"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(arguments: tuple[str, str, str, str], sentence: str) -> None:
+def test_invalid_search_arguments_are_refused(arguments: tuple[str, str, str, str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence.replace("?", r"\?")):
         logs.search_arguments(*arguments, NOW)
 
 
-def test_what_is_asked() -> None:
+def test_search_arguments_are_parsed() -> None:
     assert logs.search_arguments(ID, "app1", "", "1h", NOW) == {
         "request": ID,
         "host": "app1",
@@ -113,7 +113,7 @@ def test_what_is_asked() -> None:
     }
 
 
-def test_lines_of_several_hosts_are_one_story_and_the_silent_are_named() -> None:
+def test_lines_of_monitors_are_merged_and_silent_monitors_are_named() -> None:
     later = line(1, "b", "words", "-01:00")
     lines, missing = logs.page(
         {

@@ -45,7 +45,7 @@ def call_fixture(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return call
 
 
-def test_a_command_that_ends_is_one_call(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_a_short_command_takes_a_single_call(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     begun = time.monotonic()
     done = call("sh -c 'echo a; echo b >&2'", "1")
     assert time.monotonic() - begun < 15  # it does not wait for a report to be due
@@ -56,7 +56,7 @@ def test_a_command_that_ends_is_one_call(call: Callable[..., Any], tmp_path: pat
     assert [path.name for path in (tmp_path / "commands").iterdir()] == ["lock"]
 
 
-def test_one_that_takes_longer_tells_what_it_printed_last(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_a_running_command_reports_the_last_line(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     go = tmp_path / "go"
     os.mkfifo(go)
     command = f"sh -c 'echo first; echo second; read line <{go}; echo third'"
@@ -71,13 +71,13 @@ def test_one_that_takes_longer_tells_what_it_printed_last(call: Callable[..., An
     assert call("echo other", "2")["stdout"] == "other"
 
 
-def test_one_that_is_killed_has_failed(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_a_killed_command_has_failed(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     assert not call("sleep 600", "1", 0)["finished"]
     os.killpg(int((tmp_path / "commands/1/pid").read_text()), signal.SIGKILL)
     assert (done := call("sleep 600", "1"))["finished"] and (done["rc"], done["msg"]) == (-1, "it was killed")
 
 
-def test_ansible_repeats_it_until_it_ends(tmp_path: pathlib.Path) -> None:
+def test_ansible_repeats_the_module_until_the_command_ends(tmp_path: pathlib.Path) -> None:
     (tmp_path / "inventories").mkdir()
     (tmp_path / ".state/x").mkdir(parents=True)
     (tmp_path / "inventories/x.yml").write_text(

@@ -45,7 +45,7 @@ def delete(root: pathlib.Path, name: str, at: int) -> None:
         (False, None, 5, False, False),
     ],
 )
-def test_what_is_brought_back_and_what_is_deleted(
+def test_uploads_are_restored_or_deleted_by_time(
     tmp_path: pathlib.Path, in_backup: bool, here: int | None, deleted: int | None, back: bool, away: bool
 ) -> None:
     if here is not None:
@@ -56,7 +56,7 @@ def test_what_is_brought_back_and_what_is_deleted(
     assert restore.needed(tmp_path, MOMENT, then, restore.on_host(tmp_path)) == (["a/b"] * back, ["a/b"] * away)
 
 
-def test_what_was_uploaded_since_is_deleted_here_and_with_that_on_every_host(
+def test_newer_uploads_are_deleted_where_no_backup_is_older(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where no backup is older: nothing comes back."""
@@ -100,7 +100,7 @@ def test_times_are_read_to_the_nanosecond(text: str, stamp: int) -> None:
         ("2026-11-30T23:00:00Z", "b"),
     ],
 )
-def test_the_newest_backup_before_the_moment_that_has_something_is_taken(
+def test_the_newest_backup_with_files_before_the_time_is_used(
     monkeypatch: pytest.MonkeyPatch, moment: str, expected: str | None
 ) -> None:
     backups = [
@@ -119,7 +119,9 @@ def test_the_newest_backup_before_the_moment_that_has_something_is_taken(
     assert restore.newest(restore.stamp(moment)) == expected
 
 
-def test_files_of_a_backup_are_those_below_the_uploads(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+def test_only_files_below_the_uploads_are_read_from_a_backup(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
     nodes = [
         {"message_type": "snapshot", "paths": [str(tmp_path)]},
         {"type": "dir", "path": f"{tmp_path}/a", "mtime": "2026-11-29T23:30:30Z"},

@@ -102,7 +102,7 @@ def hosts_fixture(tmp_path: pathlib.Path) -> Iterator[list[Any]]:
         yield hosts
 
 
-def test_hosts_become_equal_and_stay_so(hosts: list[Any]) -> None:
+def test_hosts_become_equal_and_stay_equal(hosts: list[Any]) -> None:
     first, second, _three = hosts
     for when, name in enumerate(ODD):
         first.upload(name, when)
@@ -143,7 +143,7 @@ def test_the_last_event_of_a_name_wins(hosts: list[Any]) -> None:
     assert hosts[0].has() == {str(name): left for name, (*_events, left) in enumerate(cases) if left}
 
 
-def test_of_several_peers_the_newest_counts_and_what_one_knows_is_deleted_comes_from_nobody(hosts: list[Any]) -> None:
+def test_the_newest_file_of_all_peers_wins_and_deleted_files_are_not_fetched(hosts: list[Any]) -> None:
     first, second, third = hosts
     second.upload("a", 1, "old")
     third.upload("a", 2, "new")
@@ -155,7 +155,7 @@ def test_of_several_peers_the_newest_counts_and_what_one_knows_is_deleted_comes_
     assert first.has() == {"a": ("new", 2)}
 
 
-def test_names_that_no_upload_has_are_not_taken(hosts: list[Any], tmp_path: pathlib.Path) -> None:
+def test_invalid_names_of_uploads_are_not_fetched(hosts: list[Any], tmp_path: pathlib.Path) -> None:
     first, second, _three = hosts
     names = ["../out", "a/../../out", f"{tmp_path}/out", ".sync/deleted/x", ".hidden", "a/.b/c", "a~", "a//b"]
     second.server.answers = {"/media-sync": "".join(f"{NOW} 1 {name}\n" for name in [*names, "good"]).encode()} | {
@@ -166,7 +166,7 @@ def test_names_that_no_upload_has_are_not_taken(hosts: list[Any], tmp_path: path
     assert first.has() == {"good": ("x", 0)} and not (tmp_path / "out").exists()
 
 
-def test_a_name_that_is_a_directory_elsewhere_keeps_no_other_from_being_taken(hosts: list[Any]) -> None:
+def test_a_name_that_is_file_and_directory_does_not_stop_other_files(hosts: list[Any]) -> None:
     first, second, _three = hosts
     first.upload("a", 1)
     first.upload("b/c", 1)
@@ -179,7 +179,7 @@ def test_a_name_that_is_a_directory_elsewhere_keeps_no_other_from_being_taken(ho
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_what_does_not_arrive_whole_is_left_for_the_next_time(hosts: list[Any], strict: bool) -> None:
+def test_incomplete_files_are_fetched_again_by_the_next_run(hosts: list[Any], strict: bool) -> None:
     first, second, third = hosts
     second.upload("a", 1, "half")
     third.upload("b", 1)
@@ -197,7 +197,7 @@ def test_what_does_not_arrive_whole_is_left_for_the_next_time(hosts: list[Any], 
     assert code == strict and "ConnectionRefusedError" in output and first.has() == {"a": ("half", 1)}
 
 
-def test_old_deletions_and_notes_that_were_cut_off_are_forgotten(hosts: list[Any]) -> None:
+def test_old_and_incomplete_records_of_deletions_are_removed(hosts: list[Any]) -> None:
     host = hosts[0]
     host.delete("old", -NOW + 10**9)
     host.delete("new", 1)

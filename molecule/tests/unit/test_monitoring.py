@@ -37,7 +37,7 @@ def test_every_check_has_a_line_of_the_runbook() -> None:
         assert len(cells) == 4 and all(cells), f"{check}: of, tells, why and what to do"
 
 
-def test_drills_and_runbook_name_the_contacts_that_are_told() -> None:
+def test_drills_and_runbook_name_the_notified_contacts() -> None:
     declared = {name: check["tells"] for name, check in MONITORING["nagios_checks"].items()}
     declared |= dict.fromkeys(("host", "tier"), MONITORING["nagios_host_tells"])
     lines = runbook()
@@ -57,7 +57,7 @@ def needed(check: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", alarms.WAVES)
-def test_no_fault_of_a_wave_silences_another_one(name: str) -> None:
+def test_no_fault_of_a_wave_suppresses_the_alarm_of_another(name: str) -> None:
     checks = {alarm.check for alarm in alarms.WAVES[name]}
     assert {check: needed(check) & checks for check in checks if needed(check) & checks} == {}
 
@@ -95,7 +95,7 @@ def test_a_line_fits_into_a_configuration_of_nagios() -> None:
         (0, "-1", "at most -1"),
     ],
 )
-def test_a_limit_is_munins(value: int, limit: str, why: str) -> None:
+def test_limits_are_those_of_munin(value: int, limit: str, why: str) -> None:
     assert check_munin.breach(value, limit) == why
 
 
@@ -117,12 +117,14 @@ def test_a_limit_is_munins(value: int, limit: str, why: str) -> None:
         ({}, [], check_munin.CRITICAL, "no answer"),
     ],
 )
-def test_judges_what_a_plugin_says(figures: dict[str, Any], fields: list[str], state: int, output: str) -> None:
+def test_figures_of_a_plugin_are_compared_with_the_limits(
+    figures: dict[str, Any], fields: list[str], state: int, output: str
+) -> None:
     result, messages = check_munin.judge(figures, fields)
     assert (result, "; ".join(messages)) == (state, output)
 
 
-def test_takes_options_before_the_address() -> None:
+def test_check_munin_takes_options_before_the_address() -> None:
     assert check_munin.arguments(["--critical", "1:", "192.0.2.1", "keepalived.held"]) == (
         4949,
         "1:",
@@ -195,7 +197,7 @@ GIVEN = {
 }
 
 
-def test_an_email_says_what_and_what_to_do() -> None:
+def test_an_email_has_the_problem_and_the_remedy() -> None:
     mail = notify.letter(notify.described(GIVEN, CONFIG), CONFIG)
     assert mail["Subject"] == "[shop test] PROBLEM: page /x/ on tier is CRITICAL"
     long = notify.letter(notify.described(GIVEN | {"service": "page /" + "x" * 80}, CONFIG), CONFIG).as_bytes()
@@ -211,7 +213,7 @@ def test_an_email_says_what_and_what_to_do() -> None:
         assert line in text
 
 
-def test_a_host_has_its_own_line() -> None:
+def test_an_alarm_of_a_host_has_a_line_in_the_runbook() -> None:
     host = {name: value for name, value in GIVEN.items() if name not in ("check", "service")} | {
         "host": "db1",
         "state": "DOWN",
@@ -231,11 +233,13 @@ def test_a_host_has_its_own_line() -> None:
         ("nobody", "smtp://192.0.2.1", []),
     ],
 )
-def test_a_contact_is_told_by_every_way_it_has(contact: str, relay: str, ways: list[str]) -> None:
+def test_a_contact_is_notified_by_every_configured_way(contact: str, relay: str, ways: list[str]) -> None:
     assert notify.ways(contact, CONFIG | {"relay": relay}) == ways
 
 
-def test_what_is_not_delivered_is_kept_and_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+def test_undelivered_notifications_are_kept_and_sent_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
     """Oldest first; one way that still fails holds nothing else up; what is a day old is dropped."""
     monkeypatch.setattr(notify, "KEPT", tmp_path)
     monkeypatch.setattr(notify.syslog, "syslog", lambda *args: None)

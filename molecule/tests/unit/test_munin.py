@@ -21,7 +21,7 @@ def line(ago: int, status: str = "200", took: str = "0.010", size: str = "300") 
     return json.dumps({"time": when, "status": status, "request_time": took, "bytes": size}) + "\n"
 
 
-def test_counts_what_is_young_and_across_a_rotation(plugin: types.ModuleType, tmp_path: pathlib.Path) -> None:
+def test_recent_requests_are_counted_across_a_rotation(plugin: types.ModuleType, tmp_path: pathlib.Path) -> None:
     (tmp_path / "access.log.1").write_text(line(1000) + line(200, "404"))
     (tmp_path / "access.log").write_text(
         "no line\n" + "".join(line(100, took=f"{n / 100:.3f}") for n in range(1, 101)) + line(1, "502", "9.0", "-")
@@ -35,7 +35,7 @@ def test_counts_what_is_young_and_across_a_rotation(plugin: types.ModuleType, tm
     assert plugin.values("failed", answers) == {"failed": "0.98"}  # 1 of 102
 
 
-def test_nobody_came(plugin: types.ModuleType, tmp_path: pathlib.Path) -> None:
+def test_figures_without_requests_are_zero(plugin: types.ModuleType, tmp_path: pathlib.Path) -> None:
     answers = list(plugin.lines(tmp_path / "access.log", 0))
     assert plugin.values("time", answers) == {"half": "0", "p95": "0", "p99": "0"}
     assert (
@@ -52,7 +52,7 @@ def test_every_value_is_described(plugin: types.ModuleType, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("came", [1, 2])
-def test_few_answers_are_not_judged(plugin: types.ModuleType, monkeypatch: pytest.MonkeyPatch, came: int) -> None:
+def test_few_requests_set_no_limits(plugin: types.ModuleType, monkeypatch: pytest.MonkeyPatch, came: int) -> None:
     for name, value in (("slow_warning", "3"), ("failed_critical", "5"), ("fewest", "2")):
         monkeypatch.setenv(name, value)
     answers = [{"status": "500", "request_time": "9"}] * came
@@ -64,6 +64,6 @@ def test_few_answers_are_not_judged(plugin: types.ModuleType, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("status", "failed"), [("500", "100.00"), ("504", "100.00"), ("505", "0.00"), ("404", "0.00")])
-def test_what_a_visitor_makes_fail_is_no_failure(plugin: types.ModuleType, status: str, failed: str) -> None:
+def test_client_errors_are_no_failures(plugin: types.ModuleType, status: str, failed: str) -> None:
     """Nobody is paged because somebody asks for HTTP/9."""
     assert plugin.values("failed", [{"status": status}]) == {"failed": failed}

@@ -36,14 +36,14 @@ def refused(reason: str, check: Callable[..., Any], *given: Any | dict[str, Any]
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_host_that_comes_and_goes_leaves_the_text_as_it_was(pool: str) -> None:
+def test_adding_and_removing_a_host_leaves_the_inventory_unchanged(pool: str) -> None:
     there = inventory(inventory().with_host(pool, "new1", "172.30.10.99"))
     assert there.groups[pool] == [*inventory().groups[pool], "new1"]
     assert there.address("new1") == "172.30.10.99"
     assert there.without_host("new1") == LOCAL
 
 
-def test_comments_order_and_other_ways_to_write_are_kept() -> None:
+def test_comments_order_and_style_are_kept() -> None:
     text = inventory(ODD).with_host("app", "app3", "203.0.113.9")
     assert text == ODD + "\n            app3: {ansible_host: 203.0.113.9}\n"
     without = inventory(text).without_host("app1")
@@ -51,13 +51,13 @@ def test_comments_order_and_other_ways_to_write_are_kept() -> None:
     assert inventory(without).groups["app"] == ["app2", "app3"]
 
 
-def test_hosts_that_are_not_one_a_line_are_left_to_their_author() -> None:
+def test_an_inventory_with_several_hosts_on_a_line_is_refused() -> None:
     text = "all:\n  children:\n    app:\n      hosts: {app1: {ansible_host: 198.51.100.21}, app2: {ansible_host: 198.51.100.22}}\n"
     refused("one a line", inventory(text).with_host, "app", "app3", "198.51.100.23")
     refused("one a line", inventory(text).without_host, "app1")
 
 
-def test_the_next_address_is_the_next_of_the_pool() -> None:
+def test_the_next_address_follows_the_last_of_the_group() -> None:
     assert nodes.next_address(inventory(), "app", CONTAINERS) == "172.30.10.23"
     text = LOCAL
     for number in range(3, 14):
@@ -67,7 +67,7 @@ def test_the_next_address_is_the_next_of_the_pool() -> None:
     assert addresses[9:] == [f"172.30.10.{128 + n}" for n in range(1, 5)]
 
 
-def test_what_was_cut_off_may_go_on() -> None:
+def test_an_interrupted_add_can_be_repeated() -> None:
     assert nodes.check_add(inventory(), "app", "app2", "", CONTAINERS) == "172.30.10.22"
     assert nodes.check_add(inventory(), "app", "app2", "172.30.10.22", CONTAINERS) == "172.30.10.22"
 
@@ -117,12 +117,12 @@ def test_a_host_that_cannot_be_removed_is_refused(node: str, reason: str) -> Non
     refused(reason, nodes.check_remove, inventory(), node, CONTAINERS)
 
 
-def test_the_last_of_a_pool_stays() -> None:
+def test_the_last_host_of_a_group_is_not_removed() -> None:
     text = inventory().without_host("media2")
     refused("media1 is the last of 'media'", nodes.check_remove, inventory(text), "media1", CONTAINERS)
 
 
-def test_a_refusal_changes_nothing(tmp_path: pathlib.Path) -> None:
+def test_a_refusal_leaves_the_inventory_unchanged(tmp_path: pathlib.Path) -> None:
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     with pytest.raises(Refused):
@@ -138,7 +138,7 @@ def test_a_refusal_is_printed_and_exits_with_2(capsys: pytest.CaptureFixture[str
     assert exit_code(refuse) == 2 and capsys.readouterr().err == "Nothing was touched. It is Friday.\n"
 
 
-def test_only_the_line_is_written(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_result_is_printed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "local.yml"
     copy.write_text(LOCAL)
     copy.chmod(0o640)
@@ -183,7 +183,7 @@ SEVERAL = """all:
 """
 
 
-def test_a_host_leaves_one_pool_and_stays_in_the_others() -> None:
+def test_a_host_is_removed_from_a_single_group() -> None:
     there = inventory(SEVERAL)
     assert there.jobs("box1") == ["app", "cache", "db", "quorum"]
     less = inventory(there.without_host("box1", "db"))
@@ -191,7 +191,7 @@ def test_a_host_leaves_one_pool_and_stays_in_the_others() -> None:
     assert less.jobs("box1") == ["app", "cache", "quorum"] and less.address("box1") == there.address("box1")
 
 
-def test_what_is_said_of_a_host_goes_where_it_is_still_named() -> None:
+def test_variables_of_a_host_move_to_a_remaining_group() -> None:
     less = inventory(inventory(SEVERAL).without_host("box1", "app"))
     assert less.jobs("box1") == ["cache", "db", "quorum"]
     assert "              box1: {ansible_host: 172.30.10.10, private_address: 172.30.10.210}\n" in less.text
@@ -208,7 +208,7 @@ def test_what_is_said_of_a_host_goes_where_it_is_still_named() -> None:
     assert {"172.30.10.10", "172.30.10.210"} <= set(less.addresses)
 
 
-def test_the_pool_that_a_host_leaves_is_told() -> None:
+def test_the_group_that_a_host_leaves_is_returned() -> None:
     there = inventory(SEVERAL)
     assert nodes.check_remove(there, "box1", CONTAINERS, "db") == "db"
     refused("box1 is not in 'media'", nodes.check_remove, there, "box1", CONTAINERS, "media")
@@ -223,7 +223,7 @@ def test_the_pool_that_a_host_leaves_is_told() -> None:
     )
 
 
-def test_whoever_votes_may_leave_its_pool_where_that_is_named() -> None:
+def test_an_etcd_member_may_leave_another_group_by_name() -> None:
     assert nodes.check_remove(inventory(), "cache1", CONTAINERS, "cache") == "cache"
     less = inventory(inventory().without_host("cache1", "cache"))
     assert (

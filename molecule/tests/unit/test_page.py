@@ -134,7 +134,7 @@ def sentences(model: dict[str, Any]) -> list[str]:
     return [f"{problem['host']}: {problem['why']}" if problem["host"] else problem["why"] for problem in model["wrong"]]
 
 
-def test_all_is_well() -> None:
+def test_a_healthy_environment_has_no_problems() -> None:
     model = judged()
     assert (model["state"], sentences(model)) == ("well", [])
     assert model["hosts"]["lb1"]["marks"] == ["virtual IP"] and model["hosts"]["db1"]["marks"] == ["primary"]
@@ -218,7 +218,7 @@ def test_all_is_well() -> None:
         ({"munin__media1": None, "media__media1": None}, "media1: does not answer at all"),
     ],
 )
-def test_the_page_of_one_problem(changes: Any, sentence: str) -> None:
+def test_each_problem_is_shown_with_a_sentence(changes: Any, sentence: str) -> None:
     model = judged(**changes)
     assert model["state"] == "wrong" and any(text.startswith(sentence) for text in sentences(model)), sentences(model)
     shown = page.page(model, CONFIG, (FILES / "page.html").read_text())
@@ -232,7 +232,7 @@ def test_a_fault_is_shown_once() -> None:
     assert model["hosts"]["lb1"]["marks"] == ["virtual IP"]  # somebody answers there, and lb2 says that it does not
 
 
-def test_a_busy_monitor_judges_nobodys_silence() -> None:
+def test_a_busy_monitor_reports_no_silent_hosts() -> None:
     """Who answered is judged all the same."""
     answers = copy.deepcopy(WELL) | {
         ("db", "db1"): None,
@@ -251,25 +251,25 @@ def test_a_busy_monitor_judges_nobodys_silence() -> None:
     assert judgement.judge(CONFIG, answers | {("late", ""): 0.1}, 1795500000, [])["state"] == "wrong"
 
 
-def test_lateness_is_what_others_took_of_the_processor() -> None:
+def test_waiting_is_not_counted_as_lateness() -> None:
     over = threading.Event()
     threading.Timer(0.5, over.set).start()
     assert 0 <= questions.lateness(over) < 0.4
 
 
-def test_a_monitor_that_reaches_no_host_is_blind() -> None:
+def test_a_monitor_that_reaches_no_host_has_the_state_blind() -> None:
     answers = {key: answer if key[1] == "monitor1" else None for key, answer in WELL.items()}
     model = judgement.judge(CONFIG, answers, 0)
     assert model["state"] == "blind" and "The monitor reaches nobody" in sentences(model)[0]
     assert page.verdict(model) == ("Blind", "blind")
 
 
-def test_every_question_is_about_somebody() -> None:
+def test_questions_cover_exactly_the_answers_of_a_healthy_environment() -> None:
     """What answers are looked for is what is asked."""
     assert set(questions.questions(CONFIG)) == set(WELL)
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_answer() -> None:
+def test_the_page_loads_no_external_resources_and_escapes_answers() -> None:
     model = judged(app__app1=WELL["app", "app1"] | {"release": "<script>alert(1)</script>"})
     skeleton = (FILES / "page.html").read_text()
     shown = page.page(model, CONFIG, skeleton)
@@ -310,7 +310,7 @@ def test_the_picture_holds_any_number_of_hosts(count: int) -> None:
             assert f">{name}</text>" in drawn
 
 
-def test_half_a_page_is_never_read(tmp_path: pathlib.Path) -> None:
+def test_the_page_is_replaced_atomically(tmp_path: pathlib.Path) -> None:
     program.write(tmp_path, "index.html", "one")
     program.write(tmp_path, "index.html", "two")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("index.html", "two")]
@@ -352,7 +352,7 @@ def node() -> Iterator[int]:
         server.shutdown()
 
 
-def test_a_munin_node_is_asked(node: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_read_from_a_munin_node(node: int, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"])
     assert answers == {
         "backup": {"backup_age.full": 30.0, "backup_wrong.wrong": 1.0, "backup_wrong.looked": None},
@@ -366,7 +366,7 @@ def test_a_munin_node_is_asked(node: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert questions.ask_munin("127.0.0.1", node, ["load", "hangs", "df"]) == {"load": {"load.load": 0.25}, "hangs": {}}
 
 
-def test_what_changes_slowly_is_not_asked_for_at_every_look(node: int, tmp_path: pathlib.Path) -> None:
+def test_slow_figures_are_cached_between_rounds(node: int, tmp_path: pathlib.Path) -> None:
     believed = {"load": {"load.load": 9.0}, "backup": {"backup_wrong.wrong": 0.0}}
     collected = questions.ask_munin("127.0.0.1", node, ["backup", "pgpool", "load", "df"], believed)
     assert collected == believed | {"pgpool": {}, "df": {"df._dev_sda1": 95.5}, "df_places": {"df._dev_sda1": "/srv"}}
@@ -388,9 +388,7 @@ def test_what_changes_slowly_is_not_asked_for_at_every_look(node: int, tmp_path:
     assert questions.lately(path, 100.0) == (100.0, {})
 
 
-def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_is_written_although_hosts_are_silent(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole program, with nobody there but one munin-node that nobody is."""
     monkeypatch.setattr(questions, "ANSWER_S", 0.2)
     tiers = {
@@ -413,7 +411,7 @@ def test_who_does_not_answer_is_silent_and_the_page_is_written_all_the_same(
     assert "<title>Blind: x</title>" in (tmp_path / "index.html").read_text()
 
 
-def test_the_configuration_is_what_the_program_reads(tmp_path: pathlib.Path) -> None:
+def test_the_template_of_the_configuration_has_every_setting_of_the_program(tmp_path: pathlib.Path) -> None:
     """The role's template, filled in."""
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template

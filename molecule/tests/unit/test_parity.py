@@ -113,13 +113,13 @@ def undeclared(sides: list[Any], declared: list[dict[str, str]] | None = None) -
     }
 
 
-def test_where_an_environment_is_and_its_secrets_are_no_difference(sides: list[Any]) -> None:
+def test_addresses_and_secrets_are_no_difference(sides: list[Any]) -> None:
     assert undeclared(sides) == {}
     assert undeclared(sides[:1]) == {}
     assert undeclared([sides[0], sides[0]]) == {}
 
 
-def test_what_is_declared_is_told_with_its_reason(sides: list[Any]) -> None:
+def test_declared_differences_are_reported_with_the_reason(sides: list[Any]) -> None:
     declared = {
         f"{difference.kind} {difference.name}": difference
         for difference in comparison.compare(sides, DECLARED, DERIVED)
@@ -131,7 +131,7 @@ def test_what_is_declared_is_told_with_its_reason(sides: list[Any]) -> None:
     assert "setting primary_conninfo: only a standby has somebody to follow" in text
 
 
-def test_nothing_passes_without_a_declaration(sides: list[Any]) -> None:
+def test_undeclared_differences_are_reported(sides: list[Any]) -> None:
     assert {"kernel kernel.threads-max", "setting primary_conninfo", "file /etc/memcached.conf"} <= {
         f"{kind} {name}" for kind, name in undeclared(sides, [])
     }
@@ -156,7 +156,7 @@ PLANTED = [
 @pytest.mark.parametrize(
     ("host", "kind", "name", "value"), PLANTED, ids=[f"{kind} {name}" for _host, kind, name, _value in PLANTED]
 )
-def test_what_is_planted_is_found_on_either_side(
+def test_a_planted_difference_is_reported_on_either_side(
     sides: list[Any], host: str, kind: str, name: str, value: dict[str, Any] | str
 ) -> None:
     for side in sides:
@@ -169,12 +169,12 @@ def test_what_is_planted_is_found_on_either_side(
         assert f"{kind} {name}" in text and f"{side.name} {host}" in text
 
 
-def test_a_host_of_a_pool_that_differs_is_found_within_one_environment(sides: list[Any]) -> None:
+def test_a_host_that_differs_within_a_group_is_reported(sides: list[Any]) -> None:
     sides[0].hosts["app2"]["snapshot"]["kernel"]["net.core.somaxconn"] = "128"
     assert undeclared(sides[:1])["kernel", "net.core.somaxconn"].values == [("128", ["app2"]), ("4096", ["app1"])]
 
 
-def test_what_is_declared_between_environments_is_none_within_one(sides: list[Any]) -> None:
+def test_a_declaration_between_environments_does_not_apply_within_a_group(sides: list[Any]) -> None:
     sides[0].hosts["app2"]["snapshot"]["kernel"]["kernel.threads-max"] = "1"
     sides[0].hosts["app1"]["snapshot"]["file"]["/etc/memcached.conf"]["text"] += "-m 1\n"
     assert (
@@ -189,7 +189,7 @@ def test_a_difference_of_size_may_be_declared(sides: list[Any]) -> None:
     assert undeclared([sides[0], larger], [*DECLARED, {"what": "pool hosts", "why": "staging is smaller"}]) == {}
 
 
-def test_a_missing_index_is_found(sides: list[Any]) -> None:
+def test_a_missing_index_is_reported(sides: list[Any]) -> None:
     for host in ("db1", "db2"):
         del sides[1].hosts[host]["snapshot"]["schema"]["site: index story_idx"]
     difference = undeclared(sides)["schema", "site: index story_idx"]
@@ -197,7 +197,7 @@ def test_a_missing_index_is_found(sides: list[Any]) -> None:
     assert (comparison.ABSENT, ["production db1", "production db2"]) in difference.values
 
 
-def test_what_a_host_says_against_itself_is_a_difference(sides: list[Any]) -> None:
+def test_a_fault_of_a_host_is_a_difference(sides: list[Any]) -> None:
     for host in ("app1", "app2"):
         sides[0].hosts[host]["faults"] = ["index story_idx of story is missing in the database"]
     assert undeclared(sides[:1])["fault", "index story_idx of story is missing in the database"].values == [
@@ -205,11 +205,11 @@ def test_what_a_host_says_against_itself_is_a_difference(sides: list[Any]) -> No
     ]
 
 
-def test_the_size_of_a_pool_is_one_difference_and_not_one_in_every_list(sides: list[Any]) -> None:
+def test_the_size_of_a_group_is_a_single_difference(sides: list[Any]) -> None:
     assert list(undeclared([sides[0], environment("production", "198.51.100", apps=4)])) == [("pool", "hosts")]
 
 
-def test_a_host_that_does_not_answer_is_told(
+def test_a_silent_host_is_reported(
     sides: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -239,7 +239,7 @@ def test_an_inventory_that_cannot_be_read_is_no_difference(
     assert end.value.code == 2 and "no such group" in capsys.readouterr().err
 
 
-def test_no_secret_is_told(
+def test_no_secret_is_printed(
     sides: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever differs, and in whichever form the secret is there."""
@@ -272,7 +272,7 @@ def test_no_secret_is_told(
             assert word not in text
 
 
-def test_the_page_stands_alone_and_escapes_what_hosts_say(
+def test_the_page_loads_no_external_resources_and_escapes_answers(
     sides: list[Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -305,7 +305,7 @@ def test_the_page_has_a_heading_for_tiers_with_open_differences_only(sides: list
     assert page.count("<article>") == 1 and 'id="db"' not in page and "db: unit c" in page and "2 declared" in page
 
 
-def test_hosts_of_a_pool_are_told_once() -> None:
+def test_hosts_of_a_group_are_listed_only_once() -> None:
     text = (
         'caches: ["<cache>:1", "<cache>:1"]\nserver_name <site> <site>;\nx {\n  # <db>\n  host <db>\n  # <db>\n  host <db>\n}\n'
         "{\n  a: <app>\n},\n{\n  a: <app>\n}\nplain\nplain"
@@ -334,14 +334,16 @@ def test_hosts_of_a_pool_are_told_once() -> None:
         ("schema", "newsbudget: index a", "set by the migrations of the release"),
     ],
 )
-def test_says_where_it_is_set(sides: list[Any], kind: str, name: str, sentence: str) -> None:
+def test_a_difference_names_the_file_or_variable_that_sets_the_value(
+    sides: list[Any], kind: str, name: str, sentence: str
+) -> None:
     for side in sides:
         for variables in side.variables.values():
             variables |= {"cache_memory_mb": side.name, "private_address": side.name}
     assert source.where(Difference("cache+quorum", kind, name, []), sides, source.Repository()).startswith(sentence)
 
 
-def test_names_the_variables_that_a_template_reads_through_others() -> None:
+def test_indirect_variables_of_a_template_are_named() -> None:
     values = {
         "cache_memory_mb": "{{ host_memory_mb | int }}",
         "host_memory_mb": "{{ ansible_facts.memtotal_mb * host_share }}",
@@ -353,14 +355,14 @@ def test_names_the_variables_that_a_template_reads_through_others() -> None:
     ]
 
 
-def test_every_other_text_is_shown_against_the_one_that_most_hosts_have() -> None:
+def test_texts_are_compared_with_the_most_frequent_text() -> None:
     lines = comparison.text_diff({"a": "1\n2", "b": "1\n2", "c": "1\n3", "d": ""})
     assert [line for line in lines if line[:3] in ("---", "+++")] == ["--- a, b", "+++ d", "--- a, b", "+++ c"]
     assert "+3" in lines
     assert comparison.text_diff({"a": "1", "b": None}) == []
 
 
-def test_many_hosts_are_not_all_named() -> None:
+def test_a_long_list_of_hosts_is_shortened() -> None:
     assert comparison.several(list("abcde")) == "a, b, c, d, e"
     assert comparison.several(list("abcdefg")) == "a, b, c, d, 3 more"
 
@@ -376,7 +378,7 @@ def test_a_declaration_has_a_reason() -> None:
     assert all(set(rule) == {"what", "as"} for rule in DERIVED)
 
 
-def test_a_dry_run_is_told_host_by_host() -> None:
+def test_results_of_a_dry_run_are_grouped_by_host() -> None:
     def task(name: str, **hosts: Any) -> dict[str, Any]:
         return {"task": {"name": name}, "hosts": hosts}
 
@@ -407,14 +409,14 @@ def test_a_dry_run_is_told_host_by_host() -> None:
 # ------------------------------------------------------------------ what a host tells of itself
 
 
-def test_packages() -> None:
+def test_packages_are_listed_with_versions() -> None:
     assert host_snapshot.packages("ii \tnginx\t1.26-3\nhi \tlibc6:amd64\t2.41\nrc \told\t1\n") == {
         "nginx": "1.26-3",
         "libc6": "2.41 (held)",
     }
 
 
-def test_files_are_those_that_no_package_put_there(tmp_path: pathlib.Path) -> None:
+def test_only_unpackaged_and_edited_files_are_listed(tmp_path: pathlib.Path) -> None:
     info = tmp_path / "var/lib/dpkg/info"
     info.mkdir(parents=True)
     etc = tmp_path / "etc"
@@ -445,7 +447,7 @@ def test_files_are_those_that_no_package_put_there(tmp_path: pathlib.Path) -> No
     assert "text" not in files["/etc/blob"]
 
 
-def test_units() -> None:
+def test_states_of_units_are_listed() -> None:
     listing = "nginx.service enabled enabled\nmunin-cron.service static -\nuser@.service static -\nssh.socket disabled enabled\ntmp.mount static -\n"
     shown = (
         "Id=nginx.service\nType=forking\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\nTriggeredBy=\n\n"
@@ -462,7 +464,7 @@ def test_units() -> None:
     }
 
 
-def test_timers_tell_when_and_not_how_long_until_then() -> None:
+def test_timers_are_listed_without_the_remaining_time() -> None:
     shown = (
         "Id=a.timer\nTimersCalendar={ OnCalendar=hourly ; next_elapse=Wed 2026-11-25 09:00:00 UTC }\n"
         "TimersCalendar={ OnCalendar=daily ; next_elapse=Thu }\nTimersMonotonic=\nRandomizedDelayUSec=5min\n\nId=b.timer\n"
@@ -477,7 +479,7 @@ def test_timers_tell_when_and_not_how_long_until_then() -> None:
     assert timers["b.timer"] == ""
 
 
-def test_ports() -> None:
+def test_listening_ports_are_listed() -> None:
     listing = (
         'tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=9,fd=6),("nginx",pid=8,fd=6))\n'
         'tcp LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=7,fd=4),("systemd",pid=1,fd=9))\n'
@@ -493,7 +495,7 @@ def test_ports() -> None:
     }
 
 
-def test_access() -> None:
+def test_access_rules_are_listed() -> None:
     shown = "Id=memcached.service\nIPAddressAllow=10.0.0.2/32 10.0.0.1/32\nIPAddressDeny=::/0 0.0.0.0/0\n\nId=ssh.service\nIPAddressAllow=\n"
     ruleset = "table ip filter {\n  tcp dport 22 counter packets 5 bytes 300 accept\n  ip daddr 127.0.0.11 dnat to 127.0.0.11:3\n}\n"
     assert host_snapshot.access(shown, ruleset) == {
@@ -503,7 +505,7 @@ def test_access() -> None:
     }
 
 
-def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
+def test_access_rules_of_unloaded_services_are_read_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     commands = []
@@ -518,7 +520,7 @@ def test_every_service_is_asked_by_name_whether_systemd_has_it_in_memory_or_not(
     assert command[-1] == "media-sync.service"
 
 
-def test_users() -> None:
+def test_users_and_groups_are_listed() -> None:
     users, groups = host_snapshot.users(
         "root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\nwww:x:33:33::/var/www:/usr/sbin/nologin\n",
         "sudo:x:27:ops\nops:x:1000:\n",
@@ -532,7 +534,7 @@ def test_users() -> None:
     assert groups == {"sudo": "ops", "ops": ""}
 
 
-def test_kernel_settings(tmp_path: pathlib.Path) -> None:
+def test_kernel_settings_are_listed(tmp_path: pathlib.Path) -> None:
     (tmp_path / "net/core").mkdir(parents=True)
     (tmp_path / "net/core/somaxconn").write_text("4096\n")
     (tmp_path / "kernel/random").mkdir(parents=True)
@@ -541,7 +543,7 @@ def test_kernel_settings(tmp_path: pathlib.Path) -> None:
     assert set(settings) == {"release", "net.core.somaxconn"}
 
 
-def test_a_release_is_compared_with_its_manifest(tmp_path: pathlib.Path) -> None:
+def test_a_release_is_compared_with_the_manifest(tmp_path: pathlib.Path) -> None:
     directory = tmp_path / "releases/1"
     directory.mkdir(parents=True)
     assert host_snapshot.release(tmp_path) == ({"current": "none"}, [])
@@ -559,13 +561,13 @@ def test_a_release_is_compared_with_its_manifest(tmp_path: pathlib.Path) -> None
     ] == [True, True, 2]
 
 
-def test_what_pgpool_says_of_itself() -> None:
+def test_settings_of_pgpool_are_parsed() -> None:
     assert host_snapshot.pool_status(
         "name : num_init_children\nvalue: 26\ndesc : # of children\n\nname : max_pool\nvalue: 1\ndesc : x\n"
     ) == {"num_init_children": "26", "max_pool": "1"}
 
 
-def test_nested_settings_are_told_one_by_one() -> None:
+def test_nested_settings_are_flattened() -> None:
     assert host_snapshot.flat({"ttl": 20, "postgresql": {"parameters": {"x": "on"}}}) == {
         "ttl": "20",
         "postgresql.parameters.x": '"on"',

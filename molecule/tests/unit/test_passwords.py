@@ -61,7 +61,7 @@ def tasks_of(play: Any) -> list[dict[str, list[str] | str]]:
     ]
 
 
-def test_every_host_that_is_given_a_password_of_the_databases_is_covered() -> None:
+def test_every_host_with_a_database_password_is_checked() -> None:
     giving = {
         path.parents[1].name for path in (ROOT / "roles").glob("*/templates/*") if DATABASE.search(path.read_text())
     }
@@ -73,7 +73,7 @@ def test_every_host_that_is_given_a_password_of_the_databases_is_covered() -> No
             assert set(play["hosts"].split(":")) <= set(CHECK["hosts"].split(":")), play["name"]
 
 
-def test_they_are_compared_before_anything_is_touched() -> None:
+def test_passwords_are_compared_before_any_change() -> None:
     earlier = [play.get("ansible.builtin.import_playbook", play.get("hosts")) for play in SITE[: SITE.index(CHECK)]]
     assert earlier == ["parts/preflight.yml", "parts/connect.yml"]
 
@@ -137,6 +137,6 @@ def test_a_run_on_app_hosts_alone_refuses_a_changed_password(play: Callable[...,
     assert "another" not in output.replace("Refuse another password than", "") and "SCRAM" not in output
 
 
-def test_a_run_goes_on_with_the_password_in_force(play: Callable[..., Any]) -> None:
+def test_a_run_continues_with_the_current_password(play: Callable[..., Any]) -> None:
     done, went_on, queries = play("pencil")
     assert done.returncode == 0 and went_on and queries == 1, done.stdout + done.stderr

@@ -96,7 +96,7 @@ def test_the_last_request_of_a_host_that_left_is_awaited(
     assert perlbal.heard.count("backends") == expected
 
 
-def test_a_connection_that_goes_on_is_reported_after_the_wait(execute: Callable[..., Any], perlbal: Server) -> None:
+def test_an_open_connection_is_reported_after_the_wait(execute: Callable[..., Any], perlbal: Server) -> None:
     perlbal.busy, perlbal.looks = ["192.0.2.9:80"], 1000
     assert not execute(perlbal_pools, port=perlbal.port, pools=WANTED).get("failed")  # nobody asked to wait
     done = execute(perlbal_pools, port=perlbal.port, pools=WANTED, wait_s=1)
@@ -106,7 +106,7 @@ def test_a_connection_that_goes_on_is_reported_after_the_wait(execute: Callable[
     )
 
 
-def test_a_console_that_refuses_or_hangs_up_is_told(execute: Callable[..., Any], perlbal: Server) -> None:
+def test_errors_of_the_console_are_reported(execute: Callable[..., Any], perlbal: Server) -> None:
     def failure(pools: dict[str, list[str]]) -> str:
         done = execute(perlbal_pools, port=perlbal.port, pools=pools)
         assert done["failed"] and done["msg"].endswith(". On this host: systemctl status perlbal")

@@ -144,7 +144,7 @@ def test_a_pgpool_that_agrees_is_not_restarted(program: types.ModuleType) -> Non
     ("usable", "answering", "status"),
     [({0, 1}, (), "up up"), ({0}, (), "up down"), (set(), (0,), "up down"), (set(), (), "up up")],
 )
-def test_the_status_file_has_the_databases_that_are_there(
+def test_the_status_file_lists_the_reachable_databases(
     program: types.ModuleType, tmp_path: pathlib.Path, usable: set[int], answering: tuple[int], status: str
 ) -> None:
     program.write_status(Databases(Cluster(None, frozenset(usable)), answering))
@@ -177,7 +177,7 @@ def looks(
 FRESH = State(others_until=0.0)
 
 
-def test_a_wrong_primary_has_to_be_seen_twice_and_restarts_back_off() -> None:
+def test_a_wrong_primary_is_confirmed_and_restarts_back_off() -> None:
     wrong = [(True, False), (True, True)]
     state, done = steps(FRESH, looks(BOTH, wrong, SURE_AFTER - 1))
     assert done == [] and state.wrong == SURE_AFTER - 1
@@ -188,7 +188,7 @@ def test_a_wrong_primary_has_to_be_seen_twice_and_restarts_back_off() -> None:
     assert all(later - at >= action.hold_s for (at, action), (later, _) in itertools.pairwise(done))
 
 
-def test_the_back_off_is_over_once_pgpool_agrees_after_it() -> None:
+def test_the_back_off_is_reset_when_pgpool_agrees() -> None:
     state, _done = steps(FRESH, looks(BOTH, [(True, False), (True, True)], SURE_AFTER))
     assert state.restart_s > RESTART_AGAIN
     state, _done = steps(state, looks(BOTH, LED, 1, begin=state.restart_at - 1))
@@ -197,7 +197,7 @@ def test_the_back_off_is_over_once_pgpool_agrees_after_it() -> None:
     assert state.restart_s == RESTART_AGAIN
 
 
-def test_silence_restarts_late_and_after_a_change_of_the_primary_at_once() -> None:
+def test_a_silent_pgpool_is_restarted_late_or_at_once_after_a_failover() -> None:
     state, _done = steps(FRESH, looks(BOTH, LED, 1))
     _state, done = steps(state, looks(BOTH, None, 60))
     assert [at for at, _action in done][0] == 1000 + SILENT_WITHIN + SURE_AFTER - 1
@@ -217,7 +217,7 @@ def test_standbys_are_attached_soon_and_detached_patiently_while_they_follow() -
     assert done == [(1000 + PATIENT_AFTER - 1, Detach(1))]
 
 
-def test_sessions_on_a_node_that_is_out_are_looked_at_again_soon() -> None:
+def test_sessions_on_a_detached_node_are_checked_again_soon() -> None:
     cluster, view = Cluster(0, frozenset({0})), [(True, True), (False, False)]
     state, done = steps(FRESH, looks(cluster, view, 1))
     assert done == [(1000, EndHung(1))] and state.agreed == (0, {0})
@@ -227,7 +227,7 @@ def test_sessions_on_a_node_that_is_out_are_looked_at_again_soon() -> None:
     assert not pgpool_due(busy, cluster, 1000 + HUNG_AFTER - 1) and pgpool_due(busy, cluster, 1000 + HUNG_AFTER)
 
 
-def test_reads_go_on_without_a_primary_that_does_not_answer() -> None:
+def test_reads_continue_without_a_reachable_primary() -> None:
     led, standby = dataclasses.replace(FRESH, primary=0), Cluster(None, frozenset({1}))
     assert to_probe(led, standby, 2) == []  # once is no loss
     lost, actions = step(led, Observation(1000.0, standby))
@@ -251,7 +251,7 @@ def test_pgpool_is_restarted_once_when_all_databases_are_back() -> None:
     assert state.restart_at == 1003 + RESTART_AGAIN and pgpool_due(state, BOTH, 1004.0)
 
 
-def test_other_databases_are_no_difference_while_a_host_comes_or_goes() -> None:
+def test_other_databases_are_accepted_while_a_host_is_added_or_removed() -> None:
     state = State(others_until=1005.0)
     assert steps(state, looks(BOTH, [(True, False)], 5, same_nodes=False))[1] == []
     assert steps(state, looks(BOTH, [(True, False)], SURE_AFTER, begin=1005.0, same_nodes=False))[1] != []

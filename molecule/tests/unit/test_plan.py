@@ -179,7 +179,7 @@ REFUSED = "which the running release may write"
     ],
     ids=describe,
 )
-def test_what_breaks(operation: Any, expected: str) -> None:
+def test_a_breaking_operation_is_reported(operation: Any, expected: str) -> None:
     assert judged(operation) == [expected]
 
 
@@ -227,7 +227,7 @@ def test_what_breaks(operation: Any, expected: str) -> None:
     ],
     ids=describe,
 )
-def test_what_does_not_break(operation: Any) -> None:
+def test_a_compatible_operation_is_not_reported(operation: Any) -> None:
     assert judged(operation) == []
 
 
@@ -246,7 +246,7 @@ def test_indexes_and_constraints_may_go(operations: Any) -> None:
     assert judged(*operations) == []
 
 
-def test_a_name_may_change_where_the_database_keeps_its_own() -> None:
+def test_a_model_may_be_renamed_while_the_table_keeps_the_name() -> None:
     column = models.CharField(max_length=50, db_column="text")
     assert judged(change("text", column), ops.RenameField("Item", "text", "words")) == []
     assert judged(ops.AlterModelTable("Bare", "shop_bare"), ops.RenameModel("Bare", "Plain")) == []
@@ -270,18 +270,18 @@ def test_a_table_that_the_running_release_does_not_know_may_change() -> None:
     assert judged(*grown) == []
 
 
-def test_a_table_that_another_app_takes_over_is_still_known() -> None:
+def test_a_table_moved_to_another_app_is_still_known() -> None:
     taken = apart(state=[table("Mark", db_table="shop_item_tags")])
     assert judged(taken, ops.DeleteModel("Mark"), app="stock") == ["removes stock.Mark"]
 
 
-def test_each_part_of_an_operation_is_judged_by_what_the_one_before_left() -> None:
+def test_parts_of_an_operation_are_judged_in_sequence() -> None:
     first = ops.AddField("Item", "new", models.CharField(max_length=9, null=True))
     second = change("new", models.CharField(max_length=8, null=True))
     assert judged(apart(first, second)) == ["shop.Item.new: changes its type from varchar(9) to varchar(8)"]
 
 
-def test_every_break_of_every_migration_is_said() -> None:
+def test_every_breaking_operation_of_every_migration_is_reported() -> None:
     breaks = plan.judge(
         [
             migration(
@@ -350,7 +350,7 @@ def test_nothing_breaks_before_the_first_release(planned: Callable[..., Any]) ->
     assert planned() == {"migrations": ["store.0001_initial", "store.0002_change"], "breaking": []}
 
 
-def test_only_what_is_to_be_applied_is_judged(planned: Callable[..., Any]) -> None:
+def test_only_unapplied_migrations_are_judged(planned: Callable[..., Any]) -> None:
     assert planned("0001") == {
         "migrations": ["store.0002_change"],
         "breaking": ["store.0002_change removes store.item.text"],
@@ -364,7 +364,7 @@ def test_an_app_that_is_new_breaks_nothing(planned: Callable[..., Any]) -> None:
     assert result["breaking"] == []
 
 
-def test_a_migration_of_a_later_release_is_passed_over(planned: Callable[..., Any]) -> None:
+def test_a_migration_of_a_later_release_is_ignored(planned: Callable[..., Any]) -> None:
     planned("0001")
     MigrationRecorder(connection).record_applied("store", "0003_gone")
     assert planned()["breaking"] == ["store.0002_change removes store.item.text"]

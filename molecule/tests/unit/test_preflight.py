@@ -44,7 +44,7 @@ def edit(path: pathlib.Path, pattern: str, replacement: str) -> None:
     path.write_text(changed)
 
 
-def test_what_is_committed_is_right(complaints: Callable[..., Any]) -> None:
+def test_committed_inventories_have_no_problems(complaints: Callable[..., Any]) -> None:
     assert complaints("local") == []
 
 
@@ -100,7 +100,7 @@ def test_example_addresses_are_refused(complaints: Callable[..., Any], env: str)
         ("group_vars/local/main.yml", r"^env_name: local", "env_name: lokal", "env_name is 'lokal'"),
     ],
 )
-def test_a_planted_error_is_named_with_its_line(
+def test_a_planted_error_is_reported_with_the_line(
     complaints: Callable[..., Any], copy: pathlib.Path, path: str, pattern: str, replacement: str, message: str
 ) -> None:
     edit(copy / path, pattern, replacement)
@@ -109,7 +109,7 @@ def test_a_planted_error_is_named_with_its_line(
     assert all(re.match(r"(inventories|group_vars)/\S+: ", line) for line in lines)
 
 
-def test_the_line_is_the_right_one(complaints: Callable[..., Any], copy: pathlib.Path) -> None:
+def test_a_reported_line_is_the_line_of_the_host(complaints: Callable[..., Any], copy: pathlib.Path) -> None:
     edit(copy / "inventories/local.yml", r"172\.30\.10\.22", "172.30.10.21")
     line = int(search(r"local\.yml:(\d+): app2", "\n".join(complaints()))[1])
     assert "app2" in (copy / "inventories/local.yml").read_text().splitlines()[line - 1]

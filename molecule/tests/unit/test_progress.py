@@ -32,13 +32,13 @@ BEFORE = [("Base", 10.0), ("Databases", 30.0), ("App", 20.0), ("Base", 5.0)]
         ([], "New", 5, 65),
     ],
 )
-def test_what_is_left_is_what_earlier_runs_took(
+def test_the_remaining_time_is_estimated_from_earlier_runs(
     ended: list[tuple[str, int]], name: str, elapsed: int, seconds: float | int
 ) -> None:
     assert progress.left(BEFORE, ended, name, elapsed) == pytest.approx(seconds)
 
 
-def test_nothing_is_foretold_of_a_first_run() -> None:
+def test_a_first_run_has_no_estimate() -> None:
     assert progress.left([], [], "Base", 3) is None
     assert progress.estimate(None) == progress.estimate(1.0) == ""
     assert [progress.estimate(seconds) for seconds in (3, 42, 100)] == [
@@ -48,7 +48,7 @@ def test_nothing_is_foretold_of_a_first_run() -> None:
     ]
 
 
-def test_a_stage_has_one_line() -> None:
+def test_an_ended_stage_is_printed_on_a_single_line() -> None:
     assert (
         progress.ended_line("Databases", ["db1", "db2"], 14.4, 2, 0).split()
         == "✓ Databases 2 hosts 14 s 2 changed".split()
@@ -57,7 +57,7 @@ def test_a_stage_has_one_line() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_what_runs_fits_in_a_line(width: int) -> None:
+def test_the_running_stage_fits_into_the_width(width: int) -> None:
     line = progress.running_line(
         "Databases",
         "Install the packages of the database server",
@@ -98,7 +98,7 @@ def test_what_runs_fits_in_a_line(width: int) -> None:
         ({}, "It gave no reason."),
     ],
 )
-def test_a_failure_has_its_reason(result: Any, text: str) -> None:
+def test_a_failure_is_printed_with_the_reason(result: Any, text: str) -> None:
     assert progress.reason(result) == text
 
 
@@ -127,13 +127,13 @@ def test_hosts_that_fail_alike_are_listed_together() -> None:
     ]
 
 
-def test_a_reason_that_says_what_to_type_is_not_contradicted() -> None:
+def test_no_hint_is_added_to_a_reason_with_a_command() -> None:
     assert "then again" not in progress.failed_text(
         [("a", "Refuse", "", "Do it so: make deploy BREAKING=1")], "", "make deploy"
     )
 
 
-def test_make_says_what_was_typed() -> None:
+def test_make_passes_the_typed_command() -> None:
     command = [
         "make",
         "--no-print-directory",
@@ -260,7 +260,7 @@ def test_a_run_prints_stages_and_keeps_the_whole_log(run: Callable[..., Any], tm
     assert (tmp_path / ".state/x/last.log").read_text().startswith(log)
 
 
-def test_a_failure_is_printed_once_with_what_to_do_next(run: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_a_failure_is_printed_only_once_with_the_next_command(run: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     (tmp_path / ".state/x/last.log").write_text("# of another run 1\n")
     code, output = run("-e", '{"broken": true}')
     assert code == 2
@@ -286,7 +286,7 @@ def test_a_failure_is_printed_once_with_what_to_do_next(run: Callable[..., Any],
 
 
 @pytest.mark.parametrize("options, environment", [((), {"VERBOSE": "1"}), (("--check", "--diff"), {})])
-def test_all_of_it_is_printed_where_that_is_wanted(
+def test_the_whole_log_is_printed_on_request(
     run: Callable[..., Any], tmp_path: pathlib.Path, options: tuple[str, str], environment: dict[str, str]
 ) -> None:
     code, output = run(*options, **environment)

@@ -67,12 +67,12 @@ def settings(package: pathlib.Path, project: str, module: str = "settings.py") -
     return runpy.run_path(str(package / module))
 
 
-def test_a_project_reads_its_environment_and_secrets_while_its_settings_load(package: pathlib.Path) -> None:
+def test_settings_of_a_project_read_the_environment_and_secrets(package: pathlib.Path) -> None:
     loaded = settings(package, "import os\nPAINT = os.environ['COLOUR'] + os.environ['TOKEN'] + os.environ['DEPTH']\n")
     assert loaded["PAINT"] == "greent0ken3"
 
 
-def test_an_sqlite_project_runs_on_the_pool_without_its_sqlite_options(package: pathlib.Path) -> None:
+def test_an_sqlite_project_runs_on_pgpool_without_sqlite_options(package: pathlib.Path) -> None:
     default = settings(
         package,
         """
@@ -90,7 +90,7 @@ DATABASES = {
     assert "timeout" not in default["OPTIONS"]
 
 
-def test_a_postgis_project_keeps_its_engine_and_options(package: pathlib.Path) -> None:
+def test_a_postgis_project_keeps_the_engine_and_options(package: pathlib.Path) -> None:
     default = settings(
         package,
         """
@@ -103,7 +103,7 @@ DATABASES = {"default": {"ENGINE": "django.contrib.gis.db.backends.postgis",
     assert "pool" not in default["OPTIONS"]  # Django refuses it together with CONN_MAX_AGE
 
 
-def test_the_tier_has_the_last_word(package: pathlib.Path) -> None:
+def test_settings_of_the_environment_override_the_project(package: pathlib.Path) -> None:
     loaded = settings(
         package,
         """
@@ -133,11 +133,11 @@ MIDDLEWARE = ["theirs"]
     assert loaded["MIDDLEWARE"] == ["theirs"]
 
 
-def test_a_project_without_the_sessions_app_keeps_its_own_sessions(package: pathlib.Path) -> None:
+def test_a_project_without_the_sessions_app_keeps_the_session_engine(package: pathlib.Path) -> None:
     assert settings(package, "SESSION_ENGINE = 'signed'\n")["SESSION_ENGINE"] == "signed"
 
 
-def test_a_project_that_logs_to_files_logs_to_the_journal_at_its_own_levels(package: pathlib.Path) -> None:
+def test_a_project_that_logs_to_files_logs_to_the_journal_at_the_same_levels(package: pathlib.Path) -> None:
     logging = settings(
         package,
         """
@@ -185,7 +185,7 @@ def test_static_files_are_collected_without_database_cache_or_secret(package: pa
     ids=["nothing", "options", "setting"],
 )
 @pytest.mark.parametrize("module", ["settings.py", "build_settings.py"])
-def test_what_a_project_says_of_its_static_files_is_kept(
+def test_storage_of_static_files_of_a_project_is_kept(
     package: pathlib.Path, module: str, project: str, entry: Any, root: Any
 ) -> None:
     loaded = settings(package, project, module)
@@ -228,7 +228,7 @@ class Lenient(Strict):
         ("Absent", {"bucket": "x"}, None, True, {}),
     ],
 )
-def test_a_name_of_no_file_is_what_the_project_takes_it_for(
+def test_a_missing_static_file_is_handled_as_the_project_declares(
     package: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     own: str,
@@ -272,7 +272,7 @@ def ask(package: pathlib.Path, path: str) -> tuple[str, dict[str, str], str]:
     return response["status"], response["headers"], body.decode()
 
 
-def test_before_the_first_deploy_the_node_says_so(package: pathlib.Path) -> None:
+def test_health_reports_no_release_before_the_first_deploy(package: pathlib.Path) -> None:
     status, headers, body = ask(package, "/-/health")
     assert status.startswith("503")
     assert json.loads(body) == {"node": "app1", "release": None, "django": "no release"}
@@ -295,7 +295,7 @@ def test_a_release_that_does_not_start_leaves_a_node_that_answers(package: pathl
     assert headers["X-Served-By"] == "app1/r7"
 
 
-def test_a_process_keeps_to_the_release_it_started_with(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_keeps_the_release_of_the_start(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = package.parents[1]
     source = root / "releases/r7/src"
     for name, content in {
@@ -336,14 +336,14 @@ def test_a_process_keeps_to_the_release_it_started_with(package: pathlib.Path, m
         (None, "-"),
     ],
 )
-def test_a_request_is_followed_by_its_id(package: pathlib.Path, claimed: str | None, known_as: str) -> None:
+def test_the_id_of_a_request_is_kept_or_created(package: pathlib.Path, claimed: str | None, known_as: str) -> None:
     import realworld
 
     realworld.follow({} if claimed is None else {"HTTP_X_REQUEST_ID": claimed})
     assert realworld.request_id.get() == known_as
 
 
-def test_statements_tell_the_request_they_are_for(package: pathlib.Path) -> None:
+def test_statements_have_the_id_of_the_request(package: pathlib.Path) -> None:
     import realworld
 
     ran = []
@@ -370,7 +370,7 @@ def test_other_databases_than_postgresql_are_left_alone(package: pathlib.Path) -
 
 
 @pytest.mark.parametrize("touched", [None, "tier/realworld/wsgi.py", "site.json"])
-def test_a_process_that_started_before_a_change_makes_room_for_a_new_one(
+def test_a_process_older_than_a_change_ends(
     package: pathlib.Path, monkeypatch: pytest.MonkeyPatch, touched: str | None
 ) -> None:
     signals = []
@@ -382,7 +382,7 @@ def test_a_process_that_started_before_a_change_makes_room_for_a_new_one(
     assert signals == ([(os.getpid(), signal.SIGINT)] if touched else [])
 
 
-def test_a_check_that_hangs_is_reported_in_time_and_holds_one_thread(package: pathlib.Path) -> None:
+def test_a_hanging_check_is_reported_in_time_and_uses_a_single_thread(package: pathlib.Path) -> None:
     from realworld import health
 
     hold = threading.Event()
@@ -491,7 +491,7 @@ def media() -> Iterator[MediaServer]:
     server.server_close()
 
 
-def test_an_upload_makes_the_directories_it_needs(package: pathlib.Path, media: MediaServer) -> None:
+def test_an_upload_creates_missing_directories(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     webdav.put(media.at, "/media/2026/11/caf\u00e9.txt", lambda: iter([b"one ", b"two"]))
@@ -511,7 +511,7 @@ def test_an_upload_never_overwrites(package: pathlib.Path, media: MediaServer) -
     assert media.files["/media/a.txt"] == b"first"
 
 
-def test_an_upload_tells_the_request_it_is_for(package: pathlib.Path, media: MediaServer) -> None:
+def test_an_upload_has_the_id_of_the_request(package: pathlib.Path, media: MediaServer) -> None:
     import realworld
     from realworld import webdav
 
@@ -520,7 +520,7 @@ def test_an_upload_tells_the_request_it_is_for(package: pathlib.Path, media: Med
     assert media.requests == ["abc-1"]
 
 
-def test_a_file_that_is_not_there(package: pathlib.Path, media: MediaServer) -> None:
+def test_a_missing_file_raises_on_read_but_not_on_delete(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     with pytest.raises(FileNotFoundError):
@@ -534,7 +534,7 @@ def test_a_directory_is_listed(package: pathlib.Path, media: MediaServer) -> Non
     assert webdav.listdir(media.at, "/media") == ({"sub"}, {"b c.txt"})
 
 
-def test_a_media_host_that_is_away_is_an_oserror(package: pathlib.Path, media: MediaServer) -> None:
+def test_an_unreachable_media_host_raises_oserror(package: pathlib.Path, media: MediaServer) -> None:
     from realworld import webdav
 
     media.shutdown()
@@ -543,7 +543,7 @@ def test_a_media_host_that_is_away_is_an_oserror(package: pathlib.Path, media: M
         webdav.put(media.at, "/media/a.txt", lambda: iter([b"x"]))
 
 
-def test_a_media_host_that_keeps_silent_is_asked_last_for_a_while(
+def test_a_silent_media_host_is_tried_last_for_a_while(
     package: pathlib.Path, media: MediaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from realworld import webdav
@@ -602,13 +602,13 @@ def test_only_a_lost_connection_is_a_reason_to_ask_again(
         ("COPY a FROM stdin", True),
     ],
 )
-def test_what_may_change_rows_is_known(package: pathlib.Path, statement: Any, expected: bool) -> None:
+def test_statements_that_change_rows_are_recognised(package: pathlib.Path, statement: Any, expected: bool) -> None:
     from realworld import again
 
     assert again.changes(statement) is expected
 
 
-def test_a_page_that_changed_something_is_not_asked_for_again(package: pathlib.Path) -> None:
+def test_a_request_that_changed_rows_is_not_retried(package: pathlib.Path) -> None:
     import realworld
 
     work = {"changed": False}
@@ -632,7 +632,7 @@ def test_a_page_that_changed_something_is_not_asked_for_again(package: pathlib.P
         ("alter table a add concurrently int", []),
     ],
 )
-def test_an_index_that_keeps_nobody_waiting_waits_for_everybody(
+def test_a_concurrent_index_waits_without_a_lock_timeout(
     package: pathlib.Path, statement: str, expected: list[str]
 ) -> None:
     import realworld

@@ -80,7 +80,7 @@ def models() -> dict[str, set[str]]:
     return tables
 
 
-def test_every_rule_names_what_the_demo_has() -> None:
+def test_every_rule_names_a_table_and_column_of_the_demo() -> None:
     known = models()
     assert "picture_width" in known["budget_story"] and "author_id" in known["budget_story"]
     rebuild.check_rules(SITE["site_scrub"])
@@ -104,7 +104,7 @@ def test_every_text_about_a_user_is_scrubbed() -> None:
         [{"table": "auth_user", "column": "email", "value": None}],
     ],
 )
-def test_rules_that_cannot_be_meant_are_refused(rules: Any) -> None:
+def test_invalid_rules_are_refused(rules: Any) -> None:
     with pytest.raises(rebuild.Refused, match="site_scrub"):
         rebuild.check_rules(rules)
 
@@ -118,7 +118,9 @@ def test_rules_that_cannot_be_meant_are_refused(rules: Any) -> None:
         (environment("staging"), environment("staging"), "what would be destroyed"),
     ],
 )
-def test_what_is_never_rebuilt(env: types.SimpleNamespace, other: types.SimpleNamespace | None, reason: str) -> None:
+def test_environments_that_cannot_be_rebuilt_are_refused(
+    env: types.SimpleNamespace, other: types.SimpleNamespace | None, reason: str
+) -> None:
     with pytest.raises(rebuild.Refused, match=reason):
         rebuild.check_environments(env, other)
 
@@ -131,7 +133,9 @@ def test_what_is_never_rebuilt(env: types.SimpleNamespace, other: types.SimpleNa
         (environment("local"), None),
     ],
 )
-def test_what_may_be_rebuilt(env: types.SimpleNamespace, other: types.SimpleNamespace | None) -> None:
+def test_environments_that_can_be_rebuilt_are_accepted(
+    env: types.SimpleNamespace, other: types.SimpleNamespace | None
+) -> None:
     rebuild.check_environments(env, other)
 
 
@@ -185,7 +189,7 @@ def test_backups_need_the_vault(tmp_path: pathlib.Path) -> None:
         rebuild.check_vault(environment(vault=tmp_path / "vault.yml"))
 
 
-def test_a_release_is_known_by_its_manifest(tmp_path: pathlib.Path) -> None:
+def test_a_release_is_identified_by_the_manifest(tmp_path: pathlib.Path) -> None:
     other = environment("production")
 
     def answers(**hosts: tuple[str, str]) -> dict[str, Any]:
@@ -214,12 +218,12 @@ def test_a_release_is_known_by_its_manifest(tmp_path: pathlib.Path) -> None:
         ({"rc": 1, "stdout": "", "stderr": "plan: there is no backup"}, "backup1: plan: there is no backup"),
     ],
 )
-def test_nothing_goes_where_nothing_comes_back(queried: Any, reason: str) -> None:
+def test_a_rebuild_without_a_usable_backup_is_refused(queried: Any, reason: str) -> None:
     with pytest.raises(rebuild.Refused, match=reason):
         rebuild.plan_of(environment("local"), queried)
 
 
-def test_what_goes_and_what_is_lost_is_named() -> None:
+def test_the_announcement_names_hosts_and_lost_data() -> None:
     plan = {"backup": "2026-11-24 01:30:00+00", "uploads": 0, "archived": 1795500000, "gap": ""}
     text = "\n".join(rebuild.announcement(environment("local"), None, ["local-app1", "local-db1"], plan, (60, 15)))
     assert "local: local-app1, local-db1." in text and "backup1 stays" in text and "2026-11-24 01:30:00" in text
@@ -298,7 +302,7 @@ def variables(steps: list[Any]) -> Any:
     return json.loads(args[args.index("-e") + 1])
 
 
-def test_from_its_own_backups(staged: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_of_a_rebuild_from_own_backups(staged: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     code, steps, env = staged()
     assert code == 0 and [what for what, _args in steps] == ["plan", "destroy", "boot", "converge", "came", "smoke"]
     assert json.loads(dict(steps)["destroy"][-1]) == {"platform_kept": ["backup1"]}
@@ -306,7 +310,9 @@ def test_from_its_own_backups(staged: Callable[..., Any], capsys: pytest.Capture
     assert not env.note.exists() and "lost      what was written after the last WAL" in capsys.readouterr().out
 
 
-def test_from_another_environment(staged: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_of_a_rebuild_from_another_environment(
+    staged: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     code, steps, _env = staged(other="staging")
     assert code == 0 and [what for what, _args in steps] == [
         "release",
@@ -332,12 +338,12 @@ def test_from_another_environment(staged: Callable[..., Any], capsys: pytest.Cap
     ],
     ids=["no yes", "a dry run", "a rule that names nothing"],
 )
-def test_nothing_is_touched(staged: Callable[..., Any], given: Any) -> None:
+def test_a_dry_run_or_refusal_destroys_no_hosts(staged: Callable[..., Any], given: Any) -> None:
     code, steps, env = staged(**given)
     assert code == 0 if "check" in given else "no " in str(code)
     assert not {"destroy", "boot", "converge"} & {what for what, _args in steps} and not env.note.exists()
 
 
-def test_what_was_cut_off_is_known(staged: Callable[..., Any]) -> None:
+def test_an_interrupted_rebuild_is_recorded(staged: Callable[..., Any]) -> None:
     code, _steps, env = staged(broken="converge")
     assert isinstance(code, rebuild.Failed) and json.loads(env.note.read_text()) == env.hosts

@@ -64,14 +64,14 @@ def test_environments_are_rehearsed_side_by_side() -> None:
     assert len(set(networks)) == len(ENVIRONMENTS)
 
 
-def test_an_inventory_written_by_hand_keeps_its_manner() -> None:
+def test_an_inventory_written_by_hand_keeps_the_style() -> None:
     text = rehearse.moved(ODD, "inventories/production.yml", "172.30.150")
     assert text == ODD.replace("203.0.113.7 ", "172.30.150.7 ").replace("198.51.100.21", "172.30.150.7").replace(
         "203.0.113.8", "172.30.150.8"
     ).replace("198.51.100.22", "172.30.150.8")
 
 
-def test_names_and_numbers_that_are_taken_get_the_next_free_one() -> None:
+def test_taken_names_and_numbers_get_the_next_free_number() -> None:
     addresses = rehearse.new_addresses(
         {"a": "10.0.0.100", "b": "b.example.com", "c": "10.0.0.5", "d": "10.0.1.5", "e": "10.0.0.1"},
         "172.30.150",
@@ -86,7 +86,7 @@ def test_names_and_numbers_that_are_taken_get_the_next_free_one() -> None:
     }
 
 
-def test_verbs_of_a_rehearsal_leave_what_is_real_alone() -> None:
+def test_verbs_of_a_rehearsal_do_not_use_files_of_the_real_environment() -> None:
     """What `make down` removes, and the password of the vault: its own."""
     for env in REAL:
         command = ["make", "--no-print-directory", "--dry-run", "down", f"ENV={env}", "REHEARSE=1"]
@@ -138,13 +138,13 @@ def test_only_1_is_a_rehearsal(rehearse: str, goes: bool) -> None:
         ("ansible_connection: local", "ansible_connection of app1"),
     ],
 )
-def test_what_could_lead_to_a_real_host_is_refused(variables: str, reason: str) -> None:
+def test_variables_that_could_reach_a_real_host_are_refused(variables: str, reason: str) -> None:
     text = f"all:\n  children:\n    app:\n      hosts:\n        app1:\n          ansible_host: 10.0.0.1\n          {variables}\n"
     with pytest.raises(rehearse.Refused, match=reason):
         rehearse.moved(text, "inventories/x.yml", "172.30.150")
 
 
-def test_a_group_that_says_how_to_reach_its_hosts_is_refused() -> None:
+def test_connection_variables_of_a_group_in_the_inventory_are_refused() -> None:
     text = "all:\n  children:\n    app:\n      hosts: {app1: {ansible_host: 10.0.0.1}}\n      vars:\n        ansible_user: admin\n"
     with pytest.raises(rehearse.Refused, match="x.yml:6: how to reach hosts belongs into group_vars"):
         rehearse.moved(text, "x.yml", "172.30.150")
@@ -172,7 +172,7 @@ def test_a_group_that_says_how_to_reach_its_hosts_is_refused() -> None:
         ("keys.yml", "$ANSIBLE_VAULT;1.1;AES256\n3661\n", ""),
     ],
 )
-def test_an_environment_that_says_how_to_reach_its_hosts_in_another_way_is_refused(
+def test_unknown_connection_variables_of_an_environment_are_refused(
     copy: pathlib.Path, file: str, text: str, reason: str
 ) -> None:
     with (copy / "group_vars/production" / file).open("a") as own:
@@ -190,7 +190,7 @@ def test_containers_are_not_rehearsed(copy: pathlib.Path) -> None:
         build(copy, "local")
 
 
-def test_everything_shared_is_the_repositorys_own_and_no_secret_is(copy: pathlib.Path) -> None:
+def test_shared_files_are_links_and_secrets_are_not_shared(copy: pathlib.Path) -> None:
     (copy / "group_vars/production/vault.yml").write_text("the real ones")
     path, _sentences = build(copy)
     tree = path.parent / "group_vars"
@@ -206,7 +206,7 @@ def test_everything_shared_is_the_repositorys_own_and_no_secret_is(copy: pathlib
     assert (tree / "production/main.yml").resolve() == (copy / "group_vars/production/main.yml").resolve()
 
 
-def test_a_second_look_touches_nothing(copy: pathlib.Path) -> None:
+def test_a_second_build_changes_no_file(copy: pathlib.Path) -> None:
     """Verbs run side by side, and each makes sure of the tree first."""
 
     def stamps(path: pathlib.Path) -> dict[pathlib.Path, int]:
@@ -218,7 +218,7 @@ def test_a_second_look_touches_nothing(copy: pathlib.Path) -> None:
     assert stamps(path) == before
 
 
-def test_all_that_tells_where_hosts_are_is_laid_over(copy: pathlib.Path) -> None:
+def test_every_variable_of_the_environment_is_overridden(copy: pathlib.Path) -> None:
     """A variable of the environment's own that a rehearsal kept would be the real one's."""
     path, _sentences = build(copy)
     own = load(copy / "group_vars/production/main.yml")

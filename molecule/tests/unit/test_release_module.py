@@ -42,7 +42,7 @@ def call_fixture(execute: Callable[..., Any], tmp_path: pathlib.Path) -> Callabl
     return lambda **options: execute(release, **{"root": str(tmp_path / "site"), "version": "v1", "keep": 2} | options)
 
 
-def test_a_release_gets_its_place_once(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_a_release_is_installed_only_once(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     directory = tmp_path / "site/releases/v1"
     archive, manifest = artifact(tmp_path)
     given = {"archive": archive, "manifest": manifest, "prove": ["sh", "-c", 'test -f "$RELEASE/site/app.py"']}
@@ -64,7 +64,7 @@ def test_a_release_gets_its_place_once(call: Callable[..., Any], tmp_path: pathl
         (lambda _listed: {}, "bin is too many; site/app.py is too many"),
     ],
 )
-def test_an_incomplete_release_gets_no_name(
+def test_an_incomplete_release_is_not_installed(
     call: Callable[..., Any], tmp_path: pathlib.Path, manifest: Callable[..., Any], wrong: str
 ) -> None:
     archive, _sha256 = artifact(tmp_path, manifest=manifest)
@@ -74,7 +74,7 @@ def test_an_incomplete_release_gets_no_name(
     assert call(archive=artifact(tmp_path)[0])["complete"]  # whatever the other one left
 
 
-def test_an_unproven_release_gets_no_name(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_a_release_that_fails_the_check_is_not_installed(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     archive, manifest = artifact(tmp_path)
     message = call(archive=archive, prove=["sh", "-c", "echo no such table >&2; exit 1"])["msg"]
     assert message == "sh -c echo no such table >&2; exit 1 found the release wanting: no such table"
@@ -84,7 +84,7 @@ def test_an_unproven_release_gets_no_name(call: Callable[..., Any], tmp_path: pa
     assert "is another build of v1 than this controller's" in call(manifest="0")["msg"]
 
 
-def test_what_does_not_fit_or_is_no_archive_is_refused(
+def test_a_broken_archive_and_a_full_disk_are_refused(
     call: Callable[..., Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken.tar.gz").write_text("no archive" + "\0" * 4)
@@ -94,7 +94,7 @@ def test_what_does_not_fit_or_is_no_archive_is_refused(
     assert not call()["complete"]
 
 
-def test_a_bare_host_is_told_to_be_converged_first(execute: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_a_bare_host_is_refused_with_the_hint_to_converge(execute: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     given = {"root": str(tmp_path), "version": "v1", "keep": 2}
     assert execute(release, **given)["msg"].endswith("converge it before you deploy to it.")
     assert not execute(release, check=True, **given)["complete"]
@@ -114,7 +114,7 @@ def test_a_bare_host_is_told_to_be_converged_first(execute: Callable[..., Any], 
         ("v2", 1, ["v4", "v2"], ["v3", "v1", ".v5.partial"]),
     ],
 )  # never fewer than the two
-def test_which_releases_stay(
+def test_current_previous_and_newest_releases_are_kept(
     call: Callable[..., Any], tmp_path: pathlib.Path, version: str, keep: int, kept: list[str], stale: list[str]
 ) -> None:
     releases = tmp_path / "site/releases"

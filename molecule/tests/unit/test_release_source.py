@@ -72,7 +72,9 @@ def checkout(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def test_a_working_tree_is_what_git_does_not_ignore(source: types.ModuleType, checkout: pathlib.Path) -> None:
+def test_a_working_tree_has_the_files_that_git_does_not_ignore(
+    source: types.ModuleType, checkout: pathlib.Path
+) -> None:
     inside = {"logs/kept.py", "b.py", "new.py"}
     assert names(source, checkout) == {".gitignore", "a.py", ".env"} | {f"site/{name}" for name in inside}
     assert names(source, checkout / "site") == inside
@@ -80,7 +82,7 @@ def test_a_working_tree_is_what_git_does_not_ignore(source: types.ModuleType, ch
     assert names(source, checkout / "copies/one") == {"c.py"}
 
 
-def test_what_git_ignores_makes_no_other_release(source: types.ModuleType, checkout: pathlib.Path) -> None:
+def test_ignored_files_do_not_change_the_release(source: types.ModuleType, checkout: pathlib.Path) -> None:
     def made() -> tuple[str, int]:
         _kind, paths, epoch = source.survey(checkout, "", "")
         return source.digest(paths), epoch
@@ -92,7 +94,7 @@ def test_what_git_ignores_makes_no_other_release(source: types.ModuleType, check
     assert made()[0] != first[0]
 
 
-def test_a_working_tree_is_whole_with_its_submodules_whoever_owns_it(
+def test_a_working_tree_includes_submodules_of_any_owner(
     source: types.ModuleType,
     checkout: pathlib.Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -143,7 +145,7 @@ def test_a_working_tree_that_git_cannot_read_is_refused(
         source.survey(checkout, "", "")
 
 
-def test_a_directory_without_git_leaves_out_what_it_names(
+def test_a_directory_without_git_excludes_names_in_realworldignore(
     source: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))  # no git is needed for that
@@ -168,7 +170,7 @@ def test_a_directory_without_git_leaves_out_what_it_names(
 @pytest.mark.parametrize(
     "make", [os.mkfifo, lambda path: socket.socket(socket.AF_UNIX).bind(path)], ids=["pipe", "socket"]
 )
-def test_what_is_no_file_is_refused_by_name(
+def test_a_special_file_is_refused_by_name(
     source: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]
 ) -> None:
     write(tmp_path, {"site/a.py": ""})

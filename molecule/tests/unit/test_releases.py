@@ -23,7 +23,7 @@ def entry(when: int, release: str, result: str, verb: str = "deploy") -> dict[st
     }
 
 
-def test_every_line_once_in_the_order_of_time() -> None:
+def test_entries_are_merged_in_order_of_time_without_duplicates() -> None:
     first, second = entry(1, "a", "live"), entry(2, "b", "live", "rollback")
     text, agreed = releases.page({"app1": answer("b", first, second), "app2": answer("b", first, second)})
     assert agreed
@@ -33,7 +33,7 @@ def test_every_line_once_in_the_order_of_time() -> None:
     ]
 
 
-def test_what_was_begun_is_shown_until_it_ended() -> None:
+def test_a_begun_rollout_is_shown_until_the_end() -> None:
     begun, live = entry(1, "a", "begun"), entry(2, "a", "live")
     assert "begun" not in releases.page({"app1": answer("a", begun, live)})[0]
     assert "cut off, or under way: make deploy finishes it" in releases.page({"app1": answer("a", begun)})[0]
@@ -46,7 +46,7 @@ def test_different_releases_and_silent_hosts_fail() -> None:
     assert not agreed and "app2 does not answer" in text
 
 
-def test_a_host_reads_what_it_serves_and_its_log(tmp_path: pathlib.Path) -> None:
+def test_a_host_reports_the_current_release_and_the_log(tmp_path: pathlib.Path) -> None:
     log = tmp_path / "releases.jsonl"
     assert release_log.read(tmp_path, log)["stdout"].split() == ["none"]
     (tmp_path / "current").symlink_to("releases/a")

@@ -56,7 +56,7 @@ def test_the_last_traceback_of_a_request(request_id: str, expected: list[str]) -
     assert request_errors.traceback(JOURNAL.splitlines(), request_id) == expected
 
 
-def test_a_long_traceback_is_told_from_its_end() -> None:
+def test_a_long_traceback_is_cut_at_the_start() -> None:
     frames = [f"[wsgi:error] [pid 1:tid 1]   frame {number}" for number in range(100)]
     lines = [
         "[wsgi:error] [pid 1:tid 1] ERROR x [ab12] oh",

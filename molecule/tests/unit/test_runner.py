@@ -61,7 +61,7 @@ def together(slots: list[plan.Slot]) -> list[tuple[plan.Slot, plan.Slot]]:
 @pytest.mark.parametrize(
     "some", [list(DECLARED.values()), *map(invented, range(20))], ids=lambda some: f"{len(some)}-steps"
 )
-def test_a_plan_runs_every_step_and_respects_what_each_needs(some: list[plan.Step]) -> None:
+def test_a_plan_runs_every_step_and_respects_dependencies(some: list[plan.Step]) -> None:
     slots = plan.simulated(plan.ordered(some, PROCESSORS), PROCESSORS)
     by_name, ends = {wanted.name: wanted for wanted in some}, {slot.name: slot.end for slot in slots}
     assert sorted(slot.name for slot in slots) == sorted(by_name)
@@ -87,7 +87,7 @@ def test_staging_comes_after_all_that_changes_production() -> None:
     assert DECLARED["parity"].after == {"rehearsal"}
 
 
-def test_steps_that_wait_run_beside_what_works() -> None:
+def test_waiting_steps_run_beside_working_steps() -> None:
     some = [
         step("watch", 100, 0.4, red="alone"),
         step("break", 100, 1.5, red="alone"),
@@ -105,7 +105,7 @@ def test_a_step_that_waits_for_processors_is_not_overtaken() -> None:
     assert plan.beginning([later, narrow], [step("busy")], set(), PROCESSORS) == [narrow]
 
 
-def test_a_step_is_held_back_where_it_would_keep_a_longer_chain_waiting() -> None:
+def test_a_step_waits_where_a_longer_chain_would_be_delayed() -> None:
     some = [
         step("boot", 10, 0.5, red="alone"),
         step("default", 300, 1.6, ["boot"], red="alone"),
@@ -120,7 +120,7 @@ def test_steps_that_want_more_processors_than_there_are_slow_down() -> None:
     assert [round(slot.end, 1) for slot in slots] == [94.5, 49.5]
 
 
-def test_the_chain_says_what_each_step_waited_for() -> None:
+def test_the_chain_names_the_reason_of_every_wait() -> None:
     some = [step("a", 30, red="alone"), step("b", 20, red="alone"), step("c", 10, 0.1, ["b"])]
     chain = plan.chain(plan.simulated(some, PROCESSORS))
     assert [(slot.name, slot.seconds, slot.behind, slot.why) for slot in chain] == [
@@ -143,12 +143,12 @@ def test_the_chain_says_what_each_step_waited_for() -> None:
         ({"a": {"after": ["b"]}}, "a: after b"),
     ],
 )
-def test_a_row_that_is_not_understood_is_refused(rows: Any, message: Any) -> None:
+def test_an_invalid_row_is_refused(rows: Any, message: Any) -> None:
     with pytest.raises(ValueError, match=message):
         plan.declared(rows)
 
 
-def test_steps_that_wait_for_each_other_are_refused() -> None:
+def test_circular_dependencies_are_refused() -> None:
     with pytest.raises(ValueError, match="a, b"):
         plan.ordered([step("a", after=["b"]), step("b", after=["a"])], PROCESSORS)
 
@@ -173,7 +173,7 @@ def test_tests_of_all_steps_or_of_the_chosen_ones_are_expected() -> None:
     assert {test.split()[0] for test in everything if "::test_tls_is_modern" in test} == {"default", "perlbal"}
 
 
-def test_hints_are_replaced_by_what_was_measured() -> None:
+def test_hints_are_replaced_by_measured_values() -> None:
     text = (
         "# what steps need\nstatic: {seconds: 60, cores: 1.0}\nbuild: {tiers: {local: alone}, seconds: 87, cores: 1.0}\n"
         "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 625, cores: 1.4}\n"
@@ -240,7 +240,7 @@ def test_steps_run_side_by_side_and_their_outputs_do_not_mix(
     assert (slots["late"].behind, slots["late"].why) == ("one", "after one")
 
 
-def test_after_a_failure_nothing_begins_and_what_runs_ends(
+def test_after_a_failure_running_steps_end_and_no_step_begins(
     perform: Callable[..., tuple[execution.Run, list[str]]],
 ) -> None:
     order = [step("bad", 1, 0.5), step("beside", 1, 0.5), step("next", 1, 0.5, ["bad"]), step("free", 1, 2.0)]
@@ -249,7 +249,7 @@ def test_after_a_failure_nothing_begins_and_what_runs_ends(
     assert any("bad FAILED (3)" in line for line in lines) and any("beside ended well" in line for line in lines)
 
 
-def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(
+def test_a_hanging_step_is_killed_with_all_children_after_a_failure(
     perform: Callable[..., tuple[execution.Run, list[str]]], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     monkeypatch.setattr(execution, "GRACE", 0.2)
@@ -269,7 +269,9 @@ def test_what_hangs_after_a_failure_is_ended_with_all_that_it_started(
         time.sleep(0.05)  # between two looks
 
 
-def test_a_signal_ends_what_runs_and_nothing_begins(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
+def test_a_signal_ends_running_steps_and_no_step_begins(
+    perform: Callable[..., tuple[execution.Run, list[str]]],
+) -> None:
     begun = time.monotonic()
     run, lines = perform(
         [step("long"), step("next", after=["long"])],
@@ -291,7 +293,7 @@ def test_the_processors_of_the_machine_are_read() -> None:
     assert usage.Moment(0, 0, None).used(before, ["red"]) is None and usage.Moment(0, 0, None).used(before, []) == 0.0
 
 
-def test_containers_that_come_go_and_start_again_are_counted() -> None:
+def test_created_removed_and_restarted_containers_are_counted() -> None:
     looks = iter([{"a": 100.0}, {"a": 103.0, "b": 2.0}, {"b": 5.0}, {"b": 1.0}])
     meter = usage.Meter(read=lambda: next(looks), ask=lambda: {"a": "red", "b": "green"})
     for expected in ({"red": 3.0, "green": 2.0}, {"red": 3.0, "green": 5.0}, {"red": 3.0, "green": 6.0}):
@@ -299,7 +301,7 @@ def test_containers_that_come_go_and_start_again_are_counted() -> None:
         assert meter.used == expected
 
 
-def test_the_processors_of_a_step_itself_are_measured(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
+def test_processor_time_of_a_local_step_is_measured(perform: Callable[..., tuple[execution.Run, list[str]]]) -> None:
     run, _lines = perform(
         [step("busy", 1, 1.0)], {"busy": f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.3: pass'"}
     )
@@ -307,7 +309,7 @@ def test_the_processors_of_a_step_itself_are_measured(perform: Callable[..., tup
     assert busy.cores is not None and busy.cores * busy.slot.seconds == pytest.approx(0.35, abs=0.2)
 
 
-def test_the_summary_says_what_each_step_took_and_the_longest_chain() -> None:
+def test_the_summary_lists_every_step_and_the_longest_chain() -> None:
     some = [step("a", 30, 0.5, red="alone"), step("b", 20, red="alone")]
     ended = [
         execution.Ended(plan.Slot("a", 0, 75), 0, 1.5, 0.2),
@@ -338,7 +340,7 @@ def test_the_summary_says_what_each_step_took_and_the_longest_chain() -> None:
     ],
     ids=["well", "never ran", "a step failed", "a test failed", "skipped"],
 )
-def test_the_last_line_counts(
+def test_the_last_result_of_a_test_counts(
     lines: Any,
     broken: Any,
     last: Any,

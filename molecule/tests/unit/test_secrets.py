@@ -115,7 +115,7 @@ def test_a_vault_is_carried_over_once_with_the_same_values(tier: Any) -> None:
     assert tier.run("playbooks/secrets.yml") == (0, "") and tier.file.read_bytes() == once
 
 
-def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier: Any) -> None:
+def test_a_vault_with_an_old_name_is_refused_with_the_command(tier: Any) -> None:
     tier.fill({"etcd_root_password": "a", "munin_password": "b"})
     code, output = tier.run("playbooks/parts/preflight.yml", "--start-at-task", "Check the names of the secrets")
     assert (
@@ -126,7 +126,7 @@ def test_a_vault_with_a_name_of_before_is_refused_with_what_to_type(tier: Any) -
     assert "patroni_password" not in output
 
 
-def test_nothing_reads_a_secret_by_a_name_of_before() -> None:
+def test_no_file_uses_an_old_name_of_a_secret() -> None:
     read = {
         path: path.read_text(encoding="utf-8", errors="replace")
         for room in ("group_vars", "roles", "playbooks", "containers", "controller", "plugins", "docs")

@@ -101,7 +101,7 @@ def crawled(answers: Mapping[str, Any], paths: list[str] | None = None, **more: 
         ),
     ],
 )
-def test_what_a_smoke_test_calls_wrong(answers: Any, wrong: Any) -> None:
+def test_problems_of_a_smoke_test(answers: Any, wrong: Any) -> None:
     rows, wrong_pages = crawled(answers)
     assert list(wrong_pages.values()) == wrong and len(rows) > 1
 
@@ -188,9 +188,7 @@ def test_no_visitor_signs_in_without_a_declared_account(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("chromium", [None, "/usr/bin/chromium"], ids=["none", "one that does not start"])
-def test_a_machine_without_a_browser_is_not_taken_for_a_site_that_is_not_well(
-    monkeypatch: pytest.MonkeyPatch, chromium: Browser
-) -> None:
+def test_a_missing_browser_is_no_problem_of_the_site(monkeypatch: pytest.MonkeyPatch, chromium: Browser) -> None:
     monkeypatch.setattr(smoke.shutil, "which", lambda _name: chromium)
     monkeypatch.setattr(smoke.browser, "LAUNCH", "raise SystemExit(1)")
     monkeypatch.setattr(smoke.browser, "trusted", lambda *_site: smoke.browser.Site("x.test", "192.0.2.9", ""))
@@ -242,11 +240,11 @@ def test_a_browser_without_a_sandbox_is_not_started(
         ("data:,", ""),
     ],
 )
-def test_only_links_of_the_site_itself_are_followed(link: str, path: str) -> None:
+def test_only_links_to_the_site_are_followed(link: str, path: str) -> None:
     assert smoke.own(link, "/p/", ["x.test", "www.x.test"]) == path
 
 
-def test_everything_a_page_shows_itself_with_is_a_link() -> None:
+def test_links_include_every_resource_of_a_page() -> None:
     links = smoke.Links(
         '<a href="1"></a><a rel="nofollow" href="no"></a><link rel="stylesheet" href="2"><link rel="canonical" href="no">'
         '<script src="3"></script><img src="4" srcset="5 1x, 6 2x"><video src="7"></video><form action="no"><a name="x">'
@@ -254,7 +252,7 @@ def test_everything_a_page_shows_itself_with_is_a_link() -> None:
     assert [link for link in links if link] == list("1234567")
 
 
-def test_each_is_asked_for_once_and_not_for_ever() -> None:
+def test_each_path_is_requested_only_once_up_to_the_limit() -> None:
     endless = {f"/{n}": f'<a href="/{n + 1}">next</a><a href="/">back</a>'.encode() for n in range(100)}
     paths: list[str] = []
     rows, wrong = crawled({"/": PAGE + b'<a href="/1">', **FILES, **endless}, paths)
@@ -262,7 +260,7 @@ def test_each_is_asked_for_once_and_not_for_ever() -> None:
     assert ("links", "1 more", "not asked") in rows
 
 
-def test_what_is_there_the_second_time_is_there() -> None:
+def test_a_page_that_answers_the_second_request_is_no_problem() -> None:
     answers, tries = {"/": PAGE, **FILES}, []
 
     def fetch(path: str) -> smoke.Answer:
@@ -278,13 +276,15 @@ def test_what_is_there_the_second_time_is_there() -> None:
     )
 
 
-def test_a_smoke_test_ends_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smoke_test_ends_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke, "LONGEST", -1)
     rows, _wrong = crawled({"/": PAGE})
     assert ("page", "/", "not asked") in rows
 
 
-def test_a_deploy_is_told_by_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_are_returned_by_path_to_a_deploy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["smoke.py", "--stdin"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(ASKED)))
     monkeypatch.setattr(smoke, "held", lambda settings: True)
@@ -374,7 +374,7 @@ def served(tmp_path: pathlib.Path) -> Iterator[dict[str, Any]]:
         ({"/broken": ""}, ["The page /broken is not there: 500, request ab12"], ["ab12"]),
     ],
 )
-def test_a_converge_asks_for_the_pages_and_follows_nothing(served: Any, pages: Any, wrong: Any, failed: Any) -> None:
+def test_a_converge_requests_the_pages_and_follows_no_link(served: Any, pages: Any, wrong: Any, failed: Any) -> None:
     settings = served | {
         "pages": [{"path": path, "says": says} for path, says in pages.items()],
         "pages_only": True,
@@ -395,7 +395,7 @@ def test_a_converge_asks_for_the_pages_and_follows_nothing(served: Any, pages: A
     assert set(Pages.paths) == set(pages) and len(Pages.paths) == len(pages)
 
 
-def test_what_is_asked_for_is_declared() -> None:
+def test_settings_of_the_smoke_test_are_declared() -> None:
     """What the program reads is what playbooks/vars/smoke.yml says."""
     settings = load(ROOT / "playbooks/vars/smoke.yml")["smoke_settings"]
     assert set(settings) == {"name", "names", "address", "port", "authority", "pages", "files", "most", "sign_in"}
@@ -416,7 +416,7 @@ def test_what_is_asked_for_is_declared() -> None:
         ({}, 2, {}, []),  # nobody answered: no release does that
     ],
 )
-def test_a_release_is_judged_by_what_was_there_before(before: Any, rc: int, after: Any, missed: Any) -> None:
+def test_a_release_is_compared_with_the_smoke_test_before(before: Any, rc: int, after: Any, missed: Any) -> None:
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template
 

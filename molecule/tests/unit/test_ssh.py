@@ -101,21 +101,21 @@ def test_a_machine_that_logs_in_slowly_takes_the_time_that_is_left(
 
 
 @pytest.mark.parametrize("why", ["Permission denied (publickey).", "Host key verification failed."])
-def test_a_host_that_refuses_is_asked_once(fake: Fake, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+def test_a_host_that_refuses_is_not_retried(fake: Fake, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     monkeypatch.setattr(ssh, "start_python", lambda _within: 0.2)
     fake("app1", f"echo '{why}' >&2; exit 255")
     assert run(4.0, app1="")["app1"] == ssh.Reply(ssh.State.UNREACHABLE, reason=why)
     assert len((fake.path / "calls").read_text().splitlines()) == 1
 
 
-def test_a_machine_that_becomes_busy_while_it_asks_is_noticed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_becomes_busy_during_a_query_is_detected(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.01, 5.0])
     monkeypatch.setattr(ssh, "start_python", lambda _within: next(times))
     fake("app1", "exec sleep 60")
     assert run(0.5, app1="")["app1"].state is ssh.State.NOT_ASKED
 
 
-def test_ssh_is_called_as_ansible_calls_it() -> None:
+def test_ssh_has_the_options_that_ansible_uses() -> None:
     command = ssh.options(LOGIN, None)
     assert command[0] == "ssh" and command[-1] == "192.0.2.1"
     options = [command[index + 1] for index, word in enumerate(command) if word == "-o"]
@@ -157,12 +157,12 @@ def test_a_connection_is_shared_by_the_same_login_only(other: dict[str, Any]) ->
     assert f"ControlPath={path}" in ssh.options(LOGIN, path) and "ControlMaster=auto" in ssh.options(LOGIN, path)
 
 
-def test_no_connection_is_kept_where_its_path_would_be_too_long(tmp_path: pathlib.Path) -> None:
+def test_a_connection_is_not_shared_where_the_path_is_too_long(tmp_path: pathlib.Path) -> None:
     assert ssh.socket_path(LOGIN, tmp_path / ("x" * 100)) is None
 
 
 @pytest.mark.usefixtures("fake")
-def test_sockets_are_where_nobody_else_is() -> None:
+def test_sockets_are_in_a_private_directory() -> None:
     ssh.socket_directory().chmod(0o777)
     with pytest.raises(PermissionError):
         ssh.socket_directory()
@@ -186,7 +186,9 @@ def test_sockets_are_where_nobody_else_is() -> None:
         ("echo reached; exec sleep 60", ssh.State.TIMED_OUT, b"", "it is not done in time"),
     ],
 )
-def test_what_becomes_of_a_program(fake: Fake, script: str, state: ssh.State, output: bytes, reason: str) -> None:
+def test_every_end_of_a_program_has_a_state(
+    fake: Fake, script: str, state: ssh.State, output: bytes, reason: str
+) -> None:
     fake("app1", script)
     assert run(0.5, app1="given") == {"app1": ssh.Reply(state, output, reason)}
 
@@ -204,7 +206,7 @@ def test_no_hosts_are_no_answers() -> None:
     assert run() == {}
 
 
-def test_what_a_connection_leaves_behind_is_not_waited_for(fake: Fake) -> None:
+def test_background_processes_of_a_connection_are_not_awaited(fake: Fake) -> None:
     """OpenSSH's own process of a kept connection may have this one's stderr."""
     fake("app1", "sleep 60 >/dev/null & echo $! >$FAKE/pid; echo reached; cat")
     begun = time.monotonic()
@@ -239,7 +241,7 @@ def test_a_program_that_fails_is_not_run_twice(fake: Fake, script: str) -> None:
     assert len((fake.path / "calls").read_text().splitlines()) == 1
 
 
-def test_a_function_is_sent_with_its_modules_and_arguments(fake: Fake) -> None:
+def test_a_function_is_sent_with_modules_and_arguments(fake: Fake) -> None:
     """To a Python that has none of them; this one plays the host."""
     fake("app1", "echo reached; exec python3 -I -S -")
     sent = {
@@ -273,7 +275,7 @@ def test_replies_have_the_form_of_ansibles_results(reply: Any, result: Any) -> N
 @pytest.mark.parametrize(
     ("names", "function"), [(("perlbal", "host_probe", "host_health"), "check"), (("log_search",), "search")]
 )
-def test_what_is_sent_needs_no_ansible(fake: Fake, names: list[str], function: str) -> None:
+def test_sent_modules_need_no_ansible(fake: Fake, names: list[str], function: str) -> None:
     """A bare Python comes as far as the function, which misses its arguments."""
     fake("app1", "echo reached; exec python3 -I -S -")
     tier = environment.Environment("x", fake.path, {"app1": environment.Host("app1", ssh.Login("app1"), {})}, {})

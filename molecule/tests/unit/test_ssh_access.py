@@ -14,7 +14,7 @@ def door(script: str) -> str:
     return shlex.join(["sh", "-c", script])
 
 
-def test_every_door_tells_how_it_went(execute: Callable[..., Any]) -> None:
+def test_every_login_returns_the_result(execute: Callable[..., Any]) -> None:
     done = execute(
         ssh_access, logins={"a": door('test "$0" = true'), "b": door("echo in; echo ' no key ' >&2; exit 255")}
     )
@@ -22,7 +22,7 @@ def test_every_door_tells_how_it_went(execute: Callable[..., Any]) -> None:
     assert done["answers"] == {"a": {"rc": 0, "stderr": ""}, "b": {"rc": 255, "stderr": "no key"}}
 
 
-def test_all_doors_are_knocked_at_at_once(execute: Callable[..., Any], tmp_path: pathlib.Path) -> None:
+def test_logins_run_in_parallel(execute: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "met")
     doors = {
         "first": door(f"timeout 20 cat {tmp_path}/met"),
@@ -34,6 +34,6 @@ def test_all_doors_are_knocked_at_at_once(execute: Callable[..., Any], tmp_path:
     }
 
 
-def test_a_dry_run_asks_too_and_no_doors_are_none(execute: Callable[..., Any]) -> None:
+def test_a_dry_run_tries_logins_and_an_empty_list_is_accepted(execute: Callable[..., Any]) -> None:
     assert execute(ssh_access, check=True, logins={"a": "false"})["answers"]["a"]["rc"] == 1
     assert execute(ssh_access, logins={})["answers"] == {}

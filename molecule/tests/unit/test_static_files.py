@@ -73,7 +73,7 @@ def test_a_file_that_is_damaged_is_published_again_from_the_archive_that_was_kep
     assert site.served() == V1 and site.call("v1")["archive"] == kept
 
 
-def test_what_another_release_serves_stays_as_it_is_until_this_one_is_current(site: Any) -> None:
+def test_files_of_the_current_release_are_unchanged_until_the_switch(site: Any) -> None:
     kept = site.call("v1", V1)["archive"]
     site.call("v2", V2, serving="v1")
     assert site.served() == V1 | V2 | {"site.css": "one"}
@@ -84,7 +84,7 @@ def test_what_another_release_serves_stays_as_it_is_until_this_one_is_current(si
     assert site.served() == V2 | V1
 
 
-def test_files_go_with_the_last_release_that_has_them(site: Any) -> None:
+def test_files_are_removed_with_the_last_release_that_has_them(site: Any) -> None:
     site.call("v1", V1)
     site.call("v2", V2)
     assert site.call("v2", keep=["v2"], check=True)["changed"] and site.served() == V1 | V2
@@ -103,7 +103,7 @@ def test_an_archive_that_does_not_unpack_changes_nothing(site: Any) -> None:
     assert site.call("v2", V2)["complete"]
 
 
-def test_a_removal_that_was_cut_off_is_finished(site: Any) -> None:
+def test_an_interrupted_removal_is_finished(site: Any) -> None:
     site.call("v1", V1)
     site.call("v2", V2)
     (site.root / "static/site.1.css").unlink()
@@ -111,7 +111,7 @@ def test_a_removal_that_was_cut_off_is_finished(site: Any) -> None:
     assert site.call("v2", keep=["v2"])["changed"] and site.served() == V2
 
 
-def test_a_bare_host_is_told_to_be_converged_first(execute: Execute, tmp_path: pathlib.Path) -> None:
+def test_a_bare_host_is_refused_with_the_hint_to_converge(execute: Execute, tmp_path: pathlib.Path) -> None:
     given = {"root": str(tmp_path / "none"), "version": "v1"}
     assert execute(static_files, **given)["msg"].endswith("converge it before you deploy to it.")
     assert execute(static_files, check=True, **given)["releases"] == []

@@ -130,7 +130,7 @@ def test_unknown_state_is_neither_healthy_nor_a_problem(silent: Any, expected: l
         (False, 900, {}, False),
     ],
 )
-def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(
+def test_a_host_whose_log_lines_do_not_reach_the_monitor_is_a_problem(
     sent: bool, seconds: float, there: dict[str, dict[str, dict[Any, Any] | int]], complains: bool
 ) -> None:
     hosts = copy.deepcopy(WELL) | {"monitor1": answer("monitor", there)}
@@ -140,13 +140,13 @@ def test_a_host_whose_lines_do_not_reach_the_monitor_is_wrong(
     )
 
 
-def test_a_host_that_does_not_answer_is_wrong() -> None:
+def test_a_host_that_does_not_answer_is_a_problem() -> None:
     text, wrong = status.page(WELL | {"app2": {"unreachable": True, "msg": "…"}})
     assert wrong == ["app2 does not answer over SSH"]
     assert "SILENT" in text
 
 
-def test_an_image_that_is_older_than_its_packages_is_said_and_not_wrong() -> None:
+def test_an_outdated_image_is_reported_and_is_no_problem() -> None:
     hosts = copy.deepcopy(WELL)
     hosts["app1"]["raw"]["image"] = {"date": "2026-01-02", "lacks": ["brotli"], "spare": ["gzip"]}
     hosts["app2"]["raw"]["image"] = {"date": "2026-01-02", "lacks": [], "spare": []}

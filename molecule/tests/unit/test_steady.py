@@ -49,12 +49,12 @@ def runs(ask: Ask) -> int:
     return (ask.plugin.with_name("x.runs")).read_text().count("run")
 
 
-def test_descriptions_are_kept_and_values_are_not(ask: Ask) -> None:
+def test_descriptions_are_cached_and_values_are_not(ask: Ask) -> None:
     assert [ask("config"), ask("config")] == ["config clean\n"] * 2 and runs(ask) == 1
     assert [ask(), ask()] == [" clean\n"] * 2 and runs(ask) == 3
 
 
-def test_what_is_old_or_was_forgotten_is_asked_again(ask: Ask) -> None:
+def test_an_old_or_missing_description_is_read_again(ask: Ask) -> None:
     ask("config")
     ask.kept.write_text("1\nold\n")
     assert ask("config") == "config clean\n" and runs(ask) == 2
@@ -62,12 +62,12 @@ def test_what_is_old_or_was_forgotten_is_asked_again(ask: Ask) -> None:
     assert ask("config") == "config clean\n" and runs(ask) == 3
 
 
-def test_a_failure_is_not_kept(ask: Ask) -> None:
+def test_a_failure_is_not_cached(ask: Ask) -> None:
     ask.plugin.with_name("x.broken").touch()
     ask("config", code=1)
     assert not ask.kept.exists()
 
 
-def test_without_a_place_to_keep_it_a_plugin_runs_all_the_same(ask: Ask) -> None:
+def test_a_plugin_runs_without_a_cache_directory(ask: Ask) -> None:
     ask.kept.parent.rmdir()
     assert [ask("config"), ask("config")] == ["config clean\n"] * 2 and runs(ask) == 2

@@ -95,7 +95,7 @@ def test_templates_are_compiled_once(
     assert len(compiled) == many
 
 
-def test_imports_are_looked_for_once_and_again_after_a_change(
+def test_imports_are_scanned_again_only_after_a_change(
     strategy: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, utility, scanned = tmp_path / "module.py", tmp_path / "utility.py", []
@@ -123,7 +123,7 @@ def test_imports_are_looked_for_once_and_again_after_a_change(
         assert len(scanned) == before + 1
 
 
-def test_hosts_execute_a_task_at_once_each_with_its_own_values(tmp_path: pathlib.Path) -> None:
+def test_hosts_execute_a_task_in_parallel_with_separate_values(tmp_path: pathlib.Path) -> None:
     (tmp_path / "place").mkdir()
     (tmp_path / "play.yml").write_text(PLAY)
     for host in HOSTS:  # Mitogen has one process for each interpreter
@@ -154,7 +154,7 @@ def test_hosts_execute_a_task_at_once_each_with_its_own_values(tmp_path: pathlib
     assert all("1 second" in (tmp_path / f"place/late-{host}").read_text() for host in HOSTS)
 
 
-def test_a_template_that_cannot_be_parsed_says_so_and_leaves_nothing(
+def test_an_invalid_template_raises_and_is_not_cached(
     strategy: types.ModuleType, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strategy.KEPT, "cache", jinja2.FileSystemBytecodeCache(str(tmp_path)))

@@ -91,7 +91,7 @@ def test_a_wrong_interface_is_refused(variables: Any, message: str) -> None:
     assert len(refusals) == bool(message) and all(message in sentence for sentence in refusals), refusals
 
 
-def test_an_address_that_no_interface_has_is_the_first_that_is_said() -> None:
+def test_an_address_without_an_interface_is_the_first_problem() -> None:
     assert refused(private_address="10.0.0.99")[0].startswith("No interface of lb1 has the address 10.0.0.99")
 
 
@@ -99,7 +99,7 @@ def test_an_address_that_no_interface_has_is_the_first_that_is_said() -> None:
     ("variables", "heard_at", "address"),
     [({}, "eth0", "10.0.0.100/24 dev eth0"), (PUBLIC, "eth0", "203.0.113.5/28 dev eth1")],
 )
-def test_keepalived_puts_it_on_the_interface_that_is_named(
+def test_keepalived_adds_the_address_to_the_named_interface(
     variables: dict[str, str], heard_at: str, address: str
 ) -> None:
     """The balancers go on hearing each other where they did."""
