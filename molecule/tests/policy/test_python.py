@@ -1,5 +1,6 @@
-"""The Python that roles install on hosts is checked by make lint, short, and installed whole."""
+"""Python on hosts is checked by make lint, short, and installed whole; controller and plugins have plain names."""
 
+import ast
 import pathlib
 import tomllib
 
@@ -8,6 +9,7 @@ from repository import ROOT
 
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 LINES = 400
+VAGUE = set("it its who whom told said asked found one place anew aside words seen look".split())
 
 
 def is_python(path: pathlib.Path) -> bool:
@@ -23,7 +25,7 @@ INSTALLED = [path for path in PACKAGES if path.parent.name != "realworld"]  # th
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_file_of_hosts_is_checked_and_short(path: pathlib.Path) -> None:
+def test_python_files_of_hosts_are_checked_and_short(path: pathlib.Path) -> None:
     name = path.relative_to(ROOT)
     assert any(name.is_relative_to(checked) for checked in CONFIG["mypy"]["files"]), "mypy does not check it"
     assert path.suffix == ".py" or str(name) in CONFIG["ruff"]["extend-include"], "ruff does not check it"
@@ -34,3 +36,33 @@ def test_a_file_of_hosts_is_checked_and_short(path: pathlib.Path) -> None:
 def test_every_module_of_a_package_is_installed(path: pathlib.Path) -> None:
     tasks = "".join(file.read_text(encoding="utf-8") for file in (path.parents[2] / "tasks").glob("*.yml"))
     assert f" {path.parent.name}/{path.name}" in tasks
+
+
+def vague(tree: ast.AST) -> list[str]:
+    """Functions and arguments, as "line: name", with a word that says nothing of what they do or are."""
+    names = [
+        (node.lineno, node.arg if isinstance(node, ast.arg) else node.name)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.arg))
+    ]
+    return [f"{line}: {name}" for line, name in sorted(names) if VAGUE & set(name.split("_"))]
+
+
+@pytest.mark.parametrize("room", ["controller", "plugins"])
+def test_functions_and_arguments_have_plain_names(room: str) -> None:
+    problems = {path: vague(ast.parse(path.read_text(encoding="utf-8"))) for path in (ROOT / room).rglob("*.py")}
+    assert problems and {path: names for path, names in problems.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "problems"),
+    [
+        ("def found(): pass", ["1: found"]),
+        ("class A:\n    async def of_its(self): pass", ["2: of_its"]),
+        ("def f(a, *words, told=1, **_asked): pass", ["1: _asked", "1: told", "1: words"]),
+        ("sorted([], key=lambda one: one)", ["1: one"]),
+        ("def replaced(placed, witness): said = placed", []),
+    ],
+)
+def test_vague_names_are_reported(source: str, problems: list[str]) -> None:
+    assert vague(ast.parse(source)) == problems
