@@ -131,21 +131,26 @@ def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target: Target, ma
     """It was away while the primary wrote more than it keeps for it. What `make status` says then is typed."""
     primary, standby = target.primary(), target.standby()
     target.on(standby, "systemctl stop patroni")
+    segment = target.sql(
+        f"select pg_walfile_name(restart_lsn) from pg_replication_slots where slot_name = '{standby}'", superuser=True
+    )
     try:
         for setting in ("max_slot_wal_keep_size = '1MB'", "wal_keep_size = 0"):
             target.sql(f"alter system set {setting}", superuser=True)
         target.sql("select pg_reload_conf()", superuser=True)
 
-        def lost() -> str:
+        def removed() -> bool:
+            """The primary removes a segment once it is archived; a slot is lost before that."""
             target.sql(
                 "select pg_logical_emit_message(false, 'drill', 'a row of WAL'), pg_switch_wal()", superuser=True
             )
             target.sql("checkpoint", superuser=True)
-            return target.sql(
-                "select slot_name from pg_replication_slots where invalidation_reason = 'wal_removed'", superuser=True
+            lost = "select slot_name from pg_replication_slots where invalidation_reason = 'wal_removed'"
+            return bool(target.sql(lost, superuser=True)) and segment not in target.sql(
+                "select string_agg(name, ' ') from pg_ls_waldir()", superuser=True
             )
 
-        target.wait(lost, "slot that is lost")
+        target.wait(removed, "slot that is lost, and removed WAL")
     finally:
         for setting in ("max_slot_wal_keep_size", "wal_keep_size"):
             target.sql(f"alter system reset {setting}", superuser=True)
