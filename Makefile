@@ -20,6 +20,7 @@ $(foreach name,$(WORDS),$(if $(word 2,$(value $(name))),$(call refuse,$(name),a 
 # A dry run of a verb that has none is refused: nothing is run for real because CHECK=1 was ignored.
 WITHOUT_CHECK := up secrets reboot upgrade down drill drills
 $(if $(CHECK),$(foreach verb,$(filter $(WITHOUT_CHECK),$(MAKECMDGOALS)),$(error Nothing was touched. make $(verb) has no dry run: leave CHECK= out)))
+$(if $(filter-out 1,$(RENEW)),$(error Nothing was touched. RENEW=$(RENEW) is not known: RENEW=1 renews the certificate))
 
 ENV      ?= local
 MITOGEN  ?= 1
