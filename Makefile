@@ -3,7 +3,7 @@
 # Words that people type reach shells, command lines and templates: a word with a character that means something there is refused,
 # before anything is read or run. (VARS alone takes everything: it is never expanded, and is what -e of Ansible takes.)
 WORDS_APART := DRILL PART SINCE STEPS TESTS TO
-WORDS := ADDRESS ANYWAY BREAKING CANARY CHECK ENV FROM FULL HOST IMAGE LIMIT MINUTES MITOGEN NAME NODE POOL REF REHEARSE RELEASE REQUEST RUNG \
+WORDS := ADDRESS ANYWAY BREAKING CANARY CHECK ENV FROM FULL HOST IMAGE LIMIT MINUTES MITOGEN NAME NODE POOL REF REHEARSE RELEASE RENEW REQUEST RUNG \
   SECONDS START TAGS UNIT USERS VERBOSE WITH YES
 HASH := \#
 define NEWLINE
