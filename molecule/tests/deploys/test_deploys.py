@@ -362,7 +362,8 @@ def test_a_slow_canary_is_taken_back(
     old, app = current(target), target.groups["app"][-1]
     slow = variant(middleware("time.sleep(1.0)"))  # what is wrong with this release
     with visitors_unaffected(pace=1.0):
-        done = deploy(slow, f"CANARY={app}", **CANARY)
+        # Each takes a second, and so many tell it.
+        done = deploy(slow, f"CANARY={app}", **CANARY | {"canary_requests": 20})
         assert done.returncode != 0
         assert f"it is slow: {app}" in output_of(done)
         assert current(target) == old and set(served().values()) == old
