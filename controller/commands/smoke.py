@@ -128,7 +128,7 @@ class Crawl:
         self,
         questions: Mapping[str, Any],
         fetch: Callable[[str], Answer],
-        pause: Callable[[float], object] = time.sleep,
+        pause: Callable[[float], object] = time.sleep,  # between two tries of a page, with a deadline
     ) -> None:
         self.questions, self.fetch, self.pause = questions, fetch, pause
         self.begin = {page["path"]: page["says"] for page in questions["pages"]}

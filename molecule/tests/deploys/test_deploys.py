@@ -71,7 +71,7 @@ def unwell(source: pathlib.Path) -> None:
         wsgi.write('raise RuntimeError("unwell on purpose")\n')
 
 
-# Two parts of an answer, each of which takes longer than a host has that answers nobody.
+# A slow page of the site under test: two parts of an answer. The sleep before each is longer than lb_failover_s, which must not cut it.
 PARTS = """if "parts" in request.GET:
             from django.http import StreamingHttpResponse
             return StreamingHttpResponse(time.sleep(PAUSE) or part for part in ("first", "last"))"""
