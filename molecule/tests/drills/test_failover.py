@@ -1,5 +1,7 @@
 """`make failover` refuses what would hurt, and a converge leaves a failover alone. That it costs nobody a request is a drill."""
 
+import concurrent.futures
+import json
 import re
 import time
 from typing import Any
@@ -13,6 +15,30 @@ from tier import Tier, search
 # Hosts and roles that could undo a failover.
 DATABASES = "quorum:db:app:backup"
 ROLES = "TAGS=etcd,postgresql,pgbackrest,patroni,pgpool"
+
+# Requests to etcd over THREADS connections until each is lost; prints {status: number of answers}.
+THREADS = 16
+REQUESTS = """
+import collections, http.client, json, ssl, sys, threading
+address, port, tls = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+context = ssl.create_default_context(cafile=f"{tls}/ca.pem")
+context.load_cert_chain(f"{tls}/certificate.pem", f"{tls}/key.pem")
+answers = collections.Counter()
+def request():
+    connection = http.client.HTTPSConnection(address, port, timeout=10, context=context)
+    try:
+        while True:
+            connection.request("POST", "/v3/maintenance/status", "{}")
+            answer = connection.getresponse()
+            answer.read()
+            answers[answer.status] += 1
+    except (OSError, http.client.HTTPException):
+        pass
+threads = [threading.Thread(target=request) for _ in range(int(sys.argv[4]))]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(json.dumps(answers))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +151,24 @@ def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(
     assert done.returncode == 0, done.stdout[-3000:]
     target.wait(target.primary, "primary", 60)
     assert target.try_on(left, "etcd-alone 2>&1") is None  # not where a majority is
+
+
+def test_a_stopping_etcd_member_sends_databases_no_error(target: Target, tier: Tier) -> None:
+    """Patroni takes an error for a refusal and restarts the primary; a lost connection makes it ask another member."""
+    database, member = target.groups["db"][0], target.groups["quorum"][-1]
+    port, tls, address = tier.value(f"[etcd_client_port, patroni_tls, hostvars['{member}'].private_address]", database)
+    established = f"ss --no-header --tcp state established sport = :{port} and not dst {address} | wc --lines"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        answers = pool.submit(
+            target.run, database, "/usr/bin/python3", "-c", REQUESTS, address, str(port), tls, str(THREADS)
+        )
+        try:
+            target.wait(lambda: int(target.on(member, established)) >= THREADS, f"{THREADS} connections to {member}")
+            target.on(member, "systemctl stop etcd")
+            statuses = json.loads(answers.result())
+        finally:
+            target.on(member, "systemctl start etcd")
+    assert set(statuses) == {"200"} and statuses["200"] >= THREADS, statuses
 
 
 def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target: Target, make: Make) -> None:
