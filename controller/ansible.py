@@ -1,15 +1,17 @@
-"""Run ansible-playbook and read the results; read an inventory by ansible-inventory, and how to log in to its hosts."""
+"""Run ansible-playbook and read the results; read an inventory by ansible-inventory."""
 
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from controller.environment import login
+
 # A host that is off or frozen may not hold up what the others say: no connection is shared, and none is waited for.
-SSH = "-o ControlMaster=no -o ControlPath=none -o PreferredAuthentications=publickey -o ConnectTimeout=2"
+SSH = shlex.join(login.connection())
 
 
 def results(
@@ -51,8 +53,8 @@ def ask(
     return hosts
 
 
-def hosts(inventory: str | os.PathLike[str], group: str = "app", **environment: str) -> dict[str, dict[str, Any]]:
-    """{name: its variables} of the hosts of a group; environment is laid over this process's own. Exits with 2 where the inventory cannot be read."""
+def unrendered(inventory: str | os.PathLike[str], **environment: str) -> dict[str, dict[str, Any]]:
+    """{host: its variables as they are written}; environment is laid over this process's own. Exits with 2 where the inventory cannot be read."""
     done = subprocess.run(
         ["ansible-inventory", "-i", inventory, "--list"],
         capture_output=True,
@@ -63,31 +65,5 @@ def hosts(inventory: str | os.PathLike[str], group: str = "app", **environment: 
     if done.returncode:
         print(done.stderr, file=sys.stderr)
         sys.exit(2)
-    listed = json.loads(done.stdout)
-    known = listed["_meta"]["hostvars"]
-    return {name: known[name] for name in (known if group == "all" else listed.get(group, {}).get("hosts", []))}
-
-
-def ssh(variables: Mapping[str, Any]) -> list[str]:
-    """The words that log in to a host as the operator, on a connection of their own."""
-    return [
-        "ssh",
-        "-o",
-        "BatchMode=yes",
-        "-o",
-        "ConnectTimeout=5",
-        "-o",
-        "ControlMaster=no",
-        "-o",
-        "ControlPath=none",
-        "-o",
-        "ServerAliveInterval=15",
-        "-o",
-        "LogLevel=ERROR",
-        "-p",
-        str(variables.get("ansible_port", 22)),
-        "-i",
-        os.path.expanduser(variables["ansible_ssh_private_key_file"]),
-        *shlex.split(variables.get("ansible_ssh_common_args", "")),
-        f"{variables['ansible_user']}@{variables['ansible_host']}",
-    ]
+    variables: dict[str, dict[str, Any]] = json.loads(done.stdout)["_meta"]["hostvars"]
+    return variables

@@ -34,6 +34,7 @@ import mitogen.core
 import mitogen.service
 from ansible.plugins.loader import init_plugin_loader
 
+from controller.environment import STATE
 from controller.imports import Imports
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -246,7 +247,7 @@ def main(path: str, lock: str, key: str) -> None:
     """Serve until there is a reason to end."""
     init_plugin_loader()  # modules of collections import each other by it
     ansible_mitogen.process.common_setup()
-    Imports(ROOT / ".state")
+    Imports(STATE)
     serve(path, pathlib.Path(lock), key)
     os._exit(0)  # threads of connections that hang are not waited for
 

@@ -9,6 +9,10 @@ class Refused(Exception):
     """Why nothing is done, and what to type instead."""
 
 
+class Unusable(Refused):
+    """An environment that cannot be read, with the reason as a sentence."""
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """The end of a sentence about a name: "; did you mean …?" where it resembles one of several, or a full stop."""
     matches = difflib.get_close_matches(name, list(names), 1)

@@ -1,4 +1,4 @@
-"""An inventory as text: who is in it, where its environment's files are, and the same text with a host more or less."""
+"""An inventory as text: who is in it, and the same text with a host more or less."""
 
 import pathlib
 import shutil
@@ -108,29 +108,6 @@ class Inventory:
         """Lines of a host, as they are where its name begins in another column."""
         before = len(lines[numbers[0]]) - len(lines[numbers[0]].lstrip())
         return "".join(" " * column + lines[number].rstrip("\n")[before:] + "\n" for number in numbers)
-
-
-def facts_of(path: pathlib.Path) -> Facts:
-    """What group_vars say of the environment of an inventory, unrendered."""
-    facts: Facts = yaml.safe_load((ROOT / f"group_vars/{path.stem}/main.yml").read_text())
-    rehearsal = path.parent / "group_vars" / path.stem / "zz_rehearsal.yml"  # of controller/commands/rehearse.py
-    return facts | yaml.safe_load(rehearsal.read_text()) if rehearsal.exists() else facts
-
-
-def vault_of(path: pathlib.Path) -> pathlib.Path:
-    """The file that has the secrets of an inventory's environment."""
-    return path.parent / "group_vars" / path.stem / "vault.yml"
-
-
-def state_of(path: pathlib.Path) -> pathlib.Path:
-    """Where the controller keeps what belongs to an inventory's environment; a rehearsal's inventory lies in it."""
-    above = path.resolve().parents[1]
-    return above if above.parent.name == ".state" else ROOT / ".state" / path.stem
-
-
-def typed(facts: Facts) -> str:
-    """How a verb is told which environment it is for."""
-    return str(facts.get("make_args", f"ENV={facts['env_name']}"))
 
 
 def write(path: pathlib.Path, text: str) -> bool:

@@ -9,14 +9,16 @@ reached are passed over. Exits with 3 where somebody else has the lock, with 2 w
 
 import getpass
 import os
+import pathlib
 import select
 import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
-from controller import environment
-from controller import ssh as openssh
+from controller.environment import Environment
+from controller.errors import Unusable
 
 PATIENCE = 15  # seconds a host has to answer
 # A file that every host has and nobody else locks. What is held is told by the process that holds it.
@@ -27,36 +29,24 @@ echo "busy: $(pgrep --full --list-full '[h]old-the-tier' | sed -n 's/.*hold-the-
 """
 
 
-def hold(login: openssh.Login, holder: str) -> subprocess.Popen[bytes]:
-    """A process that asks a host for its lock, on a connection of its own, and keeps it while its input is open."""
-    first, *arguments = openssh.options(login, None)
-    own = [
-        "-o",
-        "ConnectTimeout=5",
-        "-o",
-        "ServerAliveInterval=15",
-        "-o",
-        "ServerAliveCountMax=3",
-        "-o",
-        "LogLevel=ERROR",
-    ]  # before others, which do not count then
+def hold(command: Sequence[str], holder: str) -> subprocess.Popen[bytes]:
+    """A process that asks a host for its lock, and keeps it while its input is open. command: logs in to the host, on a connection of its own."""
     return subprocess.Popen(
-        [first, *own, *arguments, shlex.join(["sh", "-c", HOLD, "hold-the-tier", holder])],
+        [*command, shlex.join(["sh", "-c", HOLD, "hold-the-tier", holder])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
 
 
-def take(inventory: str, verb: str) -> tuple[dict[str, subprocess.Popen[bytes]], str]:
+def take(environment: Environment, verb: str) -> tuple[dict[str, subprocess.Popen[bytes]], str]:
     """(the processes that hold the locks while this one has their input, who else has one, as a sentence or nothing)."""
     holder = f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()} ({verb}, pid {os.getpid()})"
     try:
-        known = environment.load(inventory)
-    except environment.Unusable as reason:
+        held = {name: hold(environment.ssh(name), holder) for name in environment.groups.get("app", [])}
+    except Unusable as reason:
         print(reason, file=sys.stderr)
         sys.exit(2)
-    held = {name: hold(known.hosts[name].login, holder) for name in known.groups.get("app", [])}
     for name, process in held.items():
         assert process.stdout
         ready, _w, _x = select.select([process.stdout], [], [], PATIENCE)
@@ -74,7 +64,7 @@ def main() -> int:
     if len(sys.argv) < 4:
         sys.exit(__doc__)
     inventory, verb, *command = sys.argv[1:]
-    held, busy = take(inventory, verb)
+    held, busy = take(Environment(pathlib.Path(inventory)), verb)
     if busy:
         print(f"Nothing was touched. {busy}", file=sys.stderr)
         return 3

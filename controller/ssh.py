@@ -10,7 +10,6 @@ import math
 import os
 import pathlib
 import select
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-CONNECT_S = 2  # seconds a host has to take a connection and to say that it speaks SSH
+from controller.environment.login import CONNECT_S, Login, command
+
 GREETING_S = 2.0  # seconds in which a host answers on a connection that stands
-KEPT_S = 300  # seconds for which a connection stands unused
 LONGEST_PATH = 86  # bytes of a socket's path: 108, less what OpenSSH appends while it makes one
 SLOW_S = 0.3  # seconds in which a machine that has time for others starts a Python; each host's login takes it several times as long
 BUSY_S = 1.0  # … and in which one starts it that has asked everybody in time
@@ -36,18 +35,6 @@ for name, source in modules:
     exec(compile(source, name, "exec"), module.__dict__)
 json.dump(getattr(module, function)(**arguments), sys.stdout)
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Login:
-    """How to log in to a host. arguments: further ones of ssh, as a shell would split them; check_host_key: whether an unknown key is refused."""
-
-    address: str
-    port: int | None = None
-    user: str | None = None
-    key: str | None = None
-    arguments: str = ""
-    check_host_key: bool = True
 
 
 class State(enum.Enum):
@@ -84,29 +71,6 @@ def socket_path(login: Login, directory: pathlib.Path) -> pathlib.Path | None:
     name = hashlib.sha256(json.dumps(dataclasses.astuple(login)).encode()).hexdigest()[:20]
     path = directory / name
     return path if len(os.fsencode(path)) <= LONGEST_PATH else None
-
-
-def options(login: Login, path: pathlib.Path | None, connect_s: int = CONNECT_S) -> list[str]:
-    """Words of an ssh that logs in as Ansible does, within so many seconds, on a kept connection where there is a path. The first of two equal options counts."""
-    arguments = [
-        "ssh",
-        "-o",
-        "BatchMode=yes",
-        "-o",
-        f"ControlPath={path or 'none'}",
-        "-o",
-        "PreferredAuthentications=publickey",
-        "-o",
-        f"ConnectTimeout={connect_s}",
-    ]
-    arguments += ["-o", "ControlMaster=auto", "-o", f"ControlPersist={KEPT_S}"] if path else ["-o", "ControlMaster=no"]
-    arguments += [] if login.check_host_key else ["-o", "StrictHostKeyChecking=no"]
-    arguments += ["-o", f"Port={login.port}"] if login.port else []
-    arguments += ["-o", f'IdentityFile="{login.key}"'] if login.key else []
-    arguments += ["-o", f'User="{login.user}"'] if login.user else []
-    arguments += shlex.split(login.arguments)
-    # A connection to a host that is gone ends by itself.
-    return [*arguments, "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", login.address]
 
 
 def program(modules: Mapping[str, str], function: str, arguments: Mapping[str, Any], within: float) -> bytes:
@@ -184,7 +148,7 @@ def run(login: Login, source: bytes, within: float, directory: pathlib.Path | No
     """Give a host a program, which changes nothing there; its reply comes within so many seconds. directory: of kept connections."""
     until = time.monotonic() + within
     path = socket_path(login, directory) if directory else None
-    arguments = options(login, path)
+    arguments = command(login, path)
     if path and path.exists():
         reply, connection = attempt(arguments, source, until, time.monotonic() + GREETING_S)
         if not connection:
@@ -195,7 +159,7 @@ def run(login: Login, source: bytes, within: float, directory: pathlib.Path | No
     # CONNECT_S is enough for a host that is there, and not for a machine that logs in to all of them beside other work.
     left = math.floor(until - time.monotonic())
     if connection and left > 0 and time.monotonic() - begun >= CONNECT_S and start_python(within) > SLOW_S:
-        reply, _connection = attempt(options(login, path, left), source, until, until)
+        reply, _connection = attempt(command(login, path, left), source, until, until)
     return reply
 
 

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from controller import arguments
+from controller.environment import Environment
 from controller.errors import Refused, exit_code, near
-from controller.inventory import JOBS, ROOT, Facts, Inventory, facts_of, typed, write
+from controller.inventory import JOBS, ROOT, Inventory, write
 
 # The way up: what others lean on first. App hosts before balancers: Apache starts anew for a balancer that is new, and another host serves meanwhile.
 ORDER = ["db", "media", "app", "lb", "cache"]
@@ -127,9 +128,9 @@ def client_access(current: Inventory, target: Inventory) -> list[list[str]]:
     return [["site", f"LIMIT={','.join(present)}", "TAGS=etcd_clients"]] if present and len(voters) > 1 else []
 
 
-def make(facts: Facts, *goals: str, quiet: bool = False) -> bool:
+def make(make_args: str, *goals: str, quiet: bool = False) -> bool:
     """Run a verb, as an operator types it; whether it worked."""
-    command = ["make", "--no-print-directory", *goals, *typed(facts).split()]
+    command = ["make", "--no-print-directory", *goals, *make_args.split()]
     if not quiet:
         print(f"\nclimb: {' '.join(word for word in command if not word.startswith('--'))}", flush=True)
     # make hands what it was given on its command line to those it starts: this verb's own words are not for the others.
@@ -140,24 +141,24 @@ def make(facts: Facts, *goals: str, quiet: bool = False) -> bool:
 def run_verbs(
     path: pathlib.Path,
     drawing: pathlib.Path,
-    facts: Facts,
+    make_args: str,
     todo: Sequence[Sequence[str]],
     ends: Sequence[Sequence[str]],
 ) -> bool:
     """Type the verbs, and write the drawing before the last of them; whether all of it worked."""
     for verb in todo:
-        if verb[0] == "failover" and not make(facts, *verb, "CHECK=1", quiet=True):
+        if verb[0] == "failover" and not make(make_args, *verb, "CHECK=1", quiet=True):
             continue  # it is the primary already; where it cannot be, remove-node says why
-        if not make(facts, *verb):
+        if not make(make_args, *verb):
             return False
     # The line of each host where the drawing has it. The rest needs no verb of its own.
     write(path, drawing.read_text())
-    return all(make(facts, *verb) for verb in [["up"], *ends])
+    return all(make(make_args, *verb) for verb in [["up"], *ends])
 
 
 def climb(path: pathlib.Path, name: str, check: bool) -> int:
     """Climb; the exit code. Raises Refused."""
-    facts = facts_of(path)
+    make_args = Environment(path).make_args
     name = name or following(path)
     drawing = known(drawings(path), name)
     now, then = read(path), read(drawing)
@@ -172,11 +173,11 @@ def climb(path: pathlib.Path, name: str, check: bool) -> int:
         ],
     )
     if check:
-        print("\n".join("make " + " ".join([*verb, typed(facts)]) for verb in [*todo, *ends]))
+        print("\n".join("make " + " ".join([*verb, make_args]) for verb in [*todo, *ends]))
         return 0
-    if not run_verbs(path, drawing, facts, todo, ends):
+    if not run_verbs(path, drawing, make_args, todo, ends):
         print(
-            f"{path.stem} is on its way to {name}. When mended, go on: make climb {typed(facts)} RUNG={name}",
+            f"{path.stem} is on its way to {name}. When mended, go on: make climb {make_args} RUNG={name}",
             file=sys.stderr,
         )
         return 1

@@ -28,7 +28,7 @@ from typing import Any
 
 from controller import ansible, arguments, errors
 from controller.commands import smoke
-from controller.inventory import ROOT, state_of
+from controller.environment import ROOT, Environment
 from controller.load.analysis import KINDS, TIERS, bottleneck, figures, history, requests
 from controller.load.probe import EVERY_S, probe_output, samples, settled, start_probe
 from controller.load.report import (
@@ -115,10 +115,10 @@ def plan(settings: Mapping[str, Any], crawl: smoke.Crawl, cookies: str, producti
     }
 
 
-def manage(variables: Mapping[str, Any], command: Sequence[str], entered: str = "") -> None:
+def manage(environment: Environment, host: str, command: Sequence[str], entered: str = "") -> None:
     """Run a management command on a host. Raises Failed where it fails."""
     done = subprocess.run(
-        [*ansible.ssh(variables), shlex.join(["sudo", "/usr/local/bin/manage", *command])],
+        [*environment.ssh(host), shlex.join(["sudo", "/usr/local/bin/manage", *command])],
         input=entered,
         capture_output=True,
         text=True,
@@ -126,7 +126,7 @@ def manage(variables: Mapping[str, Any], command: Sequence[str], entered: str = 
     )
     if done.returncode:
         raise Failed(
-            f"manage {command[0]} failed on {variables['ansible_host']}: {' '.join((done.stdout + done.stderr).split())[-400:]}"
+            f"manage {command[0]} failed on {environment.hosts[host].login.address}: {' '.join((done.stdout + done.stderr).split())[-400:]}"
         )
 
 
@@ -207,7 +207,7 @@ def run_locust(
     return process.returncode, (used.ru_utime + used.ru_stime) / (time.monotonic() - begun)
 
 
-def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def run(environment: Environment, settings: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Let visitors loose and look meanwhile; the report. Raises Refused and Failed."""
     users, seconds = parse_limits(args.users, args.seconds)
     production = check_production(settings, args.anyway)
@@ -220,17 +220,16 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
         raise errors.Refused(
             f"The site is not well, and a load would measure that: {next(iter(crawl.wrong.values()))}. make smoke {settings['make_args']}"
         )
-    variables = ansible.hosts(inventory, "all")
-    first, load = variables[settings["tiers"]["app"][0]], settings["load"]
+    first, load = settings["tiers"]["app"][0], settings["load"]
     signs_in = bool(load.get("sign_in")) and not production
-    directory = state_of(inventory) / "load"
+    directory = environment.state / "load"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     plan_file, cookies, probes, made = directory / "plan.json", "", {}, False
     ramp = max(1, min(RAMP_S, seconds // 5))
     try:
         if signs_in:
             password = secrets.token_urlsafe(16)
-            manage(first, load["before"], f"{password}\n")
+            manage(environment, first, load["before"], f"{password}\n")
             made = True
             cookies = sign_in(settings["smoke"], load["sign_in"], password)
         plan_file.touch(mode=0o600)
@@ -240,7 +239,7 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
         for name in sorted({host for members in settings["tiers"].values() for host in members}):
             serves, stores, caches = (name in settings["tiers"][tier] for tier in ("app", "db", "cache"))
             probes[name] = start_probe(
-                variables[name],
+                environment.ssh(name),
                 count,
                 settings["apache_status"] if serves else "",
                 "yes" if serves else "",
@@ -248,7 +247,7 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
                 settings["database"]["name"],
                 f"{settings['addresses'][name]}/{settings['cache_port']}" if caches else "",
             )
-        probes[""] = start_probe(None, count)
+        probes[""] = start_probe([], count)
         code, visitors = run_locust(args.locust, plan_file, directory, users, seconds, ramp)
         measured = {
             name: settled(samples(probe_output(probe), settings["doors"]), ramp) for name, probe in probes.items()
@@ -260,7 +259,7 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
         for process, _output in probes.values():
             process.terminate()
         if made and load.get("after"):
-            manage(first, load["after"])
+            manage(environment, first, load["after"])
     machine = figures(measured.pop(""), False)
     hosts = {name: figures(host_samples, settings["containers"]) for name, host_samples in measured.items()}
     rows, tiers = requests((directory / "locust_stats.csv").read_text(encoding="utf-8").splitlines())
@@ -276,7 +275,9 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
         "visitors": visitor_rows(rows),
         "visitor_head": VISITOR_HEAD,
         "hosts": host_rows(
-            hosts, settings["tiers"], balancer_counts(inventory, (seconds + ramp) / 60, arguments.extra_vars(args))
+            hosts,
+            settings["tiers"],
+            balancer_counts(environment.inventory, (seconds + ramp) / 60, arguments.extra_vars(args)),
         ),
         "host_head": HOST_HEAD,
         "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
@@ -307,9 +308,10 @@ def load(args: argparse.Namespace) -> int:
     )
     if settings is None:
         raise errors.Refused("group_vars do not say what visitors do: make converge says why.")
-    report = run(args.inventory, settings, args)
+    environment = Environment(args.inventory, tuple(args.extra_vars))
+    report = run(environment, settings, args)
     print("\n".join(terminal_lines(report)))
-    path = state_of(args.inventory) / "load.html"
+    path = environment.state / "load.html"
     path.write_text(html(report), encoding="utf-8")
     print(f"  to read    {os.path.relpath(path)}\n")
     return 1 if report["failed"] or not report["asked"] else 0

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from controller import arguments, environment, query
+from controller import arguments, query
+from controller.environment import Environment
+from controller.errors import Unusable
 
 SEARCH_S = 120.0  # seconds a host has to search what it keeps: a month of everybody's lines
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
@@ -66,16 +68,16 @@ def main() -> int:
     args = parser.parse_args()
     try:
         search = search_arguments(args.request, args.host, args.unit, args.since, datetime.datetime.now(datetime.UTC))
-        tier = environment.load(args.inventory, tuple(args.extra_vars))
-    except (ValueError, environment.Unusable) as reason:
+        environment = Environment(args.inventory, tuple(args.extra_vars))
+        # The monitors keep the lines of all; where there is none, each host keeps its own.
+        wanted = {
+            name: search | {"directory": environment.hosts[name].values["log_dir"]}
+            for name in environment.groups.get("monitor") or environment.hosts
+        }
+    except (ValueError, Unusable) as reason:
         print(reason, file=sys.stderr)
         return 2
-    # The monitors keep the lines of all; where there is none, each host keeps its own.
-    wanted = {
-        name: search | {"directory": tier.hosts[name].values["log_dir"]}
-        for name in tier.groups.get("monitor") or tier.hosts
-    }
-    lines, missing = page(query.ask(tier, query.modules("log_search"), "result", wanted, SEARCH_S))
+    lines, missing = page(query.ask(environment, query.modules("log_search"), "result", wanted, SEARCH_S))
     print(*lines, sep="\n", end="\n" if lines else "")
     if not lines:
         missing.append("no such line")

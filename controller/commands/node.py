@@ -19,8 +19,9 @@ import sys
 from collections.abc import Sequence
 
 from controller import arguments
+from controller.environment import Environment
 from controller.errors import Refused, exit_code, near
-from controller.inventory import POOLS, ROOT, Facts, Inventory, facts_of, typed, write
+from controller.inventory import POOLS, ROOT, Facts, Inventory, write
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -61,7 +62,7 @@ def check_address(inventory: Inventory, host: str, address: str, facts: Facts) -
 
 def check_add(inventory: Inventory, pool: str, host: str, address: str, facts: Facts) -> str:
     """The address of a host that may come into a pool. Raises Refused for one that may not."""
-    usage = f"Type it like this: make add-node {typed(facts)} POOL=app NODE=app3" + (
+    usage = f"Type it like this: make add-node {facts['make_args']} POOL=app NODE=app3" + (
         "" if facts["env_containers"] else " ADDRESS=198.51.100.23"
     )
     if not pool or not host:
@@ -80,7 +81,7 @@ def check_add(inventory: Inventory, pool: str, host: str, address: str, facts: F
         if address and address != inventory.address(host):
             raise Refused(
                 f"{host} has the address {inventory.address(host)} already ({inventory.location(host)}): leave ADDRESS= out, "
-                f"or take it out first: make remove-node {typed(facts)} NODE={host}"
+                f"or take it out first: make remove-node {facts['make_args']} NODE={host}"
             )
         return inventory.address(host)
     if not address and not facts["env_containers"]:
@@ -93,7 +94,7 @@ def check_add(inventory: Inventory, pool: str, host: str, address: str, facts: F
 def check_remove(inventory: Inventory, host: str, facts: Facts, pool: str = "") -> str:
     """The pool that a host may leave, as far as the inventory tells; pool where one is named. Raises Refused for one that may not."""
     if not host:
-        raise Refused(f"NODE= is missing. Type it like this: make remove-node {typed(facts)} NODE=app3")
+        raise Refused(f"NODE= is missing. Type it like this: make remove-node {facts['make_args']} NODE=app3")
     if host not in inventory.lines:
         raise Refused(f"There is no {host} in {inventory.name}{near(host, inventory.lines)}")
     pools = inventory.pools(host)
@@ -109,9 +110,9 @@ def check_remove(inventory: Inventory, host: str, facts: Facts, pool: str = "") 
         raise Refused(
             f"{host} is one of the {len(votes)} that agree on which database is primary ({inventory.name}, quorum): it stays."
             + (
-                f" One of its jobs can go: make remove-node {typed(facts)} NODE={host} POOL={pools[-1]}"
+                f" One of its jobs can go: make remove-node {facts['make_args']} NODE={host} POOL={pools[-1]}"
                 if len(pools) > 1
-                else f" Others of its pool can go: make remove-node {typed(facts)} NODE={others[-1]}"
+                else f" Others of its pool can go: make remove-node {facts['make_args']} NODE={others[-1]}"
                 if others
                 else ""
             )
@@ -120,12 +121,12 @@ def check_remove(inventory: Inventory, host: str, facts: Facts, pool: str = "") 
         raise Refused(f"{host} is in none of the pools that hosts leave ({', '.join(POOLS)}).")
     if len(pools) > 1:
         raise Refused(
-            f"{host} is in several pools ({', '.join(pools)}). Say which one it leaves: make remove-node {typed(facts)} "
+            f"{host} is in several pools ({', '.join(pools)}). Say which one it leaves: make remove-node {facts['make_args']} "
             f"NODE={host} POOL={pools[-1]}"
         )
     if inventory.groups[pools[0]] == [host]:
         raise Refused(
-            f"{host} is the last of '{pools[0]}'. Put another in first: make add-node {typed(facts)} POOL={pools[0]} NODE=…"
+            f"{host} is the last of '{pools[0]}'. Put another in first: make add-node {facts['make_args']} POOL={pools[0]} NODE=…"
         )
     return pools[0]
 
@@ -186,7 +187,7 @@ def run(argv: Sequence[str]) -> int:
     args.inventory = args.inventory.resolve()
     inventory = Inventory(args.inventory.read_text(), os.path.relpath(args.inventory, ROOT))
     more = [*(["--check", "--diff"] if args.check else []), *arguments.extra_vars(args)]
-    return {"add": add, "remove": remove}[args.verb](args, facts_of(args.inventory), inventory, more)
+    return {"add": add, "remove": remove}[args.verb](args, Environment(args.inventory).declared, inventory, more)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 from controller import ansible, arguments
-from controller.inventory import ROOT, state_of, vault_of
+from controller.environment import ROOT, Environment
 from controller.parity.comparison import compare
 from controller.parity.masks import strings
 from controller.parity.model import Difference, Side
@@ -35,31 +35,33 @@ SITE = ROOT / "playbooks/site.yml"
 DECLARED = ROOT / "group_vars/all/parity.yml"
 
 
-def vault(inventory: pathlib.Path, password_file: str | os.PathLike[str]) -> dict[str, str]:
+def vault(environment: Environment) -> dict[str, str]:
     """{name: text} of every secret of an environment; empty where it has no vault. Raises OSError and AnsibleError where it does not open."""
-    path = vault_of(inventory)
-    if not path.exists():
+    if not environment.vault.exists():
         return {}
-    lock = VaultLib([("default", VaultSecret(pathlib.Path(password_file).read_bytes().strip()))])
+    password = environment.password_file or environment.own_password_file
+    lock = VaultLib([("default", VaultSecret(password.read_bytes().strip()))])
     secrets = {}
-    for name, text in strings(yaml.safe_load(lock.decrypt(path.read_text()))):
+    for name, text in strings(yaml.safe_load(lock.decrypt(environment.vault.read_text()))):
         secrets[name if name not in secrets else f"{name}'"] = text
     return secrets
 
 
-def collect(inventory: pathlib.Path, password_file: str | os.PathLike[str]) -> Side:
+def collect(environment: Environment) -> Side:
     """A Side, asked now."""
+    inventory, password = str(environment.inventory), environment.password_variable
     with concurrent.futures.ThreadPoolExecutor() as at_once:
-        hosts = at_once.submit(ansible.ask, str(inventory), PLAYBOOK, ANSIBLE_VAULT_PASSWORD_FILE=str(password_file))
-        variables = ansible.hosts(str(inventory), "all", ANSIBLE_VAULT_PASSWORD_FILE=str(password_file))
-        return Side(inventory.stem, hosts.result(), vault(inventory, password_file), variables)
+        hosts = at_once.submit(ansible.ask, inventory, PLAYBOOK, **password)
+        # As they are written: what both sides write alike is no difference, whatever it comes to.
+        variables = ansible.unrendered(inventory, **password)
+        return Side(environment.name, hosts.result(), vault(environment), variables)
 
 
-def predicted_changes(inventory: pathlib.Path, options: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def predicted_changes(environment: Environment, options: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Differences with the declaration: what site.yml would change. Exits where it does not get to its end."""
-    with waiting("A dry run of the declaration", state_of(inventory), "foretold"):
+    with waiting("A dry run of the declaration", environment.state, "foretold"):
         done = subprocess.run(
-            ["ansible-playbook", "-i", str(inventory), "--check", "--diff", *options, str(SITE)],
+            ["ansible-playbook", "-i", str(environment.inventory), "--check", "--diff", *options, str(SITE)],
             capture_output=True,
             text=True,
             check=False,
@@ -128,21 +130,16 @@ def main() -> int:
     args = parser.parse_args()
     rules = yaml.safe_load(DECLARED.read_text())
     declared, derived = rules["parity_declared"], rules["parity_derived"]
-    inventories = [args.inventory, *([args.other] if args.verb == "parity" else [])]
-    own = os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE", state_of(inventories[0]) / "vault-password")
-    # The other environment has a vault of its own.
-    passwords = [
-        own,
-        *(path if (path := state_of(inventory) / "vault-password").exists() else own for inventory in inventories[1:]),
-    ]
+    environment = Environment(args.inventory)
+    environments = [environment, *([Environment(args.other, other=True)] if args.verb == "parity" else [])]
     try:
         with concurrent.futures.ThreadPoolExecutor() as threads:
             expected = (
-                threads.submit(predicted_changes, args.inventory, arguments.extra_vars(args))
+                threads.submit(predicted_changes, environment, arguments.extra_vars(args))
                 if args.verb == "drift"
                 else None
             )
-            sides = list(threads.map(collect, inventories, passwords))
+            sides = list(threads.map(collect, environments))
             changes, wrong = expected.result() if expected else ({}, [])
     except (OSError, AnsibleError) as error:
         print(f"Nothing was compared. {error}", file=sys.stderr)
@@ -160,7 +157,7 @@ def main() -> int:
         title = " with ".join(side.name for side in sides)
     else:
         title = f"{sides[0].name} with its declaration"
-    return publish(title, args.verb, sides, differences, state_of(args.inventory) / f"{args.verb}.html")
+    return publish(title, args.verb, sides, differences, environment.state / f"{args.verb}.html")
 
 
 if __name__ == "__main__":

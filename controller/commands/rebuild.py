@@ -11,6 +11,7 @@ where it refuses, and nothing is touched then; with 1 where it fails or what cam
 import argparse
 import concurrent.futures
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -26,11 +27,11 @@ from typing import Any
 import yaml
 
 from controller import ansible, arguments, lock
+from controller.environment import RELEASES, ROOT, Environment
 from controller.errors import Refused, exit_code
-from controller.inventory import ROOT, Inventory, facts_of, state_of, typed, vault_of
+from controller.inventory import Inventory
 
 PLAYBOOK = ROOT / "playbooks/queries/rebuild.yml"
-RELEASES = ROOT / ".state/releases"
 NEVER = "production"  # what visitors wrote there is nowhere else: no verb destroys it
 PARTS = (".tar.gz", ".static.tar.gz", ".json")  # of a release
 
@@ -39,51 +40,55 @@ class Failed(Exception):
     """Which step failed."""
 
 
-class Environment:
-    """An environment, as its inventory and group_vars describe it."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self.path = pathlib.Path(path).resolve()
-        self.name, self.state = self.path.stem, state_of(self.path)
-        self.note = self.state / "rebuild.json"  # the hosts of a rebuild that has not ended
-        self.vault = vault_of(self.path)
-        facts = facts_of(self.path)
-        self.containers, self.typed = facts["env_containers"], typed(facts)
-        inventory = Inventory(self.path.read_text())
-        self.hosts, self.groups = list(inventory.lines), inventory.groups
+class Subject(Environment):
+    """An environment that is rebuilt, or whose data are taken."""
 
     @property
-    def variables(self) -> dict[str, str]:
-        """What this environment's own verbs find in theirs. Each has a vault of its own."""
-        password = self.state / "vault-password"
-        return {"ENV": self.name, **({"ANSIBLE_VAULT_PASSWORD_FILE": str(password)} if password.exists() else {})}
+    def note(self) -> pathlib.Path:
+        """The file with the hosts of a rebuild that has not ended."""
+        return self.state / "rebuild.json"
 
-    def ask(self, tag: str) -> dict[str, dict[str, Any]]:
-        """What hosts answer to the first task of rebuild.yml with a tag, as {host: result}."""
-        return ansible.results(str(self.path), PLAYBOOK, ["--tags", tag], **self.variables)[0]
+    @property
+    def containers(self) -> bool:
+        """Whether the hosts are containers of this machine."""
+        return bool(self.declared["env_containers"])
+
+    @functools.cached_property
+    def listed(self) -> Inventory:
+        """The inventory, which needs no vault to be read."""
+        return Inventory(self.inventory.read_text())
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """{group: names of hosts}."""
+        return self.listed.groups
 
     @property
     def backup(self) -> str:
         """Name of the backup host."""
         return self.groups["backup"][0]
 
+    def ask(self, tag: str) -> dict[str, dict[str, Any]]:
+        """What hosts answer to the first task of rebuild.yml with a tag, as {host: result}."""
+        variables = {"ENV": self.name, **self.password_variable}
+        return ansible.results(str(self.inventory), PLAYBOOK, ["--tags", tag], **variables)[0]
+
     @property
     def tier_backup(self) -> str:
         """The command that reaches the program of the backup host, as a word of a shell."""
-        variables = ansible.hosts(str(self.path), "backup", **self.variables)[self.backup]
-        return shlex.join([*ansible.ssh(variables), "sudo", "/usr/local/sbin/tier-backup"])
+        return shlex.join([*self.ssh(self.backup), "sudo", "/usr/local/sbin/tier-backup"])
 
 
 # ---------------------------------------------------------------- what is refused
 
 
-def check_environments(env: Environment, other: Environment | None) -> None:
+def check_environments(env: Subject, other: Subject | None) -> None:
     """Raise Refused for what is never rebuilt, or not from there."""
     if env.name == NEVER and not env.containers:
         raise Refused(
-            f"{NEVER} is never destroyed. Where all but its backup host is gone, onto bare hosts: make converge {env.typed} "
+            f"{NEVER} is never destroyed. Where all but its backup host is gone, onto bare hosts: make converge {env.make_args} "
             """VARS='{"backup_bootstrap": ["--type=default"]}'; try it first: """
-            f"make rebuild {env.typed} REHEARSE=1"
+            f"make rebuild {env.make_args} REHEARSE=1"
         )
     if other is not None and env.name == NEVER:
         raise Refused(f"{NEVER} gets its data from nobody but itself: leave FROM out.")
@@ -91,7 +96,7 @@ def check_environments(env: Environment, other: Environment | None) -> None:
         raise Refused(f"FROM={other.name} is what would be destroyed. From its own backups: leave FROM out.")
 
 
-def check_vault(env: Environment) -> None:
+def check_vault(env: Subject) -> None:
     """Raise Refused where nothing that is in the backups can be read."""
     if not env.vault.exists():
         raise Refused(
@@ -115,7 +120,7 @@ def check_rules(rules: Sequence[Any]) -> None:
             )
 
 
-def check_bare(env: Environment, begun: Iterable[str], taken: Iterable[str]) -> None:
+def check_bare(env: Subject, begun: Iterable[str], taken: Iterable[str]) -> None:
     """Raise Refused for real hosts that are not bare, but for those that a rebuild which was cut off has begun.
 
     begun: hosts it was for; taken: hosts that let the operator in.
@@ -129,7 +134,7 @@ def check_bare(env: Environment, begun: Iterable[str], taken: Iterable[str]) -> 
 
 
 def release_of(
-    other: Environment, answers: Mapping[str, Mapping[str, Any]], releases: pathlib.Path = RELEASES, site: str = "site"
+    other: Subject, answers: Mapping[str, Mapping[str, Any]], releases: pathlib.Path = RELEASES, site: str = "site"
 ) -> str:
     """The release that another environment serves, once all of it is known to be here.
 
@@ -138,27 +143,27 @@ def release_of(
     silent = [host for host in other.groups["app"] if answers.get(host, {}).get("rc") != 0]
     if silent:
         raise Refused(
-            f"{', '.join(silent)} of {other.name} did not tell which release it serves: make status {other.typed}"
+            f"{', '.join(silent)} of {other.name} did not tell which release it serves: make status {other.make_args}"
         )
     releases_served = {tuple(answers[host]["stdout"].split()[:2]) for host in other.groups["app"]}
     if len(releases_served) > 1:
-        raise Refused(f"The app hosts of {other.name} serve different releases: make deploy {other.typed}")
+        raise Refused(f"The app hosts of {other.name} serve different releases: make deploy {other.make_args}")
     [(version, manifest)] = releases_served
     files = [releases / f"{site}-{version}{part}" for part in PARTS]
     if not all(path.exists() for path in files):
         raise Refused(
-            f"Release {version} of {other.name} is not in .state/releases of this machine. Copy {site}-{version}.* there from the machine that "
-            f"deployed it, or deploy from here: make deploy {other.typed}"
+            f"Release {version} of {other.name} is not in {os.path.relpath(RELEASES, ROOT)} of this machine. Copy {site}-{version}.* there from the machine that "
+            f"deployed it, or deploy from here: make deploy {other.make_args}"
         )
     if hashlib.sha256(files[-1].read_bytes()).hexdigest() != manifest:
         raise Refused(
-            f"Release {version} in .state/releases is not the one that {other.name} serves: their manifests differ. Copy {site}-{version}.* "
-            f"from the machine that deployed it, or deploy from here: make deploy {other.typed}"
+            f"Release {version} in {os.path.relpath(RELEASES, ROOT)} is not the one that {other.name} serves: their manifests differ. Copy {site}-{version}.* "
+            f"from the machine that deployed it, or deploy from here: make deploy {other.make_args}"
         )
     return str(version)
 
 
-def plan_of(env: Environment, answer: Mapping[str, Any]) -> dict[str, Any]:
+def plan_of(env: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
     """What the backup host can bring back. Raises Refused where it cannot."""
     if answer.get("unreachable") or "rc" not in answer:
         why = "does not answer over SSH" + (f": docker start {env.name}-{env.backup}" if env.containers else "")
@@ -183,8 +188,8 @@ def minutes(seconds: float) -> str:
 
 
 def announcement(
-    env: Environment,
-    other: Environment | None,
+    env: Subject,
+    other: Subject | None,
     goes: Sequence[str],
     plan: Mapping[str, Any],
     bounds: tuple[int, int],
@@ -210,7 +215,7 @@ def announcement(
         f"uploads from that of {moment(plan.get('uploads'))}.",
         f"The last WAL came at {moment(plan.get('archived'))}. Lost is what was written since: at most {bounds[0]} s, and the moment it takes to send it; "
         f"and uploads of the last {bounds[1]} min."
-        + (f" What answers still: make backup {env.typed} brings it along." if goes else ""),
+        + (f" What answers still: make backup {env.make_args} brings it along." if goes else ""),
         f"Beware: the archive lacks {plan['gap']}, and nothing after it comes back." if plan["gap"] else "",
     ]
 
@@ -232,7 +237,7 @@ def last_change(answer: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- what is done
 
 
-def standing(env: Environment, kept: Sequence[str]) -> list[str]:
+def standing(env: Subject, kept: Sequence[str]) -> list[str]:
     """Names of the containers of an environment, but for those of kept hosts. Raises Refused where one of those is gone."""
     command = ["docker", "ps", "--all", "--filter", f"label=realworld={env.name}", "--format", "{{.Names}}"]
     done = subprocess.run(
@@ -241,21 +246,19 @@ def standing(env: Environment, kept: Sequence[str]) -> list[str]:
     names, own = sorted(done.stdout.split()), [f"{env.name}-{host}" for host in kept]
     if not set(own) <= set(names):
         raise Refused(
-            f"{kept[0]} of {env.name} is gone, and with it the only backups: there is nothing to bring back. make converge {env.typed} begins anew."
+            f"{kept[0]} of {env.name} is gone, and with it the only backups: there is nothing to bring back. make converge {env.make_args} begins anew."
         )
     return [name for name in names if name not in own]
 
 
-def converged(env: Environment, hosts: Sequence[str]) -> list[str]:
+def converged(env: Subject, hosts: Sequence[str]) -> list[str]:
     """Those hosts that let the operator in: they are not bare."""
-    variables = ansible.hosts(str(env.path), "all")
 
-    def lets_in(host: str) -> bool:
-        command = [*ansible.ssh(variables[host]), "true"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    def lets_in(login: Sequence[str]) -> bool:
+        return subprocess.run([*login, "true"], capture_output=True, check=False).returncode == 0
 
     with concurrent.futures.ThreadPoolExecutor(16) as threads:
-        return [host for host, reached in zip(hosts, threads.map(lets_in, hosts)) if reached]
+        return [host for host, reached in zip(hosts, threads.map(lets_in, list(map(env.ssh, hosts)))) if reached]
 
 
 def step(title: str, *command: str, quiet: bool = False, fails: bool = True) -> int:
@@ -271,7 +274,7 @@ def step(title: str, *command: str, quiet: bool = False, fails: bool = True) -> 
     return done.returncode
 
 
-def take_over(other: Environment, rules: Sequence[Mapping[str, str]]) -> tuple[dict[str, Any], list[str]]:
+def take_over(other: Subject, rules: Sequence[Mapping[str, str]]) -> tuple[dict[str, Any], list[str]]:
     """What the other environment hands over: (variables for the converge, lines about it). Raises Failed."""
     print(
         f"\nrebuild: the newest backup of {other.name} is restored on its {other.backup} and scrubbed there", flush=True
@@ -291,8 +294,8 @@ def take_over(other: Environment, rules: Sequence[Mapping[str, str]]) -> tuple[d
 
 
 def restore(
-    env: Environment,
-    other: Environment | None,
+    env: Subject,
+    other: Subject | None,
     plan: Mapping[str, Any],
     version: str,
     rules: Sequence[Mapping[str, str]],
@@ -306,11 +309,11 @@ def restore(
     else:
         chosen, lines = {"backup_bootstrap": [f"--set={plan['label']}", "--type=default"]}, []
     kept = [] if other is not None else [env.backup]
-    play = ["ansible-playbook", "-i", str(env.path)]
-    env.note.write_text(json.dumps(env.hosts) + "\n", encoding="utf-8")
+    play = ["ansible-playbook", "-i", str(env.inventory)]
+    env.note.write_text(json.dumps(list(env.listed.lines)) + "\n", encoding="utf-8")
     if env.containers:
         step("destroy", *play, "containers/destroy.yml", "-e", json.dumps({"platform_kept": kept}), quiet=True)
-    step("boot", "make", "--no-print-directory", "up", *env.typed.split())
+    step("boot", "make", "--no-print-directory", "up", *env.make_args.split())
     step("converge", *play, *options, "-e", json.dumps(chosen), "playbooks/site.yml")
     env.note.unlink()
     if other is None:
@@ -322,7 +325,7 @@ def restore(
     return lines
 
 
-def rebuild(env: Environment, other: Environment | None, args: argparse.Namespace) -> int:
+def rebuild(env: Subject, other: Subject | None, args: argparse.Namespace) -> int:
     """Ask, and do it; the exit code. Raises Refused and Failed."""
     site = yaml.safe_load((ROOT / "group_vars/all/site.yml").read_text())
     backup = yaml.safe_load((ROOT / "group_vars/all/backup.yml").read_text())
@@ -339,7 +342,7 @@ def rebuild(env: Environment, other: Environment | None, args: argparse.Namespac
     goes = standing(env, kept) if env.containers else []
     if not env.containers:
         begun = json.loads(env.note.read_text(encoding="utf-8")) if env.note.exists() else []
-        check_bare(env, begun, converged(env, [host for host in env.hosts if host not in kept]))
+        check_bare(env, begun, converged(env, [host for host in env.listed.lines if host not in kept]))
     if other is None:
         plan = plan_of(env, env.ask("plan")[env.backup])
     bounds = backup["backup_archive_timeout_s"], backup["backup_media_every_min"]
@@ -356,16 +359,16 @@ def rebuild(env: Environment, other: Environment | None, args: argparse.Namespac
         if answer.strip() != "yes":
             raise Refused("There was no yes. Without a question: the same with YES=1")
     # Those of hosts that go end with them; nobody can hold one of a host without an operator.
-    _held, busy = lock.take(str(env.path), "make rebuild")
+    _held, busy = lock.take(env, "make rebuild")
     if busy:
         raise Refused(busy)
     begun = time.monotonic()
     lines = restore(env, other, plan, version, rules, arguments.extra_vars(args))
     took = time.monotonic() - begun
-    python, own = (sys.executable, "-m"), ("--inventory", str(env.path))
+    python, own = (sys.executable, "-m"), ("--inventory", str(env.inventory))
     wrong = step("smoke", *python, "controller.commands.smoke", *own, fails=False)
     if other is not None:
-        command = [*python, "controller.commands.parity", "parity", *own, "--other", str(other.path)]
+        command = [*python, "controller.commands.parity", "parity", *own, "--other", str(other.inventory)]
         wrong = step("parity", *command, fails=False) or wrong
     verdict = f"is back{', and not as it should be: see above' if wrong else ''}"
     print(f"\n  {env.name} {verdict}, at {datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M:%S UTC')}\n")
@@ -377,15 +380,16 @@ def rebuild(env: Environment, other: Environment | None, args: argparse.Namespac
 def main() -> int:
     """Rebuild, or print why not."""
     parser = arguments.parser_of(__doc__)
-    parser.add_argument("--from", dest="other", help="inventory of the environment whose data are taken")
+    parser.add_argument(
+        "--from", dest="other", type=pathlib.Path, help="inventory of the environment whose data are taken"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--check", action="store_true", help="print what would be destroyed, and nothing else")
     arguments.add_extra_vars(parser)
     args = parser.parse_args()
+    other = Subject(args.other.resolve(), other=True) if args.other else None
     try:
-        return exit_code(
-            lambda: rebuild(Environment(args.inventory), Environment(args.other) if args.other else None, args)
-        )
+        return exit_code(lambda: rebuild(Subject(args.inventory.resolve()), other, args))
     except Failed as reason:
         print(f"\n{reason}\nMend that and type the same again: it begins anew.", file=sys.stderr)
         return 1

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import yaml
 
 from controller import arguments
+from controller.environment import ROOT, Environment
 from controller.errors import Refused, exit_code
-from controller.inventory import ROOT, Inventory, sections, write
+from controller.inventory import Inventory, sections, write
 from plugins.modules import preflight
 
 ADDRESSES = ("ansible_host", "private_address")
@@ -139,16 +140,16 @@ def build(source: pathlib.Path, state: pathlib.Path, root: pathlib.Path = ROOT) 
     own = yaml.safe_load((root / f"group_vars/{env}/main.yml").read_text())
     if own["env_containers"]:
         raise Refused(f"The hosts of {env} are containers already: there is nothing to rehearse. Leave REHEARSE=1 out.")
-    tree, network, notes = state / "inventory", network_of(env), []
+    rehearsal, network, notes = Environment(state / "inventory" / source.name), network_of(env), []
+    inventory, variables_of_env = rehearsal.inventory, rehearsal.vault.parent
     names = [*own["site_hosts"], *(name for name in ("{{ lb_vip }}", "localhost") if name not in own["site_hosts"])]
     laid_over = string.Template((root / "playbooks/vars/rehearsal.yml").read_text()).substitute(
         env=env, network=network, site_hosts=json.dumps(names)
     )
     check_variables(root, env, yaml.safe_load(laid_over))
-    variables_of_env = tree / "group_vars" / env
     variables_of_env.mkdir(parents=True, exist_ok=True)
 
-    inventory, source_copy = tree / f"{env}.yml", state / "rehearsed.yml"
+    source_copy = state / "rehearsed.yml"
     if not inventory.exists() or not source_copy.exists() or source_copy.read_text() != text:
         before = known_addresses(inventory)
         new = moved(text, os.path.relpath(source, root), network, before)
@@ -161,12 +162,11 @@ def build(source: pathlib.Path, state: pathlib.Path, root: pathlib.Path = ROOT) 
 
     for path in (root / "group_vars").iterdir():
         if not (root / "inventories" / f"{path.name}.yml").exists() and not (root / "inventories" / path.name).exists():
-            link(tree / "group_vars" / path.name, path)
+            link(variables_of_env.with_name(path.name), path)
     for path in (root / f"group_vars/{env}").glob("*.yml"):
-        if path.name != "vault.yml":
+        if path.name != rehearsal.vault.name:
             link(variables_of_env / path.name, path)
-    # The last of the directory: later files win.
-    write(variables_of_env / "zz_rehearsal.yml", laid_over)
+    write(rehearsal.rehearsal_variables, laid_over)
     return notes
 
 

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from controller import arguments, environment, query
+from controller import arguments, query
+from controller.environment import Environment
+from controller.errors import Unusable
 from controller.report import Row, table
 
 
@@ -63,13 +65,13 @@ def main() -> int:
     """Print the page."""
     args = arguments.parser_of(__doc__).parse_args()
     try:
-        tier = environment.load(args.inventory)
-    except environment.Unusable as reason:
+        environment = Environment(args.inventory)
+        facts = {name: environment.hosts[name].values["status_facts"] for name in environment.groups["app"]}
+    except Unusable as reason:
         print(reason, file=sys.stderr)
         return 2
-    facts = {name: tier.hosts[name].values["status_facts"] for name in tier.groups["app"]}
     wanted = {name: {"root": values["site_root"], "log": values["release_log"]} for name, values in facts.items()}
-    text, same = page(query.ask(tier, query.modules("release_log"), "read", wanted))
+    text, same = page(query.ask(environment, query.modules("release_log"), "read", wanted))
     print(text)
     return 0 if same else 1
 

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from controller import arguments, environment, query
+from controller import arguments, query
+from controller.environment import Environment
+from controller.errors import Unusable
 from controller.health import ORDER, between, outdated
 from controller.report import Row, table
 
@@ -62,18 +64,18 @@ def page(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
     return "\n".join(body), wrong
 
 
-def ask(tier: environment.Environment) -> dict[str, dict[str, Any]]:
+def ask(environment: Environment) -> dict[str, dict[str, Any]]:
     """What every host of an environment returns, as {name: what host_status returns, or why it did not answer}."""
     wanted = {
         name: {
             "name": name,
-            "groups": tier.groups,
+            "groups": environment.groups,
             "addresses": host.values["status_addresses"],
             "facts": host.values["status_facts"],
         }
-        for name, host in tier.hosts.items()
+        for name, host in environment.hosts.items()
     }
-    return query.ask(tier, query.modules("perlbal", "host_probe", "host_health"), "check", wanted)
+    return query.ask(environment, query.modules("perlbal", "host_probe", "host_health"), "check", wanted)
 
 
 def main() -> int:
@@ -82,11 +84,11 @@ def main() -> int:
     arguments.add_extra_vars(parser)
     args = parser.parse_args()
     try:
-        tier = environment.load(args.inventory, tuple(args.extra_vars))
-    except environment.Unusable as reason:
+        answers = ask(Environment(args.inventory, tuple(args.extra_vars)))
+    except Unusable as reason:
         print(reason, file=sys.stderr)
         return 2
-    text, wrong = page(ask(tier))
+    text, wrong = page(answers)
     print(text)
     return 1 if wrong else 0
 

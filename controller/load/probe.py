@@ -5,9 +5,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
-
-from controller import ansible
+from typing import IO
 
 Sample = dict[str, float]  # {name: figure} of a host at a moment
 Probe = tuple[subprocess.Popen[bytes], IO[str]]  # the process, and the file that it writes
@@ -56,8 +54,11 @@ done
 """
 
 
-def start_probe(variables: Mapping[str, Any] | None, count: int, *of_tier: object) -> Probe:
-    """(a process that looks at a host, or at this machine where variables are None; the file it writes to). It ends by itself, sooner or later."""
+def start_probe(login: Sequence[str], count: int, *of_tier: object) -> Probe:
+    """(a process that looks at a host, or at this machine; the file it writes to). It ends by itself, sooner or later.
+
+    login: words that log in to the host; none for this machine.
+    """
     arguments = [
         "sh",
         "-c",
@@ -68,7 +69,7 @@ def start_probe(variables: Mapping[str, Any] | None, count: int, *of_tier: objec
         *map(str, of_tier),
         *[""] * (5 - len(of_tier)),
     ]
-    command = arguments if variables is None else [*ansible.ssh(variables), shlex.join(["sudo", *arguments])]
+    command = [*login, shlex.join(["sudo", *arguments])] if login else arguments
     output = tempfile.TemporaryFile("w+")
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.DEVNULL), output
 

@@ -22,12 +22,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from measurement import ROOT, STATE, YARDSTICK_S, Table, make, run, yardstick
+from measurement import PRODUCTION, YARDSTICK_S, Table, make, run, yardstick
 
-INVENTORY = STATE / "inventory/production.yml"
-RELEASES = ROOT / ".state/releases"
-SOURCE = ROOT / ".state/bench-source"  # the demo, changed a little for each release that is built
-LADDER = {"ENV": "ladder", "REHEARSE": "", "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / ".state/ladder/vault-password")}
+from controller.environment import RELEASES, ROOT, STATE, Environment
+
+INVENTORY = PRODUCTION.inventory
+SOURCE = STATE / "bench-source"  # the demo, changed a little for each release that is built
+LADDER = Environment.named("ladder")
+ON_LADDER = {**LADDER.own_variables, "REHEARSE": ""}
 LADDER_URL = ("172.30.30.100", 443)
 RUNS = 5  # of what is quick and leaves the tier as it was
 VISITORS = 8  # at once, on a rung; each asks for one page after another
@@ -112,10 +114,9 @@ def stand() -> None:
 
 def build(table: Table) -> None:
     """From nothing to a page: the tools, the hosts, the packages alone, the tier."""
-    venv = table.seconds(
-        "virtualenv from the lock", lambda: run("controller/venv.sh", str(ROOT / ".state/bench-venv"))[0]
-    )
-    run("rm", "-rf", str(ROOT / ".state/bench-venv"))
+    directory = str(STATE / "bench-venv")
+    venv = table.seconds("virtualenv from the lock", lambda: run("controller/venv.sh", directory)[0])
+    run("rm", "-rf", directory)
     # No engine may be left to ask: then there is no image either.
     there = subprocess.run(
         ["docker", "image", "ls", "-q", "realworld/node"], capture_output=True, check=False
@@ -179,7 +180,7 @@ def request_id() -> str:
         "--silent",
         "--show-error",
         "--cacert",
-        str(STATE / "ca.crt"),
+        str(PRODUCTION.certificate_authority),
         "--output",
         "/dev/null",
         "--dump-header",
@@ -282,7 +283,7 @@ def nodes(table: Table) -> None:
 
 def asked(until: float) -> int:
     """How many pages one visitor is given until a moment (monotonic seconds). Exits where one is no page."""
-    trust = ssl.create_default_context(cafile=str(ROOT / ".state/ladder/ca.crt"))
+    trust = ssl.create_default_context(cafile=str(LADDER.certificate_authority))
     connection = http.client.HTTPSConnection(*LADDER_URL, context=trust, timeout=60)
     pages = 0
     while time.monotonic() < until:
@@ -322,7 +323,7 @@ def ladder(table: Table) -> None:
     rungs = sorted(path.stem for path in (ROOT / "inventories/ladder").glob("*.yml"))
     first = 0.0
     for rung in rungs:
-        seconds = make("climb" if first else "converge", f"RUNG={rung}", **LADDER)[0]
+        seconds = make("climb" if first else "converge", f"RUNG={rung}", **ON_LADDER)[0]
         rate, bound, busiest = serves()
         first = first or bound
         table.row(
@@ -330,7 +331,7 @@ def ladder(table: Table) -> None:
             f"{seconds:.1f} s",
             f"{rate:.0f} pages/s here; {bound:.0f} with a core for each host, {bound / first:.2f} x the first rung ({busiest} is busiest)",
         )
-    make("down", **LADDER)
+    make("down", **ON_LADDER)
 
 
 PARTS = {part.__name__: part for part in (build, verbs, idle, nodes, ladder)}
@@ -343,16 +344,16 @@ def main() -> int:
         print(f"No part '{unknown[0]}'. There are: {', '.join(PARTS)}. make bench PART=verbs", file=sys.stderr)
         return 2
     wanted = sys.argv[1:] or list(PARTS)
-    for label, typed in (("production", "ENV=production REHEARSE=1"), ("ladder", "ENV=ladder")):
+    for environment in (PRODUCTION, LADDER):
         there = subprocess.run(
-            ["docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={label}"],
+            ["docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={environment.name}"],
             capture_output=True,
             text=True,
             check=False,
         )
         if there.stdout.strip():
             print(
-                f"Nothing was touched. {typed} stands, and this measures one of its own: make down {typed}",
+                f"Nothing was touched. {environment.make_args} stands, and this measures one of its own: make down {environment.make_args}",
                 file=sys.stderr,
             )
             return 2

@@ -16,16 +16,18 @@ from drills import COLUMNS, DRILLS, cells, excess, line, measure
 from target import Target
 from visitors import Load
 
+from controller.environment import Environment
+
 
 def main() -> int:
     """Run the drills named on the command line, or all; 1 where a limit was exceeded."""
     if os.geteuid():
-        keep = "--preserve-env=INVENTORY,ANSIBLE_VAULT_PASSWORD_FILE,SEED,PATH"
+        keep = "--preserve-env=INVENTORY,ANSIBLE_VAULT_PASSWORD_FILE,SEED,PATH,PYTHONPATH"
         os.execvp("sudo", ["sudo", keep, sys.executable, *sys.argv])
     parser = argparse.ArgumentParser(description="Break something in a standing tier under load, and repair it.")
     parser.add_argument("drills", nargs="*", metavar="DRILL", help="all of them where none is named")
     names = parser.parse_args().drills or list(DRILLS)
-    target = Target(os.environ.get("INVENTORY", "inventories/local.yml"))
+    target = Target(os.environ.get("INVENTORY") or Environment.named("local").inventory)
     for name in names:
         if name not in DRILLS:
             sys.exit(f"No drill {name}. There are: {', '.join(DRILLS)}.")

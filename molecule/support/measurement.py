@@ -1,7 +1,6 @@
 """Measurements of this machine: commands, their seconds, and what those are as multiples of a yardstick."""
 
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
@@ -10,11 +9,10 @@ from collections.abc import Callable
 
 import ansible.executor.task_executor
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-STATE = ROOT / ".state/production-rehearsal"
-ENV = dict(
-    os.environ, ENV="production", REHEARSE="1", ANSIBLE_VAULT_PASSWORD_FILE=str(STATE / "vault-password"), MAKEFLAGS=""
-)
+from controller.environment import ROOT, Environment
+
+PRODUCTION = Environment.named("production", rehearsed=True)
+ENV = os.environ | PRODUCTION.own_variables | {"REHEARSE": "1", "MAKEFLAGS": ""}
 YARDSTICK = (
     f"source = open({ansible.executor.task_executor.__file__!r}).read()\n"
     "for _ in range(25): compile(source, 'yardstick', 'exec')"

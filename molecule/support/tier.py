@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 import re
@@ -17,18 +16,12 @@ import pytest
 import testinfra.backend.base
 import testinfra.host
 
+from controller.environment import ROOT as ROOT
+from controller.environment import Environment
+
 T = TypeVar("T")
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")  # not Molecule's own; before Ansible is imported
-
-
-@functools.cache
-def load_plugins() -> None:
-    """Let Ansible find filters and lookups; once in a process."""
-    from ansible.plugins.loader import init_plugin_loader
-
-    init_plugin_loader()
 
 
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
@@ -144,12 +137,9 @@ class Tier:
         self.inventory = str(inventory)
         # Variables that a scenario lays over the environment's own, as options of Ansible's.
         self.options = ["-e", os.environ["TIER_VARS"]] if os.environ.get("TIER_VARS") else []
-        self.name = pathlib.Path(self.inventory).stem
-        # A rehearsal's inventory lies in its state directory (controller/commands/rehearse.py).
-        directory = pathlib.Path(self.inventory).resolve().parents[1]
-        rehearsed = directory.parent.name == ".state"
-        self.state = directory if rehearsed else ROOT / ".state" / self.name
-        self.words = [f"ENV={self.name}", *(["REHEARSE=1"] if rehearsed else [])]  # what a verb of the Makefile is told
+        self.environment = Environment(pathlib.Path(inventory), tuple(self.options[1:]), other=True)
+        self.name, self.state = self.environment.name, self.environment.state
+        self.words = self.environment.make_args.split()
         # Molecule's own colours would be in what is read
         self.env = dict(os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
 
@@ -195,37 +185,14 @@ class Tier:
         assert not missed, said.read_text()[-3000:]
 
     @functools.cached_property
-    def variables(self) -> tuple[Any, Any, Any]:
-        """Ansible's view of the inventory: (loader, hosts, variables). In this process: a command takes a second."""
-        from ansible import constants, context
-        from ansible.cli import CLI
-        from ansible.inventory.manager import InventoryManager
-        from ansible.parsing.dataloader import DataLoader
-        from ansible.vars.hostvars import HostVars
-        from ansible.vars.manager import VariableManager
-
-        if not pathlib.Path(self.inventory).exists():
+    def loader(self) -> Any:
+        """Ansible's loader of files, which opens the vault. Ends the tests where the environment does not stand."""
+        if not self.environment.inventory.exists():
             pytest.exit(
-                f"Tests ask an environment that stands, and {self.inventory} is not there. Build it: make converge {' '.join(self.words)}",
+                f"Tests ask an environment that stands, and {self.inventory} is not there. Build it: make converge {self.environment.make_args}",
                 2,
             )
-        load_plugins()
-        loader = DataLoader()
-        # The group_vars beside an inventory are meant, not those of the directory this runs in
-        loader.set_basedir(str(ROOT / "playbooks"))
-        # No password is needed before anything is built: groups and names are no secrets. Ansible insists otherwise.
-        if not os.path.isfile(constants.DEFAULT_VAULT_PASSWORD_FILE or ""):
-            constants.DEFAULT_VAULT_PASSWORD_FILE = None
-        own = self.state / "vault-password"
-        passwords = [str(own)] if own.exists() else []
-        loader.set_vault_secrets(
-            CLI.setup_vault_secrets(loader, [], passwords, auto_prompt=False, initialize_context=False)
-        )
-        context.CLIARGS = {"extra_vars": self.options[1:]}
-        hosts = InventoryManager(loader=loader, sources=[self.inventory])
-        variables = VariableManager(loader=loader, inventory=hosts)
-        HostVars(hosts, variables, loader)  # makes itself known to the variables
-        return loader, hosts, variables
+        return self.environment.view.loader
 
     @functools.cache
     def value(self, expression: str, host: str = "localhost") -> Any:
@@ -233,14 +200,8 @@ class Tier:
 
         Raises ansible.errors.AnsibleError where Ansible cannot evaluate it.
         """
-        from ansible.template import Templar, trust_as_template
-
-        loader, hosts, variables = self.variables
-        seen = variables.get_vars(host=hosts.get_hosts(host)[0])
-        rendered = Templar(loader=loader, variables=seen).template(
-            trust_as_template("{{ {'value': " + expression + "} | to_json }}")
-        )
-        return json.loads(rendered)["value"]
+        assert self.loader
+        return self.environment.value(expression, host)
 
     @functools.cache
     def host(self, name: str) -> testinfra.host.Host:
@@ -265,7 +226,7 @@ class Tier:
     @property
     def authority(self) -> str:
         """Path of the certificate that the environment's own authority signs with."""
-        return str(self.state / "ca.crt")
+        return str(self.environment.certificate_authority)
 
     @property
     def url(self) -> str:

@@ -17,11 +17,13 @@ from testinfra.host import Host
 from tier import ROOT, Tier
 from visitors import Load
 
+from controller.environment import Environment
+
 
 @functools.cache
 def environment(inventory: str | None) -> Tier:
     """The environment of an inventory; that of `make converge` where none is named."""
-    return Tier(inventory or ROOT / "inventories/local.yml")
+    return Tier(inventory or Environment.named("local").inventory)
 
 
 @pytest.fixture(scope="session")

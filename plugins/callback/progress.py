@@ -31,6 +31,7 @@ from ansible.plugins.callback.default import CallbackModule as Default
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+from controller.environment import Environment
 from controller.live import Live
 from controller.progress import (
     Failure,
@@ -65,10 +66,9 @@ WIDTH = 200  # characters of such a line
 def state_of(inventory: str) -> pathlib.Path | None:
     """The directory that keeps what belongs to an inventory's environment; None where it is no environment's."""
     path = pathlib.Path(inventory).absolute()
-    above = path.parent.parent
     if path.suffix not in (".yml", ".yaml") or path.parent.name not in ("inventory", "inventories"):
         return None
-    state = above if above.parent.name == ".state" else above / ".state" / path.stem
+    state = Environment(path).state
     return state if state.is_dir() else None
 
 

@@ -58,7 +58,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from controller import connections
-from controller.environment import state_directory
+from controller.environment import STATE, Environment
 from controller.imports import Imports
 
 ansible_mitogen.affinity.policy = ansible_mitogen.affinity.Policy()
@@ -126,7 +126,6 @@ class Kept:
         return jinja2.environment.TemplateExpression(template, undefined_to_none)
 
 
-STATE = ROOT / ".state"
 KEPT = Kept(bits.AnsibleEnvironment, STATE / "templates")
 IMPORTS = Imports(STATE)
 
@@ -177,7 +176,7 @@ def session() -> connections.Session | None:
     inventories = [pathlib.Path(path) for path in context.CLIARGS.get("inventory") or ()]
     if len(inventories) != 1 or not inventories[0].is_file():
         return None
-    state = state_directory(inventories[0])
+    state = Environment(inventories[0]).state
     try:
         return connections.session_of(state) if state.is_dir() else None
     except OSError:  # no place for a socket: Mitogen's own multiplexer, which ends with the run, does as well

@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
+from controller.environment import ROOT, Environment
 from plugins.modules import release_source
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-INVENTORY = ROOT / "inventories" / f"{os.environ.get('ENV', 'local')}.yml"
+INVENTORY = Environment.named(os.environ.get("ENV", "local")).inventory
 DOCKER = ["docker"] if os.geteuid() == 0 else ["sudo", "docker"]
 
 PROJECT = {

@@ -14,8 +14,6 @@ from fixtures import Make, Unaffected
 from target import Target, try_run
 from tier import Tier, output_of
 
-from controller.inventory import vault_of
-
 
 def since(target: Target, host: str, unit: str) -> int:
     """When a unit of a host was last started, in microseconds of the machine's clock."""
@@ -125,7 +123,7 @@ def test_certificates_are_renewed(
 
 
 def test_a_certificate_of_another_authority_is_not_replaced(tier: Tier, make: Make, tmp_path: pathlib.Path) -> None:
-    vault = vault_of(pathlib.Path(tier.inventory).resolve())
+    vault = tier.environment.vault
     before, bought = vault.read_bytes(), [tmp_path / "key", tmp_path / "certificate"]
     subprocess.run(
         [
@@ -149,11 +147,11 @@ def test_a_certificate_of_another_authority_is_not_replaced(tier: Tier, make: Ma
         check=True,
         capture_output=True,
     )
-    values = tier.variables[0].load_from_file(str(vault)) | dict(
+    values = tier.loader.load_from_file(str(vault)) | dict(
         zip(("tls_key", "tls_certificate"), (path.read_text() for path in bought))
     )
     try:
-        vault.write_bytes(VaultLib(tier.variables[0]._vault.secrets).encrypt(json.dumps(values)))
+        vault.write_bytes(VaultLib(tier.loader._vault.secrets).encrypt(json.dumps(values)))
         theirs = vault.read_bytes()
         done = make("secrets", "RENEW=1")
         assert done.returncode != 0 and "Nothing was touched." in output_of(done), output_of(done)

@@ -21,10 +21,9 @@ def facts(tier: Tier) -> dict[str, Any]:
     """What the inventory says about the way to the database."""
     return tier.value(
         "dict(db=db_hosts, app=app_hosts, site=site_name, pool_port=pool_port, db_port=db_port,"
-        " patroni_port=patroni_port, user=ansible_user | default(operator_name), args=ansible_ssh_common_args | default(''),"
-        " reach=dict(groups['app'] | zip(groups['app'] | map('extract', hostvars, 'ansible_host'))))",
+        " patroni_port=patroni_port)",
         tier.hosts("app")[0],
-    ) | {"key": tier.key}
+    ) | {"ssh": tier.environment.ssh}
 
 
 def psql(facts: dict[str, Any], options: str = "", user: str | None = None) -> str:
@@ -161,17 +160,8 @@ class Session:
     """psql on a host, kept open: one statement at a time, as the site."""
 
     def __init__(self, name: str, facts: dict[str, Any]) -> None:
-        ssh = [
-            "ssh",
-            "-o",
-            "BatchMode=yes",
-            "-i",
-            facts["key"],
-            *shlex.split(facts["args"]),
-            f"{facts['user']}@{facts['reach'][name]}",
-        ]
         self.process = subprocess.Popen(
-            [*ssh, "sudo sh -c " + shlex.quote(psql(facts))],
+            [*facts["ssh"](name), "sudo sh -c " + shlex.quote(psql(facts))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -197,7 +187,7 @@ def test_what_one_host_wrote_every_other_reads_at_once(host: Host, facts: dict[s
     sessions = [writer]
     readers: dict[tuple[str, str], Session] = {}
     try:
-        for other in facts["reach"]:
+        for other in [host["name"] for host in facts["app"]]:
             # A session reads from one database: open some until all databases are read from.
             while {server for peer, server in readers if peer == other} != {each["address"] for each in facts["db"]}:
                 assert len(sessions) < 40

@@ -6,7 +6,6 @@ import functools
 import json
 import pathlib
 import re
-import shlex
 import socket
 import ssl
 import subprocess
@@ -20,8 +19,6 @@ import requests
 from fixtures import Make
 from target import Target
 from tier import Tier, inside, search
-
-from controller.inventory import vault_of
 
 # What logs by the journal, on the hosts of each group. The balancers' engine comes besides.
 SERVICES = {
@@ -163,13 +160,8 @@ def test_statements_of_the_database_arrive(target: Target, kept: Callable[..., l
 def test_logins_of_every_host_arrive(target: Target, kept: Callable[..., list[str]], tier: Tier) -> None:
     begun = time.time()
     for host in target.groups["all"]:
-        options = shlex.split(tier.value("ansible_ssh_common_args", host))
-        subprocess.run(
-            ["ssh", "-i", tier.key, *options, f"{tier.value('ansible_user', host)}@{tier.address(host)}", "sudo true"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-        )
+        command = [*tier.environment.ssh(host), "sudo true"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
 
     def missing() -> str:
         return ", ".join(
@@ -495,7 +487,7 @@ def test_a_timer_renews_the_page_of_requests(target: Target, monitor: str) -> No
 
 def secrets_of(tier: Tier) -> dict[str, list[str]]:
     """{name: words by which one would know it}, of everything in the environment's vault that is not for everybody."""
-    vault = tier.variables[0].load_from_file(str(vault_of(pathlib.Path(tier.inventory).resolve())))
+    vault = tier.loader.load_from_file(str(tier.environment.vault))
     single = {
         name: value for name, value in vault.items() if isinstance(value, str) and not name.endswith("_certificate")
     }

@@ -6,8 +6,10 @@ import time
 import pytest
 from fixtures import Make
 from target import Target
-from tier import ROOT, Tier, output_of
+from tier import Tier, output_of
 from visitors import CAUGHT_UP_S, Visitor
+
+from controller.environment import Environment
 
 MAIL = "ada.lovelace@mail.example"
 NAME = "adalovelace"
@@ -42,7 +44,7 @@ def everything(target: Target) -> str:
 @pytest.fixture(scope="module", name="production")
 def production_fixture() -> Target:
     """Production as it stands, with people in it."""
-    target = Target(Tier(ROOT / ".state/production-rehearsal/inventory/production.yml").inventory)
+    target = Target(Environment.named("production", rehearsed=True).inventory)
     target.await_healthy()
     target.manage(target.groups["app"][0], PEOPLE)
     target.upload(PICTURE)
@@ -51,7 +53,7 @@ def production_fixture() -> Target:
 
 def test_a_rehearsal_has_the_hosts_and_groups_of_the_environment(production: Target) -> None:
     """Every host of the inventory stands under its own name and in its own groups, and every verb is told of the rehearsal."""
-    declared = Tier(ROOT / "inventories/production.yml")
+    declared = Tier(Environment.named("production").inventory)
     assert production.groups == declared.value("groups")
     assert [production.on(host, "hostname") for host in production.groups["all"]] == production.groups["all"]
     done = production.tier.make("status")

@@ -1,9 +1,12 @@
-"""controller/environment.py: values are rendered once, and again as soon as anything they are made from is another one."""
+"""controller/environment: where files of an environment are, how hosts are logged in to; values are rendered once, and again after a change."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +14,11 @@ import pytest
 from repository import ROOT
 
 from controller import arguments, environment
-from controller.ssh import Login
+from controller.commands import rehearse
+from controller.environment import Environment, rendering
+from controller.environment import login as logins
+from controller.environment.login import Login, command
+from controller.errors import Unusable
 
 RENDERED = {"hosts": {"app1": {"values": {}, "login": {"address": "192.0.2.1"}}}, "groups": {"all": ["app1"]}}
 
@@ -35,8 +42,9 @@ def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (tmp_path / "inventories/group_vars").symlink_to("../group_vars")
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    monkeypatch.setattr(environment.sysconfig, "get_path", lambda _kind: str(tmp_path / "packages"))
+    for module in (environment, rendering):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(rendering.sysconfig, "get_path", lambda _kind: str(tmp_path / "packages"))
     for name in [name for name in os.environ if name.startswith("ANSIBLE_")]:
         monkeypatch.delenv(name)
     return tmp_path
@@ -46,17 +54,17 @@ def checkout(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib
 def renders(checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The list that every rendering adds to."""
     done = []
-    monkeypatch.setattr(environment, "render", lambda *args: (done.append(args), (RENDERED, True))[1])
+    monkeypatch.setattr(rendering, "render", lambda *args: (done.append(args), (RENDERED, True))[1])
     return done
 
 
-def load(checkout: pathlib.Path, *over: str) -> Any:
-    return environment.load(checkout / "inventories/x.yml", over)
+def load(checkout: pathlib.Path, *over: str) -> dict[str, environment.Host]:
+    return Environment(checkout / "inventories/x.yml", over).hosts
 
 
 def test_values_are_rendered_once(checkout: pathlib.Path, renders: list[Any]) -> None:
     for _ in range(3):
-        assert load(checkout).hosts["app1"].login == Login("192.0.2.1")
+        assert load(checkout)["app1"].login == Login("192.0.2.1")
     assert len(renders) == 1
     kept = checkout / ".state/x/rendered.json"
     assert kept.stat().st_mode & 0o777 == 0o600
@@ -128,7 +136,7 @@ def test_options_of_execution_and_display_do_not_render_again(
     checkout: pathlib.Path, renders: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(checkout)
-    for name in environment.INDIFFERENT:
+    for name in rendering.INDIFFERENT:
         monkeypatch.setenv(name, "x")
     load(checkout)
     assert len(renders) == 1
@@ -149,7 +157,7 @@ def test_values_are_not_cached_when_a_file_changes_during_rendering(
         (checkout / "group_vars/all/base.yml").write_text("one: 7\n")
         return RENDERED, True
 
-    monkeypatch.setattr(environment, "render", render)
+    monkeypatch.setattr(rendering, "render", render)
     load(checkout)
     assert not (checkout / ".state/x/rendered.json").exists()
 
@@ -192,7 +200,7 @@ def production(checkout: pathlib.Path) -> pathlib.Path:
 
 
 def test_rendered_values_equal_those_of_ansible(production: pathlib.Path) -> None:
-    tier = environment.load(production / "inventories/production.yml", ('{"media_port": 8123, "ansible_port": 2222}',))
+    tier = Environment(production / "inventories/production.yml", ('{"media_port": 8123, "ansible_port": 2222}',))
     host = tier.hosts[tier.groups["db"][0]]
     assert host.values["status_facts"]["env_name"] == "production"
     assert host.values["status_facts"]["media_port"] == 8123
@@ -206,14 +214,14 @@ def test_rendered_values_equal_those_of_ansible(production: pathlib.Path) -> Non
 
 def test_values_of_an_impure_lookup_are_not_cached(production: pathlib.Path) -> None:
     (production / "group_vars/all/logs.yml").write_text("log_dir: \"/{{ lookup('ansible.builtin.env', 'HOME') }}\"\n")
-    environment.load(production / "inventories/production.yml")
+    assert Environment(production / "inventories/production.yml").hosts
     assert not (production / ".state/production/rendered.json").exists()
 
 
 def test_a_missing_variable_is_named(production: pathlib.Path) -> None:
     (production / "group_vars/all/logs.yml").write_text("log_days: 1\n")
-    with pytest.raises(environment.Unusable, match="log_dir"):
-        environment.load(production / "inventories/production.yml")
+    with pytest.raises(Unusable, match="log_dir"):
+        assert Environment(production / "inventories/production.yml").hosts
 
 
 @pytest.mark.parametrize(
@@ -234,7 +242,7 @@ def test_a_missing_variable_is_named(production: pathlib.Path) -> None:
     ],
 )
 def test_hosts_are_logged_in_to_as_ansible_does(variables: Any, expected: Any) -> None:
-    assert environment.login("app1", variables) == expected
+    assert logins.login("app1", variables) == expected
 
 
 @pytest.mark.parametrize(
@@ -247,8 +255,118 @@ def test_hosts_are_logged_in_to_as_ansible_does(variables: Any, expected: Any) -
     ],
 )
 def test_an_unsupported_login_is_refused(variables: dict[str, str]) -> None:
-    with pytest.raises(environment.Unusable, match="app1 is reached with ansible_"):
-        environment.login("app1", variables)
+    with pytest.raises(Unusable, match="app1 is reached with ansible_"):
+        logins.login("app1", variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "rehearsed", "inventory", "state", "make_args"),
+    [
+        ("local", False, "inventories/local.yml", ".state/local", "ENV=local"),
+        ("production", False, "inventories/production.yml", ".state/production", "ENV=production"),
+        (
+            "production",
+            True,
+            ".state/production-rehearsal/inventory/production.yml",
+            ".state/production-rehearsal",
+            "ENV=production REHEARSE=1",
+        ),
+    ],
+)
+def test_an_environment_knows_its_files(name: str, rehearsed: bool, inventory: str, state: str, make_args: str) -> None:
+    found = Environment.named(name, rehearsed)
+    assert (found.inventory, found.state) == (ROOT / inventory, ROOT / state)
+    assert (found.name, found.rehearsed, found.make_args) == (name, rehearsed, make_args)
+    assert found.vault == (ROOT / inventory).parent / f"group_vars/{name}/vault.yml"
+    assert found.certificate_authority == ROOT / state / "ca.crt"
+    assert found.own_variables == {
+        "ENV": name,
+        "INVENTORY": str(ROOT / inventory),
+        "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / state / "vault-password"),
+    }
+
+
+@pytest.mark.parametrize("args", [("local",), ("production",), ("production", True)])
+def test_an_environment_agrees_with_make(args: tuple[Any, ...]) -> None:
+    found = Environment.named(*args)
+    command = ["make", "--eval", "paths: ; @echo $(INVENTORY) $(STATE) $(VAULT)", "paths", *found.make_args.split()]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [ROOT / word for word in output.split()] == [found.inventory, found.state, found.vault]
+
+
+def test_the_state_directory_of_an_inventory_elsewhere_is_beside_it(tmp_path: pathlib.Path) -> None:
+    assert Environment(tmp_path / "inventories/x.yml").state == tmp_path / ".state/x"
+    assert not Environment(pathlib.Path("/x.yml")).rehearsed
+
+
+@pytest.mark.parametrize(
+    ("other", "given", "own", "expected"),
+    [
+        (False, True, True, "given"),
+        (False, True, False, "given"),
+        (False, False, True, "own"),
+        (False, False, False, None),
+        (True, True, True, "own"),
+        (True, True, False, "given"),
+    ],
+)
+def test_the_password_of_another_environment_is_its_own(
+    checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch, other: bool, given: bool, own: bool, expected: str | None
+) -> None:
+    """The variable of this process is that of the environment that make was given."""
+    files = {"given": checkout / "password", "own": checkout / ".state/x/vault-password"}
+    files["given"].write_text("pw")
+    if given:
+        monkeypatch.setenv(environment.PASSWORD_VARIABLE, str(files["given"]))
+    if not own:
+        files["own"].unlink()
+    found = Environment(checkout / "inventories/x.yml", other=other)
+    assert found.password_file == (files[expected] if expected else None)
+    assert found.password_variable == ({environment.PASSWORD_VARIABLE: str(files[expected])} if expected else {})
+
+
+def test_a_rehearsal_lays_its_variables_over_those_of_the_environment(checkout: pathlib.Path) -> None:
+    rehearsal = Environment(checkout / ".state/x-rehearsal/inventory/x.yml")
+    assert rehearsal.declared == {"make_args": "ENV=x REHEARSE=1", "two": 2}
+    rehearsal.rehearsal_variables.parent.mkdir(parents=True)
+    rehearsal.rehearsal_variables.write_text("two: 3\n")
+    assert Environment(rehearsal.inventory).declared == {"make_args": "ENV=x REHEARSE=1", "two": 3}
+    assert Environment(checkout / "inventories/x.yml").declared == {"make_args": "ENV=x", "two": 2}
+
+
+def test_group_vars_agree_about_paths_and_arguments(production: pathlib.Path) -> None:
+    real = Environment(production / "inventories/production.yml")
+    shutil.copytree(ROOT / "playbooks/vars", production / "playbooks/vars", dirs_exist_ok=True)
+    state = production / ".state/production-rehearsal"
+    rehearse.build(real.inventory, state, production)
+    for found in (real, Environment(state / "inventory/production.yml")):
+        host = found.groups["db"][0]
+        assert found.value("state_dir", host) == str(found.state)
+        assert found.value("make_args", host) == found.make_args
+        # Whether host keys are checked is what ansible_ssh_common_args says.
+        user = found.value("operator_name", host)
+        login = dataclasses.replace(found.hosts[host].login, user=user, check_host_key=True)
+        assert shlex.split(found.value("operator_ssh", host)) == command(login, connect_s=10, session=True)
+        assert found.value("[lb_vip, env_containers, network_cidr]", host) == [
+            found.declared[name] for name in ("lb_vip", "env_containers", "network_cidr")
+        ]
+
+
+def test_a_session_waits_longer_for_a_silent_host() -> None:
+    """The first of two equal options counts."""
+    words = command(Login("app1", arguments="-o ServerAliveInterval=60"), connect_s=5, session=True)
+    options = [words[index + 1] for index, word in enumerate(words) if word == "-o"]
+    first = dict(option.split("=", 1) for option in reversed(options))
+    assert first == {
+        "BatchMode": "yes",
+        "ControlMaster": "no",
+        "ControlPath": "none",
+        "PreferredAuthentications": "publickey",
+        "ConnectTimeout": "5",
+        "ServerAliveInterval": "15",
+        "ServerAliveCountMax": "3",
+        "LogLevel": "ERROR",
+    }
 
 
 def test_other_options_are_refused() -> None:

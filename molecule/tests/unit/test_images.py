@@ -12,7 +12,8 @@ from ansible.module_utils import host_health
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from repository import ROOT, load
-from tier import load_plugins
+
+from controller.environment.rendering import load_plugins
 
 load_plugins()
 NODE = {"RepoTags": ["realworld/node:13"], "Id": "sha256:1", "Config": {"Labels": None}}

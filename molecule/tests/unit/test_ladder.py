@@ -9,6 +9,7 @@ import yaml
 from repository import ROOT
 
 from controller.commands import climb, node
+from controller.environment import Environment
 from controller.errors import Refused
 from controller.inventory import JOBS, POOLS, Inventory
 from plugins.modules import preflight
@@ -17,7 +18,7 @@ LIVE = ROOT / "inventories/ladder.yml"
 RUNGS = climb.drawings(LIVE)
 NAMES = list(RUNGS)
 PREFLIGHT = yaml.safe_load((ROOT / "playbooks/parts/preflight.yml").read_text())[0]["vars"]
-FACTS = yaml.safe_load((ROOT / "group_vars/ladder/main.yml").read_text())
+FACTS = Environment(LIVE).declared
 # By the name of a rung: what is true from there on, and was not before.
 TRUE_FROM = {
     "one-box": lambda jobs, hosts: hosts == {"box1"} and all(jobs[pool] == ["box1"] for pool in [*POOLS, "quorum"]),
@@ -121,7 +122,6 @@ def test_an_interrupted_climb_finishes_the_host_being_added(
     live: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its inventory has that host, and does not tell how far it has come."""
-    monkeypatch.setattr(climb, "facts_of", lambda _path: FACTS)
     climb.begin(live, NAMES[0])
     low, first = live.read_text(), climb.steps(climb.read(live), climb.read(RUNGS[NAMES[1]]))[0]
     for text, expected in ((low, "make add-node"), (applied(low, first), "make converge")):
@@ -142,8 +142,7 @@ def test_a_failed_climb_prints_the_command_to_resume_and_resumes(
     broken: str, live: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, low, top = [], NAMES[-2], NAMES[-1]
-    monkeypatch.setattr(climb, "facts_of", lambda _path: FACTS)
-    monkeypatch.setattr(climb, "make", lambda _facts, *args, **_how: made.append(args[0]) or args[0] != broken)
+    monkeypatch.setattr(climb, "make", lambda _make_args, *args, **_how: made.append(args[0]) or args[0] != broken)
     climb.begin(live, low)
     assert climb.climb(live, top, False) == 1 and made[-1] == broken
     assert (

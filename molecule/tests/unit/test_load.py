@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from repository import ROOT
 from repository import load as load_yaml
-from tier import load_plugins
 
 from controller import errors
 from controller.commands import load, smoke
+from controller.environment.rendering import load_plugins
 from controller.load import analysis, probe, report
 
 SITE = load_yaml(ROOT / "group_vars/all/site.yml")

@@ -13,9 +13,16 @@ from controller.errors import Refused, exit_code
 from controller.inventory import POOLS, Inventory
 from inventories import ODD
 
-CONTAINERS = {"env_name": "local", "env_containers": True, "network_cidr": "172.30.10.0/24", "lb_vip": "172.30.10.100"}
+CONTAINERS = {
+    "env_name": "local",
+    "make_args": "ENV=local",
+    "env_containers": True,
+    "network_cidr": "172.30.10.0/24",
+    "lb_vip": "172.30.10.100",
+}
 REAL = {
     "env_name": "production",
+    "make_args": "ENV=production",
     "env_containers": False,
     "network_cidr": "198.51.100.0/24",
     "lb_vip": "198.51.100.100",

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from repository import ROOT
-from tier import load_plugins, search
+from tier import search
 
 from controller import health
+from controller.environment.rendering import load_plugins
 
 FILES = ROOT / "roles/status_page/files"
 sys.modules["status"] = health  # its name on the monitor

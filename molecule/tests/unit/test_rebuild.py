@@ -52,7 +52,7 @@ def environment(name: str = "staging", containers: bool = True, **more: pathlib.
         **{
             "name": name,
             "containers": containers,
-            "typed": f"ENV={name}",
+            "make_args": f"ENV={name}",
             "backup": "backup1",
             "groups": {"app": ["app1", "app2"], "backup": ["backup1"]},
             **more,
@@ -253,12 +253,13 @@ def test_the_last_change_is_read_off_the_log() -> None:
 
 @pytest.fixture(name="staged")
 def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Callable[..., Any]:
-    """staged(scrub=…) rebuilds an environment whose every step is only written down; (exit code, the steps, Environment)."""
+    """staged(scrub=…) rebuilds an environment whose every step is only written down; (exit code, the steps, Subject)."""
 
     def run(other: str | None = None, answers: dict[str, Any] | None = None, broken: str = "", **given: bool) -> Any:
-        env = rebuild.Environment(ROOT / "inventories/local.yml")
+        env = rebuild.Subject(ROOT / "inventories/local.yml")
         steps: list[tuple[str, tuple[str, ...]]] = []
-        env.note, env.vault = tmp_path / "rebuild.json", ROOT / "README.md"
+        monkeypatch.setattr(rebuild.Subject, "note", tmp_path / "rebuild.json")
+        monkeypatch.setattr(rebuild.Subject, "vault", ROOT / "README.md")
         plan = {"rc": 0, "stdout": '{"label": "1F", "backup": "then", "uploads": 1, "archived": 2, "gap": ""}'}
         scrub = {"backup": "then", "gap": "segment 1", "rows": [1] * len(SITE["site_scrub"])}
         results = {
@@ -278,8 +279,8 @@ def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> C
                 raise rebuild.Failed(what)
             return 0
 
-        monkeypatch.setattr(rebuild.Environment, "ask", ask)
-        monkeypatch.setattr(rebuild.Environment, "tier_backup", "ssh there tier-backup")
+        monkeypatch.setattr(rebuild.Subject, "ask", ask)
+        monkeypatch.setattr(rebuild.Subject, "tier_backup", "ssh there tier-backup")
         monkeypatch.setattr(rebuild, "step", step)
         monkeypatch.setattr(rebuild, "standing", lambda env, kept: ["test-app1"] + ["test-backup1"] * (not kept))
         monkeypatch.setattr(rebuild, "release_of", lambda *_what, **_more: "v1")
@@ -288,7 +289,9 @@ def staged_fixture(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> C
         arguments = types.SimpleNamespace(**{"yes": True, "check": False, "extra_vars": []} | given)
         code: int | rebuild.Refused | rebuild.Failed
         try:
-            code = rebuild.rebuild(env, other and rebuild.Environment(ROOT / f"inventories/{other}.yml"), arguments)
+            code = rebuild.rebuild(
+                env, other and rebuild.Subject(ROOT / f"inventories/{other}.yml", other=True), arguments
+            )
         except (rebuild.Refused, rebuild.Failed) as reason:
             code = reason
         return code, steps, env
@@ -346,4 +349,4 @@ def test_a_dry_run_or_refusal_destroys_no_hosts(staged: Callable[..., Any], give
 
 def test_an_interrupted_rebuild_is_recorded(staged: Callable[..., Any]) -> None:
     code, _steps, env = staged(broken="converge")
-    assert isinstance(code, rebuild.Failed) and json.loads(env.note.read_text()) == env.hosts
+    assert isinstance(code, rebuild.Failed) and json.loads(env.note.read_text()) == list(env.listed.lines)

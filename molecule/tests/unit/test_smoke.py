@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Self
 
 import pytest
 from repository import ROOT, load
-from tier import load_plugins
 
 from controller.browser import Browser
 from controller.commands import smoke
+from controller.environment.rendering import load_plugins
 
 PAGE = b'<link rel="stylesheet" href="/static/a.css"><img src="/media/a.png?x=1&amp;y=2">welcome'
 ASKED = {

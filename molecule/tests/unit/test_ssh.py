@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from controller import environment, query, ssh
+from controller import query, ssh
+from controller.environment import Environment, Host, Rendered
+from controller.environment.login import command
 
 LOGIN = ssh.Login("192.0.2.1", 2222, "ops", "/keys/one", "-o UserKnownHostsFile=/dev/null -J 'gate way'", False)
 
@@ -51,6 +53,13 @@ def fake(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fa
     with tempfile.TemporaryDirectory() as home:
         monkeypatch.setenv("HOME", home)
         yield Fake(tmp_path)
+
+
+@pytest.fixture
+def app1(monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """An environment with a host app1."""
+    monkeypatch.setattr(Environment, "rendered", Rendered({"app1": Host("app1", ssh.Login("app1"), {})}, {}))
+    return Environment(pathlib.Path("inventories/x.yml"))
 
 
 def run(within: float = 5.0, **hosts: str) -> dict[str, ssh.Reply]:
@@ -116,9 +125,9 @@ def test_a_machine_that_becomes_busy_during_a_query_is_detected(fake: Fake, monk
 
 
 def test_ssh_has_the_options_that_ansible_uses() -> None:
-    command = ssh.options(LOGIN, None)
-    assert command[0] == "ssh" and command[-1] == "192.0.2.1"
-    options = [command[index + 1] for index, word in enumerate(command) if word == "-o"]
+    words = command(LOGIN, None)
+    assert words[0] == "ssh" and words[-1] == "192.0.2.1"
+    options = [words[index + 1] for index, word in enumerate(words) if word == "-o"]
     assert {
         "BatchMode=yes",
         "ControlMaster=no",
@@ -131,11 +140,11 @@ def test_ssh_has_the_options_that_ansible_uses() -> None:
         "UserKnownHostsFile=/dev/null",
         "ConnectTimeout=2",
     } <= set(options)
-    assert command[command.index("-J") + 1] == "gate way"
+    assert words[words.index("-J") + 1] == "gate way"
 
 
 def test_host_keys_are_checked_unless_the_environment_says_otherwise() -> None:
-    assert not any("StrictHostKeyChecking" in word for word in ssh.options(ssh.Login("a"), None))
+    assert not any("StrictHostKeyChecking" in word for word in command(ssh.Login("a"), None))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +163,7 @@ def test_a_connection_is_shared_by_the_same_login_only(other: dict[str, Any]) ->
     path = ssh.socket_path(LOGIN, directory)
     assert path == ssh.socket_path(LOGIN, directory)
     assert path != ssh.socket_path(ssh.dataclasses.replace(LOGIN, **other), directory)
-    assert f"ControlPath={path}" in ssh.options(LOGIN, path) and "ControlMaster=auto" in ssh.options(LOGIN, path)
+    assert f"ControlPath={path}" in command(LOGIN, path) and "ControlMaster=auto" in command(LOGIN, path)
 
 
 def test_a_connection_is_not_shared_where_the_path_is_too_long(tmp_path: pathlib.Path) -> None:
@@ -241,16 +250,15 @@ def test_a_program_that_fails_is_not_run_twice(fake: Fake, script: str) -> None:
     assert len((fake.path / "calls").read_text().splitlines()) == 1
 
 
-def test_a_function_is_sent_with_modules_and_arguments(fake: Fake) -> None:
+def test_a_function_is_sent_with_modules_and_arguments(app1: Environment, fake: Fake) -> None:
     """To a Python that has none of them; this one plays the host."""
     fake("app1", "echo reached; exec python3 -I -S -")
     sent = {
         "far.away": "LINE = 'a\"b\\'{}'\n",
         "far.look": "from far.away import LINE\ndef look(name, words):\n    return {'name': name, 'said': LINE, 'words': words}\n",
     }
-    tier = environment.Environment("x", fake.path, {"app1": environment.Host("app1", ssh.Login("app1"), {})}, {})
     value = {"ä": ["\\n", "'", None, 1.5]}
-    assert query.ask(tier, sent, "look", {"app1": {"name": "app1", "words": value}}) == {
+    assert query.ask(app1, sent, "look", {"app1": {"name": "app1", "words": value}}) == {
         "app1": {"name": "app1", "said": "a\"b'{}", "words": value}
     }
 
@@ -275,11 +283,10 @@ def test_replies_have_the_form_of_ansibles_results(reply: Any, result: Any) -> N
 @pytest.mark.parametrize(
     ("names", "function"), [(("perlbal", "host_probe", "host_health"), "check"), (("log_search",), "search")]
 )
-def test_sent_modules_need_no_ansible(fake: Fake, names: list[str], function: str) -> None:
+def test_sent_modules_need_no_ansible(app1: Environment, fake: Fake, names: list[str], function: str) -> None:
     """A bare Python comes as far as the function, which misses its arguments."""
     fake("app1", "echo reached; exec python3 -I -S -")
-    tier = environment.Environment("x", fake.path, {"app1": environment.Host("app1", ssh.Login("app1"), {})}, {})
-    assert f"{function}() missing" in query.ask(tier, query.modules(*names), function, {"app1": {}})["app1"]["msg"]
+    assert f"{function}() missing" in query.ask(app1, query.modules(*names), function, {"app1": {}})["app1"]["msg"]
 
 
 def test_a_socket_is_no_longer_than_the_system_takes(tmp_path: pathlib.Path) -> None:

@@ -9,7 +9,9 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader
 from ansible.template import Templar, trust_as_template
 from repository import ROOT
-from tier import load_plugins, search
+from tier import search
+
+from controller.environment.rendering import load_plugins
 
 load_plugins()
 filter_loader.add_directory(str(ROOT / "plugins/filter"))
