@@ -141,7 +141,7 @@ class Run:
         """Note that a step has ended, and print what it said; its name."""
         after, slot = self.meter.moment(), plan.Slot(step.name, start, time.monotonic() - self.begun, behind, why)
         code = self.running.pop(step).returncode
-        used = after.used(before, list(step.tiers))
+        used = after.used(before, list(step.environments))
         self.ended.append(
             Ended(
                 slot, code, None if used is None else (used + spent) / max(slot.seconds, 0.01), after.share_idle(before)

@@ -20,7 +20,7 @@ class Step:
 
     name: str
     # {environment: "alone" or "shared"}, the one it runs in first
-    tiers: dict[str, str] = dataclasses.field(default_factory=dict)
+    environments: dict[str, str] = dataclasses.field(default_factory=dict)
     after: frozenset[str] = frozenset()  # names of steps
     quiet: bool = False
     seconds: float = 120.0
@@ -48,7 +48,7 @@ def declared(rows: dict[str, dict]) -> dict[str, Step]:
     steps = {}
     for name, row in rows.items():
         unknown = set(row) - {field.name for field in dataclasses.fields(Step)} | {
-            use for use in row.get("tiers", {}).values() if use not in USES
+            use for use in row.get("environments", {}).values() if use not in USES
         }
         if unknown:
             raise ValueError(f"molecule/steps.yml, {name}: unknown {', '.join(sorted(map(str, unknown)))}")
@@ -60,7 +60,7 @@ def named(step: Step, steps: dict[str, Step]) -> frozenset[str]:
     """The steps that `after` of a step means. Raises ValueError where it names neither a step nor an environment."""
     found: set[str] = set()
     for name in step.after:
-        users = {other.name for other in steps.values() if other.tiers.get(name) == "alone"} - {step.name}
+        users = {other.name for other in steps.values() if other.environments.get(name) == "alone"} - {step.name}
         if name not in steps and not users:
             raise ValueError(
                 f"molecule/steps.yml, {step.name}: after {name}, which is neither a step nor an environment of one"
@@ -83,10 +83,10 @@ def blocked(step: Step, running: list[Step], done: set[str]) -> str:
         return f"after {', '.join(sorted(missing))}"
     return next(
         (
-            f"{other.name} uses {tier}"
+            f"{other.name} uses {name}"
             for other in running
-            for tier in step.tiers
-            if tier in other.tiers and "alone" in (step.tiers[tier], other.tiers[tier])
+            for name, use in step.environments.items()
+            if name in other.environments and "alone" in (use, other.environments[name])
         ),
         "",
     )
@@ -199,11 +199,11 @@ def chain(slots: list[Slot]) -> list[Slot]:
 
 
 def bounds(steps: list[Step], processors: float) -> dict[str, float]:
-    """{what no plan can shorten: seconds}, the longest first: steps that follow each other, or share a tier, or the work of all on all processors."""
+    """{what no plan can shorten: seconds}, the longest first: steps that follow each other, or share an environment, or the work of all on all processors."""
     found = {"the work of all steps on all processors": sum(step.seconds * step.cores for step in steps) / processors}
-    for tier in {tier for step in steps for tier in step.tiers}:
-        found[f"the steps that use {tier} alone"] = sum(
-            step.seconds for step in steps if step.tiers.get(tier) == "alone"
+    for name in {name for step in steps for name in step.environments}:
+        found[f"the steps that use {name} alone"] = sum(
+            step.seconds for step in steps if step.environments.get(name) == "alone"
         )
     found["steps that come after each other"] = max((tail(step, steps) for step in steps), default=0.0)
     return dict(sorted(found.items(), key=lambda bound: -bound[1]))

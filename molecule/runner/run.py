@@ -5,8 +5,9 @@
     run.py --learn              replace the hints of molecule/steps.yml by what the last run measured
 
 Fails when a step fails, and when a test was not run by every step it belongs to: several tools call an empty run a success. What each step needs is
-in molecule/steps.yml; those that do not hinder each other run beside each other. Two tiers are not built or broken at once: on two cores that takes
-longer than one after the other. Steps that wait most of the time, for a minute to pass or for Nagios, leave room for what has a tier of its own.
+in molecule/steps.yml; those that do not hinder each other run beside each other. Two environments are not built or broken at once: on two cores that
+takes longer than one after the other. Steps that wait most of the time, for a minute to pass or for Nagios, leave room for what has an
+environment of its own.
 """
 
 import argparse
@@ -22,7 +23,8 @@ import steps
 import summary
 import usage
 
-STATE = steps.ROOT / ".state"
+from controller.environment import STATE
+
 LEDGER = STATE / "tests.jsonl"  # a line a test, written by molecule/tests/conftest.py
 OUTPUT = STATE / "tests"  # a file a step
 MEASURED = STATE / "steps.json"  # {step: [seconds, processors]} of the last run
@@ -68,7 +70,7 @@ def perform(chosen: list[plan.Step], order: list[plan.Step], processors: float, 
     MEASURED.write_text(json.dumps({one.slot.name: [one.slot.seconds, one.cores] for one in ended if not one.code}))
     print("\n=== summary")
     print("\n".join(summary.measured(ended, chosen, processors, time.monotonic() - begun, idle)))
-    return [*broken, *(f"make down {words}" for words in left)]
+    return [*broken, *(f"make down {environment.make_args}" for environment in left)]
 
 
 def conclude(names: list[str], broken: list[str]) -> int:
@@ -79,7 +81,9 @@ def conclude(names: list[str], broken: list[str]) -> int:
         print(f"failed: {failure}")
     never = [] if broken else sorted(steps.existing(names) - seen)
     if broken:
-        removal = ", ".join(f"make down {words}" for words in steps.built(list(steps.load().values())))
+        removal = ", ".join(
+            f"make down {environment.make_args}" for environment in steps.built(list(steps.load().values()))
+        )
         print(f"Failed: {', '.join(broken)}; what it left stands for you to look at ({removal} remove it).")
     for test in never:
         print(f"never ran: {test}")

@@ -11,7 +11,8 @@ import plan
 import usage
 import yaml
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from controller.environment import ROOT, Environment
+
 TESTS = ROOT / "molecule/tests"
 DECLARED = ROOT / "molecule/steps.yml"
 REHEARSED = ("production", "staging")  # environments of real hosts, which are containers here
@@ -41,27 +42,24 @@ def learned(text: str, measured: dict[str, tuple[float, float | None]]) -> str:
     return text
 
 
-def environment(name: str) -> dict[str, str]:
+def named(name: str) -> Environment:
+    """An environment, as containers here."""
+    return Environment.named(name, rehearsed=name in REHEARSED)
+
+
+def variables(name: str) -> dict[str, str]:
     """What the steps of an environment find in theirs: where its inventory and its vault's password are; nothing is built before a scenario."""
-    state = f".state/{name}-rehearsal" if name in REHEARSED else f".state/{name}"
-    inventory = f"{state}/inventory/{name}.yml" if name in REHEARSED else f"inventories/{name}.yml"
-    return {
-        "ENV": name,
-        "INVENTORY": str(ROOT / inventory),
-        "ANSIBLE_VAULT_PASSWORD_FILE": str(ROOT / state / "vault-password"),
-        "DEPENDENCY": "false",
-        "MAKEFLAGS": "",
-    }
+    return {**named(name).own_variables, "DEPENDENCY": "false", "MAKEFLAGS": ""}
 
 
 def fixed() -> dict[str, list[str]]:
     """{step: command} of the steps that are no scenarios."""
-    make = ["make", "--no-print-directory"]
+    make, production = ["make", "--no-print-directory"], named("production").make_args.split()
     return {
         # Building from bare hosts is what the steps after it prove, whatever images are left from before.
-        "platform": [*make, "up", "ENV=production", "REHEARSE=1", "IMAGE=bare"],
-        "bake": [*make, "image", "ENV=production", "REHEARSE=1"],
-        "static": [*make, "lint", "static", "ENV=local"],
+        "platform": [*make, "up", *production, "IMAGE=bare"],
+        "bake": [*make, "image", *production],
+        "static": [*make, "lint", "static", named("local").make_args],
         "build": ["pytest", "-q", "molecule/tests/build"],
     }
 
@@ -69,41 +67,40 @@ def fixed() -> dict[str, list[str]]:
 def command(step: plan.Step) -> tuple[list[str], dict[str, str]]:
     """(command, variables) of a step."""
     words = fixed().get(step.name, ["molecule", "test", "--destroy", "never", "-s", step.name])
-    return words, environment(next(iter(step.tiers), "local"))
+    return words, variables(next(iter(step.environments), "local"))
 
 
 # ------------------------------------------------------------------ what the steps build
 
 
-def built(steps: list[plan.Step]) -> list[str]:
-    """The environments that steps build, as words of make; the one of local is nobody's to remove."""
-    names = dict.fromkeys(tier for step in reversed(steps) for tier in step.tiers if tier != "local")
-    return [f"ENV={name}{' REHEARSE=1' if name in REHEARSED else ''}" for name in names]
+def built(steps: list[plan.Step]) -> list[Environment]:
+    """The environments that steps build; the one of local is nobody's to remove."""
+    names = dict.fromkeys(name for step in reversed(steps) for name in step.environments if name != "local")
+    return list(map(named, names))
 
 
-def stands(words: str) -> bool:
+def stands(environment: Environment) -> bool:
     """Whether there may be anything of an environment: what it keeps on this machine, or a container."""
-    name, rehearsed = words.removeprefix("ENV=").split()[0], "REHEARSE=1" in words
-    if (ROOT / f".state/{name}{'-rehearsal' if rehearsed else ''}").exists():
+    if environment.state.exists():
         return True
     if not shutil.which("docker"):
         return False
     found = subprocess.run(
-        [*usage.AS_ROOT, "docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={name}"],
+        [*usage.AS_ROOT, "docker", "ps", "--all", "--quiet", "--filter", f"label=realworld={environment.name}"],
         capture_output=True,
         check=False,
     )
     return bool(found.stdout)
 
 
-def down(environments: list[str]) -> list[str]:
+def down(environments: list[Environment]) -> list[Environment]:
     """Remove those environments of which there is anything; those that could not be removed."""
     return [
-        words
-        for words in environments
-        if stands(words)
+        environment
+        for environment in environments
+        if stands(environment)
         and subprocess.run(
-            ["make", "--no-print-directory", "down", *words.split()],
+            ["make", "--no-print-directory", "down", *environment.make_args.split()],
             cwd=ROOT,
             env=dict(os.environ, MAKEFLAGS=""),
             check=False,

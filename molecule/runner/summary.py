@@ -135,7 +135,9 @@ def astray(ended: list[Ended], steps: list[plan.Step]) -> list[str]:
         for one in wrong
     )
     return (
-        [f"hints of molecule/steps.yml that were wrong (python molecule/runner/run.py --learn replaces them): {said}"]
+        [
+            f"hints of molecule/steps.yml that were wrong (PYTHONPATH=. python molecule/runner/run.py --learn replaces them): {said}"
+        ]
         if said
         else []
     )

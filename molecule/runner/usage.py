@@ -27,23 +27,24 @@ AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
 class Moment:
     """Processor seconds since some moment in the past: of all processors (busy and idle), and of the containers of each environment.
 
-    tiers is {environment: seconds}; None as long as no container's counter was seen.
+    environments is {environment: seconds}; None as long as no container's counter was seen.
     """
 
     busy: float
     idle: float
-    tiers: dict[str, float] | None
+    environments: dict[str, float] | None
 
     def share_idle(self, before: "Moment") -> float:
         """The share of all processors that was idle since a moment before, from 0 to 1."""
         idle, busy = self.idle - before.idle, self.busy - before.busy
         return idle / (idle + busy) if idle + busy else 0.0
 
-    def used(self, before: "Moment", tiers: list[str]) -> float | None:
+    def used(self, before: "Moment", names: list[str]) -> float | None:
         """Processor seconds that the containers of some environments used since a moment before; None where nobody counts them."""
-        if self.tiers is None:
-            return 0.0 if not tiers else None
-        return sum(self.tiers.get(tier, 0.0) - (before.tiers or {}).get(tier, 0.0) for tier in tiers)
+        if self.environments is None:
+            return 0.0 if not names else None
+        earlier = before.environments or {}
+        return sum(self.environments.get(name, 0.0) - earlier.get(name, 0.0) for name in names)
 
 
 def machine(stat: str) -> tuple[float, float]:
@@ -99,10 +100,10 @@ class Meter:
             if set(now) - set(self.owner):
                 self.owner |= dict.fromkeys(now, "") | self.ask()
             for identity, seconds in now.items():
-                tier = self.owner[identity]
+                name = self.owner[identity]
                 # One that was started again counts from nothing.
-                self.used[tier] = (
-                    self.used.get(tier, 0.0)
+                self.used[name] = (
+                    self.used.get(name, 0.0)
                     + seconds
                     - (before if (before := self.seen.get(identity, 0.0)) <= seconds else 0.0)
                 )

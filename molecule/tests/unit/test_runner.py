@@ -23,10 +23,15 @@ PROCESSORS = 2.0
 
 
 def step(
-    name: str, seconds: float = 10.0, cores: float = 1.0, after: Collection[str] = (), quiet: bool = False, **tiers: str
+    name: str,
+    seconds: float = 10.0,
+    cores: float = 1.0,
+    after: Collection[str] = (),
+    quiet: bool = False,
+    **environments: str,
 ) -> plan.Step:
     """A step that uses some environments."""
-    return plan.Step(name, tiers, frozenset(after), quiet, seconds, cores)
+    return plan.Step(name, environments, frozenset(after), quiet, seconds, cores)
 
 
 def invented(seed: int) -> list[plan.Step]:
@@ -34,7 +39,7 @@ def invented(seed: int) -> list[plan.Step]:
     draw = random.Random(seed)
     drawn: list[plan.Step] = []
     for number in range(draw.randint(1, 9)):
-        tiers = {tier: draw.choice(plan.USES) for tier in draw.sample(["red", "green"], draw.randint(0, 2))}
+        environments = {name: draw.choice(plan.USES) for name in draw.sample(["red", "green"], draw.randint(0, 2))}
         after = [other.name for other in drawn if draw.random() < 0.2]
         drawn.append(
             step(
@@ -43,7 +48,7 @@ def invented(seed: int) -> list[plan.Step]:
                 draw.choice([0.1, 0.5, 1.0, 1.6, 3.0]),
                 after,
                 draw.random() < 0.2,
-                **tiers,
+                **environments,
             )
         )
     return drawn
@@ -70,7 +75,9 @@ def test_a_plan_runs_every_step_and_respects_dependencies(some: list[plan.Step])
     for pair in together(slots):
         first, second = (by_name[slot.name] for slot in pair)
         assert not any(
-            "alone" in (first.tiers[tier], second.tiers[tier]) for tier in first.tiers if tier in second.tiers
+            "alone" in (use, second.environments[name])
+            for name, use in first.environments.items()
+            if name in second.environments
         ), pair
         assert not (first.quiet and second.cores > plan.LIGHT or second.quiet and first.cores > plan.LIGHT), pair
     for slot in slots:
@@ -82,7 +89,7 @@ def test_a_plan_runs_every_step_and_respects_dependencies(some: list[plan.Step])
 
 
 def test_staging_comes_after_all_that_changes_production() -> None:
-    changing = {name for name, row in DECLARED.items() if row.tiers.get("production") == "alone"} - {"rehearsal"}
+    changing = {name for name, row in DECLARED.items() if row.environments.get("production") == "alone"} - {"rehearsal"}
     assert {"default", "drills", "replaced"} < changing <= DECLARED["rehearsal"].after
     assert DECLARED["parity"].after == {"rehearsal"}
 
@@ -139,7 +146,7 @@ def test_the_chain_names_the_reason_of_every_wait() -> None:
     ("rows", "message"),
     [
         ({"a": {"tier": {}}}, "a: unknown tier"),
-        ({"a": {"tiers": {"red": "mine"}}}, "a: unknown mine"),
+        ({"a": {"environments": {"red": "mine"}}}, "a: unknown mine"),
         ({"a": {"after": ["b"]}}, "a: after b"),
     ],
 )
@@ -175,14 +182,14 @@ def test_tests_of_all_steps_or_of_the_chosen_ones_are_expected() -> None:
 
 def test_hints_are_replaced_by_measured_values() -> None:
     text = (
-        "# what steps need\nstatic: {seconds: 60, cores: 1.0}\nbuild: {tiers: {local: alone}, seconds: 87, cores: 1.0}\n"
-        "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 625, cores: 1.4}\n"
+        "# what steps need\nstatic: {seconds: 60, cores: 1.0}\nbuild: {environments: {local: alone}, seconds: 87, cores: 1.0}\n"
+        "drills: {environments: {production: alone}, after: [default], quiet: true, seconds: 625, cores: 1.4}\n"
     )
     rewritten = steps.learned(text, {"drills": (601.4, 1.26), "static": (30.6, None), "gone": (1, 1)})
     changed = [(before, after) for before, after in zip(text.splitlines(), rewritten.splitlines()) if before != after]
     assert [after for _before, after in changed] == [
         "static: {seconds: 31, cores: 1.0}",
-        "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 601, cores: 1.3}",
+        "drills: {environments: {production: alone}, after: [default], quiet: true, seconds: 601, cores: 1.3}",
     ]
 
 
@@ -325,7 +332,7 @@ def test_the_summary_lists_every_step_and_the_longest_chain() -> None:
         "no plan is shorter than the steps that use red alone: 95 s",
         "no plan is shorter than steps that come after each other: 75 s",
         "no plan is shorter than the work of all steps on all processors: 66 s",
-        "hints of molecule/steps.yml that were wrong (python molecule/runner/run.py --learn replaces them): a {seconds: 75, cores: 1.5}",
+        "hints of molecule/steps.yml that were wrong (PYTHONPATH=. python molecule/runner/run.py --learn replaces them): a {seconds: 75, cores: 1.5}",
     ]
 
 
