@@ -52,7 +52,7 @@ def databases(
     return roles, primaries, wrong
 
 
-def between(
+def problems_across_hosts(
     answers: Answers, groups: Mapping[str, Sequence[str]], facts: Mapping[str, Any]
 ) -> tuple[dict[str, str], list[str]]:
     """(role of each database, sentences) that only the answers of several hosts together tell."""
@@ -71,7 +71,7 @@ def between(
         )
     releases = {name: answers[name]["raw"].get("release") for name in groups.get("app", []) if name in answers}
     if len(set(filter(None, releases.values()))) > 1:
-        wrong.append(f"The app hosts serve different releases: make deploy {facts['env_typed']}")
+        wrong.append(f"The app hosts serve different releases: make deploy {facts['make_args']}")
     for name in groups.get("app", []):
         pgpool_primaries = answers.get(name, {}).get("raw", {}).get("primaries")
         if pgpool_primaries is not None and len(primaries) == 1 and pgpool_primaries != primaries:
@@ -86,7 +86,7 @@ def between(
     return roles, wrong
 
 
-def outdated(answers: Answers, typed: str) -> list[str]:
+def outdated(answers: Answers, make_args: str) -> list[str]:
     """Sentences about hosts that came from a golden image made for other packages than theirs are now. That is not wrong: a converge installs the rest."""
     images = {name: answer["raw"].get("image", {"lacks": [], "spare": []}) for name, answer in answers.items()}
     return [
@@ -96,7 +96,7 @@ def outdated(answers: Answers, typed: str) -> list[str]:
             for part, word in (("lacks", "without"), ("spare", "still with"))
             if image[part]
         )
-        + f"). Before another host does: make image {typed}"
+        + f"). Before another host does: make image {make_args}"
         for name, image in sorted(images.items())
         if image["lacks"] or image["spare"]
     ]

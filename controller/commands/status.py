@@ -10,7 +10,7 @@ from typing import Any
 from controller import arguments, query
 from controller.environment import Environment
 from controller.errors import Unusable
-from controller.health import ORDER, between, outdated
+from controller.health import ORDER, outdated, problems_across_hosts
 from controller.report import Row, table
 
 POOLS = ["pages", "files", "databases", "caches", "uploads"]
@@ -22,10 +22,10 @@ def page(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
     hosts: {name: what host_status returned, or why the host did not answer under "msg"}.
     """
     answers = {name: answer for name, answer in hosts.items() if "does" in answer}
-    unknown = {"groups": {}, "facts": {"env_name": "?", "env_typed": "ENV=?", "lb_vip": "?"}}
+    unknown = {"groups": {}, "facts": {"env_name": "?", "make_args": "ENV=?", "lb_vip": "?"}}
     tier = next((answer["asked"] for answer in answers.values()), unknown)
     groups, facts = tier["groups"], tier["facts"]
-    roles, wrong = between(answers, groups, facts)
+    roles, wrong = problems_across_hosts(answers, groups, facts)
     rows: list[Row] = [("host", "tier", "health", "does", "uses (! gets no answer)")]
 
     def order(host: str) -> tuple[int, str]:
@@ -59,7 +59,7 @@ def page(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
     body = ["", f"  {facts['env_name']}   https://{facts['lb_vip']}/   {verdict}", "", *table(rows), ""]
     if wrong:
         body += ["  wrong:", *(f"    {problem}" for problem in wrong), ""]
-    if old := outdated(answers, facts["env_typed"]):
+    if old := outdated(answers, facts["make_args"]):
         body += ["  images:", *(f"    {sentence}" for sentence in old), ""]
     return "\n".join(body), wrong
 

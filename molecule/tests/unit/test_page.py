@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {
     },
     "facts": {
         "env_name": "x",
-        "env_typed": "ENV=x",
+        "make_args": "ENV=x",
         "lb_vip": "192.0.2.9",
         "lb_http_port": 80,
         "lb_https_port": 443,
@@ -399,7 +399,7 @@ def test_the_page_is_written_although_hosts_are_silent(tmp_path: pathlib.Path, m
     path = tmp_path / "config.json"
     path.write_text(
         json.dumps(
-            CONFIG | {"tiers": tiers, "facts": facts, "directory": str(tmp_path), "env_name": "x", "env_typed": "ENV=x"}
+            CONFIG | {"tiers": tiers, "facts": facts, "directory": str(tmp_path), "env_name": "x", "make_args": "ENV=x"}
         )
     )
     assert settings.settings(path)["tiers"]["lb"] == [

@@ -23,7 +23,7 @@ def answer(tier: str, raw: Any) -> dict[str, Any]:
         "sees": {},
         "wrong": [],
         "raw": raw,
-        "asked": {"groups": GROUPS, "facts": {"env_name": "x", "env_typed": "ENV=x", "lb_vip": "192.0.2.9"}},
+        "asked": {"groups": GROUPS, "facts": {"env_name": "x", "make_args": "ENV=x", "lb_vip": "192.0.2.9"}},
     }
 
 

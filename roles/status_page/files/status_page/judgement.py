@@ -80,7 +80,7 @@ class Host:
             self.wrong.append("its lighttpd does not answer: systemctl status lighttpd")
 
     def db(self, answer: Answer, cluster: Answer) -> None:
-        """A database; health.between judges it beside the others."""
+        """A database; health judges it beside the others."""
         self.raw.update(role=(answer or {}).get("role"), cluster=cluster or {})
         self.describe("db", "primary" if self.raw["role"] == "primary" else "standby" if answer else "no database")
         if answer is None:
@@ -208,7 +208,7 @@ def together(config: Config, hosts: dict[str, Host], answers: Answers) -> list[s
     ):
         groups = groups | {"lb": []}  # nobody knows
     known = {name: {"raw": host.raw} for name, host in hosts.items() if not host.silent}
-    roles, problems = status.between(known, groups, facts)
+    roles, problems = status.problems_across_hosts(known, groups, facts)
     wrong += problems
     for name, role in roles.items():
         if name in hosts and "db" in hosts[name].tiers and not hosts[name].silent:
@@ -218,10 +218,10 @@ def together(config: Config, hosts: dict[str, Host], answers: Answers) -> list[s
         host.marks += ["virtual IP"] * bool(host.raw.get("holds")) + ["primary"] * (host.raw.get("role") == "primary")
     url = f"https://{facts['lb_vip']}{facts['page']['path']}"
     if site is None:
-        wrong.insert(0, f"{url} does not answer: visitors get nothing. make status {facts['env_typed']}")
+        wrong.insert(0, f"{url} does not answer: visitors get nothing. make status {facts['make_args']}")
     elif site["status"] != 200 or not site["says"]:
         but = "" if site["says"] else " and does not say what it should"
-        wrong.insert(0, f"{url} answers {site['status']}{but}. make smoke {facts['env_typed']}")
+        wrong.insert(0, f"{url} answers {site['status']}{but}. make smoke {facts['make_args']}")
     return wrong
 
 

@@ -125,6 +125,6 @@ def page(model: Model, config: Config, skeleton: str) -> str:
         )
         + (f"<dt>WAL that has not come</dt><dd>{behind:.0f} segments</dd>" if behind is not None else "")
         or "<dt>nothing</dt><dd>is known of backups</dd>",
-        "typed": html.escape(config["facts"]["env_typed"]),
+        "make_args": html.escape(config["facts"]["make_args"]),
     }
     return string.Template(skeleton).substitute(values)

@@ -27,5 +27,5 @@ def settings(path: pathlib.Path) -> Config:
         tier: [dict(zip(("name", "address"), host.split("="))) for host in hosts.split()]
         for tier, hosts in config["tiers"].items()
     }
-    config["facts"] |= {name: config[name] for name in ("env_name", "env_typed")}
+    config["facts"] |= {name: config[name] for name in ("env_name", "make_args")}
     return config
