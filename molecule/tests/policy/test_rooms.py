@@ -1,5 +1,6 @@
 """Each room holds what ARCHITECTURE.md says of it."""
 
+import ast
 import pathlib
 import re
 
@@ -23,6 +24,11 @@ BESIDE_PLUGINS = (
     "playbooks/library",
     "playbooks/*_plugins",
 )
+OWNER = ROOT / "controller/environment"
+# Files that spell what only an Environment knows, each with its reason.
+SPELLED = {
+    "molecule/tests/default/test_base.py": "tries to log in as no program does",
+}
 
 
 def rules(makefile: str) -> list[tuple[set[str], str]]:
@@ -86,3 +92,57 @@ def test_production_uses_nothing_of_molecule() -> None:
 
 def test_modules_are_in_plugins() -> None:
     assert [path for pattern in BESIDE_PLUGINS for path in ROOT.glob(pattern)] == []
+
+
+def spelled(tree: ast.Module) -> list[str]:
+    """Paths of state directories and vaults' passwords, and command lines of ssh, as "line: text". Docstrings are none."""
+    prose = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            if re.search(r"(^|/)\.state(/|$)|(^|/)vault-password$|\bssh -\w", node.value):
+                lines.append((node.lineno, node.value))
+        if isinstance(node, (ast.List, ast.Tuple)) and len(node.elts) > 1:
+            first, *rest = node.elts
+            option = any(isinstance(word, ast.Constant) and str(word.value).startswith("-") for word in rest)
+            words = option or any(isinstance(word, ast.Starred) for word in rest)
+            if isinstance(first, ast.Constant) and first.value == "ssh" and words:
+                lines.append((node.lineno, "ssh"))
+    return [f"{line}: {text}" for line, text in sorted(lines)]
+
+
+def test_paths_and_logins_of_environments_are_in_one_package() -> None:
+    """A test of the repository itself may write down what it expects."""
+    files = [
+        path for room in ("controller", "plugins", "containers", "molecule") for path in (ROOT / room).rglob("*.py")
+    ]
+    tests = (ROOT / "molecule/tests/unit", ROOT / "molecule/tests/policy")
+    files = [path for path in files if not any(path.is_relative_to(room) for room in (OWNER, *tests))]
+    problems = {
+        str(path.relative_to(ROOT)): lines
+        for path in files
+        if (lines := spelled(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert len(files) > 100 and set(problems) == set(SPELLED), problems
+
+
+@pytest.mark.parametrize(
+    ("source", "problems"),
+    [
+        ("STATE = ROOT / '.state'", ["1: .state"]),
+        ("f'{root}/.state/{name}'", ["1: /.state/"]),
+        ("state / 'vault-password'", ["1: vault-password"]),
+        ("['ssh', '-o', 'BatchMode=yes']", ["1: ssh"]),
+        ("['ssh', *options, host]", ["1: ssh"]),
+        ("run(f'ssh -p 22 {host}')", ["1: ssh -p 22 "]),
+        ("'''Reports go to .state/ENV.'''\nunits = ['ssh', 'nginx']\nprint('remove it from .state/releases')", []),
+    ],
+)
+def test_spelled_paths_and_logins_are_reported(source: str, problems: list[str]) -> None:
+    assert spelled(ast.parse(source)) == problems
