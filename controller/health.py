@@ -10,6 +10,17 @@ LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained ab
 LOGS_S = 60  # seconds that two rsyslogs have to find each other
 
 
+def unsettled(members: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """A sentence where not all databases are members of the cluster, and every standby streams and confirms commits; names: of databases."""
+    settled = [
+        member["name"]
+        for member in members
+        if member["state"] in ("running", "streaming") and member["role"] in ("leader", *CONFIRMING)
+    ]
+    seen = ", ".join(f"{member['name']} ({member['role']}, {member['state']})" for member in members)
+    return [] if sorted(settled) == sorted(names) else [f"Not every database confirms commits: {seen or 'no member'}."]
+
+
 def databases(
     answers: Answers, members: Sequence[str], scope: str | None
 ) -> tuple[dict[str, str], list[str], list[str]]:
@@ -53,10 +64,16 @@ def databases(
 
 
 def problems_across_hosts(
-    answers: Answers, groups: Mapping[str, Sequence[str]], facts: Mapping[str, Any]
+    answers: Answers, groups: Mapping[str, Sequence[str]], facts: Mapping[str, Any], strict: bool = False
 ) -> tuple[dict[str, str], list[str]]:
-    """(role of each database, sentences) that only the answers of several hosts together tell."""
+    """(role of each database, sentences) that only the answers of several hosts together tell.
+
+    strict: whether every standby has to confirm commits, so that any database may fail next.
+    """
     roles, primaries, wrong = databases(answers, groups.get("db", []), facts.get("patroni_scope"))
+    if strict and not wrong:
+        cluster = next((answers[name]["raw"].get("cluster") for name in primaries), None) or {}
+        wrong += unsettled(cluster.get("members", []), groups.get("db", []))
     holders = [name for name, answer in answers.items() if answer["raw"].get("holds")]
     unanswered = [name for name in groups.get("lb", []) if name not in answers]
     if groups.get("lb") and not holders and unanswered:

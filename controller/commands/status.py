@@ -75,7 +75,9 @@ def ask(environment: Environment) -> dict[str, dict[str, Any]]:
         }
         for name, host in environment.hosts.items()
     }
-    return query.ask(environment, query.modules("perlbal", "host_probe", "host_health"), "check", wanted)
+    return query.ask(
+        environment, query.modules("perlbal", "host_probe", "service_health", "host_health"), "check", wanted
+    )
 
 
 def main() -> int:

@@ -19,6 +19,9 @@ from typing import Any, TypeVar
 
 from tier import Tier, first, inside, wait
 
+from controller import health
+from plugins.module_utils import service_health
+
 T = TypeVar("T")
 
 RECOVERY_S = 120.0  # seconds after which a wait for a healthy tier gives up
@@ -29,6 +32,7 @@ VARIABLES = (
     "db_port",
     "etcd_metrics_port",
     "lb_vip",
+    "make_args",
     "media_port",
     "media_root",
     "patroni_port",
@@ -239,37 +243,48 @@ class Target:
 
     def problem(self) -> str:
         """Why the tier is not healthy, as a sentence; empty where it is."""
-        if len(self.primaries()) != 1:
-            return f"primaries: {self.primaries()}"
-        status, cluster = self.ask(self.primaries()[0], "cluster")
-        members = cluster["members"] if status == 200 else []
-        unhealthy = [
-            m["name"]
-            for m in members
-            if m["state"] not in ("running", "streaming")
-            or m["role"] not in ("leader", "sync_standby", "quorum_standby")
-        ]
-        if len(members) != len(self.groups["db"]) or unhealthy:
-            return f"databases: {[(m['name'], m['role'], m['state']) for m in members]}"
-        if len(self.holders()) != 1:
-            return f"holders of the virtual IP: {self.holders()}"
+        _roles, problems = health.problems_across_hosts(self.answers(), self.groups, self.facts, strict=True)
+        if problems:
+            return problems[0]
         with concurrent.futures.ThreadPoolExecutor(len(self.groups["all"])) as threads:
             return next(filter(None, threads.map(self.host_problem, self.groups["all"])), "")
 
+    def answers(self) -> health.Answers:
+        """What databases and balancers answer, as host_status returns it; less than a look from inside costs, while visitors are at it."""
+        answers: dict[str, dict[str, dict[str, Any]]] = {host: {"raw": {}} for host in self.groups["all"]}
+        primaries, holders = self.primaries(), self.holders()
+        for host in self.groups["db"]:
+            answers[host]["raw"]["role"] = "primary" if host in primaries else None
+        for host in primaries[:1]:
+            status, cluster = self.ask(host, "cluster")
+            answers[host]["raw"]["cluster"] = cluster if status == 200 else {}
+        for host in self.groups["lb"]:
+            answers[host]["raw"]["holds"] = host in holders
+        return answers
+
+    def json_on(self, host: str, port: str, path: str) -> dict[str, Any]:
+        """What a service of a host answers to the host itself, as JSON; empty where it does not. port: the name of its variable."""
+        output = self.try_on(host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts[port]}{path}")
+        with contextlib.suppress(ValueError):
+            answer: dict[str, Any] = json.loads(output or "{}")
+            return answer
+        return {}
+
     def host_problem(self, host: str) -> str:
         """Why a host is not healthy, as a sentence; empty where it is."""
+        problems: list[str] = []
         if host in self.groups["app"]:
-            if not self.try_on(host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['app_port']}/-/health"):
-                return f"{host} does not serve"
-            nodes = self.try_on(host, "PCPPASSFILE=/etc/pgpool2/pcppass pcp_node_info -h 127.0.0.1 -U follow -w -a")
-            if not nodes or any(line.split()[2] not in ("1", "2") for line in nodes.splitlines()):
-                return f"pgpool of {host}: {nodes}"
+            problems += service_health.site_problems(self.json_on(host, "app_port", "/-/health"))
+            command = "PCPPASSFILE=/etc/pgpool2/pcppass pcp_node_info -h 127.0.0.1 -U follow -w -a"
+            nodes = service_health.pgpool_nodes(self.try_on(host, command) or "")
+            problems += [] if nodes else [service_health.PGPOOL]
+            problems += [f"its pgpool does not use {node['address']}" for node in nodes if not node["up"]]
         if host in self.groups["media"] and not self.accepts_connections(host, "media_port"):
-            return f"{host} does not serve files"
-        if host in self.groups["quorum"] and not self.try_on(
-            host, f"curl -sf -m 3 http://{self.address[host]}:{self.facts['etcd_metrics_port']}/health"
-        ):
-            return f"etcd of {host} is down"
+            problems.append(service_health.LIGHTTPD)
+        if host in self.groups["quorum"]:
+            problems += service_health.etcd_problems(self.json_on(host, "etcd_metrics_port", "/health"))
+        if problems:
+            return f"{host}: {problems[0]}"
         state = self.try_on(host, "systemctl is-system-running")
         if state != "running":
             return f"{host}: {self.try_on(host, 'systemctl --failed --no-legend --plain; true') or state}"

@@ -25,6 +25,16 @@ from ansible.module_utils.host_probe import (
     size,
 )
 from ansible.module_utils.perlbal import console
+from ansible.module_utils.service_health import (
+    BACKUPS,
+    LIGHTTPD,
+    MEMCACHED,
+    PGPOOL,
+    etcd_problems,
+    patroni_problems,
+    pgpool_nodes,
+    site_problems,
+)
 
 TYPE_CHECKING = False  # what is only for a type checker is not imported: that takes longer than all else
 if TYPE_CHECKING:
@@ -232,33 +242,25 @@ class Host:
             [address.rsplit(":", 1)[0] for address in site["media"]["hosts"]],
             lambda a: connects(a, facts["media_upload_port"]),
         )
-        nodes = [
-            line.split()
-            for line in output(
-                "pcp_node_info", "-h", "127.0.0.1", "-U", "follow", "-w", "-a", PCPPASSFILE="/etc/pgpool2/pcppass"
-            ).splitlines()
-        ]
-        up = {fields[0]: fields[2] in ("1", "2") for fields in nodes}
+        nodes = pgpool_nodes(
+            output("pcp_node_info", "-h", "127.0.0.1", "-U", "follow", "-w", "-a", PCPPASSFILE="/etc/pgpool2/pcppass")
+        )
+        up = {node["address"]: node["up"] for node in nodes}
         if nodes:
             self.uses("databases", "db", up, up.get)
-            self.raw["primaries"] = [
-                self.names.get(fields[0], fields[0]) for fields in nodes if fields[6] == "primary" and up[fields[0]]
-            ]
+            primaries = [node["address"] for node in nodes if node["primary"] and up[node["address"]]]
+            self.raw["primaries"] = [self.names.get(address, address) for address in primaries]
         else:
-            self.wrong.append("its pgpool does not answer: systemctl status pgpool2 pgpool-follow")
+            self.wrong.append(PGPOOL)
         health = answer.result()
         self.raw["release"] = health.get("release")
         self.does["app"] = f"serves {health.get('release') or 'nothing'}"
-        if not health:
-            self.wrong.append("the site does not answer: systemctl status apache2; journalctl -u apache2")
-        self.wrong += [
-            f"{part}: {health[part]}" for part in ("django", "database", "cache") if health.get(part, "ok") != "ok"
-        ]
+        self.wrong += site_problems(health)
 
     def media(self) -> None:
         """A media host: its files, and whether it keeps up with the others."""
         if http_get(self.facts["address"], self.facts["media_port"], "/")[0] is None:
-            self.wrong.append("its lighttpd does not answer: systemctl status lighttpd")
+            self.wrong.append(LIGHTTPD)
         index = pathlib.Path(self.facts["media_root"], ".sync/index")
         count = (
             sum(" -1 " not in line for line in index.read_text(encoding="ascii").splitlines()) if index.exists() else 0
@@ -269,7 +271,7 @@ class Host:
         """A cache host."""
         stats = memcached(self.facts["address"], self.facts["cache_port"])
         if not stats:
-            self.wrong.append("its memcached does not answer: systemctl status memcached")
+            self.wrong.append(MEMCACHED)
             return
         gets = int(stats["cmd_get"])
         self.does["cache"] = (
@@ -281,22 +283,18 @@ class Host:
         """A database: what its Patroni says of it and of all."""
         own = json_get(self.facts["address"], self.facts["patroni_port"], "/patroni")
         self.raw["cluster"] = json_get(self.facts["address"], self.facts["patroni_port"], "/cluster")
+        self.wrong += patroni_problems(own)
         if not own:
-            self.wrong.append("its Patroni does not answer: systemctl status patroni")
             return
         self.raw["role"] = own.get("role")
         self.does["db"] = (
             f"{'primary' if own.get('role') == 'primary' else 'standby'}, timeline {own.get('timeline', '?')}"
         )
-        if own.get("state") != "running":
-            self.wrong.append(f"PostgreSQL is {own.get('state')}: journalctl -u patroni")
         if own.get("role") == "primary" and any(
             member["role"] != "leader" and member["state"] != "streaming"
             for member in self.raw["cluster"].get("members", [])
         ):
             self.raw["lost_slots"] = self.lost_slots()
-        if own.get("pending_restart"):
-            self.wrong.append("PostgreSQL waits for a restart to take a setting")
 
     def lost_slots(self) -> list[str]:
         """Replication slots of standbys for which this primary has kept no WAL. Empty where it does not tell."""
@@ -307,10 +305,9 @@ class Host:
 
     def quorum(self) -> None:
         """A member of etcd."""
-        healthy = json_get(self.facts["address"], self.facts["etcd_metrics_port"], "/health").get("health") == "true"
-        self.does["quorum"] = "etcd votes" if healthy else "etcd is silent"
-        if not healthy:
-            self.wrong.append("its etcd is not in the quorum: systemctl status etcd")
+        problems = etcd_problems(json_get(self.facts["address"], self.facts["etcd_metrics_port"], "/health"))
+        self.does["quorum"] = "etcd is silent" if problems else "etcd votes"
+        self.wrong += problems
 
     def monitor(self) -> None:
         """The monitor."""
@@ -349,7 +346,7 @@ class Host:
             ", ".join(f"{kind} of {age / 3600:.1f} h ago" for kind, age in ages.items()) or "no backup yet"
         )
         if time.time() - state.get("looked", 0) > LOOK_OLD_S:
-            self.wrong.append("nobody has looked at the backups for a while: journalctl -u tier-backup@look")
+            self.wrong.append(BACKUPS)
         self.wrong += state.get("wrong", [])
 
 

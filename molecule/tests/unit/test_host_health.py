@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible.module_utils import host_health
+from ansible.module_utils import host_health, service_health
 
 # systemctl list-units --all --full --plain --no-legend
 LISTED = """\
@@ -149,3 +149,38 @@ def test_the_age_of_rsyslog_is_read_on_senders_only(
     )
     app1.logs()
     assert app1.raw["logs"] == {"seconds": seconds, "to": {"monitor1": bool(sent)}}
+
+
+@pytest.mark.parametrize(
+    ("problems", "expected"),
+    [
+        (
+            service_health.site_problems(None),
+            ["the site does not answer: systemctl status apache2; journalctl -u apache2"],
+        ),
+        (service_health.site_problems({"release": "a", "django": "ok", "cache": "no answer"}), ["cache: no answer"]),
+        (service_health.site_problems({"django": "ok", "database": "ok", "cache": "ok"}), []),
+        (service_health.patroni_problems({}), ["its Patroni does not answer: systemctl status patroni"]),
+        (service_health.patroni_problems({"state": "running"}), []),
+        (
+            service_health.patroni_problems({"state": "starting", "pending_restart": True}),
+            ["PostgreSQL is starting: journalctl -u patroni", "PostgreSQL waits for a restart to take a setting"],
+        ),
+        (service_health.etcd_problems({"health": "true"}), []),
+        (service_health.etcd_problems({"health": "false"}), ["its etcd is not in the quorum: systemctl status etcd"]),
+        (service_health.etcd_problems(None), ["its etcd is not in the quorum: systemctl status etcd"]),
+    ],
+)
+def test_answers_of_services_are_judged(problems: list[str], expected: list[str]) -> None:
+    assert problems == expected
+
+
+def test_databases_of_pgpool_are_read() -> None:
+    output = (
+        "192.0.2.1 5432 2 0.5 up up primary primary 0 none\n192.0.2.2 5432 3 0.5 down down standby standby 0 none\n"
+    )
+    assert service_health.pgpool_nodes(output) == [
+        {"address": "192.0.2.1", "up": True, "primary": True},
+        {"address": "192.0.2.2", "up": False, "primary": False},
+    ]
+    assert service_health.pgpool_nodes("") == []

@@ -18,9 +18,11 @@ from tier import search
 
 from controller import health
 from controller.environment.rendering import load_plugins
+from plugins.module_utils import service_health
 
 FILES = ROOT / "roles/status_page/files"
 sys.modules["status"] = health  # its name on the monitor
+sys.modules["service_health"] = service_health
 from status_page import judgement, page, picture, program, questions, settings
 
 

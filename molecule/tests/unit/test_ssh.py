@@ -281,7 +281,8 @@ def test_replies_have_the_form_of_ansibles_results(reply: Any, result: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("names", "function"), [(("perlbal", "host_probe", "host_health"), "check"), (("log_search",), "search")]
+    ("names", "function"),
+    [(("perlbal", "host_probe", "service_health", "host_health"), "check"), (("log_search",), "search")],
 )
 def test_sent_modules_need_no_ansible(app1: Environment, fake: Fake, names: list[str], function: str) -> None:
     """A bare Python comes as far as the function, which misses its arguments."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from controller import health
 from controller.commands import status
 
 GROUPS = {"lb": ["lb1", "lb2"], "app": ["app1", "app2"], "db": ["db1", "db2"]}
@@ -158,3 +159,40 @@ def test_an_outdated_image_is_reported_and_is_no_problem() -> None:
         "Before another host does: make image ENV=x"
     ) in text.splitlines()
     assert "app2 came from" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, ""),
+        (
+            {"role": "replica"},
+            "Not every database confirms commits: db1 (leader, running), db2 (sync_standby, streaming), db3 (replica",
+        ),
+        ({"state": "in archive recovery"}, "db3 does not keep up"),
+        ({"state": "running"}, "db3 does not keep up"),
+        (None, "Not every database confirms commits: db1 (leader, running), db2 (sync_standby, streaming)."),
+    ],
+)
+def test_a_strict_judgement_wants_every_standby_to_confirm(changes: dict[str, str] | None, sentence: str) -> None:
+    """Drills break any of them next."""
+    third = (
+        [] if changes is None else [{"name": "db3", "role": "quorum_standby", "state": "streaming", "lag": 0} | changes]
+    )
+    cluster = {"members": CLUSTER["members"] + third}
+    answers = {
+        "lb1": {"raw": {"holds": True}},
+        "db1": {"raw": {"role": "primary", "cluster": cluster}},
+        **{name: {"raw": {"role": None}} for name in ("db2", "db3")},
+    }
+    groups, facts = {"lb": ["lb1"], "db": ["db1", "db2", "db3"]}, {"lb_vip": "192.0.2.9", "make_args": "ENV=x"}
+    _roles, problems = health.problems_across_hosts(answers, groups, facts, strict=True)
+    assert (problems[0] if problems else "").startswith(sentence) and bool(problems) == bool(sentence)
+    if changes is None or "role" in changes:
+        assert health.problems_across_hosts(answers, groups, facts)[1] == []
+
+
+def test_a_strict_judgement_of_a_primary_without_a_cluster_is_a_problem() -> None:
+    answers: dict[str, Any] = {"lb1": {"raw": {"holds": True}}, "db1": {"raw": {"role": "primary", "cluster": {}}}}
+    _roles, problems = health.problems_across_hosts(answers, {"lb": ["lb1"], "db": ["db1"]}, {}, strict=True)
+    assert problems == ["Not every database confirms commits: no member."]

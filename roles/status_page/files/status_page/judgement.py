@@ -2,7 +2,8 @@
 
 import typing
 
-# controller/health.py, which `make status` judges by, too.
+# What `make status` judges by, too: plugins/module_utils/service_health.py, and controller/health.py.
+import service_health
 import status
 
 from status_page.questions import COMPLAINTS, DISK_FULL, Answers, Plugins
@@ -51,13 +52,7 @@ class Host:
             field.rpartition(".")[2]: value for field, value in munin.get("pgpool", {}).items() if value is not None
         }
         lines = [f"serves {self.raw['release'] or 'nothing'}"]
-        if answer is None:
-            self.wrong.append("the site does not answer: systemctl status apache2; journalctl -u apache2")
-        self.wrong += [
-            f"{part}: {answer[part]}"
-            for part in ("django", "database", "cache")
-            if answer and answer.get(part, "ok") != "ok"
-        ]
+        self.wrong += service_health.site_problems(answer)
         if "all" in pgpool:
             lines.append(f"pgpool: {pgpool.get('busy', 0):.0f} of {pgpool['all']:.0f} busy")
             count = len(config["tiers"]["db"])
@@ -70,26 +65,20 @@ class Host:
             if pgpool.get("busy", 0) >= pgpool["all"]:
                 self.wrong.append("all sessions of its pgpool are taken: requests wait. make pool")
         elif munin:
-            self.wrong.append("its pgpool does not answer: systemctl status pgpool2 pgpool-follow")
+            self.wrong.append(service_health.PGPOOL)
         self.describe("app", *lines)
 
     def media(self, answer: tuple[int, str] | None) -> None:
         """A media host."""
         self.describe("media", "serves files" if answer else "serves nothing")
         if answer is None:
-            self.wrong.append("its lighttpd does not answer: systemctl status lighttpd")
+            self.wrong.append(service_health.LIGHTTPD)
 
     def db(self, answer: Answer, cluster: Answer) -> None:
         """A database; health judges it beside the others."""
         self.raw.update(role=(answer or {}).get("role"), cluster=cluster or {})
         self.describe("db", "primary" if self.raw["role"] == "primary" else "standby" if answer else "no database")
-        if answer is None:
-            self.wrong.append("its Patroni does not answer: systemctl status patroni")
-            return
-        if answer.get("state") != "running":
-            self.wrong.append(f"PostgreSQL is {answer.get('state')}: journalctl -u patroni")
-        if answer.get("pending_restart"):
-            self.wrong.append("PostgreSQL waits for a restart to take a setting")
+        self.wrong += service_health.patroni_problems(answer)
 
     def cache(self, munin: Plugins) -> None:
         """A cache host."""
@@ -103,14 +92,13 @@ class Host:
         else:
             self.describe("cache", "remembers nothing")
             if munin:
-                self.wrong.append("its memcached does not answer: systemctl status memcached")
+                self.wrong.append(service_health.MEMCACHED)
 
     def quorum(self, answer: Answer) -> None:
         """A member of etcd."""
-        healthy = (answer or {}).get("health") == "true"
-        self.describe("quorum", "etcd votes" if healthy else "etcd is silent")
-        if not healthy:
-            self.wrong.append("its etcd is not in the quorum: systemctl status etcd")
+        problems = service_health.etcd_problems(answer)
+        self.describe("quorum", "etcd is silent" if problems else "etcd votes")
+        self.wrong += problems
 
     def backup(self, munin: Plugins) -> None:
         """The backup host."""
@@ -130,7 +118,7 @@ class Host:
             ),
         )
         if figures.get("backup_wrong.looked", 0) > LOOK_OLD_MIN:
-            self.wrong.append("nobody has looked at the backups for a while: journalctl -u tier-backup@look")
+            self.wrong.append(service_health.BACKUPS)
         if wrong := sum(figures.get(field, 0) for field in COMPLAINTS):
             why = [text for field, text in munin.get("backup_why", {}).items() if text and field in COMPLAINTS]
             self.wrong += why or [
