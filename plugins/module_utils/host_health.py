@@ -98,6 +98,16 @@ class Host:
         addresses = list(dict.fromkeys(addresses))
         self.questions.append((pool, self.members[group], addresses, [Later(answers, a) for a in addresses]))
 
+    def result(self) -> dict[str, Any]:
+        """What is found out, as the module host_status documents it."""
+        return {
+            "does": self.does,
+            "sees": self.sees,
+            "wrong": self.wrong + self.unanswered,
+            "wrong_itself": self.wrong,
+            "raw": self.raw,
+        }
+
     def record_answers(self) -> None:
         """Note who answered, and complain where the inventory says otherwise or one is silent."""
         for pool, declared, addresses, answers in self.questions:
@@ -350,18 +360,40 @@ class Host:
         self.wrong += state.get("wrong", [])
 
 
+def service_problems(tiers: Iterable[str], facts: dict[str, Any]) -> list[str]:
+    """Problems of the services that others use of this host, in its tiers. facts: of the environment, with the host's address."""
+    address, problems = facts["address"], []
+    if "app" in tiers:
+        problems += site_problems(json_get(address, facts["app_port"], "/-/health", SITE_S))
+    if "media" in tiers and not all(connects(address, facts[port]) for port in ("media_port", "media_upload_port")):
+        problems.append(LIGHTTPD)
+    if "cache" in tiers and not connects(address, facts["cache_port"]):
+        problems.append(MEMCACHED)
+    if "quorum" in tiers:
+        problems += etcd_problems(json_get(address, facts["etcd_metrics_port"], "/health"))
+    return problems
+
+
 def check(
-    name: str, groups: Mapping[str, Iterable[str]], addresses: Mapping[str, str], facts: dict[str, Any]
+    name: str,
+    groups: Mapping[str, Iterable[str]],
+    addresses: Mapping[str, str],
+    facts: dict[str, Any],
+    services_only: bool = False,
 ) -> dict[str, Any]:
     """Ask this host, by its name in the inventory. groups: {group: hosts}, those that are no tier are passed over; addresses: {host: address}; facts of the tier.
 
-    {does, sees, wrong, wrong_itself, raw, asked}, as the module host_status documents them.
+    services_only: whether only the services that others use are asked. {does, sees, wrong, wrong_itself, raw, asked}, as the module host_status
+    documents them.
     """
     members = {
         group: {member: addresses[member] for member in names} for group, names in groups.items() if group in UNITS
     }
     host = Host(members, facts | {"address": addresses[name]})
     tiers = [group for group, names in members.items() if name in names and group != "all"]
+    if services_only:
+        host.wrong += service_problems(tiers, host.facts)
+        return host.result()
     engine = [facts["lb_engine"]] if "lb" in tiers else []
     units = {unit for tier in ["all", *tiers] for unit in UNITS[tier]}.union(engine)
     host.services(sorted(units if members.get("backup") else units - BACKED_UP))
@@ -374,11 +406,5 @@ def check(
         except (OSError, KeyError, ValueError, IndexError) as error:
             host.wrong.append(f"{tier} is not as the tier builds it ({type(error).__name__}: {error}): make converge")
     host.record_answers()
-    return {
-        "does": host.does,
-        "sees": host.sees,
-        "wrong": host.wrong + host.unanswered,
-        "wrong_itself": host.wrong,
-        "raw": host.raw,
-        "asked": {"groups": {group: list(names) for group, names in members.items()}, "facts": facts},
-    }
+    asked = {"groups": {group: list(names) for group, names in members.items()}, "facts": facts}
+    return {**host.result(), "asked": asked}

@@ -26,6 +26,10 @@ options:
     type: dict
     required: true
     description: Settings of the tier.
+  services_only:
+    type: bool
+    default: false
+    description: Ask only the services that others use of the host, and say as the message what is wrong with them.
 """
 
 RETURN = """
@@ -34,7 +38,8 @@ sees: {type: dict, returned: always, description: "Whom this host uses, as {pool
 wrong: {type: list, returned: always, description: "What is wrong with it, in sentences."}
 wrong_itself: {type: list, returned: always, description: "Those of them that are about this host, whoever does not answer it."}
 raw: {type: dict, returned: always, description: What only makes sense beside that of the other hosts.}
-asked: {type: dict, returned: always, description: "Groups and facts, as they were given."}
+asked: {type: dict, returned: unless services_only, description: "Groups and facts, as they were given."}
+msg: {type: str, returned: with services_only, description: What is wrong with its services; empty where nothing is.}
 """
 
 
@@ -47,9 +52,12 @@ def main() -> None:
             "groups": {"type": "dict", "required": True},
             "addresses": {"type": "dict", "required": True},
             "facts": {"type": "dict", "required": True},
+            "services_only": {"type": "bool", "default": False},
         },
     )
-    module.exit_json(changed=False, **check(**module.params))
+    answer = check(**module.params)
+    message = {"msg": "; ".join(answer["wrong"])} if module.params["services_only"] else {}
+    module.exit_json(changed=False, **answer, **message)
 
 
 if __name__ == "__main__":

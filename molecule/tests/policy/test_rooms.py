@@ -1,6 +1,7 @@
 """Each room holds what ARCHITECTURE.md says of it."""
 
 import ast
+import json
 import pathlib
 import re
 
@@ -79,6 +80,22 @@ def test_a_playbook_is_a_verb() -> None:
 def test_files_named_in_playbooks_exist(path: pathlib.Path) -> None:
     """Ansible resolves names from the folder of the file, and looks for most of them only when it needs them."""
     assert [name for name in referred(path) if not (path.parent / name).is_file()] == []
+
+
+def test_plays_that_await_healthy_hosts_know_what_to_ask() -> None:
+    """The values are in vars/status.yml; without it a play fails where it waits."""
+    plays = [play for path in PLAYS for play in yaml.safe_load(path.read_text(encoding="utf-8")) if "hosts" in play]
+    works = {"restart", "reboot"}
+    awaiting = [
+        play
+        for play in plays
+        if re.search(
+            r"await_healthy|work_re|reboot_database", text := json.dumps(play["tasks"] if "tasks" in play else [])
+        )
+        or ("drained_work" in text and play.get("vars", {}).get("drain_work") in works)
+    ]
+    lacking = [play["name"] for play in awaiting if not re.search("vars/status.yml", json.dumps(play["vars_files"]))]
+    assert len(awaiting) >= 6 and lacking == []
 
 
 def test_production_uses_nothing_of_molecule() -> None:

@@ -184,3 +184,31 @@ def test_databases_of_pgpool_are_read() -> None:
         {"address": "192.0.2.2", "up": False, "primary": False},
     ]
     assert service_health.pgpool_nodes("") == []
+
+
+@pytest.mark.parametrize(
+    ("silent", "wrong"),
+    [
+        ((), []),
+        ((8000,), ["the site does not answer: systemctl status apache2; journalctl -u apache2"]),
+        ((8080,), ["its lighttpd does not answer: systemctl status lighttpd"]),
+        ((8081,), ["its lighttpd does not answer: systemctl status lighttpd"]),
+        ((11211,), ["its memcached does not answer: systemctl status memcached"]),
+        ((2381,), ["its etcd is not in the quorum: systemctl status etcd"]),
+    ],
+)
+def test_playbooks_await_the_services_that_others_use(
+    monkeypatch: pytest.MonkeyPatch, silent: tuple[int, ...], wrong: list[str]
+) -> None:
+    """Not what else `make status` says of a host: a full disk keeps nobody from a restart."""
+    answers = {8000: {"django": "ok"}, 2381: {"health": "true"}}
+    monkeypatch.setattr(host_health, "json_get", lambda _a, port, *_more: {} if port in silent else answers[port])
+    monkeypatch.setattr(host_health, "connects", lambda _a, port: port not in silent)
+    ports = {"app_port": 8000, "media_port": 8080, "media_upload_port": 8081, "cache_port": 11211}
+    tiers = ("all", "app", "media", "cache", "quorum", "db", "lb")
+    facts = ports | {"etcd_metrics_port": 2381, "tiers": list(tiers[1:])}
+    found = host_health.check("box1", dict.fromkeys(tiers, ["box1"]), {"box1": "192.0.2.1"}, facts, services_only=True)
+    assert found["wrong"] == found["wrong_itself"] == wrong
+    groups = {"all": ["box1", "box2"], "app": ["box1"]}
+    other = host_health.check("box2", groups, {"box1": "192.0.2.1", "box2": "192.0.2.2"}, facts, services_only=True)
+    assert other["wrong"] == []
