@@ -106,7 +106,9 @@ def daemons(host: Host, told: types.SimpleNamespace) -> list[str]:
     return host.check_output("pgrep --full %s", f"^wsgi:{told.site_name} ").split()
 
 
-def test_the_node_proves_that_it_can_serve(host: Host, ask: Ask, name: str, told: types.SimpleNamespace) -> None:
+def test_health_reports_release_database_and_cache(
+    host: Host, ask: Ask, name: str, told: types.SimpleNamespace
+) -> None:
     status, body = ask(HEALTH)
     release = host.check_output("basename $(readlink %s/current)", told.site_root)
     assert (status, json.loads(body)) == (
@@ -115,7 +117,7 @@ def test_the_node_proves_that_it_can_serve(host: Host, ask: Ask, name: str, told
     )
 
 
-def test_the_node_says_no_in_time_when_the_database_hangs(host: Host, ask: Ask) -> None:
+def test_health_is_503_in_time_while_the_database_hangs(host: Host, ask: Ask) -> None:
     with frozen(host, "pgpool2"):
         begun = time.monotonic()
         status, body = ask(HEALTH)
@@ -127,7 +129,7 @@ def test_the_node_says_no_in_time_when_the_database_hangs(host: Host, ask: Ask) 
 
 
 @pytest.mark.needs(cache=2)
-def test_the_site_is_healthy_without_one_cache_host_and_unhealthy_without_all(
+def test_health_is_200_with_a_single_cache_host_and_503_without_any(
     host: Host, ask: Ask, told: types.SimpleNamespace
 ) -> None:
     addresses = [cache["address"] for cache in told.cache_hosts]
@@ -144,7 +146,7 @@ def test_the_site_is_healthy_without_one_cache_host_and_unhealthy_without_all(
 
 
 @pytest.mark.needs(app=2, monitor=1)
-def test_health_is_for_balancers_and_monitors_not_for_visitors(
+def test_health_is_allowed_to_balancers_and_monitors_only(
     ask: Ask, tier: Tier, told: types.SimpleNamespace, balancer: Host, neighbour: Host
 ) -> None:
     assert ask(HEALTH, of=balancer)[0] == 200
@@ -154,7 +156,9 @@ def test_health_is_for_balancers_and_monitors_not_for_visitors(
 
 
 @pytest.mark.needs(app=2)
-def test_pages_are_for_balancers(ask: Ask, told: types.SimpleNamespace, balancer: Host, neighbour: Host) -> None:
+def test_pages_are_allowed_to_balancers_only(
+    ask: Ask, told: types.SimpleNamespace, balancer: Host, neighbour: Host
+) -> None:
     pretended = "X-Forwarded-For: " + told.addresses[told.groups["lb"][0]]
     assert ask("/", "--header", pretended, of=neighbour)[0] == 403
     assert ask("/", of=balancer)[0] == 200
@@ -162,7 +166,7 @@ def test_pages_are_for_balancers(ask: Ask, told: types.SimpleNamespace, balancer
 
 @pytest.mark.apart("app", "lb")
 @pytest.mark.parametrize("balanced", [True, False])
-def test_only_a_balancer_is_believed_who_the_visitor_is(
+def test_x_forwarded_for_is_trusted_from_balancers_only(
     host: Host, ask: Ask, name: str, address: str, balancer: Host, balanced: bool
 ) -> None:
     marker = uuid.uuid4().hex
@@ -180,12 +184,14 @@ def test_only_a_balancer_is_believed_who_the_visitor_is(
     assert f"{name}/" in line.split()[-1]
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_sent(ask: Ask, told: types.SimpleNamespace) -> None:
+def test_a_body_over_the_limit_is_refused_by_content_length(ask: Ask, told: types.SimpleNamespace) -> None:
     limit = told.site_upload_limit_mb * 1024 * 1024
     assert ask("/", "--request", "POST", "--header", f"Content-Length: {limit + 1}")[0] == 413
 
 
-def test_the_status_is_for_this_host_alone(host: Host, told: types.SimpleNamespace, address: str) -> None:
+def test_server_status_of_apache_is_allowed_to_localhost_only(
+    host: Host, told: types.SimpleNamespace, address: str
+) -> None:
     port = str(told.app_status_port)
     assert "BusyWorkers" in host.check_output("curl -s 'http://127.0.0.1:%s/server-status?auto'", port)
     assert host.run("curl -s --max-time 2 http://%s:%s/server-status", address, port).rc != 0
@@ -235,7 +241,7 @@ storage.delete(second)
 
 
 @pytest.mark.needs(media=2)
-def test_an_upload_succeeds_while_one_media_host_is_away(host: Host, told: types.SimpleNamespace) -> None:
+def test_an_upload_succeeds_while_a_media_host_is_unreachable(host: Host, told: types.SimpleNamespace) -> None:
     with cut_off(host, told.media_hosts[0]["address"]):
         assert (
             manage(
@@ -251,7 +257,7 @@ storage.delete(name)
         )
 
 
-def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host: Host, told: types.SimpleNamespace) -> None:
+def test_the_site_can_write_to_private_temporary_directories_only(host: Host, told: types.SimpleNamespace) -> None:
     found = host.check_output(
         "nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- runuser -u %s -- "
         "find / -path /proc -prune -o -path /sys -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true",
@@ -268,9 +274,7 @@ def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host: Host
         assert seen.rc == 1, f"{directory} is the host's own"
 
 
-def test_the_site_runs_in_as_many_processes_as_this_host_can_carry_and_as_its_own_user(
-    host: Host, told: types.SimpleNamespace
-) -> None:
+def test_number_and_user_of_the_processes_of_the_site(host: Host, told: types.SimpleNamespace) -> None:
     cores, kilobytes = map(int, host.check_output("nproc; awk '/^MemTotal/ {print $2}' /proc/meminfo").split())
     cores, memory = max(1, math.ceil(cores * told.host_share)), kilobytes / 1024 * told.host_share
     pids = daemons(host, told)
@@ -281,7 +285,7 @@ def test_the_site_runs_in_as_many_processes_as_this_host_can_carry_and_as_its_ow
         assert int(threads) >= told.app_threads
 
 
-def test_apaches_own_processes_never_load_the_site(host: Host, told: types.SimpleNamespace, address: str) -> None:
+def test_processes_of_apache_do_not_load_the_site(host: Host, told: types.SimpleNamespace, address: str) -> None:
     host.check_output(
         "for _ in $(seq 40); do curl --silent --fail --output /dev/null http://%s:%s/; done",
         address,
@@ -294,7 +298,7 @@ def test_apaches_own_processes_never_load_the_site(host: Host, told: types.Simpl
     assert max(memory.values()) < min(site.values()) / 2  # an interpreter with Django in it weighs several times theirs
 
 
-def test_apache_is_back_after_it_was_killed(host: Host, ask: Ask) -> None:
+def test_apache_restarts_after_a_crash(host: Host, ask: Ask) -> None:
     before = host.check_output("systemctl show --property MainPID --value apache2")
     host.check_output("kill -KILL %s", before)
     assert eventually(lambda: ask(HEALTH)[0] == 200)
@@ -308,7 +312,7 @@ def test_a_killed_process_of_the_site_is_replaced(host: Host, ask: Ask, told: ty
     assert eventually(lambda: len(set(daemons(host, told)) - set(before)) == len(before))
 
 
-def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host: Host, told: types.SimpleNamespace) -> None:
+def test_no_secret_is_in_a_command_line_or_a_world_readable_file(host: Host, told: types.SimpleNamespace) -> None:
     # The secrets stay on the host, and out of the command lines that look for them.
     described = f"/etc/{told.site_name}/site.json"
     secrets = (
@@ -328,7 +332,7 @@ def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host: Host, told
     assert host.run("runuser -u %s -- test -w %s", told.site_name, described).rc == 1
 
 
-def test_a_request_is_logged_with_the_balancers_id(host: Host, ask: Ask) -> None:
+def test_a_request_is_logged_with_the_request_id(host: Host, ask: Ask) -> None:
     marker = uuid.uuid4().hex
     assert ask(f"/none-{marker}", "--header", f"X-Request-Id: {marker}")[0] == 404
     assert eventually(

@@ -46,7 +46,7 @@ def ask(told: types.SimpleNamespace, on: OnHost) -> Callable[..., Any]:
 
 
 @pytest.mark.needs(app=2)
-def test_what_one_app_host_stores_another_reads(ask: Callable[..., Any], told: types.SimpleNamespace) -> None:
+def test_an_item_stored_by_an_app_host_is_read_by_another(ask: Callable[..., Any], told: types.SimpleNamespace) -> None:
     first, *_, last = told.groups["app"]
     key = uuid.uuid4().hex
     for cache in told.groups["cache"]:
@@ -70,7 +70,7 @@ def test_only_app_hosts_reach_memcached(ask: Callable[..., Any], told: types.Sim
     assert heard == []
 
 
-def test_memcached_listens_on_the_private_address_alone(told: types.SimpleNamespace, on: OnHost) -> None:
+def test_memcached_listens_on_the_private_address_only(told: types.SimpleNamespace, on: OnHost) -> None:
     for cache in told.groups["cache"]:
         listening = {
             line.split()[4]
@@ -85,7 +85,7 @@ def test_memcached_listens_on_the_private_address_alone(told: types.SimpleNamesp
 
 
 @pytest.mark.apart("cache", "app", "db")
-def test_memory_is_most_of_what_the_host_may_count_on(
+def test_memcached_uses_most_of_the_available_memory(
     ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost
 ) -> None:
     for cache in told.groups["cache"]:
@@ -95,7 +95,7 @@ def test_memory_is_most_of_what_the_host_may_count_on(
 
 
 @pytest.mark.needs(cache=2)
-def test_losing_one_node_loses_its_share_of_the_keys(told: types.SimpleNamespace, on: OnHost) -> None:
+def test_a_stopped_cache_host_loses_an_equal_share_of_the_keys(told: types.SimpleNamespace, on: OnHost) -> None:
     nodes = told.groups["cache"]
     # Through the site's own settings: what its pages would find.
     ring = textwrap.dedent("""
@@ -122,7 +122,7 @@ def test_losing_one_node_loses_its_share_of_the_keys(told: types.SimpleNamespace
     )
 
 
-def test_memcached_starts_again_after_a_crash(ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost) -> None:
+def test_memcached_restarts_after_a_crash(ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost) -> None:
     cache = told.groups["cache"][-1]
     on(cache).check_output("systemctl kill --signal=KILL memcached")
     deadline = time.monotonic() + 30

@@ -154,7 +154,7 @@ def python(host: Host, script: str) -> str:
     return host.check_output("python3 -c %s", textwrap.dedent(script))
 
 
-def test_all_hosts_give_a_static_file_the_same_validators(ask: Ask, media: dict[str, Host], static: str) -> None:
+def test_validators_of_a_static_file_are_the_same_on_all_hosts(ask: Ask, media: dict[str, Host], static: str) -> None:
     answers = [ask(name, static + HASHED) for name in media]
     assert all(answer.status == 200 and answer.body == STYLE for answer in answers)
     [validators] = {(answer.headers["ETag"], answer.headers["Last-Modified"]) for answer in answers}
@@ -166,7 +166,7 @@ def test_all_hosts_give_a_static_file_the_same_validators(ask: Ask, media: dict[
         assert ask(name, static + HASHED, If_None_Match='"another"').status == 200
 
 
-def test_ranges(ask: Ask, media: dict[str, Host], static: str) -> None:
+def test_range_requests_are_answered(ask: Ask, media: dict[str, Host], static: str) -> None:
     for name in media:
         part = ask(name, static + HASHED, Range="bytes=100-199")
         assert (part.status, part.body) == (206, STYLE[100:200])
@@ -186,7 +186,7 @@ def test_ranges(ask: Ask, media: dict[str, Host], static: str) -> None:
         ("identity", None, ""),
     ],
 )
-def test_the_variant_compressed_at_build_time(
+def test_accept_encoding_selects_the_compressed_variant(
     ask: Ask, media: dict[str, Host], static: str, accept: str, coding: str | None, suffix: str
 ) -> None:
     for name in media:
@@ -201,7 +201,7 @@ def test_the_variant_compressed_at_build_time(
         assert "immutable" in answer.headers["Cache-Control"]
 
 
-def test_a_compressed_file_asked_for_by_its_own_name(ask: Ask, media: dict[str, Host], static: str) -> None:
+def test_a_compressed_variant_is_served_by_name(ask: Ask, media: dict[str, Host], static: str) -> None:
     name = next(iter(media))
     archive = ask(name, static + HASHED + ".gz", Accept_Encoding="gzip, br")
     assert (archive.headers["Content-Encoding"], archive.headers["Content-Type"]) == (None, "application/gzip")
@@ -209,7 +209,7 @@ def test_a_compressed_file_asked_for_by_its_own_name(ask: Ask, media: dict[str, 
     assert ask(name, static + HASHED + ".br", Accept_Encoding="gzip, br").body == STATIC[HASHED + ".br"]
 
 
-def test_only_a_hashed_name_is_kept_for_good(ask: Ask, media: dict[str, Host], static: str) -> None:
+def test_only_hashed_names_are_immutable(ask: Ask, media: dict[str, Host], static: str) -> None:
     def expiry(path: str) -> Any:
         return ask(next(iter(media)), static + path).headers["Cache-Control"]
 
@@ -233,7 +233,7 @@ def test_only_a_hashed_name_is_kept_for_good(ask: Ask, media: dict[str, Host], s
         ("a", "application/octet-stream"),
     ],
 )
-def test_content_types_are_sent_and_not_guessed(
+def test_content_types_are_sent_with_nosniff(
     ask: Ask, media: dict[str, Host], static: str, name: str, content_type: str
 ) -> None:
     headers = ask(next(iter(media)), static + name, method="HEAD").headers
@@ -266,7 +266,7 @@ def test_content_types_are_sent_and_not_guessed(
         "{media}%2e%2e/static/tests-tmp/link.txt",
     ],
 )
-def test_nothing_else_is_served(
+def test_other_paths_are_refused(
     ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str, path: str
 ) -> None:
     for name in media:
@@ -276,7 +276,7 @@ def test_nothing_else_is_served(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "MKCOL", "PROPFIND", "MOVE", "OPTIONS", "TRACE"])
-def test_visitors_can_only_read(ask: Ask, media: dict[str, Host], static: str, method: str) -> None:
+def test_write_methods_of_visitors_are_refused(ask: Ask, media: dict[str, Host], static: str, method: str) -> None:
     name = next(iter(media))
     assert ask(name, static + "plain.css", method=method, body=b"x").status in (403, 405, 413)
     assert ask(name, static + "plain.css").body == STYLE
@@ -311,7 +311,7 @@ def test_an_upload_is_served_by_every_host(
     assert [ask(name, picture, Range="bytes=5-9").body for name in media] == [PICTURE[5:10]] * len(media)
 
 
-def test_an_upload_runs_nothing_in_the_sites_name(
+def test_uploads_with_scripts_are_sandboxed_attachments(
     ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
 ) -> None:
     host = next(iter(media))
@@ -364,7 +364,7 @@ def test_invalid_requests_of_an_app_host_are_refused(
     assert ask(host, uploads + "kept").body == b"x"
 
 
-def test_uploads_have_a_limit(
+def test_uploads_over_the_limit_are_refused(
     ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], on: OnHost, uploads: str
 ) -> None:
     host = next(iter(media))
@@ -385,7 +385,7 @@ def test_uploads_have_a_limit(
         assert ask(host, uploads + "large", method="HEAD").status == found
 
 
-def test_half_an_upload_is_never_served(
+def test_an_incomplete_upload_is_never_served(
     ask: Ask,
     told: types.SimpleNamespace,
     media: dict[str, Host],
@@ -412,7 +412,7 @@ def test_half_an_upload_is_never_served(
 
 
 @pytest.mark.needs(media=2)
-def test_a_host_that_was_away_catches_up(
+def test_a_media_host_fetches_missed_changes_after_a_downtime(
     ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], static: str, uploads: str
 ) -> None:
     *up, away = media
@@ -446,7 +446,7 @@ def test_a_host_that_was_away_catches_up(
 
 
 @pytest.mark.needs(media=2)
-def test_a_name_can_be_used_again_after_a_deletion(
+def test_a_deleted_name_can_be_uploaded_again(
     ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
 ) -> None:
     first, *_others = media
@@ -462,7 +462,7 @@ def test_a_name_can_be_used_again_after_a_deletion(
     assert eventually(lambda: [ask(name, again).body for name in media] == [PICTURE] * len(media))
 
 
-def test_the_access_log_knows_visitor_and_request(
+def test_the_access_log_has_client_and_request_id(
     ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], on: OnHost, static: str
 ) -> None:
     host, balancer = next(iter(media)), told.groups["lb"][0]
@@ -491,7 +491,9 @@ def test_the_access_log_knows_visitor_and_request(
     )
 
 
-def test_the_status_of_lighttpd_is_for_this_host_alone(told: types.SimpleNamespace, media: dict[str, Host]) -> None:
+def test_server_status_of_lighttpd_is_allowed_to_localhost_only(
+    told: types.SimpleNamespace, media: dict[str, Host]
+) -> None:
     for name, host in media.items():
         said = python(
             host,
@@ -505,7 +507,9 @@ def test_the_status_of_lighttpd_is_for_this_host_alone(told: types.SimpleNamespa
             requests.get(f"http://{told.addresses[name]}:{told.media_status_port}/server-status", timeout=5)
 
 
-def test_a_restart_cuts_off_nobody(ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str) -> None:
+def test_a_restart_finishes_running_downloads(
+    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str
+) -> None:
     name, host = list(media.items())[-1]
     size = 40_000_000
     host.check_output("truncate -s %s %s", str(size), f"{told.static_root}/tests-tmp/large.bin")

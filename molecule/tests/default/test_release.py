@@ -60,7 +60,7 @@ def manifest(host: Host, release: str) -> dict[str, Any]:
     return json.loads(host.file(f"{release}/manifest.json").content_string)
 
 
-def test_every_app_host_serves_the_release_that_was_built(
+def test_every_app_host_serves_the_built_release(
     host: Host, told: types.SimpleNamespace, release: str, manifest: dict[str, Any]
 ) -> None:
     version = manifest["version"]
@@ -74,14 +74,16 @@ def test_every_app_host_serves_the_release_that_was_built(
     assert health["release"] == version
 
 
-def test_every_file_is_what_was_built(host: Host, release: str, manifest: dict[str, Any]) -> None:
+def test_files_of_the_release_match_the_manifest(host: Host, release: str, manifest: dict[str, Any]) -> None:
     found = json.loads(host.run("python3 -c %s %s", SURVEY, release).stdout)
     found.pop("manifest.json")
     found.pop("commands-run", None)
     assert found == manifest["files"]
 
 
-def test_virtualenv_works_and_is_the_releases_own(host: Host, release: str, manifest: dict[str, Any]) -> None:
+def test_virtualenv_of_the_release_has_the_declared_versions(
+    host: Host, release: str, manifest: dict[str, Any]
+) -> None:
     wanted = {wheel["name"]: wheel["version"] for wheel in manifest["wheels"]}
     says = host.check_output(
         f"{release}/venv/bin/python -Bc 'import django, psycopg, sys; "
@@ -90,7 +92,7 @@ def test_virtualenv_works_and_is_the_releases_own(host: Host, release: str, mani
     assert says.split() == [wanted["django"], wanted["psycopg"], "binary", f"{release}/venv"]
 
 
-def test_site_cannot_change_its_code(host: Host, told: types.SimpleNamespace, release: str) -> None:
+def test_the_site_cannot_write_to_the_release(host: Host, told: types.SimpleNamespace, release: str) -> None:
     for path in ("src", "venv/bin", "static", "manifest.json", "src/manage.py"):
         tried = host.run(
             f"runuser -u {told.site_name} -- sh -c 'test -r {release}/{path} && ! test -w {release}/{path}'"
@@ -99,18 +101,18 @@ def test_site_cannot_change_its_code(host: Host, told: types.SimpleNamespace, re
     assert host.check_output(f"find {release} \\( -user {told.site_name} -o ! -type l -perm /022 \\) -print") == ""
 
 
-def test_no_more_releases_are_kept_than_wanted(host: Host, told: types.SimpleNamespace) -> None:
+def test_old_releases_are_pruned(host: Host, told: types.SimpleNamespace) -> None:
     kept = host.check_output(f"ls -A {told.site_root}/releases").split()
     assert len(kept) <= told.site_releases_kept
     assert not [name for name in kept if name.startswith(".")], "leftovers of a deploy"
 
 
-def test_release_commands_have_run(host: Host) -> None:
+def test_migrations_of_the_release_are_applied(host: Host) -> None:
     """The database is at the release's own migrations."""
     assert host.run("manage migrate --check").rc == 0
 
 
-def test_dry_run_of_a_deploy_finds_nothing_to_do(tier: Tier) -> None:
+def test_dry_run_of_a_deploy_predicts_no_change(tier: Tier) -> None:
     done = subprocess.run(
         ["ansible-playbook", "-i", tier.inventory, "playbooks/deploy.yml", "--check"],
         cwd=ROOT,
@@ -124,7 +126,7 @@ def test_dry_run_of_a_deploy_finds_nothing_to_do(tier: Tier) -> None:
     assert changes and set(changes) == {"0"}, done.stdout
 
 
-def test_media_hosts_have_every_static_file_before_anybody_asks(
+def test_media_hosts_have_every_static_file_of_the_release(
     told: types.SimpleNamespace, on: OnHost, manifest: dict[str, Any]
 ) -> None:
     static = {
@@ -136,13 +138,13 @@ def test_media_hosts_have_every_static_file_before_anybody_asks(
         assert {n: found.get(n) for n in static} == static, name
 
 
-def test_large_text_files_are_compressed_beforehand(manifest: dict[str, Any]) -> None:
+def test_static_text_files_have_compressed_variants(manifest: dict[str, Any]) -> None:
     large = [n for n in manifest["files"] if re.match(r"static/.*\.(css|js|svg)$", n)]
     packed = [n for n in large if {f"{n}.gz", f"{n}.br"} <= manifest["files"].keys()]
     assert len(packed) > 0.9 * len(large)
 
 
-def test_page_names_static_files_that_the_media_tier_has(
+def test_static_files_of_the_page_are_served(
     visitor: requests.Session, tier: Tier, told: types.SimpleNamespace
 ) -> None:
     page = visitor.get(tier.url + "/", timeout=10).text

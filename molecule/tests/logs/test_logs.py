@@ -131,7 +131,7 @@ def test_lines_of_every_service_arrive(target: Target, await_lines: Callable[...
     await_lines(wanted)
 
 
-def test_requests_arrive_from_every_host_that_had_a_part_in_them(
+def test_lines_of_a_request_arrive_from_balancers_and_backends(
     target: Target, kept: Callable[..., list[str]], tier: Tier, visitor: requests.Session
 ) -> None:
     """Mostly at once. A line was once seen to come more than 20 s late, just before its host's next one; the monitor asks each host something once a minute."""
@@ -152,7 +152,7 @@ def test_requests_arrive_from_every_host_that_had_a_part_in_them(
             )
 
 
-def test_statements_of_the_database_arrive(target: Target, kept: Callable[..., list[str]]) -> None:
+def test_slow_statements_of_the_database_arrive(target: Target, kept: Callable[..., list[str]]) -> None:
     token = uuid.uuid4().hex
     target.sql(f"select pg_sleep(0.6) /* {token} */")
     primary = target.primary()
@@ -182,7 +182,7 @@ def test_logins_of_every_host_arrive(target: Target, kept: Callable[..., list[st
     target.await_no_problem(missing, "line", 30)
 
 
-def test_the_ledger_of_releases_arrives(target: Target, kept: Callable[..., list[str]]) -> None:
+def test_the_release_log_arrives(target: Target, kept: Callable[..., list[str]]) -> None:
     def release_lines(written: str, host: str) -> list[str]:
         return [line for line in kept(written, host) if " releases" in line]
 
@@ -195,7 +195,7 @@ def test_the_ledger_of_releases_arrives(target: Target, kept: Callable[..., list
         )
 
 
-def test_lines_written_while_the_monitor_is_away_arrive(
+def test_lines_written_while_the_monitor_is_down_arrive(
     target: Target, kept: Callable[..., list[str]], tier: Tier, visitor: requests.Session, monitor: str
 ) -> None:
     token = uuid.uuid4().hex[:8]
@@ -234,9 +234,7 @@ def test_lines_written_while_the_monitor_is_away_arrive(
 @pytest.mark.parametrize(
     "damage", ["truncate --size 0", "sed -i 's/;i=[0-9a-f]*;/;i=ffffffff;/; s/;x=.*/;x=1/'"], ids=["empty", "lost"]
 )
-def test_a_power_cut_sends_no_line_twice_and_loses_none(
-    target: Target, kept: Callable[..., list[str]], damage: str
-) -> None:
+def test_a_power_cut_duplicates_and_loses_no_line(target: Target, kept: Callable[..., list[str]], damage: str) -> None:
     host, (before, meanwhile) = target.groups["app"][-1], (uuid.uuid4().hex for _ in range(2))
     target.on(host, f"logger {before}")
     target.wait(lambda: kept(before, host), "line before the power cut", 30)
@@ -248,7 +246,7 @@ def test_a_power_cut_sends_no_line_twice_and_loses_none(
     assert [len(kept(words, host)) for words in (before, meanwhile)] == [1, 1]
 
 
-def test_a_request_is_followed_from_the_balancer_to_the_database(
+def test_make_logs_follows_a_request_from_balancer_to_database(
     target: Target, kept: Callable[..., list[str]], make: Make, tier: Tier, visitor: requests.Session
 ) -> None:
     known_as = uuid.uuid4().hex
@@ -295,7 +293,7 @@ def test_a_request_is_followed_from_the_balancer_to_the_database(
     assert all(hosts & set(target.groups[group]) for group in ("lb", "app", "db")), hosts
 
 
-def test_lines_of_one_host_and_service_are_found(target: Target, await_lines: Callable[..., None], make: Make) -> None:
+def test_make_logs_selects_lines_by_host_and_unit(target: Target, await_lines: Callable[..., None], make: Make) -> None:
     host, other = target.groups["app"][0], target.groups["app"][-1]
     token = uuid.uuid4().hex
     for name in (host, other):
@@ -380,7 +378,9 @@ def certified_fixture(tmp_path: pathlib.Path) -> Certified:
     return certified
 
 
-def test_only_hosts_of_the_tier_are_let_in(target: Target, tier: Tier, monitor: str, certified: Certified) -> None:
+def test_rsyslog_accepts_hosts_of_the_environment_only(
+    target: Target, tier: Tier, monitor: str, certified: Certified
+) -> None:
     address, port = tier.address(monitor), tier.value("log_port")
     own = tier.value("[log_ca_certificate, log_ca_key]", host=monitor)
     other = tier.value("[backup_ca_certificate, backup_ca_key]", host=monitor)
@@ -400,7 +400,7 @@ def test_only_hosts_of_the_tier_are_let_in(target: Target, tier: Tier, monitor: 
     assert not answered(address, port, context(certified(host, *other)))
 
 
-def test_hosts_send_their_lines_to_the_monitor_alone(target: Target, tier: Tier, monitor: str) -> None:
+def test_hosts_send_lines_to_the_monitor_only(target: Target, tier: Tier, monitor: str) -> None:
     """What they send to is the monitor by its certificate, whoever has its address."""
     for host in target.groups["all"]:
         if host != monitor:
@@ -465,7 +465,7 @@ def test_logs_of_a_host_are_bounded(target: Target, tier: Tier) -> None:
 # ------------------------------------------------------------------ what visitors asked for
 
 
-def test_the_page_of_requests_is_there_and_asks_for_the_password(
+def test_the_page_of_requests_requires_the_password(
     target: Target,
     kept: Callable[..., list[str]],
     tier: Tier,
