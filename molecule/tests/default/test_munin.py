@@ -260,12 +260,12 @@ def test_the_private_key_of_the_site_is_on_balancers_only(tier: Tier, target: Ta
         "/var",
     ]
 
-    def found(name: str) -> list[str]:
+    def files_with_key(name: str) -> list[str]:
         return subprocess.run(
             inside(target.container(name), *search), input=key, capture_output=True, text=True, check=False
         ).stdout.splitlines()
 
-    assert {name for name in tier.hosts("all") if found(name)} == set(tier.hosts("lb"))
+    assert {name for name in tier.hosts("all") if files_with_key(name)} == set(tier.hosts("lb"))
     shown = [
         ssl.get_server_certificate(where)
         for where in [

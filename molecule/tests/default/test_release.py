@@ -32,8 +32,8 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def told(tier: Tier) -> types.SimpleNamespace:
-    """What the inventory says of the site, asked once."""
+def variables(tier: Tier) -> types.SimpleNamespace:
+    """Variables of the site, read once."""
     names = (
         "all_hosts",
         "app_port",
@@ -50,9 +50,9 @@ def told(tier: Tier) -> types.SimpleNamespace:
 
 
 @pytest.fixture
-def release(host: Host, told: types.SimpleNamespace) -> str:
+def release(host: Host, variables: types.SimpleNamespace) -> str:
     """Directory of the release that is current on a host."""
-    return host.check_output(f"readlink -f {told.site_root}/current")
+    return host.check_output(f"readlink -f {variables.site_root}/current")
 
 
 @pytest.fixture
@@ -61,16 +61,16 @@ def manifest(host: Host, release: str) -> dict[str, Any]:
 
 
 def test_every_app_host_serves_the_built_release(
-    host: Host, told: types.SimpleNamespace, release: str, manifest: dict[str, Any]
+    host: Host, variables: types.SimpleNamespace, release: str, manifest: dict[str, Any]
 ) -> None:
     version = manifest["version"]
-    assert release == f"{told.site_root}/releases/{version}"
+    assert release == f"{variables.site_root}/releases/{version}"
     built = hashlib.sha256(
-        pathlib.Path(told.state_dir, "../releases", f"{told.site_name}-{version}.json").read_bytes()
+        pathlib.Path(variables.state_dir, "../releases", f"{variables.site_name}-{version}.json").read_bytes()
     ).hexdigest()
     assert host.file(f"{release}/manifest.json").sha256sum == built
-    address = told.addresses[host.backend.host]
-    health = json.loads(host.check_output(f"curl -sf http://{address}:{told.app_port}/-/health"))
+    address = variables.addresses[host.backend.host]
+    health = json.loads(host.check_output(f"curl -sf http://{address}:{variables.app_port}/-/health"))
     assert health["release"] == version
 
 
@@ -92,18 +92,18 @@ def test_virtualenv_of_the_release_has_the_declared_versions(
     assert says.split() == [wanted["django"], wanted["psycopg"], "binary", f"{release}/venv"]
 
 
-def test_the_site_cannot_write_to_the_release(host: Host, told: types.SimpleNamespace, release: str) -> None:
+def test_the_site_cannot_write_to_the_release(host: Host, variables: types.SimpleNamespace, release: str) -> None:
     for path in ("src", "venv/bin", "static", "manifest.json", "src/manage.py"):
         tried = host.run(
-            f"runuser -u {told.site_name} -- sh -c 'test -r {release}/{path} && ! test -w {release}/{path}'"
+            f"runuser -u {variables.site_name} -- sh -c 'test -r {release}/{path} && ! test -w {release}/{path}'"
         )
         assert tried.rc == 0, path
-    assert host.check_output(f"find {release} \\( -user {told.site_name} -o ! -type l -perm /022 \\) -print") == ""
+    assert host.check_output(f"find {release} \\( -user {variables.site_name} -o ! -type l -perm /022 \\) -print") == ""
 
 
-def test_old_releases_are_pruned(host: Host, told: types.SimpleNamespace) -> None:
-    kept = host.check_output(f"ls -A {told.site_root}/releases").split()
-    assert len(kept) <= told.site_releases_kept
+def test_old_releases_are_pruned(host: Host, variables: types.SimpleNamespace) -> None:
+    kept = host.check_output(f"ls -A {variables.site_root}/releases").split()
+    assert len(kept) <= variables.site_releases_kept
     assert not [name for name in kept if name.startswith(".")], "leftovers of a deploy"
 
 
@@ -127,14 +127,14 @@ def test_dry_run_of_a_deploy_predicts_no_change(tier: Tier) -> None:
 
 
 def test_media_hosts_have_every_static_file_of_the_release(
-    told: types.SimpleNamespace, on: OnHost, manifest: dict[str, Any]
+    variables: types.SimpleNamespace, on: OnHost, manifest: dict[str, Any]
 ) -> None:
     static = {
         name.removeprefix("static/"): digest for name, digest in manifest["files"].items() if name.startswith("static/")
     }
     assert [n for n in static if re.search(r"\.[0-9a-f]{12}\.css$", n)], "no hashed names"
-    for name in told.groups["media"]:
-        found = json.loads(on(name).run("python3 -c %s %s", SURVEY, told.static_root).stdout)
+    for name in variables.groups["media"]:
+        found = json.loads(on(name).run("python3 -c %s %s", SURVEY, variables.static_root).stdout)
         assert {n: found.get(n) for n in static} == static, name
 
 
@@ -145,10 +145,10 @@ def test_static_text_files_have_compressed_variants(manifest: dict[str, Any]) ->
 
 
 def test_static_files_of_the_page_are_served(
-    visitor: requests.Session, tier: Tier, told: types.SimpleNamespace
+    visitor: requests.Session, tier: Tier, variables: types.SimpleNamespace
 ) -> None:
     page = visitor.get(tier.url + "/", timeout=10).text
-    named = set(re.findall(rf'"({re.escape(told.site_static_url)}[^"]+)"', page))
+    named = set(re.findall(rf'"({re.escape(variables.site_static_url)}[^"]+)"', page))
     assert named and all(re.search(r"\.[0-9a-f]{12}\.\w+$", url) for url in named)
     for url in named:
         answer = visitor.get(tier.url + url, timeout=10, headers={"Accept-Encoding": "gzip"})

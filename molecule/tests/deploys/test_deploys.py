@@ -119,7 +119,7 @@ def drained(target: Target) -> list[str]:
     ]
 
 
-def asked(target: Target, known_as: str) -> int:
+def count_requests(target: Target, known_as: str) -> int:
     """How often the app hosts were asked for a page, by its request id."""
     return sum(
         int(target.on(app, f"grep -c ' {known_as} ' /var/log/apache2/access.log || true"))
@@ -154,8 +154,8 @@ def test_deploy_and_rollback_switch_every_app_host(
         assert style() != before
         page = visitor.get(f"{tier.url}/about/?parts=2", headers={"X-Request-Id": known_as}, timeout=30)
         assert (page.status_code, page.text) == (200, "firstlast")
-        target.await_no_problem(lambda: "" if asked(target, known_as) else "nobody", "app host that was asked")
-        assert asked(target, known_as) == 1
+        target.await_no_problem(lambda: "" if count_requests(target, known_as) else "nobody", "app host that was asked")
+        assert count_requests(target, known_as) == 1
     for host in target.groups["all"]:
         last = ledger(target, host)[-1]
         assert (last["verb"], last["release"], last["result"]) == ("deploy", *new, "live"), host

@@ -86,7 +86,7 @@ def files_fixture(target: Target, came: dict[str, str]) -> dict[str, dict[str, b
 
 def is_booted(container: str) -> bool:
     """Whether systemd of a container has ended its boot."""
-    return asked(container, "systemctl is-system-running").strip() in ("running", "degraded")
+    return output(container, "systemctl is-system-running").strip() in ("running", "degraded")
 
 
 @pytest.fixture(name="booted", scope="module")
@@ -105,9 +105,9 @@ def booted_fixture(target: Target, came: dict[str, str]) -> Iterator[dict[str, s
         target.docker("rm", "--force", *containers.values())
 
 
-def asked(container: str, words: str) -> str:
+def output(container: str, command: str) -> str:
     """What a shell prints in a container."""
-    return subprocess.run(inside(container, "sh", "-c", words), capture_output=True, text=True, check=False).stdout
+    return subprocess.run(inside(container, "sh", "-c", command), capture_output=True, text=True, check=False).stdout
 
 
 def test_hosts_were_created_from_golden_images_of_the_groups(tier: Tier, came: dict[str, str]) -> None:
@@ -157,38 +157,38 @@ def test_an_image_has_the_packages_and_no_secrets(
 
 def test_a_boot_starts_no_units_of_installed_packages(booted: dict[str, str]) -> None:
     for image, container in booted.items():
-        held = set(asked(container, "ls /run/systemd/generator.early").split())
+        held = set(output(container, "ls /run/systemd/generator.early").split())
         assert {"rsyslog.service", "munin-node.service", "systemd-timesyncd.service", "logrotate.timer"} <= held, image
         up = {
             line.split()[0]
-            for line in asked(
+            for line in output(
                 container, "systemctl list-units --plain --no-legend --state=active,activating,failed"
             ).splitlines()
         }
         assert up & held == set(), image
-        assert [line for line in asked(container, "ss -Hltunp").splitlines() if '"sshd"' not in line] == [], image
-        assert asked(container, "systemctl --failed --plain --no-legend") == "", image
+        assert [line for line in output(container, "ss -Hltunp").splitlines() if '"sshd"' not in line] == [], image
+        assert output(container, "systemctl --failed --plain --no-legend") == "", image
 
 
 def test_released_units_are_enabled_as_packaged_and_not_started(booted: dict[str, str]) -> None:
     for image, container in booted.items():
-        running = asked(
+        running = output(
             container,
             "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1",
         )
-        held = asked(container, "ls /run/systemd/generator.early").split()
-        asked(container, "/etc/systemd/system-generators/image-hold release")
+        held = output(container, "ls /run/systemd/generator.early").split()
+        output(container, "/etc/systemd/system-generators/image-hold release")
         assert (
-            asked(container, "ls -A /etc/systemd/system-generators; ls -A /run/systemd/generator.early 2>/dev/null")
+            output(container, "ls -A /etc/systemd/system-generators; ls -A /run/systemd/generator.early 2>/dev/null")
             == ""
         ), image
         states = dict(
-            line.split()[:2] for line in asked(container, "systemctl list-unit-files --plain --no-legend").splitlines()
+            line.split()[:2] for line in output(container, "systemctl list-unit-files --plain --no-legend").splitlines()
         )
         assert states["rsyslog.service"] == states["logrotate.timer"] == "enabled", image
         assert [unit for unit in held if states.get(unit, "").startswith("masked-runtime")] == [], image
         assert (
-            asked(
+            output(
                 container,
                 "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1",
             )

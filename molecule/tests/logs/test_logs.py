@@ -53,13 +53,13 @@ def monitor_fixture(target: Target) -> str:
 
 @pytest.fixture(name="kept", scope="module")
 def kept_fixture(target: Target, tier: Tier, monitor: str) -> Callable[..., list[str]]:
-    """kept(words, "app1", "db1") is the lines with these words that the monitor has of some hosts, or of all, rotated yesterday at the most."""
+    """kept(text, "app1", "db1") is the lines with a text that the monitor has of some hosts, or of all, rotated yesterday at the most."""
     directory = tier.value("log_dir")
 
-    def kept(words: str, *hosts: str) -> list[str]:
+    def kept(text: str, *hosts: str) -> list[str]:
         files = [f"{directory}/{host}.log{end}" for host in hosts or target.groups["all"] for end in (".1", "")]
         return target.run(
-            monitor, "sh", "-c", 'words=$1; shift; grep -hsF -e "$words" "$@"; true', "sh", words, *files
+            monitor, "sh", "-c", 'text=$1; shift; grep -hsF -e "$text" "$@"; true', "sh", text, *files
         ).splitlines()
 
     return kept
@@ -104,7 +104,7 @@ def healthy_before_and_after(target: Target) -> Iterator[None]:
     target.await_healthy()
 
 
-def told(line: str) -> float:
+def timestamp(line: str) -> float:
     """When a line was written, in seconds since 1970."""
     return datetime.datetime.fromisoformat(line.partition(" ")[0]).timestamp()
 
@@ -176,7 +176,7 @@ def test_logins_of_every_host_arrive(target: Target, kept: Callable[..., list[st
             f"{words} on {host}"
             for host in target.groups["all"]
             for words in ("Accepted publickey for ", "session opened for user root")
-            if not any(told(line) >= begun - 1 for line in kept(words, host))
+            if not any(timestamp(line) >= begun - 1 for line in kept(words, host))
         )
 
     target.await_no_problem(missing, "line", 30)
@@ -288,7 +288,7 @@ def test_make_logs_follows_a_request_from_balancer_to_database(
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and missing(done.stdout) == ""
     assert all(known_as in line for line in lines)
-    assert [told(line) for line in lines] == sorted(map(told, lines))
+    assert [timestamp(line) for line in lines] == sorted(map(timestamp, lines))
     hosts = {line.split()[1] for line in lines}
     assert all(hosts & set(target.groups[group]) for group in ("lb", "app", "db")), hosts
 
@@ -325,8 +325,8 @@ def answered(address: str, port: int, context: ssl.SSLContext | None = None) -> 
         return False
 
 
-def openssl(*words: str | pathlib.Path) -> None:
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
+def openssl(*arguments: str | pathlib.Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture(name="certified")
@@ -533,4 +533,4 @@ def test_no_secret_is_in_any_log_of_any_host(target: Target, tier: Tier) -> None
         return [f"{host} tells {name}" for name, some in secrets.items() if set(some) & set(found)]
 
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
-        assert [told for some in threads.map(telling, target.groups["all"]) for told in some] == []
+        assert [line for some in threads.map(telling, target.groups["all"]) for line in some] == []

@@ -100,8 +100,8 @@ def test_faults_of_single_hosts_raise_alarms(
             visitor,
             page,
             target,
-            lambda told: all(
-                any(one["host"] == name and one["why"].startswith(why) for one in told["wrong"])
+            lambda status: all(
+                any(one["host"] == name and one["why"].startswith(why) for one in status["wrong"])
                 for name, why in wrong.items()
             ),
             "red page",
@@ -142,7 +142,9 @@ def test_faults_of_single_hosts_raise_alarms(
             nagios.check_now((host, check))
             time.sleep(4)  # between two looks that could repeat it
         assert numbers(nagios, acknowledged + 1, host, check, "ops") == []
-    monitor_page.await_status(visitor, page, target, lambda told: told["state"] == "well", "page that finds all well")
+    monitor_page.await_status(
+        visitor, page, target, lambda status: status["state"] == "well", "page that finds all well"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in alarms.WAVES if name not in (SINGLE, CUT_OFF)])
@@ -218,7 +220,7 @@ def test_a_flapping_service_is_notified_once(nagios: Nagios) -> None:
             if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun
         ]
 
-    def found(age: int, times: int) -> None:
+    def check_repeatedly(age: int, times: int) -> None:
         nagios.on(f"touch --date '{age} minutes ago' /var/lib/munin/datafile")
         for _ in range(times):
             nagios.check_now((host, check))
@@ -229,7 +231,7 @@ def test_a_flapping_service_is_notified_once(nagios: Nagios) -> None:
         while not heard(kind):
             assert time.monotonic() < deadline, f"no {kind}"
             for one in rounds:
-                found(*one)
+                check_repeatedly(*one)
 
     until("FLAPPINGSTART", (120, 3), (0, 1))  # as many as it takes to be sure, and one that is well
     flaps = heard("FLAPPINGSTART")[0].at

@@ -58,7 +58,7 @@ class Standing:
         self.target: Target  # as of the last look()
         self.load: Load | None = None
 
-    def look(self) -> Target:
+    def refresh(self) -> Target:
         """Read anew who is in the tier."""
         self.target = Target(self.inventory)
         if self.load:
@@ -69,7 +69,7 @@ class Standing:
         """Add a host, and await that the tier is whole with it."""
         done = self.make("add-node", f"POOL={pool}", f"NODE={node}")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-        assert node in self.look().groups[pool]
+        assert node in self.refresh().groups[pool]
         self.target.await_healthy()
 
     def remove(self, node: str) -> None:
@@ -77,7 +77,7 @@ class Standing:
         done = self.make("remove-node", f"NODE={node}")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         assert self.inventory.read_text() == self.written
-        self.look().await_healthy()
+        self.refresh().await_healthy()
         assert not self.target.docker("ps", "--all", "--quiet", "--filter", f"name=^{self.target.container(node)}$")
 
     def known(self, node: str, address: str) -> dict[str, set[str]]:
@@ -108,7 +108,7 @@ class Standing:
 def standing(tier: Tier, make: Make) -> Iterator[Standing]:
     """The tier, before and after without a load and as it was."""
     standing = Standing(tier, make)
-    standing.look().await_healthy()
+    standing.refresh().await_healthy()
     yield standing
     assert standing.inventory.read_text() == standing.written
 

@@ -57,8 +57,8 @@ def bench_fixture(tier: Tier, site: Site) -> Iterator[PerlbalBench]:
 def say_fixture(host: Host, site: Site) -> Callable[..., str]:
     """say("nodes") is what the console answers, as an operator types it."""
 
-    def say(*words: str) -> str:
-        typed = "\\n".join([*words, "quit"])
+    def say(*lines: str) -> str:
+        typed = "\\n".join([*lines, "quit"])
         return host.check_output(
             f"printf '{typed}\\n' | curl -sS -m 5 telnet://127.0.0.1:{site['console_port']} | tr -d '\\r'"
         )

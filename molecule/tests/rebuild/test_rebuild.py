@@ -10,9 +10,9 @@ from tier import Tier, output_of
 from visitors import CAUGHT_UP_S
 
 
-def write(target: Target, said: str) -> None:
+def write(target: Target, text: str) -> None:
     """A row that is acknowledged."""
-    target.sql(f"insert into rebuild_test(said) values ('{said}')")
+    target.sql(f"insert into rebuild_test(said) values ('{text}')")
 
 
 def test_a_rebuild_without_yes_is_refused_and_names_the_hosts(target: Target, make: Make) -> None:
