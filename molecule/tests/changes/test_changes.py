@@ -162,7 +162,7 @@ def test_a_certificate_of_another_authority_is_not_replaced(tier: Tier, make: Ma
         vault.write_bytes(before)
 
 
-def test_another_password_than_the_databases_have_is_refused(target: Target, make: Make) -> None:
+def test_a_changed_password_of_databases_or_etcd_is_refused(target: Target, make: Make) -> None:
     """Also by a run on app hosts alone, whose pgpool would be given it."""
 
     def written() -> list[str]:

@@ -148,7 +148,7 @@ def test_faults_of_single_hosts_raise_alarms(
 
 
 @pytest.mark.parametrize("name", [name for name in alarms.WAVES if name not in (SINGLE, CUT_OFF)])
-def test_faults_raise_alarms_and_repairs_recoveries(inject: Inject, name: str) -> None:
+def test_faults_and_repairs_are_notified(inject: Inject, name: str) -> None:
     """The right contacts are told by every way they have, with what to do; children are silent; the recovery is told."""
     with inject(name) as wave:
         wave.await_alarms()
