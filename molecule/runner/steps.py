@@ -81,9 +81,9 @@ def built(steps: list[plan.Step]) -> list[str]:
     return [f"ENV={name}{' REHEARSE=1' if name in REHEARSED else ''}" for name in names]
 
 
-def stands(words: str) -> bool:
+def stands(arguments: str) -> bool:
     """Whether there may be anything of an environment: what it keeps on this machine, or a container."""
-    name, rehearsed = words.removeprefix("ENV=").split()[0], "REHEARSE=1" in words
+    name, rehearsed = arguments.removeprefix("ENV=").split()[0], "REHEARSE=1" in arguments
     if (ROOT / f".state/{name}{'-rehearsal' if rehearsed else ''}").exists():
         return True
     if not shutil.which("docker"):

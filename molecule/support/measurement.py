@@ -36,15 +36,15 @@ BOUNDS = {
 def run(*command: str, **extra: str) -> tuple[float, str]:
     """(seconds, standard output) of a command. Exits with the output where it fails."""
     start = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env={**ENV, **extra}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    return time.monotonic() - start, done.stdout
+    process = subprocess.run(command, cwd=ROOT, env={**ENV, **extra}, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{process.stdout[-4000:]}{process.stderr[-4000:]}")
+    return time.monotonic() - start, process.stdout
 
 
-def make(*words: str, **extra: str) -> tuple[float, str]:
+def make(*arguments: str, **extra: str) -> tuple[float, str]:
     """Run a verb of the Makefile: (seconds, what it printed)."""
-    return run("make", "--no-print-directory", *words, **extra)
+    return run("make", "--no-print-directory", *arguments, **extra)
 
 
 def yardstick() -> float:
@@ -53,7 +53,7 @@ def yardstick() -> float:
 
 
 class Table:
-    """Rows of (name, seconds, what else there is to say)."""
+    """Rows of (name, value, note)."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str]] = []

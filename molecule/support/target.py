@@ -94,9 +94,9 @@ class Target:
 
     # commands on hosts
 
-    def docker(self, *words: str) -> str:
+    def docker(self, *arguments: str) -> str:
         """Run docker; its output."""
-        return run("docker", *words)
+        return run("docker", *arguments)
 
     def container(self, host: str) -> str:
         """Name of a host's container."""
