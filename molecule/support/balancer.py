@@ -73,6 +73,7 @@ class Balancer:
         scheme: str = "https",
     ) -> Response:
         """The response, read; `.text` is its body. An iterable body is sent in chunks."""
+        # By hand: tests are about what is on the wire, down to a connection that is reset.
         connection = http.client.HTTPConnection(self.name, timeout=30)
         connection.response_class = Response
         connection.sock = (

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import ansible.executor.task_executor
 
+from controller.report import table
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STATE = ROOT / ".state/production-rehearsal"
 ENV = dict(
@@ -82,5 +84,4 @@ class Table:
 
     def print(self) -> None:
         """Print all rows in columns."""
-        width = max(len(name) for name, _value, _note in self.rows)
-        print("\n" + "\n".join(f"{name:{width}}  {value:>9}  {note}" for name, value, note in self.rows))
+        print("\n" + "\n".join(table(self.rows, right=[1], indent=0, gap=2)))

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import json
 import pathlib
 import re
 import secrets
@@ -11,12 +10,11 @@ import struct
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
+import requests
 from tier import Tier, first, inside, wait
 
 T = TypeVar("T")
@@ -142,14 +140,9 @@ class Target:
 
     def ask(self, host: str, path: str) -> tuple[int | None, Any]:
         """What a host's Patroni answers, as (status, JSON); (None, None) if it does not."""
-        with contextlib.suppress(OSError, ValueError):
-            try:
-                with urllib.request.urlopen(
-                    f"http://{self.address[host]}:{self.facts['patroni_port']}/{path}", timeout=1
-                ) as answer:
-                    return answer.status, json.load(answer)
-            except urllib.error.HTTPError as error:
-                return error.code, json.load(error)
+        with contextlib.suppress(requests.RequestException):
+            answer = requests.get(f"http://{self.address[host]}:{self.facts['patroni_port']}/{path}", timeout=1)
+            return answer.status_code, answer.json()
         return None, None
 
     def primaries(self) -> list[str]:

@@ -108,6 +108,7 @@ class Visitor(threading.Thread):
     ) -> Answer:
         """(status, headers, body) of one request."""
         vip = self.target.facts["lb_vip"]
+        # By hand: a drill counts what a visitor without a library that repeats and reuses would see, at each step's own timeout.
         connection = http.client.HTTPSConnection(vip, timeout=self.connect, context=self.context)
         try:
             connection.connect()

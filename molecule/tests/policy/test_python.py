@@ -1,7 +1,10 @@
 """Python on hosts is checked by make lint, short, and installed whole; functions, arguments and tests have plain names."""
 
 import ast
+import importlib.metadata
 import pathlib
+import re
+import sys
 import tomllib
 
 import pytest
@@ -31,6 +34,11 @@ def test_python_files_of_hosts_are_checked_and_short(path: pathlib.Path) -> None
     name = path.relative_to(ROOT)
     assert any(name.is_relative_to(checked) for checked in CONFIG["mypy"]["files"]), "mypy does not check it"
     assert path.suffix == ".py" or str(name) in CONFIG["ruff"]["extend-include"], "ruff does not check it"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("roles/*/files/**/*.pm")), ids=lambda path: path.name)
+def test_perl_modules_are_short(path: pathlib.Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES
 
 
@@ -88,3 +96,40 @@ def test_vague_names_of_tests_are_reported() -> None:
 )
 def test_vague_names_are_reported(source: str, problems: list[str]) -> None:
     assert vague(ast.parse(source)) == problems
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """First words of what a module imports, wherever in it."""
+    nodes = list(ast.walk(tree))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.partition(".")[0] for name in names}
+
+
+def canonical(name: str) -> str:
+    """The name of a package as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("room", ["controller", "molecule", "plugins"])
+def test_imported_packages_are_declared(room: str) -> None:
+    declared = {
+        canonical(match[0])
+        for name in ("requirements.in", "locust.in")
+        for line in (ROOT / ".config" / name).read_text(encoding="utf-8").splitlines()
+        if (match := re.match(r"[\w.-]+", line))
+    }
+    packages = importlib.metadata.packages_distributions()
+    files = [
+        path
+        for folder in ("controller", "demo", "molecule", "plugins", "roles")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    own = {path.parent.name if path.name == "__init__.py" else path.stem for path in files} | {"controller", "plugins"}
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / room).rglob("*.py")
+        for name in imported(ast.parse(path.read_text(encoding="utf-8"))) - sys.stdlib_module_names
+        if name not in own and not declared & {canonical(name), *map(canonical, packages.get(name, []))}
+    }
+    assert undeclared == set()

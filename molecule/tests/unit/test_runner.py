@@ -187,6 +187,8 @@ def test_hints_are_replaced_by_measured_values() -> None:
         "static: {seconds: 31, cores: 1.0}",
         "drills: {tiers: {production: alone}, after: [default], quiet: true, seconds: 601, cores: 1.3}",
     ]
+    declared = steps.DECLARED.read_text()
+    assert steps.learned(declared, {}) == declared
 
 
 # ------------------------------------------------------------------ steps that are run
