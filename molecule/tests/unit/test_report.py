@@ -20,7 +20,7 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 @pytest.mark.parametrize(
     "cell", ["[red]x[/red]", ":smile:", "/a?b=1&c=[2]", "x" * 3000, "\x1b[1m", "a  b", "'1' 192.0.2.9"]
 )
-def test_a_cell_is_printed_as_it_is(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_is_printed_unchanged(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert table([(cell, "end")]) == [f"  {cell}   end"]
