@@ -1,4 +1,7 @@
-"""The last line of a terminal, which shows what runs."""
+"""The last line of a terminal, which shows what runs.
+
+Not rich's: that hides the cursor, and a run that is suspended or killed leaves it hidden.
+"""
 
 import os
 from typing import TextIO

@@ -9,7 +9,6 @@ with 2 where nobody could be let loose.
 import argparse
 import csv
 import datetime
-import http.client
 import http.cookies
 import json
 import os
@@ -17,18 +16,18 @@ import pathlib
 import re
 import secrets
 import shlex
-import socket
-import ssl
 import subprocess
 import sys
 import time
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controller import ansible, arguments, errors
+import urllib3
+
+from controller import ansible, arguments, browser, errors
 from controller.commands import smoke
 from controller.environment import ROOT, Environment
+from controller.http import request
 from controller.load.analysis import KINDS, TIERS, bottleneck, figures, history, requests
 from controller.load.probe import EVERY_S, probe_output, samples, settled, start_probe
 from controller.load.report import (
@@ -132,30 +131,20 @@ def manage(environment: Environment, host: str, command: Sequence[str], entered:
 
 def sign_in(site: Mapping[str, Any], form: Mapping[str, Any], password: str) -> str:
     """The cookies of who has signed in, as a header. Raises Failed where that fails."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the smoke test has just checked it
-    jar = http.cookies.SimpleCookie()
+    context, jar = browser.trust(site["authority"]), http.cookies.SimpleCookie()
 
-    def fetch(method: str, body: str | None = None, **headers: str) -> tuple[int, str]:
-        connection = http.client.HTTPSConnection(site["name"], site["port"], timeout=PATIENCE)
-        connection.sock = context.wrap_socket(
-            socket.create_connection((site["address"], site["port"]), timeout=PATIENCE), server_hostname=site["name"]
-        )
+    def fetch(method: str, fields: Mapping[str, str] | None = None) -> tuple[int, str]:
         sent = "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
-        connection.request(
-            method, form["page"], body, {"Cookie": sent, "Referer": smoke.origin(site) + form["page"], **headers}
-        )
-        answer = connection.getresponse()
-        text = answer.read().decode(errors="replace")
-        for line in answer.headers.get_all("Set-Cookie", []):
+        headers = {"Cookie": sent, "Referer": smoke.origin(site) + form["page"]}
+        response = request(site, context, PATIENCE, method, form["page"], headers, fields)
+        for line in response.headers.getlist("Set-Cookie"):
             jar.load(line)
-        connection.close()
-        return answer.status, text
+        return response.status, response.data.decode(errors="replace")
 
     _status, text = fetch("GET")
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', text)
     fields = form["fields"] | {form["password"]: password} | ({"csrfmiddlewaretoken": token[1]} if token else {})
-    code, _text = fetch("POST", urllib.parse.urlencode(fields), **{"Content-Type": "application/x-www-form-urlencoded"})
+    code, _text = fetch("POST", fields)
     if code not in (302, 303):
         raise Failed(f"nobody can sign in at {form['page']}: {code} (site_load.sign_in of group_vars/all/site.yml)")
     return "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
@@ -328,7 +317,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return errors.exit_code(lambda: load(args))
-    except (Failed, OSError, http.client.HTTPException) as reason:
+    except (Failed, OSError, urllib3.exceptions.HTTPError) as reason:
         print(f"Nothing was measured. {reason}", file=sys.stderr)
         return 2
 

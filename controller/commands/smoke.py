@@ -12,9 +12,7 @@ Exits with 1 where something is not as it should be, with 2 where nobody could b
 import argparse
 import collections
 import concurrent.futures
-import contextlib
 import html.parser
-import http.client
 import json
 import re
 import shlex
@@ -27,7 +25,10 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+import urllib3
+
 from controller import ansible, arguments, browser
+from controller.http import request
 from controller.inventory import ROOT
 from controller.report import Row, table
 
@@ -98,22 +99,17 @@ def own(link: str, page: str, names: Sequence[str]) -> str:
 
 
 def visitor(questions: Mapping[str, Any]) -> Callable[[str], Answer]:
-    """fetch(path) as a browser does it, with the site's name: an Answer. Raises OSError and HTTPException."""
-    context, port = browser.trust(questions["authority"]), int(questions["port"])
+    """fetch(path) as a browser does it, with the site's name: an Answer. Raises urllib3.exceptions.HTTPError."""
+    context = browser.trust(questions["authority"])
 
     def fetch(path: str) -> Answer:
-        with contextlib.closing(http.client.HTTPSConnection(questions["name"], port, timeout=PATIENCE)) as connection:
-            plain = socket.create_connection((questions["address"], port), timeout=PATIENCE)
-            connection.sock = context.wrap_socket(plain, server_hostname=questions["name"])
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return Answer(
-                answer.status,
-                answer.read(),
-                answer.headers.get_content_type(),
-                answer.headers.get("Location", ""),
-                answer.headers.get("X-Request-Id", ""),
-            )
+        response = request(questions, context, PATIENCE, "GET", path)
+        content_type, location, request_id = (
+            response.headers.get(name, "") for name in ("Content-Type", "Location", "X-Request-Id")
+        )
+        return Answer(
+            response.status, response.data, content_type.partition(";")[0].strip().lower(), location, request_id
+        )
 
     return fetch
 
@@ -167,7 +163,7 @@ class Crawl:
                 return answer or None
             try:
                 answer = self.fetch(path)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, urllib3.exceptions.HTTPError) as error:
                 answer = repr(error)
             if not self.complaint(path, answer):
                 break

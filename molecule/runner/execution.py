@@ -15,9 +15,9 @@ from collections.abc import Callable
 import plan
 import usage
 
-GRACE = 300.0  # seconds that the others have to end by themselves, once a step has failed
-GOODBYE = 20.0  # seconds that a step has to end when it is asked to
-LOOK = 0.5  # seconds between two looks whether that time is over
+GRACE_S = 300.0  # seconds that running steps have to end, once a step has failed
+TERMINATION_S = 20.0  # seconds that a step has to end when it is asked to
+POLL_S = 0.5  # seconds between two checks of those limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,90 +37,90 @@ def descendants(pid: int) -> list[int]:
         with contextlib.suppress(OSError):  # it has ended
             name, _bracket, fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")
             children.setdefault(int(fields.split()[1]), []).append(int(name.split()[0]))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
+    pids = [pid]
+    for parent in pids:
+        pids += children.get(parent, [])
+    return pids
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """Ask a step to end, and end it with all that it has started where it does not."""
-    others = descendants(process.pid)
+    started = descendants(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + GOODBYE
+    deadline = time.monotonic() + TERMINATION_S
     while os.path.exists(f"/proc/{process.pid}") and time.monotonic() < deadline:
-        time.sleep(LOOK)  # between two looks at whether it has ended: another thread awaits it
-    for pid in {*others, *descendants(process.pid)}:
+        time.sleep(POLL_S)  # another thread awaits the end of the process
+    for pid in {*started, *descendants(process.pid)}:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 class Run:
-    """A run of steps. `command(step)` is (words, variables); `say(line)` prints; outputs go to files of a directory."""
+    """A run of steps. `command(step)` is (arguments, variables); `print_line(line)` prints; outputs go to files of a directory."""
 
     def __init__(
         self,
         order: list[plan.Step],
         command: Callable[[plan.Step], tuple[list[str], dict[str, str]]],
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         directory: pathlib.Path,
         processors: float,
         meter: usage.Meter,
     ) -> None:
-        self.waiting, self.command, self.say, self.directory = list(order), command, say, directory
+        self.waiting, self.command, self.print_line, self.directory = list(order), command, print_line, directory
         self.processors, self.meter = processors, meter
         self.running: dict[plan.Step, subprocess.Popen[bytes]] = {}
         self.ended: list[Ended] = []
         self.ends: queue.Queue[tuple[plan.Step, float, str, str, usage.Moment, float]] = queue.Queue()
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
         self.stopped = ""
 
     @property
-    def broken(self) -> list[str]:
+    def failed(self) -> list[str]:
         """The steps that failed."""
-        return [one.slot.name for one in self.ended if one.code]
+        return [ended.slot.name for ended in self.ended if ended.code]
 
     def interrupt(self, number: int, _frame: types.FrameType | None = None) -> None:
         """End what runs, and begin nothing more: a handler for signals."""
         self.stopped = self.stopped or signal.Signals(number).name
 
-    def go(self) -> list[Ended]:
-        """Run all, or until one fails; what has ended, in that order. Begins nothing after a failure; who runs then has GRACE seconds."""
-        behind = ""
-        hindered: dict[str, str] = {}
+    def execute(self) -> list[Ended]:
+        """Run all steps, or until a step fails; the steps that have ended, in that order. After a failure no step begins, and running steps have GRACE_S seconds."""
+        predecessor = ""
+        hindrances: dict[str, str] = {}
         deadline: float | None = None
         while True:
-            if not self.broken and not self.stopped:
-                done = {one.slot.name for one in self.ended}
+            if not self.failed and not self.stopped:
+                done = {ended.slot.name for ended in self.ended}
                 for step in plan.beginning(self.waiting, list(self.running), done, self.processors):
-                    self.begin(step, behind, hindered.get(step.name, ""))
+                    self.start_step(step, predecessor, hindrances.get(step.name, ""))
                 if self.waiting and not self.running:
                     raise ValueError(f"these wait for each other: {', '.join(step.name for step in self.waiting)}")
-                hindered = {
+                hindrances = {
                     step.name: plan.hindrance(step, list(self.running), done, self.processors) for step in self.waiting
                 }
             elif deadline is None:
-                deadline = time.monotonic() + (0 if self.stopped else GRACE)
+                deadline = time.monotonic() + (0 if self.stopped else GRACE_S)
             if not self.running:
                 return self.ended
             if deadline is not None and (self.stopped or time.monotonic() > deadline):
                 for process in list(self.running.values()):
                     stop(process)
             with contextlib.suppress(queue.Empty):
-                behind = self.take(*self.ends.get(timeout=LOOK))
+                predecessor = self.end_step(*self.ends.get(timeout=POLL_S))
 
-    def begin(self, step: plan.Step, behind: str, why: str) -> None:
-        """Start a step."""
-        words, variables = self.command(step)
+    def start_step(self, step: plan.Step, predecessor: str, hindrance: str) -> None:
+        """Start a step after the end of another, which hindered that step ("" for both: nothing did)."""
+        arguments, variables = self.command(step)
         log = self.directory / f"{step.name}.log"
         before = self.meter.moment()
-        start = time.monotonic() - self.begun
+        start = time.monotonic() - self.started
         beside = f" beside {', '.join(other.name for other in self.running)}" if self.running else ""
-        self.say(f"{step.name} begins{beside}: {' '.join(words)}")
+        self.print_line(f"{step.name} begins{beside}: {' '.join(arguments)}")
         with log.open("wb") as output:
             process = subprocess.Popen(
-                words,
+                arguments,
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -131,30 +131,37 @@ class Run:
         self.running[step] = process
 
         def wait() -> None:
-            _pid, status, spent = os.wait4(process.pid, 0)
+            _pid, status, usage_of_process = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-            self.ends.put((step, start, behind, why, before, spent.ru_utime + spent.ru_stime))
+            seconds = usage_of_process.ru_utime + usage_of_process.ru_stime
+            self.ends.put((step, start, predecessor, hindrance, before, seconds))
 
         threading.Thread(target=wait, daemon=True).start()
 
-    def take(self, step: plan.Step, start: float, behind: str, why: str, before: usage.Moment, spent: float) -> str:
-        """Note that a step has ended, and print what it said; its name."""
-        after, slot = self.meter.moment(), plan.Slot(step.name, start, time.monotonic() - self.begun, behind, why)
+    def end_step(
+        self, step: plan.Step, start: float, predecessor: str, hindrance: str, before: usage.Moment, seconds: float
+    ) -> str:
+        """Record the end of a step, and print the output; the name of the step. `seconds`: processor time of the processes."""
+        after = self.meter.moment()
+        slot = plan.Slot(step.name, start, time.monotonic() - self.started, predecessor, hindrance)
         code = self.running.pop(step).returncode
         used = after.used(before, list(step.environments))
         self.ended.append(
             Ended(
-                slot, code, None if used is None else (used + spent) / max(slot.seconds, 0.01), after.share_idle(before)
+                slot,
+                code,
+                None if used is None else (used + seconds) / max(slot.seconds, 0.01),
+                after.share_idle(before),
             )
         )
-        how = (
+        result = (
             "ended well"
             if not code
             else f"FAILED ({code})"
             if code > 0
             else f"was ended by {signal.Signals(-code).name}"
         )
-        self.say(f"{step.name} {how} after {slot.seconds:.0f} s")
+        self.print_line(f"{step.name} {result} after {slot.seconds:.0f} s")
         print(f"=== {step.name}: {' '.join(self.command(step)[0])}")
         print((self.directory / f"{step.name}.log").read_text(encoding="utf-8", errors="replace"), end="", flush=True)
         return step.name

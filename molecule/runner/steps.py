@@ -1,20 +1,22 @@
 """The steps of `make test` as molecule/steps.yml declares them: their commands, their environments, and the tests that belong to each."""
 
 import ast
+import io
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 
 import plan
 import usage
 import yaml
+from ruamel.yaml import YAML
 
 from controller.environment import ROOT, Environment
 
 TESTS = ROOT / "molecule/tests"
 DECLARED = ROOT / "molecule/steps.yml"
+LONGEST_LINE = 1000  # characters, after which a line of it would be folded
 REHEARSED = ("production", "staging")  # environments of real hosts, which are containers here
 
 
@@ -35,11 +37,16 @@ def load() -> dict[str, plan.Step]:
 
 def learned(text: str, measured: dict[str, tuple[float, float | None]]) -> str:
     """The text of steps.yml with other hints: {step: (seconds, processors, or None where that is unknown)}."""
-    for name, (seconds, cores) in measured.items():
-        text = re.sub(rf"(?m)^({re.escape(name)}: .*\bseconds: )[\d.]+", rf"\g<1>{seconds:.0f}", text)
+    editor, rewritten = YAML(), io.StringIO()
+    editor.width, editor.explicit_start = LONGEST_LINE, text.startswith("---")
+    declared = editor.load(text)
+    for name in declared.keys() & measured.keys():
+        seconds, cores = measured[name]
+        declared[name]["seconds"] = round(seconds)
         if cores is not None:
-            text = re.sub(rf"(?m)^({re.escape(name)}: .*\bcores: )[\d.]+", rf"\g<1>{cores:.1f}", text)
-    return text
+            declared[name]["cores"] = round(cores, 1)
+    editor.dump(declared, rewritten)
+    return rewritten.getvalue()
 
 
 def named(name: str) -> Environment:

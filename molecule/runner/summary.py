@@ -1,13 +1,13 @@
-"""What `make test` says at its end, and what it would say of a plan."""
+"""The summary of `make test`, and that of a plan."""
 
 import dataclasses
 
 import plan
 from execution import Ended
 
-LONGEST = 30  # tests of which the summary says how long they took
-ASTRAY = 0.25  # part of a hint by which what was measured may differ before that is said …
-SECONDS = 15  # … and seconds
+LONGEST = 30  # tests whose durations the summary lists
+TOLERANCE = 0.25  # share of a hint by which a measurement may differ before it is reported …
+TOLERANCE_S = 15  # … and seconds
 
 
 def clock(seconds: float) -> str:
@@ -17,11 +17,11 @@ def clock(seconds: float) -> str:
 
 def table(rows: list[list[str]]) -> list[str]:
     """Rows as lines, each column as wide as its widest cell; the first and the last to the left."""
-    wide = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return [
         "  ".join(
-            cell.ljust(width) if number in (0, len(wide) - 1) else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, wide))
+            cell.ljust(width) if number in (0, len(widths) - 1) else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in rows
     ]
@@ -47,21 +47,21 @@ def planned(slots: list[plan.Slot], steps: list[plan.Step], processors: float) -
 
 def measured(ended: list[Ended], steps: list[plan.Step], processors: float, seconds: float, idle: float) -> list[str]:
     """A run that took some seconds with a share of the processors idle, as lines. `steps` have the hints that it was planned by."""
-    slots = [one.slot for one in ended]
+    slots = [result.slot for result in ended]
     rows = [["step", "start", "end", "wall", "cores", "idle", "begins"]]
     rows += [
         [
-            one.slot.name,
-            clock(one.slot.start),
-            clock(one.slot.end),
-            f"{one.slot.seconds:.0f} s",
-            cores(one.cores),
-            f"{one.idle:.0%}",
-            begins(one.slot),
+            result.slot.name,
+            clock(result.slot.start),
+            clock(result.slot.end),
+            f"{result.slot.seconds:.0f} s",
+            cores(result.cores),
+            f"{result.idle:.0%}",
+            begins(result.slot),
         ]
-        for one in sorted(ended, key=lambda one: one.slot.start)
+        for result in sorted(ended, key=lambda result: result.slot.start)
     ]
-    work = sum(one.slot.seconds * (one.cores or 0.0) for one in ended)
+    work = sum(result.slot.seconds * (result.cores or 0.0) for result in ended)
     rows.append(
         [
             "sum",
@@ -74,17 +74,17 @@ def measured(ended: list[Ended], steps: list[plan.Step], processors: float, seco
         ]
     )
     rows.append(["in all", "", "", f"{seconds:.0f} s", "", f"{idle:.0%}", "with what is removed before and after"])
-    taken = {one.slot.name: one for one in ended}
+    results = {result.slot.name: result for result in ended}
     actual = [
         dataclasses.replace(
             step,
-            seconds=taken[step.name].slot.seconds,
-            cores=step.cores if (used := taken[step.name].cores) is None else used,
+            seconds=results[step.name].slot.seconds,
+            cores=step.cores if (used := results[step.name].cores) is None else used,
         )
         for step in steps
-        if step.name in taken
+        if step.name in results
     ]
-    return [*table(rows), *chained(slots), *bounded(actual, processors), *astray(ended, steps)]
+    return [*table(rows), *chained(slots), *bounded(actual, processors), *wrong_hints(ended, steps)]
 
 
 def cores(used: float | None) -> str:
@@ -101,43 +101,44 @@ def begins(slot: plan.Slot) -> str:
 
 def chained(slots: list[plan.Slot]) -> list[str]:
     """The longest chain, as a line."""
-    found = plan.chain(slots)
+    chain = plan.chain(slots)
     return (
         [
-            f"longest chain: {' > '.join(f'{slot.name} {slot.seconds:.0f} s' for slot in found)}: {sum(slot.seconds for slot in found):.0f} s"
+            f"longest chain: {' > '.join(f'{slot.name} {slot.seconds:.0f} s' for slot in chain)}: {sum(slot.seconds for slot in chain):.0f} s"
         ]
-        if found
+        if chain
         else []
     )
 
 
 def bounded(steps: list[plan.Step], processors: float) -> list[str]:
     """What no plan makes shorter, as lines; what takes less than half as long as the first is no bound worth knowing."""
-    found = plan.bounds(steps, processors)
+    limits = plan.bounds(steps, processors)
     return [
         f"no plan is shorter than {what}: {seconds:.0f} s"
-        for what, seconds in found.items()
-        if seconds > max(found.values()) / 2
+        for what, seconds in limits.items()
+        if seconds > max(limits.values()) / 2
     ]
 
 
-def astray(ended: list[Ended], steps: list[plan.Step]) -> list[str]:
+def wrong_hints(ended: list[Ended], steps: list[plan.Step]) -> list[str]:
     """The hints that were wrong, as lines of what was measured instead."""
     hints = {step.name: step for step in steps}
     wrong = [
-        one
-        for one in ended
-        if not one.code
-        and abs(one.slot.seconds - hints[one.slot.name].seconds) > max(SECONDS, ASTRAY * hints[one.slot.name].seconds)
+        result
+        for result in ended
+        if not result.code
+        and abs(result.slot.seconds - hints[result.slot.name].seconds)
+        > max(TOLERANCE_S, TOLERANCE * hints[result.slot.name].seconds)
     ]
-    said = ", ".join(
-        f"{one.slot.name} {{seconds: {one.slot.seconds:.0f}, cores: {hints[one.slot.name].cores if one.cores is None else one.cores:.1f}}}"
-        for one in wrong
+    text = ", ".join(
+        f"{result.slot.name} {{seconds: {result.slot.seconds:.0f}, cores: {hints[result.slot.name].cores if result.cores is None else result.cores:.1f}}}"
+        for result in wrong
     )
     return (
         [
-            f"hints of molecule/steps.yml that were wrong (PYTHONPATH=. python molecule/runner/run.py --learn replaces them): {said}"
+            f"hints of molecule/steps.yml that were wrong (PYTHONPATH=. python molecule/runner/run.py --learn replaces them): {text}"
         ]
-        if said
+        if text
         else []
     )

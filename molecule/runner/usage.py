@@ -19,7 +19,9 @@ COUNTERS = (
     "/proc/{engine}/root/sys/fs/cgroup/docker/*/cpu.stat",
 )
 ENGINE = pathlib.Path("/run/realworld-engine/pid")
-EVERY = 3.0  # seconds between two looks: what a container used since the last one before it was removed is not seen
+INTERVAL_S = (
+    3.0  # seconds between two readings: what a container used after the last reading before its removal is not counted
+)
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
 
 
@@ -27,7 +29,7 @@ AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
 class Moment:
     """Processor seconds since some moment in the past: of all processors (busy and idle), and of the containers of each environment.
 
-    environments is {environment: seconds}; None as long as no container's counter was seen.
+    environments is {environment: seconds}; None as long as no counter of a container was read.
     """
 
     busy: float
@@ -40,7 +42,7 @@ class Moment:
         return idle / (idle + busy) if idle + busy else 0.0
 
     def used(self, before: "Moment", names: list[str]) -> float | None:
-        """Processor seconds that the containers of some environments used since a moment before; None where nobody counts them."""
+        """Processor seconds that the containers of some environments used since a moment before; None where they are not counted."""
         if self.environments is None:
             return 0.0 if not names else None
         earlier = before.environments or {}
@@ -55,74 +57,76 @@ def machine(stat: str) -> tuple[float, float]:
 
 
 def counters() -> dict[str, float]:
-    """{container's id: processor seconds that it has used}; empty where nobody counts them."""
+    """{container's id: processor seconds that it has used}; empty where they are not counted."""
     engine = ENGINE.read_text().strip() if ENGINE.exists() else "none"
     for pattern in COUNTERS:
-        found = {}
+        seconds = {}
         for path in glob.glob(pattern.format(engine=engine)):
             with contextlib.suppress(OSError):  # it has just been removed
                 identity = re.search(r"[0-9a-f]{64}", path)
                 microseconds = re.search(r"usage_usec (\d+)", pathlib.Path(path).read_text())
                 if identity and microseconds:
-                    found[identity[0]] = int(microseconds[1]) / 1e6
-        if found:
-            return found
+                    seconds[identity[0]] = int(microseconds[1]) / 1e6
+        if seconds:
+            return seconds
     return {}
 
 
-def owners() -> dict[str, str]:
-    """{container's id: its environment}."""
-    words = [*AS_ROOT, "docker", "ps", "--no-trunc", "--format", '{{.ID}} {{.Label "realworld"}}']
+def environments() -> dict[str, str]:
+    """{id of a container: environment}."""
+    command = [*AS_ROOT, "docker", "ps", "--no-trunc", "--format", '{{.ID}} {{.Label "realworld"}}']
     with contextlib.suppress(OSError):
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         return dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
     return {}
 
 
 class Meter:
-    """Counts what the environments' containers use, also of those that are removed meanwhile. As a context it looks again and again."""
+    """Counts what the environments' containers use, also of those that are removed meanwhile. As a context it reads them every INTERVAL_S."""
 
     def __init__(
-        self, read: Callable[[], dict[str, float]] = counters, ask: Callable[[], dict[str, str]] = owners
+        self,
+        read_seconds: Callable[[], dict[str, float]] = counters,
+        read_environments: Callable[[], dict[str, str]] = environments,
     ) -> None:
-        self.read, self.ask = read, ask
-        self.seen = dict(read())  # {id: seconds}
-        self.owner: dict[str, str] = {}  # {id: environment}
+        self.read_seconds, self.read_environments = read_seconds, read_environments
+        self.last = dict(read_seconds())  # {id: seconds}
+        self.environments: dict[str, str] = {}  # {id: environment}
         self.used: dict[str, float] = {}  # {environment: seconds}
-        self.known = bool(self.seen)
-        self.lock, self.over = threading.Lock(), threading.Event()
+        self.counted = bool(self.last)
+        self.lock, self.stopped = threading.Lock(), threading.Event()
 
-    def look(self) -> None:
-        """Add what was used since the last look."""
+    def update(self) -> None:
+        """Add what was used since the last reading."""
         with self.lock:
-            now = self.read()
-            self.known = self.known or bool(now)
-            if set(now) - set(self.owner):
-                self.owner |= dict.fromkeys(now, "") | self.ask()
+            now = self.read_seconds()
+            self.counted = self.counted or bool(now)
+            if set(now) - set(self.environments):
+                self.environments |= dict.fromkeys(now, "") | self.read_environments()
             for identity, seconds in now.items():
-                name = self.owner[identity]
-                # One that was started again counts from nothing.
+                name = self.environments[identity]
+                # A restarted container counts from zero.
                 self.used[name] = (
                     self.used.get(name, 0.0)
                     + seconds
-                    - (before if (before := self.seen.get(identity, 0.0)) <= seconds else 0.0)
+                    - (before if (before := self.last.get(identity, 0.0)) <= seconds else 0.0)
                 )
-            self.seen = now
+            self.last = now
 
     def moment(self) -> Moment:
         """What was used until now."""
-        self.look()
-        return Moment(*machine(pathlib.Path("/proc/stat").read_text()), dict(self.used) if self.known else None)
+        self.update()
+        return Moment(*machine(pathlib.Path("/proc/stat").read_text()), dict(self.used) if self.counted else None)
 
     def __enter__(self) -> Self:
         def watch() -> None:
-            while not self.over.wait(EVERY):
-                self.look()
+            while not self.stopped.wait(INTERVAL_S):
+                self.update()
 
         self.thread = threading.Thread(target=watch, daemon=True)
         self.thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.over.set()
+        self.stopped.set()
         self.thread.join()

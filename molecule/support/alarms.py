@@ -27,7 +27,7 @@ class Alarm:
     silent: Callable[[Target], list[tuple[str, str]]] | None = None  # (host, check) that fail without an alarm
     may: tuple[str, ...] = ()  # checks of any host that may alarm besides: the fault is a cause for them, too
     after: tuple[str, ...] = ()  # checks that may alarm during the repair: they recover after what silenced them
-    deaf: bool = False  # whether alarms cannot be sent before the repair
+    undeliverable: bool = False  # whether alarms cannot be sent before the repair
 
 
 def shell(command: str) -> Act:
@@ -119,14 +119,14 @@ def restore_service(target: Target, host: str) -> None:
     )
 
 
-def cut_off(target: Target, host: str, others: list[str], verb: str = "add") -> None:
-    """Keep a host from reaching others, by name or address."""
-    target.on(host, " && ".join(f"ip route {verb} blackhole {target.address.get(other, other)}" for other in others))
+def isolate(target: Target, host: str, peers: list[str], verb: str = "add") -> None:
+    """Keep a host from reaching peers, by name or address."""
+    target.on(host, " && ".join(f"ip route {verb} blackhole {target.address.get(peer, peer)}" for peer in peers))
 
 
-def undo_cut_off(target: Target, host: str, others: list[str]) -> None:
-    """Undo cut_off."""
-    cut_off(target, host, others, "del")
+def undo_isolate(target: Target, host: str, peers: list[str]) -> None:
+    """Undo isolate."""
+    isolate(target, host, peers, "del")
 
 
 def detach(target: Target, host: str) -> None:
@@ -280,8 +280,8 @@ WAVES: dict[str, list[Alarm]] = {
             "replication",
             tier,
             "oncall",
-            lambda target, host: cut_off(target, host, [primary_to_cut(target)]),
-            lambda target, host: undo_cut_off(target, host, [target.cut_from]),
+            lambda target, host: isolate(target, host, [primary_to_cut(target)]),
+            lambda target, host: undo_isolate(target, host, [target.cut_from]),
             at=standby,
         ),
         # Only what the plugin asks for the time: a container has its machine's clock.
@@ -326,19 +326,19 @@ WAVES: dict[str, list[Alarm]] = {
             "pools",
             backup_balancer,
             "oncall",
-            lambda target, host: cut_off(target, host, target.groups["app"][-1:]),
-            lambda target, host: undo_cut_off(target, host, target.groups["app"][-1:]),
+            lambda target, host: isolate(target, host, target.groups["app"][-1:]),
+            lambda target, host: undo_isolate(target, host, target.groups["app"][-1:]),
         ),
         Alarm("certificate", tier, "ops", *expiring_certificate("/etc/{engine}/site.pem"), at=holder),
         Alarm("answers", holder, "oncall", break_page, repair_page),
         Alarm("pgpool", first("app"), "oncall", detach, shell("systemctl start pgpool-follow")),
-        # nginx answers as ever, and not what is asked for.
+        # nginx answers, with another page than requested.
         Alarm("web", last("monitor"), "ops", *units("fcgiwrap.socket", "fcgiwrap.service")),
         # The archive's own complaint about WAL may come, too.
         Alarm("archive", last("backup"), "ops", *units("pgbackrest"), may=("backups",)),
     ],
     "of the quorum and the virtual IP": [
-        # The primary stays what it is as long as it reaches all the others.
+        # The primary remains primary as long as it reaches all the others.
         Alarm("quorum", tier, "oncall", *units("etcd"), at=lambda target: target.groups["quorum"][:2]),
         Alarm("etcd", lambda target: target.groups["quorum"][:2], "ops"),
         Alarm(
@@ -375,10 +375,10 @@ WAVES: dict[str, list[Alarm]] = {
             "tier",
             tier,
             "oncall",
-            lambda target, host: cut_off(target, host, all_peers(target)),
-            lambda target, host: undo_cut_off(target, host, all_peers(target)),
+            lambda target, host: isolate(target, host, all_peers(target)),
+            lambda target, host: undo_isolate(target, host, all_peers(target)),
             at=last("monitor"),
-            deaf=True,
+            undeliverable=True,
             silent=lambda target: (
                 on([host for host in target.groups["all"] if host not in target.groups["monitor"]], "host")
                 + on(["tier"], "page")

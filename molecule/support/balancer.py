@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from testinfra.host import Host
 from tier import ROOT, Tier
 
-ROOM = "/run/test-lb"
+DIRECTORY = "/run/test-lb"
 OFFSET = 5000  # from a port of the balancer to that of the one beside it
 T = TypeVar("T")
-Site = dict[str, Any]  # of described()
+Site = dict[str, Any]  # of read_site()
 StandIn = tuple[str, str, int]  # unit, address, port
 Patterns = list[tuple[str, str | Callable[[re.Match[str]], str]]]  # (pattern, replacement)
 
@@ -26,13 +26,13 @@ PORT = r"(?m)(listen \S*?|listen +=.*:)(\d+)(?= |;|$)"
 def await_true(condition: Callable[[], T], seconds: float = 10) -> T:
     """What a condition gives once it is true. AssertionError if that takes too long."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)  # between two looks at a condition with a deadline
-    return found
+        time.sleep(0.1)  # between two checks of a condition with a deadline
+    return value
 
 
-def described(tier: Tier) -> Site:
+def read_site(tier: Tier) -> Site:
     """What the inventory says about the balancers and those behind them."""
     site: Site = tier.value(
         "dict(engine=lb_engine, names=site_hosts, vip=lb_vip, http_port=lb_http_port, https_port=lb_https_port,"
@@ -73,6 +73,7 @@ class Balancer:
         scheme: str = "https",
     ) -> Response:
         """The response, read; `.text` is its body. An iterable body is sent in chunks."""
+        # By hand: tests are about what is on the wire, down to a connection that is reset.
         connection = http.client.HTTPConnection(self.name, timeout=30)
         connection.response_class = Response
         connection.sock = (
@@ -98,13 +99,13 @@ class Bench(Balancer):
 
     FILES: tuple[str, ...] = ()  # the engine's configuration
     COMMAND = ""  # starts the engine
-    LIVELIER: Patterns = []  # shortens the engine's timeouts
+    SHORTER_TIMEOUTS: Patterns = []  # shortens the engine's timeouts
 
     def __init__(self, tier: Tier, site: Site) -> None:
         super().__init__(tier, site, site["balancers"][0]["address"], OFFSET)
         self.host = tier.host(site["balancers"][0]["name"])
         self.pools: dict[str, list[StandIn]] = {"app": [], "media": []}
-        self.log, self.unit = f"{ROOM}/access.log", "test-lb-engine"
+        self.log, self.unit = f"{DIRECTORY}/access.log", "test-lb-engine"
         self.texts: dict[str, str] = {
             name: self.host.file(f"/etc/{site['engine']}/{name}").content_string for name in self.FILES
         }
@@ -114,10 +115,10 @@ class Bench(Balancer):
                 self.replace(rf"\b{re.escape(peer['address'])}:", f"{stand_in}:")
                 pool.append((f"test-lb-{peer['name']}", stand_in, site["pools"][group]["port"]))
         self.replace(PORT, lambda m: f"{m[1]}{int(m[2]) + OFFSET}")
-        self.replace(f"/var/log/{site['engine']}", ROOM)
+        self.replace(f"/var/log/{site['engine']}", DIRECTORY)
         for name in self.FILES:
-            self.replace(f"/etc/{site['engine']}/{name}", f"{ROOM}/{name}")
-        for pattern, replacement in self.LIVELIER:
+            self.replace(f"/etc/{site['engine']}/{name}", f"{DIRECTORY}/{name}")
+        for pattern, replacement in self.SHORTER_TIMEOUTS:
             self.replace(pattern, replacement)
 
     def replace(self, pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> None:
@@ -125,12 +126,14 @@ class Bench(Balancer):
         self.texts = {name: re.sub(pattern, replacement, text) for name, text in self.texts.items()}
 
     def write(self, name: str, text: str) -> None:
-        """Put a file into the bench's room."""
-        self.host.check_output("echo %s | base64 -d > %s", base64.b64encode(text.encode()).decode(), f"{ROOM}/{name}")
+        """Write a file into the directory of the bench."""
+        self.host.check_output(
+            "echo %s | base64 -d > %s", base64.b64encode(text.encode()).decode(), f"{DIRECTORY}/{name}"
+        )
 
     def start(self) -> None:
         """Start all of it."""
-        self.host.check_output(f"rm -rf {ROOM}; mkdir {ROOM}; touch {ROOM}/hits")
+        self.host.check_output(f"rm -rf {DIRECTORY}; mkdir {DIRECTORY}; touch {DIRECTORY}/hits")
         self.write("stand_in.py", (ROOT / "molecule/tests/lb/stand_in.py").read_text(encoding="utf-8"))
         for name, text in self.texts.items():
             self.write(name, text)
@@ -149,7 +152,7 @@ class Bench(Balancer):
         """Start stand-ins and await them."""
         self.host.check_output(
             " && ".join(
-                f"systemd-run --quiet --collect --unit={unit} python3 {ROOM}/stand_in.py {address} {port} {ROOM}"
+                f"systemd-run --quiet --collect --unit={unit} python3 {DIRECTORY}/stand_in.py {address} {port} {DIRECTORY}"
                 f" && timeout 10 sh -c 'until curl -so /dev/null {address}:{port}; do sleep .1; done'"
                 for unit, address, port in stand_ins
             )
@@ -161,22 +164,22 @@ class Bench(Balancer):
 
     def end(self) -> None:
         """Leave nothing behind."""
-        self.host.check_output(f"systemctl stop 'test-lb-*'; rm -rf {ROOM}")
+        self.host.check_output(f"systemctl stop 'test-lb-*'; rm -rf {DIRECTORY}")
 
     def hits(self) -> str:
         """Requests that the stand-ins got, one a line."""
-        return str(self.host.file(f"{ROOM}/hits").content_string)
+        return str(self.host.file(f"{DIRECTORY}/hits").content_string)
 
 
 class NginxBench(Bench):
     """A second nginx."""
 
     FILES: tuple[str, ...] = ("nginx.conf",)
-    COMMAND = f"nginx -c {ROOM}/nginx.conf -g 'daemon off;'"
-    LIVELIER: Patterns = [
+    COMMAND = f"nginx -c {DIRECTORY}/nginx.conf -g 'daemon off;'"
+    SHORTER_TIMEOUTS: Patterns = [
         (r"(proxy_(?:read|next_upstream)_timeout) (\d+)s", lambda m: f"{m[1]} {int(m[2]) * 1000 // 6}ms"),
         (r"fail_timeout=\d+s", "fail_timeout=1s"),
-        ("/run/nginx.pid", f"{ROOM}/nginx.pid"),
+        ("/run/nginx.pid", f"{DIRECTORY}/nginx.pid"),
     ]
 
 
@@ -184,8 +187,8 @@ class PerlbalBench(Bench):
     """A second Perlbal."""
 
     FILES: tuple[str, ...] = ("perlbal.conf", "pools.conf", "site.pem")
-    COMMAND = f"perlbal --config={ROOM}/perlbal.conf"
-    LIVELIER: Patterns = [
+    COMMAND = f"perlbal --config={DIRECTORY}/perlbal.conf"
+    SHORTER_TIMEOUTS: Patterns = [
         (r"(TIER answer_s +=) (\d+)", lambda m: f"{m[1]} {int(m[2]) / 6:.3f}"),
         (r"(TIER rest_s +=) \d+", r"\1 1"),
     ]

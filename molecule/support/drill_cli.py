@@ -12,10 +12,11 @@ import argparse
 import os
 import sys
 
-from drills import COLUMNS, DRILLS, cells, excess, line, measure
+from drills import COLUMNS, DRILLS, cells, excess, measure
 from target import Target
 from visitors import Load
 
+from controller import report
 from controller.environment import Environment
 
 
@@ -31,19 +32,19 @@ def main() -> int:
     for name in names:
         if name not in DRILLS:
             sys.exit(f"No drill {name}. There are: {', '.join(DRILLS)}.")
-    table, code = [], 0
+    rows, code = [["drill", *COLUMNS]], 0
     target.await_healthy()
     with Load(target) as load:
         for name in names:
             print(f"{name} …", flush=True)
             row = measure(target, DRILLS[name], load)
-            table.append(cells(name, row))
+            rows.append(cells(name, row))
             for sentence in excess(row, DRILLS[name]):
                 print(f"  {name} exceeds its limit: {sentence}", flush=True)
                 code = 1
             for failure in row["failures"]:
                 print(f"    {failure}", flush=True)
-    print("\n" + "\n".join(map(line, [["drill", *COLUMNS], *table])))
+    print("\n" + "\n".join(report.table(rows, indent=0, gap=2)))
     return code
 
 

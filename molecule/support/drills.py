@@ -52,20 +52,20 @@ def longest(moments: Sequence[float], start: float, end: float) -> float:
 @contextlib.contextmanager
 def watch_virtual_ip(target: Target) -> Iterator[list[float]]:
     """A list of the moments at which two balancers had the virtual IP."""
-    doubles: list[float] = []
-    over = threading.Event()
+    duplicates: list[float] = []
+    stopped = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.3):
+        while not stopped.wait(0.3):
             if len(target.holders()) > 1:
-                doubles.append(time.time())
+                duplicates.append(time.time())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield doubles
+        yield duplicates
     finally:
-        over.set()
+        stopped.set()
         watcher.join()
 
 
@@ -74,26 +74,26 @@ def measure(target: Target, drill: Drill, load: Load) -> Row:
     target.await_healthy()
     load.mark()
     keys = target.fill_cache() if "cache lost" in drill.limits else None
-    with watch_virtual_ip(target) as doubles:
-        begun = time.time()
-        away = drill.fault(target)
+    with watch_virtual_ip(target) as duplicates:
+        started = time.time()
+        unavailable = drill.fault(target)
         try:
-            load.await_service(begun + 0.5, without=away, held=drill.held)
+            load.await_service(started + 0.5, without=unavailable, held=drill.held)
             served = time.time()
-            moved = target.holder(), target.primary()
+            roles = target.holder(), target.primary()
             time.sleep(drill.hold)  # service without the broken part
-            kept = target.cached_share(keys, away) if keys else 1.0
+            share = target.cached_share(keys, unavailable) if keys else 1.0
         finally:
             repaired = time.time()
-            drill.repair(target, away)
+            drill.repair(target, unavailable)
         load.await_service(repaired)
-        back = time.time()
+        recovered = time.time()
         target.await_healthy()
         time.sleep(SETTLED_S)  # to see what comes in the wake of the repair
-        load.await_answers(back)
+        load.await_answers(recovered)
         ended = time.time()
-    requests, commits, reads = load.requests(begun), load.commits(begun), load.commits(begun, "read")
-    apps = [app for app in target.groups["app"] if app not in away]
+    requests, commits, reads = load.requests(started), load.commits(started), load.commits(started, "read")
+    apps = [app for app in target.groups["app"] if app not in unavailable]
     failures = [r for r in requests if r.failure]
     good = [r for r in requests if not r.failure]
     servers = [c.server for c in commits]
@@ -102,22 +102,22 @@ def measure(target: Target, drill: Drill, load: Load) -> Row:
     return {
         "requests": len(requests),
         "failed": len(failures),
-        "failed again": sum(r.begun > back for r in failures),
+        "failed again": sum(r.started > recovered for r in failures),
         "pages failed": sum(r.kind not in CHANGES for r in failures),
-        "gap": longest([r.ended for r in good], begun, ended),
-        "slowest page": max((r.ended - r.begun for r in good if r.kind not in CHANGES), default=0),
-        "slowest change": max((r.ended - r.begun for r in good if r.kind in CHANGES), default=0),
+        "gap": longest([r.ended for r in good], started, ended),
+        "slowest page": max((r.ended - r.started for r in good if r.kind not in CHANGES), default=0),
+        "slowest change": max((r.ended - r.started for r in good if r.kind in CHANGES), default=0),
         "commits": len(commits),
         "lost": len(lost),
         "twice": len(duplicated),
-        "writes paused": max(longest([c.ended for c in commits if c.app == app], begun, ended) for app in apps),
-        "reads paused": max(longest([c.ended for c in reads if c.app == app], begun, ended) for app in apps),
-        "recovered": served - begun,
+        "writes paused": max(longest([c.ended for c in commits if c.app == app], started, ended) for app in apps),
+        "reads paused": max(longest([c.ended for c in reads if c.app == app], started, ended) for app in apps),
+        "recovered": served - started,
         "signed out": sum("signed out" in r.failure or "/accounts/login" in r.failure for r in failures),
-        "cache lost": 1 - kept,
+        "cache lost": 1 - share,
         "two primaries": len(blocks) - len(set(blocks)),
-        "two holders": len(doubles),
-        "moved again": int((target.holder(), target.primary()) != moved),
+        "two holders": len(duplicates),
+        "moved again": int((target.holder(), target.primary()) != roles),
         "primary": target.primary(),
         "holder": target.holder(),
         "failures": duplicated

@@ -1,9 +1,9 @@
 """Processor time of every unit of a standing tier of containers over a while, in thousandths of a core.
 
-    python molecule/support/idle.py local 300     of ENV=local, over 300 seconds; nobody may ask the tier meanwhile
+    python molecule/support/idle.py local 300     of ENV=local, over 300 seconds; without requests to the tier meanwhile
 
-Sums leave out ssh.service, in which verbs work. Units that have ended meanwhile (timers' work) are told as one line, and what systemd's journal
-says that each of them took as further lines; those are parts of that one.
+Sums leave out ssh.service, in which verbs work. Units that have ended meanwhile (of timers) are one line, and what systemd's journal
+says that each of them took are further lines, which are parts of that line.
 """
 
 import collections
@@ -28,16 +28,16 @@ def used(text: str) -> dict[str, int]:
 
 def ended(text: str) -> dict[str, float]:
     """{unit: seconds of a processor} that systemd says units took that have ended."""
-    found: dict[str, float] = collections.defaultdict(float)
-    for unit, took in re.findall(r"(?m)^(\S+): Consumed (.+?) CPU time", text):
-        found[unit] += sum(
-            float(figure) * SECONDS[unit_of] for figure, unit_of in re.findall(r"([\d.]+)(ms|min|s)", took)
+    seconds: dict[str, float] = collections.defaultdict(float)
+    for unit, figures in re.findall(r"(?m)^(\S+): Consumed (.+?) CPU time", text):
+        seconds[unit] += sum(
+            float(figure) * SECONDS[measure] for figure, measure in re.findall(r"([\d.]+)(ms|min|s)", figures)
         )
-    return found
+    return seconds
 
 
 def spent(before: dict[str, int], after: dict[str, int], seconds: float) -> dict[str, float]:
-    """{unit: thousandths of a core} between two looks at a host. '(ended)' is what its slice has beyond the units that are still there."""
+    """{unit: thousandths of a core} between two readings of a host. '(ended)': what the slice has beyond the units that still exist."""
     took = {unit: (after[unit] - before[unit]) / 1000 / seconds for unit in after if unit in before}
     units = {unit: figure for unit, figure in took.items() if unit not in (".", "system.slice")}
     ended_too = took["system.slice"] - sum(figure for unit, figure in units.items() if unit != "init.scope")
@@ -45,14 +45,14 @@ def spent(before: dict[str, int], after: dict[str, int], seconds: float) -> dict
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
-    """Units by hosts, the dearest first, from {host: {unit: thousandths of a core}}."""
+    """Units by hosts, the largest sum first, from {host: {unit: thousandths of a core}}."""
     hosts = sorted(figures)
     sums: dict[str, float] = collections.defaultdict(float)
     for units in figures.values():
         for unit, figure in units.items():
             sums[unit] += figure
     lines = [f"{'unit':30}" + "".join(f"{host:>9}" for host in hosts) + f"{'sum':>9}"]
-    for unit in sorted(sums, key=lambda one: -sums[one]):
+    for unit in sorted(sums, key=lambda unit: -sums[unit]):
         if sums[unit] >= LEAST:
             cells = "".join(f"{figures[host][unit]:9.1f}" if unit in figures[host] else " " * 9 for host in hosts)
             lines.append(f"{unit[:29]:30}{cells}{sums[unit]:9.1f}")
@@ -67,34 +67,34 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    """Look twice, and print what is between. Raises subprocess.CalledProcessError where a container does not answer."""
+    """Read twice, and print the difference. Raises subprocess.CalledProcessError where a container does not answer."""
     environment, seconds = sys.argv[1], float(sys.argv[2])
 
-    def run(*words: str) -> str:
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    def run(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     names = sorted(run("docker", "ps", "--filter", f"label=realworld={environment}", "--format", "{{.Names}}").split())
 
-    def look(command: str) -> dict[str, tuple[float, str]]:
-        with concurrent.futures.ThreadPoolExecutor(len(names)) as at_once:
+    def read_hosts(command: str) -> dict[str, tuple[float, str]]:
+        with concurrent.futures.ThreadPoolExecutor(len(names)) as threads:
             return dict(
                 zip(
                     names,
-                    at_once.map(
+                    threads.map(
                         lambda name: (time.monotonic(), run("docker", "exec", name, "bash", "-c", command)), names
                     ),
                 )
             )
 
-    since, before = time.time(), look(READ)
-    time.sleep(seconds)  # the tier is left alone: there is nothing to await
-    after, journal = look(READ), look(ENDED.format(since=since))
+    since, before = time.time(), read_hosts(READ)
+    time.sleep(seconds)  # the duration of the measurement
+    after, journal = read_hosts(READ), read_hosts(ENDED.format(since=since))
     figures = {}
     for name in names:
-        between = after[name][0] - before[name][0]
-        told = {f"  {unit}": figure * 1000 / between for unit, figure in ended(journal[name][1]).items()}
+        elapsed = after[name][0] - before[name][0]
+        ended_units = {f"  {unit}": figure * 1000 / elapsed for unit, figure in ended(journal[name][1]).items()}
         figures[name.removeprefix(f"{environment}-")] = (
-            spent(used(before[name][1]), used(after[name][1]), between) | told
+            spent(used(before[name][1]), used(after[name][1]), elapsed) | ended_units
         )
     print(table(figures))
 

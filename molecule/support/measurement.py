@@ -10,6 +10,7 @@ from collections.abc import Callable
 import ansible.executor.task_executor
 
 from controller.environment import ROOT, Environment
+from controller.report import table
 
 PRODUCTION = Environment.named("production", rehearsed=True)
 ENV = os.environ | PRODUCTION.own_variables | {"REHEARSE": "1", "MAKEFLAGS": ""}
@@ -34,15 +35,15 @@ BOUNDS = {
 def run(*command: str, **extra: str) -> tuple[float, str]:
     """(seconds, standard output) of a command. Exits with the output where it fails."""
     start = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env={**ENV, **extra}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    return time.monotonic() - start, done.stdout
+    process = subprocess.run(command, cwd=ROOT, env={**ENV, **extra}, capture_output=True, text=True, check=False)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{process.stdout[-4000:]}{process.stderr[-4000:]}")
+    return time.monotonic() - start, process.stdout
 
 
-def make(*words: str, **extra: str) -> tuple[float, str]:
+def make(*arguments: str, **extra: str) -> tuple[float, str]:
     """Run a verb of the Makefile: (seconds, what it printed)."""
-    return run("make", "--no-print-directory", *words, **extra)
+    return run("make", "--no-print-directory", *arguments, **extra)
 
 
 def yardstick() -> float:
@@ -51,7 +52,7 @@ def yardstick() -> float:
 
 
 class Table:
-    """Rows of (name, seconds, what else there is to say)."""
+    """Rows of (name, value, note)."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str]] = []
@@ -80,5 +81,4 @@ class Table:
 
     def print(self) -> None:
         """Print all rows in columns."""
-        width = max(len(name) for name, _value, _note in self.rows)
-        print("\n" + "\n".join(f"{name:{width}}  {value:>9}  {note}" for name, value, note in self.rows))
+        print("\n" + "\n".join(table(self.rows, right=[1], indent=0, gap=2)))

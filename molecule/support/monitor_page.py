@@ -45,7 +45,7 @@ def html(window: Browser) -> str:
 
 
 def verdict(shown: str) -> tuple[str, str, str]:
-    """(the page's first words, their class, its reasons as text)."""
+    """(heading of the page, class of the heading, reasons as text)."""
     first = re.search(r'<p class="verdict (\w+)" id="verdict">([^<]*)</p>', shown)
     reasons = re.search(r'<ul class="reasons told">(.*?)</ul>', shown, re.S)
     assert first and reasons, shown
@@ -60,7 +60,7 @@ def assert_red(window: Browser, page: Page, problems: Mapping[str, str], off: st
     window.size(390, 844)
     window.open(page.url)
     shown = html(window)
-    _words, kind, reasons = verdict(shown)
+    _heading, kind, reasons = verdict(shown)
     assert kind == "bad"
     for host, problem in problems.items():
         state = "silent" if host == off else "wrong"

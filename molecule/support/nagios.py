@@ -87,7 +87,7 @@ class Nagios:
             if time.monotonic() - checked > CHECK_AGAIN_S:
                 self.check_now(*waiting)
                 checked = time.monotonic()
-            time.sleep(1)  # between two looks at a condition with a deadline
+            time.sleep(1)  # between two checks of a condition with a deadline
 
     def not_received(self, expected: set[Expected], since: float) -> dict[Service, str]:
         """{(host, service): alarm} of the expected alarms that have not arrived since a moment."""
@@ -108,7 +108,7 @@ class Nagios:
         }
 
     def problems(self) -> dict[Service, str | None]:
-        """{(host, service): plugin output} of all that is not well, or was not checked."""
+        """{(host, service): plugin output} of all services with a problem, or without a check."""
         status = self.status()
         return {
             pair: status.get(pair, {}).get("plugin_output")
@@ -121,8 +121,8 @@ class Nagios:
         self.check_until_none(self.problems, "Nagios without problems")
 
 
-def at_once(act: Callable[[Alarm, str], object], pairs: Iterable[tuple[Alarm, str]]) -> None:
-    """Do act(alarm, host) for all of them at the same time. Raises the first that failed, once all have ended."""
+def in_parallel(act: Callable[[Alarm, str], object], pairs: Iterable[tuple[Alarm, str]]) -> None:
+    """Do act(alarm, host) for all pairs in parallel. Raises the first error, once all have ended."""
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         futures = [threads.submit(act, *pair) for pair in pairs]
     for future in futures:
@@ -138,13 +138,13 @@ class Wave:
         self.where = {alarm: alarm.where(target) for alarm in self.alarms}  # before a role moves, while it is broken
         self.problems, self.recoveries = self.expected("PROBLEM"), self.expected("RECOVERY")
         self.silent = self.services(pair for alarm in self.alarms if alarm.silent for pair in alarm.silent(target))
-        self.loud = self.services((host, check) for _contact, _type, host, check in self.problems)
-        self.deaf = any(alarm.deaf for alarm in self.alarms)
+        self.alarming = self.services((host, check) for _contact, _type, host, check in self.problems)
+        self.undeliverable = any(alarm.undeliverable for alarm in self.alarms)
         self.faults = [
             (alarm, host) for alarm in self.alarms if alarm.fault for host in (alarm.at or alarm.where)(target)
         ]
         self.injected: list[tuple[Alarm, str]] = []
-        self.begun, self.repaired = time.time(), float("inf")
+        self.started, self.repaired = time.time(), float("inf")
 
     def expected(self, kind: str) -> set[Expected]:
         """The alarms of a type that have to arrive."""
@@ -162,8 +162,8 @@ class Wave:
             alarm.fault(self.target, host)
             self.injected.append((alarm, host))
 
-        at_once(inject, self.faults)
-        self.nagios.check_now(*self.loud)
+        in_parallel(inject, self.faults)
+        self.nagios.check_now(*self.alarming)
 
     def repair(self) -> None:
         """Repair what was broken."""
@@ -173,25 +173,25 @@ class Wave:
             alarm.repair(self.target, host)
 
         injected, self.injected = self.injected, []
-        at_once(repair, injected)
+        in_parallel(repair, injected)
 
     def await_alarms(self) -> None:
         """Await that all alarms arrive, and that what has to be silent has failed in Nagios."""
-        if self.deaf:
-            self.nagios.check_until_none(lambda: self.nagios.not_failed(self.loud), "failure that cannot be sent")
+        if self.undeliverable:
+            self.nagios.check_until_none(lambda: self.nagios.not_failed(self.alarming), "failure that cannot be sent")
         else:
-            self.nagios.check_until_none(lambda: self.nagios.not_received(self.problems, self.begun), "alarm")
+            self.nagios.check_until_none(lambda: self.nagios.not_received(self.problems, self.started), "alarm")
         self.nagios.check_until_none(lambda: self.nagios.not_failed(self.silent), "failure without an alarm")
 
     def await_recoveries(self) -> None:
         """Repair, and await that all recoveries arrive and Nagios has no problems."""
         since = self.repaired = time.time()
         self.repair()
-        if self.deaf:
+        if self.undeliverable:
             # Delivers what was kept, as its timer does every minute.
             self.nagios.on("systemctl start nagios-heartbeat.service")
             self.nagios.check_until_none(
-                lambda: self.nagios.not_received(self.problems, self.begun), "alarm that was kept"
+                lambda: self.nagios.not_received(self.problems, self.started), "alarm that was kept"
             )
         self.nagios.check_until_none(
             lambda: {**self.nagios.problems(), **self.nagios.not_received(self.recoveries, since)}, "recovery"
@@ -216,7 +216,7 @@ class Wave:
 
     def assert_notified(self, contacts: Mapping[str, Mapping[str, Any]]) -> None:
         """Assert that the right contacts received the right text, by every way they have, and nothing else was sent."""
-        received = [n for n in list(self.nagios.sinks.received) if n.at >= self.begun]
+        received = [n for n in list(self.nagios.sinks.received) if n.at >= self.started]
         assert self.unexpected(received) == []
         for expected in self.problems | self.recoveries:
             contact, _type, _host, check = expected

@@ -1,4 +1,4 @@
-"""Where alarms go in a test: a relay for mail, and a service for webhooks and heartbeats, on the network's gateway."""
+"""The receivers of alarms in a test: a relay for mail, and a service for webhooks and heartbeats, on the network's gateway."""
 
 import dataclasses
 import email
@@ -33,11 +33,11 @@ class Notification:
 
 
 class Sinks:
-    """Takes mail, webhooks and heartbeats, and remembers them. While `closed` it refuses them."""
+    """Takes mail, webhooks and heartbeats, and records them. While `closed` it refuses them."""
 
     def __init__(self, mail: tuple[str, int], web: tuple[str, int]) -> None:
         self.received: list[Notification] = []
-        self.beats: list[float] = []  # time.time() of each heartbeat
+        self.heartbeats: list[float] = []  # time.time() of each heartbeat
         self.closed = False
         sink = self
 
@@ -46,28 +46,28 @@ class Sinks:
 
             timeout = 10
 
-            def say(self, words: str) -> None:
-                """Answer a line."""
-                self.wfile.write(words.encode() + b"\r\n")
+            def reply(self, line: str) -> None:
+                """Send a line."""
+                self.wfile.write(line.encode() + b"\r\n")
 
             def handle(self) -> None:
                 """Take one mail after another."""
                 if sink.closed:
-                    self.say("421 closed")
+                    self.reply("421 closed")
                     return
-                self.say("220 sink")
+                self.reply("220 sink")
                 receivers: list[str] = []
                 while line := self.rfile.readline().decode().strip():
                     verb = line.split()[0].upper()
                     if verb == "DATA":
-                        self.say("354 go on")
+                        self.reply("354 go on")
                         body = b"".join(iter(self.rfile.readline, b".\r\n"))
-                        sink.mailed(receivers, re.sub(rb"(?m)^\.\.", b".", body))
+                        sink.receive_mail(receivers, re.sub(rb"(?m)^\.\.", b".", body))
                     elif verb == "RCPT":
                         address = re.search(r"<(.*?)>", line)
                         assert address, line
                         receivers.append(address[1])
-                    self.say("221 bye" if verb == "QUIT" else "250 fine")
+                    self.reply("221 bye" if verb == "QUIT" else "250 fine")
                     if verb == "QUIT":
                         return
 
@@ -79,7 +79,7 @@ class Sinks:
             def do_GET(self) -> None:
                 """A heartbeat."""
                 if not sink.closed:
-                    sink.beats.append(time.time())
+                    sink.heartbeats.append(time.time())
                 self.send_response(503 if sink.closed else 200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -101,8 +101,8 @@ class Sinks:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *_words: object) -> None:
-                """Say nothing."""
+            def log_message(self, *_arguments: object) -> None:
+                """Log nothing."""
 
         class Server(socketserver.ThreadingTCPServer):
             """A server that can be started again at once."""
@@ -114,8 +114,8 @@ class Sinks:
         for server in self.servers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def mailed(self, receivers: list[str], body: bytes) -> None:
-        """Remember a mail."""
+    def receive_mail(self, receivers: list[str], body: bytes) -> None:
+        """Record a mail."""
         message = email.message_from_bytes(body, policy=email.policy.default)
         subject = SUBJECT.fullmatch(message["Subject"])
         assert subject, message["Subject"]

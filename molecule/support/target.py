@@ -11,12 +11,11 @@ import struct
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
+import requests
 from tier import Tier, first, inside, wait
 
 from controller import health
@@ -98,9 +97,9 @@ class Target:
 
     # commands on hosts
 
-    def docker(self, *words: str) -> str:
+    def docker(self, *arguments: str) -> str:
         """Run docker; its output."""
-        return run("docker", *words)
+        return run("docker", *arguments)
 
     def container(self, host: str) -> str:
         """Name of a host's container."""
@@ -146,14 +145,9 @@ class Target:
 
     def ask(self, host: str, path: str) -> tuple[int | None, Any]:
         """What a host's Patroni answers, as (status, JSON); (None, None) if it does not."""
-        with contextlib.suppress(OSError, ValueError):
-            try:
-                with urllib.request.urlopen(
-                    f"http://{self.address[host]}:{self.facts['patroni_port']}/{path}", timeout=1
-                ) as answer:
-                    return answer.status, json.load(answer)
-            except urllib.error.HTTPError as error:
-                return error.code, json.load(error)
+        with contextlib.suppress(requests.RequestException):
+            answer = requests.get(f"http://{self.address[host]}:{self.facts['patroni_port']}/{path}", timeout=1)
+            return answer.status_code, answer.json()
         return None, None
 
     def primaries(self) -> list[str]:

@@ -143,11 +143,11 @@ class Tier:
         # Molecule's own colours would be in what is read
         self.env = dict(os.environ, ANSIBLE_NOCOLOR="true", ANSIBLE_FORCE_COLOR="false")
 
-    def make(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the Makefile on it, as an operator does; the finished process, with its output."""
         laid_over = [f"VARS={word}" for word in self.options[1:]]
         return subprocess.run(
-            ["make", "--no-print-directory", *laid_over, *words, *self.words],
+            ["make", "--no-print-directory", *laid_over, *arguments, *self.words],
             cwd=ROOT,
             env=dict(self.env, MAKEFLAGS=""),
             capture_output=True,
@@ -155,7 +155,7 @@ class Tier:
             check=False,
         )
 
-    def cut_off(self, *words: str, when: Callable[[], object]) -> None:
+    def cut_off(self, *arguments: str, when: Callable[[], object]) -> None:
         """Run a verb and kill it, with all that it started, as soon as a condition holds.
 
         Fails where the verb ends before; raises TimeoutError after 5 minutes.
@@ -166,7 +166,7 @@ class Tier:
         with (
             said.open("w") as log,
             subprocess.Popen(
-                ["make", *laid_over, *words, *self.words],
+                ["make", *laid_over, *arguments, *self.words],
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,

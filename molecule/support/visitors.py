@@ -42,7 +42,7 @@ while True:
     try:
         with psycopg.connect(**where, autocommit=True, prepare_threshold=None) as connection:
             for _ in range(1 if verb == "read" else 10**9):
-                begun, row = time.time(), time.time_ns()
+                started, row = time.time(), time.time_ns()
                 if verb == "read":
                     connection.execute("select max(id) from drill").fetchone()
                     server = "-"
@@ -50,7 +50,7 @@ while True:
                     server = connection.execute(
                         "insert into drill values (%s, %s) returning host(inet_server_addr())",
                         (row, sys.argv[3])).fetchone()[0]
-                print(row, server, begun, time.time(), flush=True)
+                print(row, server, started, time.time(), flush=True)
                 time.sleep(0.02 / pace)  # some forty a second
         time.sleep(0.08 / pace)  # the pace of reads, each on a session of its own
     except psycopg.Error as error:
@@ -64,7 +64,7 @@ class Request:
     """One request of a visitor. Times are time.time() in seconds."""
 
     kind: str
-    begun: float
+    started: float
     ended: float
     failure: str  # empty: the answer was as it should be
 
@@ -76,7 +76,7 @@ class Commit:
     row: int
     app: str
     server: str
-    begun: float
+    started: float
     ended: float
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class Visitor(threading.Thread):
         self.target, self.kind, self.cookies, self.css = target, kind, cookies, css
         self.connect, self.pause = connect, (UPLOAD_PAUSE_S if kind == "upload" else PAUSE_S) / pace
         self.context = ssl.create_default_context(cafile=target.tier.authority)
-        self.over = threading.Event()
+        self.stopped = threading.Event()
         self.requests: list[Request] = []
         self.waiting_since: float | None = None
         self.stamp = secrets.token_hex(4)
@@ -108,6 +108,7 @@ class Visitor(threading.Thread):
     ) -> Answer:
         """(status, headers, body) of one request."""
         vip = self.target.facts["lb_vip"]
+        # By hand: a drill counts what a visitor without a library that repeats and reuses would see, at each step's own timeout.
         connection = http.client.HTTPSConnection(vip, timeout=self.connect, context=self.context)
         try:
             connection.connect()
@@ -181,10 +182,10 @@ class Visitor(threading.Thread):
             raise ValueError("signed out")
 
     def run(self) -> None:
-        """Ask until it is over."""
-        while not self.over.wait(self.pause):
-            begun, failure = time.time(), ""
-            self.waiting_since = begun
+        """Ask until stopped."""
+        while not self.stopped.wait(self.pause):
+            started, failure = time.time(), ""
+            self.waiting_since = started
             try:
                 if self.kind in CHANGES:
                     self.change()
@@ -192,7 +193,7 @@ class Visitor(threading.Thread):
                     self.read()
             except (OSError, http.client.HTTPException, ValueError) as error:
                 failure = f"{type(error).__name__} {error}"
-            self.requests.append(Request(self.kind, begun, time.time(), failure))
+            self.requests.append(Request(self.kind, started, time.time(), failure))
             self.waiting_since = None
 
 
@@ -202,18 +203,18 @@ class Writer(threading.Thread):
     def __init__(self, target: Target, app: str, verb: str, pace: float = 1.0) -> None:
         super().__init__(daemon=True)
         self.target, self.app, self.verb, self.pace = target, app, verb, pace
-        self.over = threading.Event()
+        self.stopped = threading.Event()
         self.commits: list[Commit] = []
         self.process: subprocess.Popen[str] | None = None
 
     def run(self) -> None:
-        """Run the program on the host until it is over."""
+        """Run the program on the host until stopped."""
         facts = self.target.facts
         # A process of this machine's Docker: it starts again and again while the host is off.
         command = ["docker", "exec", "-i", "-u", facts["site_name"], self.target.container(self.app)]
         command += [f"{facts['site_root']}/current/venv/bin/python", "-", f"/etc/{facts['site_name']}/site.json"]
         command += [self.verb, self.app, str(self.pace)]
-        while not self.over.wait(0.2):
+        while not self.stopped.wait(0.2):
             with subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             ) as self.process:
@@ -224,12 +225,12 @@ class Writer(threading.Thread):
                 for line in self.process.stdout:
                     if not line[0].isdigit():
                         continue  # a message of Docker, while the host is off
-                    row, server, begun, ended = line.split()
-                    self.commits.append(Commit(int(row), self.app, server, float(begun), float(ended)))
+                    row, server, started, ended = line.split()
+                    self.commits.append(Commit(int(row), self.app, server, float(started), float(ended)))
 
     def stop(self) -> None:
-        """End it, and what it runs on the host."""
-        self.over.set()
+        """End the thread, and the program on the host."""
+        self.stopped.set()
         if self.process:
             self.process.kill()
         self.target.try_on(self.app, f"pkill -u {self.target.facts['site_name']} -f 'site.json {self.verb}'")
@@ -287,7 +288,7 @@ class Load:
         _traceback: types.TracebackType | None,
     ) -> None:
         for visitor in self.visitors:
-            visitor.over.set()
+            visitor.stopped.set()
         for writer in self.writers:
             writer.stop()
         for visitor in self.visitors:
@@ -329,9 +330,9 @@ class Load:
         return sorted((r for v in self.visitors for r in v.requests if r.ended > since), key=lambda r: r.ended)
 
     def commits(self, since: float, verb: str = "write") -> list[Commit]:
-        """Acknowledged commits (or reads) begun after a moment, in the order of the answers."""
+        """Acknowledged commits (or reads) started after a moment, in the order of the answers."""
         return sorted(
-            (c for w in self.writers if w.verb == verb for c in w.commits if c.begun > since), key=lambda c: c.ended
+            (c for w in self.writers if w.verb == verb for c in w.commits if c.started > since), key=lambda c: c.ended
         )
 
     def lost_and_duplicated(self, commits: list[Commit]) -> tuple[list[str], list[str]]:
@@ -358,7 +359,7 @@ class Load:
         return lost, duplicated
 
     def unserved(self, since: float, without: Collection[str] = (), held: Collection[str] = ()) -> str:
-        """Who, since a moment, has not been answered at least twice, the last two times well; empty where all have.
+        """Kinds of visitors and writers without two answers since a moment, or with a failure in the last two; empty where there are none.
 
         Not asked: writers of the hosts in `without`, visitors of the kinds in `held`.
         """
@@ -367,7 +368,7 @@ class Load:
             if visitor.kind in held:
                 continue
             recent.setdefault(visitor.kind, []).extend(
-                (r.ended, r.failure) for r in visitor.requests[-2:] if r.begun > since
+                (r.ended, r.failure) for r in visitor.requests[-2:] if r.started > since
             )
         visitors = [
             kind
@@ -377,7 +378,7 @@ class Load:
         writers = [
             f"{w.verb} by {w.app}"
             for w in self.writers
-            if w.app not in without and sum(c.begun > since for c in w.commits[-20:]) < 3
+            if w.app not in without and sum(c.started > since for c in w.commits[-20:]) < 3
         ]
         return ", ".join(visitors + writers)
 
@@ -386,7 +387,7 @@ class Load:
         self.target.await_no_problem(lambda: self.unserved(since, without, held), "service")
 
     def await_answers(self, before: float) -> None:
-        """Await that whoever asked before a moment has an answer or has given up.
+        """Await that every request from before a moment has an answer or has failed.
 
         A balancer that was frozen may keep a visitor waiting for PATIENCE_S, until long after it is healthy: that
         failure belongs to its drill, not to the next.

@@ -41,9 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test on a tier that has not what it asks for: before any fixture looks for that."""
-    asked = [*item.iter_markers("needs"), *item.iter_markers("apart")]
-    groups = environment(item.config.getoption("ansible_inventory")).value("groups") if asked else {}
-    for mark in asked:
+    markers = [*item.iter_markers("needs"), *item.iter_markers("apart")]
+    groups = environment(item.config.getoption("ansible_inventory")).value("groups") if markers else {}
+    for mark in markers:
         few = [pool for pool, count in mark.kwargs.items() if len(groups[pool]) < count]
         hosts = [host for pool in mark.args for host in groups[pool]]
         if few or len(set(hosts)) < len(hosts):
@@ -78,7 +78,7 @@ def visitor(tier: Tier) -> Iterator[requests.Session]:
 @pytest.fixture(name="site", scope="session")
 def site_fixture(tier: Tier) -> Site:
     """What the inventory says about the balancers and those behind them."""
-    return balancer.described(tier)
+    return balancer.read_site(tier)
 
 
 @pytest.fixture(name="lb")
@@ -107,7 +107,7 @@ def make(tier: Tier) -> Make:
 
 
 @pytest.fixture(name="visitors_unaffected")
-def unharmed_fixture(target: Target) -> Unaffected:
+def visitors_unaffected_fixture(target: Target) -> Unaffected:
     """with visitors_unaffected() as load: whatever happens to the tier, no visitor notices, and nothing acknowledged is lost."""
 
     @contextlib.contextmanager
@@ -115,10 +115,10 @@ def unharmed_fixture(target: Target) -> Unaffected:
         target.await_healthy()
         with Load(target, **{"pace": 0.25, "connect": 5.0, **pace}) as load:
             load.mark()
-            begun = time.time()
+            started = time.time()
             yield load
             load.await_service(time.time())
-            requests, commits = load.requests(begun), load.commits(begun)
+            requests, commits = load.requests(started), load.commits(started)
             assert [f"{r.kind}: {r.failure}" for r in requests if r.failure] == []
             assert load.lost_and_duplicated(commits) == ([], [])
             print(f"{len(requests)} requests, 0 failed; {len(commits)} commits, 0 lost")
@@ -131,18 +131,18 @@ def unharmed_fixture(target: Target) -> Unaffected:
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Record each outcome, so that `make test` can tell which tests never ran."""
     report = yield
-    ledger = os.environ.get("TEST_LEDGER")
-    if ledger and (report.when == "call" or report.outcome != "passed"):
+    results = os.environ.get("TEST_RESULTS")
+    if results and (report.when == "call" or report.outcome != "passed"):
         crash = getattr(report.longrepr, "reprcrash", None)
-        why = f"{item.name}: {crash.message if crash else report.longrepr}"[:600] if report.failed else ""
-        with open(ledger, "a", encoding="utf-8") as lines:
+        reason = f"{item.name}: {crash.message if crash else report.longrepr}"[:600] if report.failed else ""
+        with open(results, "a", encoding="utf-8") as lines:
             print(
                 json.dumps(
                     [
                         os.environ.get("TEST_STEP"),
                         f"{item.path.relative_to(ROOT)}::{item.originalname}",
                         report.outcome,
-                        why,
+                        reason,
                         item.name,
                         report.duration,
                     ]

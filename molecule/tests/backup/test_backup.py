@@ -19,7 +19,7 @@ COPY = "/var/lib/postgresql/copy"
 RESTIC = "runuser -u restic-rest-server -- restic --no-cache --repo /var/lib/media-backup --password-file /etc/restic-password"
 
 
-def test_takes_a_backup(make: Make, backups: Backups) -> None:
+def test_make_backup_backs_up_database_and_uploads(make: Make, backups: Backups) -> None:
     begun = time.time()
     done = make("backup")
     assert done.returncode == 0, output_of(done)
@@ -47,7 +47,7 @@ def test_repositories_are_encrypted(backups: Backups) -> None:
     ).endswith("wrong password or no key found")
 
 
-def test_staleness_is_seen_everywhere(make: Make, backups: Backups) -> None:
+def test_an_old_backup_is_reported_by_status_and_munin(make: Make, backups: Backups) -> None:
     old = backups.state()["incr"]["at"]
     limits = "/etc/tier-backup.json"
     backups.on(f'cp -p {limits} {limits}.kept && sed -i \'s/"incr": [0-9]*/"incr": 0/\' {limits}')
@@ -69,7 +69,7 @@ def test_staleness_is_seen_everywhere(make: Make, backups: Backups) -> None:
     ("moment", "reason"),
     [("2001-01-01 00:00", "is before it"), ("2999-01-01 00:00", "has not come yet"), ("soon", "invalid moment")],
 )
-def test_refuses_a_moment_that_no_backup_leads_to(make: Make, target: Target, moment: str, reason: str) -> None:
+def test_restore_refuses_invalid_times(make: Make, target: Target, moment: str, reason: str) -> None:
     before = target.sql("select timeline_id from pg_control_checkpoint()", superuser=True)
     done = make("restore", f"TO={moment}", "YES=1")
     assert done.returncode != 0 and "Nothing was touched." in output_of(done) and reason in output_of(done), output_of(
@@ -78,7 +78,7 @@ def test_refuses_a_moment_that_no_backup_leads_to(make: Make, target: Target, mo
     assert target.sql("select timeline_id from pg_control_checkpoint()", superuser=True) == before
 
 
-def test_wal_arrives_before_it_is_full(target: Target, backups: Backups, segment: str) -> None:
+def test_a_partly_filled_wal_segment_is_archived(target: Target, backups: Backups, segment: str) -> None:
     target.wait(
         lambda: (
             segment
@@ -92,7 +92,7 @@ def test_wal_arrives_before_it_is_full(target: Target, backups: Backups, segment
     )
 
 
-def test_an_archive_that_is_down_is_seen(target: Target, backups: Backups) -> None:
+def test_a_stopped_archive_is_reported(target: Target, backups: Backups) -> None:
     backups.on("systemctl stop pgbackrest")
     try:
         for _ in range(6):
@@ -146,7 +146,7 @@ def traps_fixture(target: Target) -> Iterator[Callable[[], list[str]]]:
     clear()
 
 
-def test_the_role_of_the_site_stays_what_it_is(
+def test_superusers_execute_no_code_of_the_site_role(
     make: Make, target: Target, backups: Backups, traps: Callable[[], list[str]]
 ) -> None:
     target.sql("select public.trap('proof')", superuser=True)
@@ -167,7 +167,7 @@ def test_no_password_is_in_the_statistics_of_statements(target: Target) -> None:
     assert target.sql(found, superuser=True) == "0"
 
 
-def test_a_lock_of_a_dead_run_is_removed(target: Target, backups: Backups) -> None:
+def test_a_stale_lock_of_the_repository_is_removed(target: Target, backups: Backups) -> None:
     # Killed while it holds its lock, which stays.
     backups.on(f"""{RESTIC} check --read-data > /dev/null & run=$!
         until ls /var/lib/media-backup/locks | grep -q .; do kill -0 $run || exit 1; done; pkill -KILL -u restic-rest-server -x restic; wait $run; true""")
@@ -178,7 +178,7 @@ def test_a_lock_of_a_dead_run_is_removed(target: Target, backups: Backups) -> No
 
 
 @pytest.mark.parametrize("unit", ["media-backup", f"media-restore@{int(time.time())}"])
-def test_the_server_of_uploads_reads_no_secret_of_their_backup(tier: Tier, target: Target, unit: str) -> None:
+def test_lighttpd_cannot_read_the_secrets_of_the_upload_backup(tier: Tier, target: Target, unit: str) -> None:
     """While restic runs: of no process, and in no file. What every process of www-data knows is found, which proves the search."""
     media = target.groups["media"][-1]
     secrets = [tier.value(name, host=media) for name in ("backup_media_passphrase", "backup_media_password")]
@@ -207,7 +207,7 @@ def test_the_server_of_uploads_reads_no_secret_of_their_backup(tier: Tier, targe
     assert set(found) == {canary} and user == "media-backup"
 
 
-def test_restored_uploads_have_their_owners(tier: Tier, target: Target) -> None:
+def test_restored_uploads_have_the_same_owners_and_modes(tier: Tier, target: Target) -> None:
     """Those that nobody else may read, too, and with the directories around them."""
     media, root = target.groups["media"][0], tier.value("media_root")
     look = f"cd {root} && find backup-test -printf '%p %u:%g %m\\n' | sort"
@@ -228,7 +228,7 @@ def test_restored_uploads_have_their_owners(tier: Tier, target: Target) -> None:
         target.on(media, f"rm -rf {root}/backup-test; systemctl start media-sync.timer")
 
 
-def test_an_upload_from_the_future_is_reported(target: Target, backups: Backups) -> None:
+def test_a_snapshot_dated_in_the_future_is_reported(target: Target, backups: Backups) -> None:
     media = target.groups["media"][0]
     target.on(
         media,
@@ -246,7 +246,7 @@ def test_an_upload_from_the_future_is_reported(target: Target, backups: Backups)
     backups.await_state(lambda state: state["wrong"] == [], "look that finds all well")
 
 
-def test_drill(make: Make, backups: Backups) -> None:
+def test_restore_drill_succeeds(make: Make, backups: Backups) -> None:
     begun = time.time()
     done = make("restore-drill")
     assert done.returncode == 0, output_of(done)
@@ -270,7 +270,7 @@ def test_drill(make: Make, backups: Backups) -> None:
     ],
     ids=["whole", "truncated", "without-a-segment", "wrong-key"],
 )
-def test_a_drill_fails_clearly(backups: Backups, damage: str, reason: str) -> None:
+def test_restore_drill_detects_a_damaged_repository(backups: Backups, damage: str, reason: str) -> None:
     segment = backups.state()["drill"]["segment"]
     try:
         said = backups.on(
@@ -291,7 +291,7 @@ def after(target: Target) -> str:
     return datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def test_goes_back_to_a_moment_and_forth_again(
+def test_restore_to_a_time_and_to_a_later_time_of_the_old_timeline(
     target: Target, make: Make, visitor: requests.Session, tier: Tier
 ) -> None:
     target.sql("create table if not exists backup_test(said text, at timestamptz default now())")

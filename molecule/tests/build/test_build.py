@@ -304,7 +304,7 @@ def test_static_files_have_hashed_names_and_compressed_variants(release: Release
         assert re.search(rb"url\(\"dot\.[0-9a-f]{12}\.svg\"\)", read_member(tar, "./" + css.removeprefix("static/")))
 
 
-def test_no_secret_gets_into_a_release(release: Release) -> None:
+def test_no_secret_is_in_a_release(release: Release) -> None:
     with tarfile.open(release[1]) as tar:
         assert not [m.name for m in tar if m.isfile() and b"never in an artifact" in read_member(tar, m)]
 
@@ -354,7 +354,7 @@ def test_same_source_makes_the_same_bytes(
     ],
     ids=["requirements", "no Django", "static", "template"],
 )
-def test_failed_build_says_why_and_leaves_nothing(
+def test_failed_build_reports_the_reason_and_leaves_no_files(
     build: Callable[..., subprocess.CompletedProcess[str]],
     releases: pathlib.Path,
     tmp_path: pathlib.Path,
@@ -372,7 +372,7 @@ def test_failed_build_says_why_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("release", [unhashed], indirect=True, ids=["unhashed"])
-def test_a_template_of_another_package_that_names_no_file_is_told(release: Release) -> None:
+def test_missing_static_files_of_dependencies_are_logged_as_warnings(release: Release) -> None:
     log = beside(release[1], ".log").read_text()
     assert re.findall("(?m)^Warning: .*$", log) == [
         "Warning: venv/lib/python3.13/site-packages/beads/templates/beads.html names the static file beads.png, "
@@ -381,7 +381,7 @@ def test_a_template_of_another_package_that_names_no_file_is_told(release: Relea
 
 
 @pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
-def test_a_page_may_name_no_file_where_the_project_allows_it(release: Release, tmp_path: pathlib.Path) -> None:
+def test_missing_static_files_are_allowed_without_manifest_strict(release: Release, tmp_path: pathlib.Path) -> None:
     """With the tier's settings on a host; other names are hashed all the same."""
     _site, artifact, manifest = release
     described = {
@@ -411,7 +411,7 @@ def test_a_page_may_name_no_file_where_the_project_allows_it(release: Release, t
     )
 
 
-def test_dry_run_says_that_it_would_build_and_does_not(
+def test_dry_run_predicts_a_build_and_builds_nothing(
     build: Callable[..., subprocess.CompletedProcess[str]], releases: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     before = artifacts(releases)
@@ -464,7 +464,7 @@ def test_only_sources_change_a_version(source: types.ModuleType, tmp_path: pathl
         ),
     ],
 )
-def test_wrong_source_is_named(
+def test_invalid_source_is_reported(
     source: types.ModuleType, tmp_path: pathlib.Path, name: str, requirements: str, says: str
 ) -> None:
     if name.endswith(".whl"):

@@ -160,7 +160,7 @@ def test_a_certificate_of_another_authority_is_not_replaced(tier: Tier, make: Ma
         vault.write_bytes(before)
 
 
-def test_another_password_than_the_databases_have_is_refused(target: Target, make: Make) -> None:
+def test_a_changed_password_of_databases_or_etcd_is_refused(target: Target, make: Make) -> None:
     """Also by a run on app hosts alone, whose pgpool would be given it."""
 
     def written() -> list[str]:
@@ -188,7 +188,7 @@ def test_another_password_than_the_databases_have_is_refused(target: Target, mak
     assert written() == kept
 
 
-def test_the_only_balancer_that_answers_keeps_the_virtual_ip(target: Target) -> None:
+def test_the_only_healthy_balancer_keeps_the_virtual_ip(target: Target) -> None:
     holder = target.holder()
     other = next(lb for lb in target.groups["lb"] if lb != holder)
     target.on(other, "systemctl stop nginx")
@@ -225,9 +225,7 @@ def second_network_fixture(target: Target) -> Iterator[str]:
         try_run("docker", "network", "rm", network)
 
 
-def test_the_virtual_ip_comes_to_the_interface_that_is_named_for_it(
-    target: Target, make: Make, second_network: str
-) -> None:
+def test_the_virtual_ip_moves_to_the_configured_interface(target: Target, make: Make, second_network: str) -> None:
     """One whose network it is not in is refused before anything is touched, unless the prefix says that it is in none."""
 
     def interfaces() -> list[str]:
@@ -268,7 +266,7 @@ def booted(target: Target, host: str) -> str:
     return target.on(host, "systemctl show -P UserspaceTimestamp")
 
 
-def test_every_host_is_rebooted(target: Target, make: Make, visitors_unaffected: Unaffected) -> None:
+def test_make_reboot_reboots_every_host(target: Target, make: Make, visitors_unaffected: Unaffected) -> None:
     before = {host: booted(target, host) for host in target.groups["all"]}
     with visitors_unaffected():
         done = make("reboot")
@@ -276,7 +274,7 @@ def test_every_host_is_rebooted(target: Target, make: Make, visitors_unaffected:
     assert all(booted(target, host) != when for host, when in before.items())
 
 
-def test_a_package_is_upgraded_and_its_host_rebooted(
+def test_make_upgrade_upgrades_a_package_and_reboots_the_host(
     target: Target, make: Make, visitors_unaffected: Unaffected
 ) -> None:
     host = target.groups["cache"][-1]

@@ -19,8 +19,8 @@ Ask = Callable[..., tuple[int, str]]  # ask("/path", *options of curl, of=host):
 
 
 @pytest.fixture(scope="session")
-def told(tier: Tier) -> types.SimpleNamespace:
-    """What the inventory says of the app tier, asked once."""
+def variables(tier: Tier) -> types.SimpleNamespace:
+    """Variables of the app hosts, read once."""
     names = (
         "all_hosts",
         "app_port",
@@ -49,25 +49,25 @@ def name(host: Host) -> str:
 
 
 @pytest.fixture
-def address(told: types.SimpleNamespace, name: str) -> str:
-    return told.addresses[name]
+def address(variables: types.SimpleNamespace, name: str) -> str:
+    return variables.addresses[name]
 
 
 @pytest.fixture(scope="session")
-def balancer(told: types.SimpleNamespace, tier: Tier) -> Host:
-    return tier.host(told.groups["lb"][0])
+def balancer(variables: types.SimpleNamespace, tier: Tier) -> Host:
+    return tier.host(variables.groups["lb"][0])
 
 
 @pytest.fixture
-def neighbour(told: types.SimpleNamespace, tier: Tier, name: str) -> Host:
+def neighbour(variables: types.SimpleNamespace, tier: Tier, name: str) -> Host:
     """Another app host."""
-    return tier.host(next(peer for peer in told.groups["app"] if peer != name))
+    return tier.host(next(peer for peer in variables.groups["app"] if peer != name))
 
 
 @pytest.fixture
-def ask(host: Host, told: types.SimpleNamespace, address: str) -> Ask:
+def ask(host: Host, variables: types.SimpleNamespace, address: str) -> Ask:
     """Ask this host's Apache, from here or from another host: (status, body)."""
-    base = f"http://{address}:{told.app_port}"
+    base = f"http://{address}:{variables.app_port}"
 
     def ask(path: str, *curl: str, of: Host = host) -> tuple[int, str]:
         said = of.run(
@@ -101,21 +101,23 @@ def frozen(host: Host, unit: str) -> Iterator[None]:
         host.check_output("systemctl kill --signal=CONT %s", unit)
 
 
-def daemons(host: Host, told: types.SimpleNamespace) -> list[str]:
+def daemons(host: Host, variables: types.SimpleNamespace) -> list[str]:
     """Ids of the site's processes."""
-    return host.check_output("pgrep --full %s", f"^wsgi:{told.site_name} ").split()
+    return host.check_output("pgrep --full %s", f"^wsgi:{variables.site_name} ").split()
 
 
-def test_the_node_proves_that_it_can_serve(host: Host, ask: Ask, name: str, told: types.SimpleNamespace) -> None:
+def test_health_reports_release_database_and_cache(
+    host: Host, ask: Ask, name: str, variables: types.SimpleNamespace
+) -> None:
     status, body = ask(HEALTH)
-    release = host.check_output("basename $(readlink %s/current)", told.site_root)
+    release = host.check_output("basename $(readlink %s/current)", variables.site_root)
     assert (status, json.loads(body)) == (
         200,
         {"node": name, "release": release, "django": "ok", "database": "ok", "cache": "ok"},
     )
 
 
-def test_the_node_says_no_in_time_when_the_database_hangs(host: Host, ask: Ask) -> None:
+def test_health_is_503_in_time_while_the_database_hangs(host: Host, ask: Ask) -> None:
     with frozen(host, "pgpool2"):
         begun = time.monotonic()
         status, body = ask(HEALTH)
@@ -127,10 +129,10 @@ def test_the_node_says_no_in_time_when_the_database_hangs(host: Host, ask: Ask) 
 
 
 @pytest.mark.needs(cache=2)
-def test_the_site_is_healthy_without_one_cache_host_and_unhealthy_without_all(
-    host: Host, ask: Ask, told: types.SimpleNamespace
+def test_health_is_200_with_a_single_cache_host_and_503_without_any(
+    host: Host, ask: Ask, variables: types.SimpleNamespace
 ) -> None:
-    addresses = [cache["address"] for cache in told.cache_hosts]
+    addresses = [cache["address"] for cache in variables.cache_hosts]
     with cut_off(host, *addresses[1:]):
         assert ask(HEALTH)[0] == 200
         assert ask("/")[0] == 200
@@ -144,25 +146,27 @@ def test_the_site_is_healthy_without_one_cache_host_and_unhealthy_without_all(
 
 
 @pytest.mark.needs(app=2, monitor=1)
-def test_health_is_for_balancers_and_monitors_not_for_visitors(
-    ask: Ask, tier: Tier, told: types.SimpleNamespace, balancer: Host, neighbour: Host
+def test_health_is_allowed_to_balancers_and_monitors_only(
+    ask: Ask, tier: Tier, variables: types.SimpleNamespace, balancer: Host, neighbour: Host
 ) -> None:
     assert ask(HEALTH, of=balancer)[0] == 200
-    assert ask(HEALTH, of=tier.host(told.groups["monitor"][0]))[0] == 200
+    assert ask(HEALTH, of=tier.host(variables.groups["monitor"][0]))[0] == 200
     assert ask(HEALTH, "--header", "X-Forwarded-For: 203.0.113.7", of=balancer)[0] == 403
     assert ask(HEALTH, of=neighbour)[0] == 403
 
 
 @pytest.mark.needs(app=2)
-def test_pages_are_for_balancers(ask: Ask, told: types.SimpleNamespace, balancer: Host, neighbour: Host) -> None:
-    pretended = "X-Forwarded-For: " + told.addresses[told.groups["lb"][0]]
+def test_pages_are_allowed_to_balancers_only(
+    ask: Ask, variables: types.SimpleNamespace, balancer: Host, neighbour: Host
+) -> None:
+    pretended = "X-Forwarded-For: " + variables.addresses[variables.groups["lb"][0]]
     assert ask("/", "--header", pretended, of=neighbour)[0] == 403
     assert ask("/", of=balancer)[0] == 200
 
 
 @pytest.mark.apart("app", "lb")
 @pytest.mark.parametrize("balanced", [True, False])
-def test_only_a_balancer_is_believed_who_the_visitor_is(
+def test_x_forwarded_for_is_trusted_from_balancers_only(
     host: Host, ask: Ask, name: str, address: str, balancer: Host, balanced: bool
 ) -> None:
     marker = uuid.uuid4().hex
@@ -180,13 +184,15 @@ def test_only_a_balancer_is_believed_who_the_visitor_is(
     assert f"{name}/" in line.split()[-1]
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_sent(ask: Ask, told: types.SimpleNamespace) -> None:
-    limit = told.site_upload_limit_mb * 1024 * 1024
+def test_a_body_over_the_limit_is_refused_by_content_length(ask: Ask, variables: types.SimpleNamespace) -> None:
+    limit = variables.site_upload_limit_mb * 1024 * 1024
     assert ask("/", "--request", "POST", "--header", f"Content-Length: {limit + 1}")[0] == 413
 
 
-def test_the_status_is_for_this_host_alone(host: Host, told: types.SimpleNamespace, address: str) -> None:
-    port = str(told.app_status_port)
+def test_server_status_of_apache_is_allowed_to_localhost_only(
+    host: Host, variables: types.SimpleNamespace, address: str
+) -> None:
+    port = str(variables.app_status_port)
     assert "BusyWorkers" in host.check_output("curl -s 'http://127.0.0.1:%s/server-status?auto'", port)
     assert host.run("curl -s --max-time 2 http://%s:%s/server-status", address, port).rc != 0
 
@@ -205,14 +211,14 @@ def manage(host: Host, script: str) -> list[str]:
 
 @pytest.mark.needs(app=2)
 def test_an_upload_is_on_every_media_host_and_readable_from_every_app_host(
-    host: Host, tier: Tier, told: types.SimpleNamespace, balancer: Host, neighbour: Host
+    host: Host, tier: Tier, variables: types.SimpleNamespace, balancer: Host, neighbour: Host
 ) -> None:
     directory = "realworld-" + uuid.uuid4().hex
     start = STORAGE % f"{directory}/picture"
     try:
         [uploaded] = manage(host, start + "print(storage.save(name, ContentFile(b'a picture')))")
-        for media in told.media_hosts:
-            url = f"http://{media['address']}:{told.media_port}{told.site_media_url}{uploaded}"
+        for media in variables.media_hosts:
+            url = f"http://{media['address']}:{variables.media_port}{variables.site_media_url}{uploaded}"
             assert balancer.check_output("curl --silent --fail %s", url) == "a picture"
         assert manage(neighbour, start + "print(storage.open(name).read())") == ["b'a picture'"]
         # A second of the same name gets another one, and the first stays what it was.
@@ -229,14 +235,14 @@ storage.delete(second)
         assert first == "b'a picture'"
     finally:
         left = manage(host, start + "storage.delete(name); print(storage.exists(name))")
-        for media in told.groups["media"]:
-            tier.host(media).run("rmdir %s", f"{told.media_root}/{directory}")
+        for media in variables.groups["media"]:
+            tier.host(media).run("rmdir %s", f"{variables.media_root}/{directory}")
     assert left == ["False"]
 
 
 @pytest.mark.needs(media=2)
-def test_an_upload_succeeds_while_one_media_host_is_away(host: Host, told: types.SimpleNamespace) -> None:
-    with cut_off(host, told.media_hosts[0]["address"]):
+def test_an_upload_succeeds_while_a_media_host_is_unreachable(host: Host, variables: types.SimpleNamespace) -> None:
+    with cut_off(host, variables.media_hosts[0]["address"]):
         assert (
             manage(
                 host,
@@ -251,11 +257,11 @@ storage.delete(name)
         )
 
 
-def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host: Host, told: types.SimpleNamespace) -> None:
+def test_the_site_can_write_to_private_temporary_directories_only(host: Host, variables: types.SimpleNamespace) -> None:
     found = host.check_output(
         "nsenter --mount --target $(systemctl show --property MainPID --value apache2) -- runuser -u %s -- "
         "find / -path /proc -prune -o -path /sys -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true",
-        told.site_name,
+        variables.site_name,
     )
     assert set(found.split()) == {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"}
     for directory in ("/tmp", "/var/tmp"):
@@ -268,49 +274,47 @@ def test_the_site_can_write_nowhere_but_its_own_temporary_directories(host: Host
         assert seen.rc == 1, f"{directory} is the host's own"
 
 
-def test_the_site_runs_in_as_many_processes_as_this_host_can_carry_and_as_its_own_user(
-    host: Host, told: types.SimpleNamespace
-) -> None:
+def test_number_and_user_of_the_processes_of_the_site(host: Host, variables: types.SimpleNamespace) -> None:
     cores, kilobytes = map(int, host.check_output("nproc; awk '/^MemTotal/ {print $2}' /proc/meminfo").split())
-    cores, memory = max(1, math.ceil(cores * told.host_share)), kilobytes / 1024 * told.host_share
-    pids = daemons(host, told)
-    assert len(pids) == max(2, min(2 * cores, memory // 2 // told.app_process_mb))
+    cores, memory = max(1, math.ceil(cores * variables.host_share)), kilobytes / 1024 * variables.host_share
+    pids = daemons(host, variables)
+    assert len(pids) == max(2, min(2 * cores, memory // 2 // variables.app_process_mb))
     for line in host.check_output("ps -o user:64=,nlwp= -p %s", ",".join(pids)).splitlines():
         user, threads = line.split()
-        assert user == told.site_name
-        assert int(threads) >= told.app_threads
+        assert user == variables.site_name
+        assert int(threads) >= variables.app_threads
 
 
-def test_apaches_own_processes_never_load_the_site(host: Host, told: types.SimpleNamespace, address: str) -> None:
+def test_processes_of_apache_do_not_load_the_site(host: Host, variables: types.SimpleNamespace, address: str) -> None:
     host.check_output(
         "for _ in $(seq 40); do curl --silent --fail --output /dev/null http://%s:%s/; done",
         address,
-        str(told.app_port),
+        str(variables.app_port),
     )
     processes = host.check_output("ps -o pid=,rss= --ppid $(systemctl show --property MainPID --value apache2)")
     memory = {pid: int(rss) for pid, rss in map(str.split, processes.splitlines())}
-    site = {pid: memory.pop(pid) for pid in daemons(host, told)}
+    site = {pid: memory.pop(pid) for pid in daemons(host, variables)}
     assert len(memory) > 1
     assert max(memory.values()) < min(site.values()) / 2  # an interpreter with Django in it weighs several times theirs
 
 
-def test_apache_is_back_after_it_was_killed(host: Host, ask: Ask) -> None:
+def test_apache_restarts_after_a_crash(host: Host, ask: Ask) -> None:
     before = host.check_output("systemctl show --property MainPID --value apache2")
     host.check_output("kill -KILL %s", before)
     assert eventually(lambda: ask(HEALTH)[0] == 200)
     assert host.check_output("systemctl show --property MainPID --value apache2") not in (before, "0")
 
 
-def test_a_killed_process_of_the_site_is_replaced(host: Host, ask: Ask, told: types.SimpleNamespace) -> None:
-    before = daemons(host, told)
+def test_a_killed_process_of_the_site_is_replaced(host: Host, ask: Ask, variables: types.SimpleNamespace) -> None:
+    before = daemons(host, variables)
     host.check_output("kill -KILL " + " ".join(before))
     assert eventually(lambda: ask(HEALTH)[0] == 200)
-    assert eventually(lambda: len(set(daemons(host, told)) - set(before)) == len(before))
+    assert eventually(lambda: len(set(daemons(host, variables)) - set(before)) == len(before))
 
 
-def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host: Host, told: types.SimpleNamespace) -> None:
+def test_no_secret_is_in_a_command_line_or_a_world_readable_file(host: Host, variables: types.SimpleNamespace) -> None:
     # The secrets stay on the host, and out of the command lines that look for them.
-    described = f"/etc/{told.site_name}/site.json"
+    described = f"/etc/{variables.site_name}/site.json"
     secrets = (
         f'python3 -c \'import json; s = json.load(open("{described}")); '
         'print(s["secret_key"], s["database"]["password"], *s["secrets"].values(), sep="\\n")\''
@@ -321,14 +325,14 @@ def test_no_secret_is_in_a_process_list_or_a_file_for_everybody(host: Host, told
     assert (
         host.check_output(
             secrets + " | runuser -u nobody -- " + find + "--recursive --binary-files=without-match "
-            f"--exclude-dir=venv /etc {told.site_root} /run /usr/local /var/log /var/lib || true"
+            f"--exclude-dir=venv /etc {variables.site_root} /run /usr/local /var/log /var/lib || true"
         )
         == ""
     )
-    assert host.run("runuser -u %s -- test -w %s", told.site_name, described).rc == 1
+    assert host.run("runuser -u %s -- test -w %s", variables.site_name, described).rc == 1
 
 
-def test_a_request_is_logged_with_the_balancers_id(host: Host, ask: Ask) -> None:
+def test_a_request_is_logged_with_the_request_id(host: Host, ask: Ask) -> None:
     marker = uuid.uuid4().hex
     assert ask(f"/none-{marker}", "--header", f"X-Request-Id: {marker}")[0] == 404
     assert eventually(

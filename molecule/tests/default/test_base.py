@@ -47,11 +47,11 @@ def name_of(host: Host) -> str:
     return host.backend.host
 
 
-def test_every_host_knows_its_own_name(host: Host, tier: Tier) -> None:
+def test_every_host_resolves_the_hostname_of_the_inventory(host: Host, tier: Tier) -> None:
     assert host.check_output("getent hosts %s", name_of(host)).split() == [tier.address(name_of(host)), name_of(host)]
 
 
-def test_unattended_upgrades_restart_nothing_of_the_tier(host: Host, tier: Tier) -> None:
+def test_unattended_upgrades_skip_the_packages_of_the_groups(host: Host, tier: Tier) -> None:
     """What Debian's own upgrades pass over, where they are installed: the packages of the host's groups; not those of every host."""
     told = host.check_output("apt-config dump --no-empty --format '%v%n' Unattended-Upgrade::Package-Blacklist").split()
     every, own = (set(tier.value(f"{part}_packages", name_of(host))) for part in ("base", "host"))
@@ -61,7 +61,7 @@ def test_unattended_upgrades_restart_nothing_of_the_tier(host: Host, tier: Tier)
     )
 
 
-def test_nothing_has_failed(host: Host) -> None:
+def test_no_unit_has_failed(host: Host) -> None:
     failed = host.check_output("systemctl --failed --no-legend --plain")
     assert not failed, host.check_output(
         "journalctl --no-pager -n 30 -o cat" + "".join(f" -u {line.split()[0]}" for line in failed.splitlines())
@@ -69,7 +69,7 @@ def test_nothing_has_failed(host: Host) -> None:
     assert host.run("systemctl is-system-running").stdout.strip() == "running"
 
 
-def test_an_unknown_host_key_stops_a_run_and_says_what_to_type(tier: Tier, tmp_path: pathlib.Path) -> None:
+def test_an_unknown_host_key_is_refused_with_the_command_to_add_the_key(tier: Tier, tmp_path: pathlib.Path) -> None:
     run = subprocess.run(
         [
             "ansible-playbook",
@@ -94,7 +94,7 @@ def test_an_unknown_host_key_stops_a_run_and_says_what_to_type(tier: Tier, tmp_p
     ] == []
 
 
-def test_an_agent_with_other_keys_locks_nobody_out(tier: Tier, tmp_path: pathlib.Path) -> None:
+def test_an_ssh_agent_with_other_keys_does_not_prevent_logins(tier: Tier, tmp_path: pathlib.Path) -> None:
     """Hosts refuse who offers three wrong ones."""
     for number in range(4):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / str(number)], check=True)
@@ -116,7 +116,7 @@ def test_root_cannot_log_in(host: Host, tier: Tier) -> None:
     assert "Permission denied" in refused.stderr
 
 
-def test_no_process_looks_into_another_one_of_its_user(host: Host) -> None:
+def test_ptrace_is_restricted_to_child_processes(host: Host) -> None:
     """Where the kernel is this host's own, and has Yama."""
     assert (
         "-kernel.yama.ptrace_scope = 1"
@@ -139,7 +139,7 @@ def test_the_operator_logs_in_and_becomes_root(host: Host, tier: Tier) -> None:
     assert host.check_output("id --user --name") == "root"
 
 
-def test_what_a_service_logs_reaches_syslog_and_the_journal(host: Host) -> None:
+def test_log_messages_reach_syslog_and_the_journal(host: Host) -> None:
     host.check_output("logger --tag tier-test 'a line to be found'")
     host.check_output("journalctl --sync")
     assert "a line to be found" in host.check_output("journalctl --identifier tier-test --lines 1 --output cat")
@@ -153,7 +153,7 @@ def test_logs_are_bounded(host: Host) -> None:
     assert host.run("logrotate --debug /etc/logrotate.conf").rc == 0
 
 
-def test_the_size_of_logs_is_looked_at_every_hour(host: Host) -> None:
+def test_logrotate_runs_every_hour(host: Host) -> None:
     left = host.check_output("systemctl list-timers logrotate.timer --output json")
     (timer,) = json.loads(left)
     assert 0 < timer["next"] / 1_000_000 - int(host.check_output("date +%s")) <= 3600 + 300

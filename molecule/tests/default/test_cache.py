@@ -26,40 +26,48 @@ ASK = textwrap.dedent("""
 
 
 @pytest.fixture(scope="module")
-def told(tier: Tier) -> types.SimpleNamespace:
-    """What the inventory says of the cache tier, asked once."""
+def variables(tier: Tier) -> types.SimpleNamespace:
+    """Variables of the cache hosts, read once."""
     names = ("all_hosts", "cache_port", "groups", "host_share")
     found = tier.value("dict(" + ", ".join(f"{name}={name}" for name in names) + ")", tier.hosts("cache")[0])
     return types.SimpleNamespace(**found, addresses={host["name"]: host["address"] for host in found["all_hosts"]})
 
 
 @pytest.fixture
-def ask(told: types.SimpleNamespace, on: OnHost) -> Callable[..., Any]:
+def ask(variables: types.SimpleNamespace, on: OnHost) -> Callable[..., Any]:
     """Ask a cache host's memcached from another host."""
 
     def ask(by: str, cache: str, *commands: str) -> str:
         return on(by).run(
-            "python3 -c %s %s %s" + " %s" * len(commands), ASK, told.addresses[cache], str(told.cache_port), *commands
+            "python3 -c %s %s %s" + " %s" * len(commands),
+            ASK,
+            variables.addresses[cache],
+            str(variables.cache_port),
+            *commands,
         )
 
     return ask
 
 
 @pytest.mark.needs(app=2)
-def test_what_one_app_host_stores_another_reads(ask: Callable[..., Any], told: types.SimpleNamespace) -> None:
-    first, *_, last = told.groups["app"]
+def test_an_item_stored_by_an_app_host_is_read_by_another(
+    ask: Callable[..., Any], variables: types.SimpleNamespace
+) -> None:
+    first, *_, last = variables.groups["app"]
     key = uuid.uuid4().hex
-    for cache in told.groups["cache"]:
+    for cache in variables.groups["cache"]:
         assert ask(first, cache, f"set {key} 0 60 5|hello").rc == 0
         assert ask(last, cache, f"get {key}", f"delete {key}").stdout.splitlines() == [f"VALUE {key} 0 5", "hello"]
 
 
 @pytest.mark.needs(monitor=1)
 @pytest.mark.apart("app", "lb", "media", "db", "monitor", "cache")
-def test_only_app_hosts_reach_memcached(ask: Callable[..., Any], told: types.SimpleNamespace) -> None:
-    cache, *_ = told.groups["cache"]
+def test_only_app_hosts_reach_memcached(ask: Callable[..., Any], variables: types.SimpleNamespace) -> None:
+    cache, *_ = variables.groups["cache"]
     strangers = [
-        told.groups[group][-1] for group in ("lb", "media", "db", "monitor", "cache") if told.groups[group][-1] != cache
+        variables.groups[group][-1]
+        for group in ("lb", "media", "db", "monitor", "cache")
+        if variables.groups[group][-1] != cache
     ]
     with concurrent.futures.ThreadPoolExecutor(len(strangers)) as pool:
         heard = [
@@ -70,14 +78,14 @@ def test_only_app_hosts_reach_memcached(ask: Callable[..., Any], told: types.Sim
     assert heard == []
 
 
-def test_memcached_listens_on_the_private_address_alone(told: types.SimpleNamespace, on: OnHost) -> None:
-    for cache in told.groups["cache"]:
+def test_memcached_listens_on_the_private_address_only(variables: types.SimpleNamespace, on: OnHost) -> None:
+    for cache in variables.groups["cache"]:
         listening = {
             line.split()[4]
             for line in on(cache).check_output("ss --no-header --listening --numeric --tcp --udp").splitlines()
         }
-        assert {a for a in listening if a.endswith(f":{told.cache_port}")} == {
-            f"{told.addresses[cache]}:{told.cache_port}"
+        assert {a for a in listening if a.endswith(f":{variables.cache_port}")} == {
+            f"{variables.addresses[cache]}:{variables.cache_port}"
         }
         pids = on(cache).check_output("systemctl show --property MainPID --value memcached")
         sockets = on(cache).check_output("ss --no-header --listening --numeric --tcp --udp --processes").splitlines()
@@ -85,18 +93,20 @@ def test_memcached_listens_on_the_private_address_alone(told: types.SimpleNamesp
 
 
 @pytest.mark.apart("cache", "app", "db")
-def test_memory_is_most_of_what_the_host_may_count_on(
-    ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost
+def test_memcached_uses_most_of_the_available_memory(
+    ask: Callable[..., Any], variables: types.SimpleNamespace, on: OnHost
 ) -> None:
-    for cache in told.groups["cache"]:
-        stats = dict(line.split()[1:3] for line in ask(told.groups["app"][0], cache, "stats").stdout.splitlines())
-        memory = int(on(cache).check_output("awk '/^MemTotal:/ {print $2}' /proc/meminfo")) * 1024 * told.host_share
+    for cache in variables.groups["cache"]:
+        stats = dict(line.split()[1:3] for line in ask(variables.groups["app"][0], cache, "stats").stdout.splitlines())
+        memory = (
+            int(on(cache).check_output("awk '/^MemTotal:/ {print $2}' /proc/meminfo")) * 1024 * variables.host_share
+        )
         assert 0.6 < int(stats["limit_maxbytes"]) / memory < 0.9
 
 
 @pytest.mark.needs(cache=2)
-def test_losing_one_node_loses_its_share_of_the_keys(told: types.SimpleNamespace, on: OnHost) -> None:
-    nodes = told.groups["cache"]
+def test_a_stopped_cache_host_loses_an_equal_share_of_the_keys(variables: types.SimpleNamespace, on: OnHost) -> None:
+    nodes = variables.groups["cache"]
     # Through the site's own settings: what its pages would find.
     ring = textwrap.dedent("""
         from django.core.cache import cache
@@ -105,16 +115,16 @@ def test_losing_one_node_loses_its_share_of_the_keys(told: types.SimpleNamespace
         print(len(cache.get_many(keys)))
     """)
 
-    def found(by: str, store: bool) -> int:
+    def count_keys(by: str, store: bool) -> int:
         values = f"mark, store = {mark!r}, {store}"
         return int(on(by).check_output("/usr/local/bin/manage shell --verbosity 0 --command %s", values + ring))
 
     mark = uuid.uuid4().hex
-    first, *_, last = told.groups["app"]
-    assert found(first, store=True) == 1000
+    first, *_, last = variables.groups["app"]
+    assert count_keys(first, store=True) == 1000
     on(nodes[-1]).check_output("systemctl stop memcached")
     try:
-        kept = found(last, store=False)
+        kept = count_keys(last, store=False)
     finally:
         on(nodes[-1]).check_output("systemctl start memcached")
     assert abs((1000 - kept) / 1000 - 1 / len(nodes)) < 0.1, (
@@ -122,10 +132,12 @@ def test_losing_one_node_loses_its_share_of_the_keys(told: types.SimpleNamespace
     )
 
 
-def test_memcached_starts_again_after_a_crash(ask: Callable[..., Any], told: types.SimpleNamespace, on: OnHost) -> None:
-    cache = told.groups["cache"][-1]
+def test_memcached_restarts_after_a_crash(
+    ask: Callable[..., Any], variables: types.SimpleNamespace, on: OnHost
+) -> None:
+    cache = variables.groups["cache"][-1]
     on(cache).check_output("systemctl kill --signal=KILL memcached")
     deadline = time.monotonic() + 30
-    while (said := ask(told.groups["app"][0], cache, "version")).rc and time.monotonic() < deadline:
+    while (said := ask(variables.groups["app"][0], cache, "version")).rc and time.monotonic() < deadline:
         time.sleep(0.2)  # between two looks at a condition with a deadline
     assert said.rc == 0, said

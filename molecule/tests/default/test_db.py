@@ -50,9 +50,7 @@ def is_primary(host: Host, facts: dict[str, Any]) -> bool:
     return cluster(host, facts)[host.check_output("hostname")]["role"] == "leader"
 
 
-def test_one_primary_and_every_other_confirms_its_commits(
-    host: Host, facts: dict[str, Any], sql: Callable[..., str]
-) -> None:
+def test_a_single_primary_and_synchronous_standbys(host: Host, facts: dict[str, Any], sql: Callable[..., str]) -> None:
     members = cluster(host, facts)
     assert set(members) == {database["name"] for database in facts["db"]}
     roles = sorted(member["role"] for member in members.values())
@@ -60,7 +58,7 @@ def test_one_primary_and_every_other_confirms_its_commits(
     assert (sql("select pg_is_in_recovery()") == "f") == is_primary(host, facts)
 
 
-def test_a_commit_waits_until_every_standby_shows_it(
+def test_commits_wait_for_remote_apply_on_every_standby(
     host: Host, facts: dict[str, Any], sql: Callable[..., str]
 ) -> None:
     assert sql("show synchronous_commit") == "remote_apply"
@@ -76,7 +74,7 @@ def test_a_commit_waits_until_every_standby_shows_it(
         assert sql("select status from pg_stat_wal_receiver") == "streaming"
 
 
-def test_a_standby_shows_the_site_database(sql: Callable[..., str], facts: dict[str, Any]) -> None:
+def test_every_database_host_has_the_database_of_the_site(sql: Callable[..., str], facts: dict[str, Any]) -> None:
     assert sql(f"select count(*) from pg_database where datname = '{facts['site']}'") == "1"
 
 
@@ -95,11 +93,11 @@ def test_memory_settings_fit_the_host(host: Host, facts: dict[str, Any], sql: Ca
     assert not [name for name, member in cluster(host, facts).items() if member.get("pending_restart")]
 
 
-def test_damage_on_disk_would_be_noticed(sql: Callable[..., str]) -> None:
+def test_data_checksums_are_on(sql: Callable[..., str]) -> None:
     assert sql("show data_checksums") == "on"
 
 
-def test_statements_are_counted(host: Host, facts: dict[str, Any], sql: Callable[..., str]) -> None:
+def test_pg_stat_statements_counts_calls(host: Host, facts: dict[str, Any], sql: Callable[..., str]) -> None:
     if not is_primary(host, facts):
         assert sql("select count(*) >= 0 from public.pg_stat_statements") == "t"
         return
@@ -112,7 +110,7 @@ def test_statements_are_counted(host: Host, facts: dict[str, Any], sql: Callable
     assert int(sql(counted.replace("\\$", "_"))) == before + 3
 
 
-def test_only_scram_and_only_for_listed_hosts(facts: dict[str, Any], sql: Callable[..., str]) -> None:
+def test_pg_hba_allows_scram_from_listed_hosts_only(facts: dict[str, Any], sql: Callable[..., str]) -> None:
     rules = [json.loads(line) for line in sql("select row_to_json(r) from pg_hba_file_rules r").splitlines()]
     assert not [rule for rule in rules if rule["error"]]
     local = [rule for rule in rules if rule["type"] == "local"]
@@ -133,7 +131,7 @@ def test_only_scram_and_only_for_listed_hosts(facts: dict[str, Any], sql: Callab
 
 
 @pytest.mark.apart("app", "db")
-def test_other_hosts_are_refused(host: Host, facts: dict[str, Any]) -> None:
+def test_pg_hba_refuses_other_hosts(host: Host, facts: dict[str, Any]) -> None:
     own = address(host, facts)
     for peer in facts["db"]:
         for user in (facts["site"], "monitor", "postgres"):
@@ -148,7 +146,7 @@ def test_other_hosts_are_refused(host: Host, facts: dict[str, Any]) -> None:
             assert f'no pg_hba.conf entry for host "{own}"' in refused.stderr
 
 
-def test_the_site_may_do_no_more_than_it_needs(facts: dict[str, Any], sql: Callable[..., str]) -> None:
+def test_roles_have_least_privileges(facts: dict[str, Any], sql: Callable[..., str]) -> None:
     flags = "rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls"
     assert sql(f"select count(*) from pg_roles where rolname in ('{facts['site']}', 'monitor') and ({flags})") == "0"
     assert sql(f"select has_database_privilege('monitor', '{facts['site']}', 'CREATE, TEMPORARY')") == "f"
@@ -166,7 +164,7 @@ def test_the_site_may_do_no_more_than_it_needs(facts: dict[str, Any], sql: Calla
 @pytest.mark.parametrize(
     ("group", "ports"), [("db", ["db_port", "patroni_port"]), ("quorum", ["etcd", "etcd_peer", "etcd_metrics"])]
 )
-def test_nothing_listens_beyond_the_private_network(
+def test_databases_and_etcd_listen_on_private_addresses_only(
     on: OnHost, facts: dict[str, Any], group: str, ports: list[str]
 ) -> None:
     expected = {facts[port] for port in ports}
@@ -179,7 +177,7 @@ def test_nothing_listens_beyond_the_private_network(
         assert {port for where, port in heard if where == member["address"]} == expected
 
 
-def test_patroni_takes_orders_only_with_the_password(host: Host, facts: dict[str, Any]) -> None:
+def test_the_api_of_patroni_requires_the_password(host: Host, facts: dict[str, Any]) -> None:
     for database in facts["db"]:
         code = host.check_output(
             "curl -s -o /dev/null -w '%%{http_code}' -X POST http://%s:%s/reload",
@@ -189,9 +187,7 @@ def test_patroni_takes_orders_only_with_the_password(host: Host, facts: dict[str
         assert code == "401"
 
 
-def test_etcd_answers_only_to_a_certificate_with_the_password_and_every_member_is_there(
-    host: Host, facts: dict[str, Any]
-) -> None:
+def test_etcd_requires_certificate_and_password_and_every_member_is_healthy(host: Host, facts: dict[str, Any]) -> None:
     certified = "--cacert {0}/ca.pem --cert {0}/certificate.pem --key {0}/key.pem".format(facts["patroni_tls"])
     for member in facts["quorum"]:
         url = f"https://{member['address']}:{facts['etcd']}/v3/kv/range"
@@ -226,12 +222,12 @@ def test_etcd_is_reached_from_databases_members_and_the_monitor_only(
     assert len(on(tier.hosts("db")[0]).check_output(knock).split()) == 3 * len(facts["quorum"])
 
 
-def test_debians_own_cluster_stays_out_of_the_way(host: Host) -> None:
+def test_the_cluster_of_the_debian_package_is_masked(host: Host) -> None:
     assert host.check_output("systemctl is-enabled postgresql || true") == "masked"
     assert not host.file("/var/lib/postgresql/17/main/postmaster.pid").exists
 
 
-def test_patroni_looks_for_no_watchdog(host: Host) -> None:
+def test_patroni_uses_no_watchdog(host: Host) -> None:
     """It would reset the host with all that it does besides."""
     told = host.check_output(
         "journalctl --quiet --output cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID patroni)"
@@ -239,7 +235,7 @@ def test_patroni_looks_for_no_watchdog(host: Host) -> None:
     assert told and "watchdog" not in told
 
 
-def test_patroni_comes_back_when_it_crashes_and_the_primary_stays(
+def test_patroni_restarts_after_a_crash_without_a_failover(
     host: Host, facts: dict[str, Any], sql: Callable[..., str]
 ) -> None:
     before = {name: member["role"] for name, member in cluster(host, facts).items()}

@@ -63,14 +63,14 @@ def visits(vip: str) -> Iterator[list[float]]:
         visitor.join()
 
 
-def test_exactly_one_balancer_has_the_virtual_ip(balancers: list[Host], vip: str, tier: Tier) -> None:
+def test_a_single_balancer_has_the_virtual_ip(balancers: list[Host], vip: str, tier: Tier) -> None:
     prefix = tier.value("network_cidr", "lb[0]").split("/")[1]
     assert f"inet {vip}/{prefix} " in await_holder(balancers, vip).check_output("ip -oneline address")
 
 
 @pytest.mark.needs(lb=2)
 @pytest.mark.parametrize("service", ["nginx", "keepalived"])
-def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(
+def test_the_virtual_ip_leaves_a_failed_balancer_and_does_not_return(
     balancers: list[Host], vip: str, service: str
 ) -> None:
     """As often as there are balancers: of two, the virtual IP ends where it began."""
@@ -99,7 +99,7 @@ def test_the_virtual_ip_leaves_a_balancer_that_fails_and_stays_away(
         assert longest < GAP
 
 
-def test_signs_of_life_go_before_all_other_work(balancers: list[Host]) -> None:
+def test_keepalived_has_realtime_priority(balancers: list[Host]) -> None:
     """And the kernel does not kill who sends them for a moment of work in one go, which moves the virtual IP between two balancers that are well."""
     for lb in balancers:
         found = {pid: lb.check_output("chrt --pid %s", pid) for pid in lb.check_output("pgrep -x keepalived").split()}

@@ -42,8 +42,8 @@ PICTURE = bytes(range(256)) * 40
 
 
 @pytest.fixture(scope="module")
-def told(tier: Tier) -> types.SimpleNamespace:
-    """What the inventory says of the media tier, asked once."""
+def variables(tier: Tier) -> types.SimpleNamespace:
+    """Variables of the media hosts, read once."""
     names = (
         "all_hosts",
         "groups",
@@ -61,15 +61,15 @@ def told(tier: Tier) -> types.SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def media(told: types.SimpleNamespace, on: OnHost) -> dict[str, Host]:
+def media(variables: types.SimpleNamespace, on: OnHost) -> dict[str, Host]:
     """The media hosts: {name: host}."""
-    return {name: on(name) for name in told.groups["media"]}
+    return {name: on(name) for name in variables.groups["media"]}
 
 
 @pytest.fixture(scope="module")
-def static(told: types.SimpleNamespace, media: dict[str, Host]) -> Iterator[str]:
+def static(variables: types.SimpleNamespace, media: dict[str, Host]) -> Iterator[str]:
     """A release's static files on every media host; the URL path they are at."""
-    directory = f"{told.static_root}/tests-tmp"
+    directory = f"{variables.static_root}/tests-tmp"
     files = {name: base64.b64encode(content).decode() for name, content in STATIC.items()}
     for host in media.values():
         python(
@@ -84,29 +84,29 @@ def static(told: types.SimpleNamespace, media: dict[str, Host]) -> Iterator[str]
             os.symlink("/etc/passwd", "{directory}/link.txt")
         """,
         )
-    yield told.site_static_url + "tests-tmp/"
+    yield variables.site_static_url + "tests-tmp/"
     for host in media.values():
         host.check_output("rm -r %s", directory)
 
 
 @pytest.fixture(scope="module")
-def send(told: types.SimpleNamespace, on: OnHost) -> Callable[..., list[int]]:
+def send(variables: types.SimpleNamespace, on: OnHost) -> Callable[..., list[int]]:
     """Send uploads, from an app host or another one: their statuses. Each is (host, method, path, content)."""
 
     def send(*requests_: Any, by: str | None = None, headers: dict[str, str] | None = None) -> list[int]:
         asked = [
-            (told.addresses[host], method, path, base64.b64encode(content).decode())
+            (variables.addresses[host], method, path, base64.b64encode(content).decode())
             for host, method, path, *rest in requests_
             for content in (rest or [b""])
         ]
         return json.loads(
             python(
-                on(by or told.groups["app"][0]),
+                on(by or variables.groups["app"][0]),
                 f"""
             import base64, http.client, json
             statuses = []
             for address, method, path, content in {asked!r}:
-                connection = http.client.HTTPConnection(address, {told.media_upload_port}, timeout=10)
+                connection = http.client.HTTPConnection(address, {variables.media_upload_port}, timeout=10)
                 body = base64.b64decode(content) if method in ("PUT", "POST") else None
                 connection.request(method, path, body, {headers or {}!r})
                 statuses.append(connection.getresponse().status)
@@ -119,27 +119,30 @@ def send(told: types.SimpleNamespace, on: OnHost) -> Callable[..., list[int]]:
 
 
 @pytest.fixture(scope="module")
-def uploads(told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]]) -> Iterator[str]:
+def uploads(variables: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]]) -> Iterator[str]:
     """A directory of uploads on every media host; the URL path it is at."""
     directory = f"tests-{uuid.uuid4().hex}/"
-    path = told.site_media_url + directory
+    path = variables.site_media_url + directory
     assert set(send(*((name, "MKCOL", path) for name in media))) == {201}
     yield path
     for host in media.values():
         # Also the notes of what the tests deleted.
         host.check_output(
-            "cd %s && rm -rf %s && { grep -lrF %s .sync/deleted | xargs -r rm; }", told.media_root, directory, directory
+            "cd %s && rm -rf %s && { grep -lrF %s .sync/deleted | xargs -r rm; }",
+            variables.media_root,
+            directory,
+            directory,
         )
 
 
 @pytest.fixture
-def ask(told: types.SimpleNamespace) -> Ask:
+def ask(variables: types.SimpleNamespace) -> Ask:
     """Ask a media host as a balancer does: a response, not decoded."""
 
     def ask(
         name: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str
     ) -> types.SimpleNamespace:
-        connection = http.client.HTTPConnection(told.addresses[name], told.media_port, timeout=10)
+        connection = http.client.HTTPConnection(variables.addresses[name], variables.media_port, timeout=10)
         with contextlib.closing(connection):
             # Not requests: it would tidy up paths that a test wants sent as they are.
             connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
@@ -154,7 +157,7 @@ def python(host: Host, script: str) -> str:
     return host.check_output("python3 -c %s", textwrap.dedent(script))
 
 
-def test_all_hosts_give_a_static_file_the_same_validators(ask: Ask, media: dict[str, Host], static: str) -> None:
+def test_validators_of_a_static_file_are_the_same_on_all_hosts(ask: Ask, media: dict[str, Host], static: str) -> None:
     answers = [ask(name, static + HASHED) for name in media]
     assert all(answer.status == 200 and answer.body == STYLE for answer in answers)
     [validators] = {(answer.headers["ETag"], answer.headers["Last-Modified"]) for answer in answers}
@@ -166,7 +169,7 @@ def test_all_hosts_give_a_static_file_the_same_validators(ask: Ask, media: dict[
         assert ask(name, static + HASHED, If_None_Match='"another"').status == 200
 
 
-def test_ranges(ask: Ask, media: dict[str, Host], static: str) -> None:
+def test_range_requests_are_answered(ask: Ask, media: dict[str, Host], static: str) -> None:
     for name in media:
         part = ask(name, static + HASHED, Range="bytes=100-199")
         assert (part.status, part.body) == (206, STYLE[100:200])
@@ -186,7 +189,7 @@ def test_ranges(ask: Ask, media: dict[str, Host], static: str) -> None:
         ("identity", None, ""),
     ],
 )
-def test_the_variant_compressed_at_build_time(
+def test_accept_encoding_selects_the_compressed_variant(
     ask: Ask, media: dict[str, Host], static: str, accept: str, coding: str | None, suffix: str
 ) -> None:
     for name in media:
@@ -201,7 +204,7 @@ def test_the_variant_compressed_at_build_time(
         assert "immutable" in answer.headers["Cache-Control"]
 
 
-def test_a_compressed_file_asked_for_by_its_own_name(ask: Ask, media: dict[str, Host], static: str) -> None:
+def test_a_compressed_variant_is_served_by_name(ask: Ask, media: dict[str, Host], static: str) -> None:
     name = next(iter(media))
     archive = ask(name, static + HASHED + ".gz", Accept_Encoding="gzip, br")
     assert (archive.headers["Content-Encoding"], archive.headers["Content-Type"]) == (None, "application/gzip")
@@ -209,7 +212,7 @@ def test_a_compressed_file_asked_for_by_its_own_name(ask: Ask, media: dict[str, 
     assert ask(name, static + HASHED + ".br", Accept_Encoding="gzip, br").body == STATIC[HASHED + ".br"]
 
 
-def test_only_a_hashed_name_is_kept_for_good(ask: Ask, media: dict[str, Host], static: str) -> None:
+def test_only_hashed_names_are_immutable(ask: Ask, media: dict[str, Host], static: str) -> None:
     def expiry(path: str) -> Any:
         return ask(next(iter(media)), static + path).headers["Cache-Control"]
 
@@ -233,7 +236,7 @@ def test_only_a_hashed_name_is_kept_for_good(ask: Ask, media: dict[str, Host], s
         ("a", "application/octet-stream"),
     ],
 )
-def test_content_types_are_sent_and_not_guessed(
+def test_content_types_are_sent_with_nosniff(
     ask: Ask, media: dict[str, Host], static: str, name: str, content_type: str
 ) -> None:
     headers = ask(next(iter(media)), static + name, method="HEAD").headers
@@ -266,17 +269,17 @@ def test_content_types_are_sent_and_not_guessed(
         "{media}%2e%2e/static/tests-tmp/link.txt",
     ],
 )
-def test_nothing_else_is_served(
-    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str, path: str
+def test_other_paths_are_refused(
+    ask: Ask, variables: types.SimpleNamespace, media: dict[str, Host], static: str, path: str
 ) -> None:
     for name in media:
-        answer = ask(name, path.format(static=static, media=told.site_media_url))
+        answer = ask(name, path.format(static=static, media=variables.site_media_url))
         assert answer.status in (400, 403, 404) or (answer.status, path) == (301, "/static")
         assert b"root:" not in answer.body and b"secret" not in answer.body and b"plain.css" not in answer.body
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "MKCOL", "PROPFIND", "MOVE", "OPTIONS", "TRACE"])
-def test_visitors_can_only_read(ask: Ask, media: dict[str, Host], static: str, method: str) -> None:
+def test_write_methods_of_visitors_are_refused(ask: Ask, media: dict[str, Host], static: str, method: str) -> None:
     name = next(iter(media))
     assert ask(name, static + "plain.css", method=method, body=b"x").status in (403, 405, 413)
     assert ask(name, static + "plain.css").body == STYLE
@@ -311,7 +314,7 @@ def test_an_upload_is_served_by_every_host(
     assert [ask(name, picture, Range="bytes=5-9").body for name in media] == [PICTURE[5:10]] * len(media)
 
 
-def test_an_upload_runs_nothing_in_the_sites_name(
+def test_uploads_with_scripts_are_sandboxed_attachments(
     ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
 ) -> None:
     host = next(iter(media))
@@ -327,15 +330,15 @@ def test_an_upload_runs_nothing_in_the_sites_name(
 
 @pytest.mark.apart("app", "lb", "cache", "media")
 def test_only_app_hosts_can_upload(
-    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+    ask: Ask, variables: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
 ) -> None:
     host, *_others = media
-    app = told.groups["app"]
+    app = variables.groups["app"]
     for by in app:
         assert send((host, "PUT", uploads + by, b"x"), by=by) == [201]
-    for by in (told.groups["lb"][0], told.groups["cache"][0], told.groups["media"][-1]):
+    for by in (variables.groups["lb"][0], variables.groups["cache"][0], variables.groups["media"][-1]):
         tried = [(host, method, uploads + app[0], b"forged") for method in ("PUT", "DELETE", "MKCOL", "PROPFIND")]
-        assert set(send(*tried, by=by, headers={"X-Forwarded-For": told.addresses[app[0]]})) == {403}
+        assert set(send(*tried, by=by, headers={"X-Forwarded-For": variables.addresses[app[0]]})) == {403}
     assert ask(host, uploads + app[0]).body == b"x"
 
 
@@ -364,17 +367,17 @@ def test_invalid_requests_of_an_app_host_are_refused(
     assert ask(host, uploads + "kept").body == b"x"
 
 
-def test_uploads_have_a_limit(
-    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], on: OnHost, uploads: str
+def test_uploads_over_the_limit_are_refused(
+    ask: Ask, variables: types.SimpleNamespace, media: dict[str, Host], on: OnHost, uploads: str
 ) -> None:
     host = next(iter(media))
-    limit = told.site_upload_limit_mb * 1024 * 1024
+    limit = variables.site_upload_limit_mb * 1024 * 1024
     for size, status, found in ((limit + 1, 413, 404), (limit, 201, 200)):
         assert python(
-            on(told.groups["app"][0]),
+            on(variables.groups["app"][0]),
             f"""
             import http.client
-            connection = http.client.HTTPConnection({told.addresses[host]!r}, {told.media_upload_port}, timeout=10)
+            connection = http.client.HTTPConnection({variables.addresses[host]!r}, {variables.media_upload_port}, timeout=10)
             try:
                 connection.request("PUT", "{uploads}large", bytes({size}))
             except (BrokenPipeError, ConnectionResetError):
@@ -385,9 +388,9 @@ def test_uploads_have_a_limit(
         assert ask(host, uploads + "large", method="HEAD").status == found
 
 
-def test_half_an_upload_is_never_served(
+def test_an_incomplete_upload_is_never_served(
     ask: Ask,
-    told: types.SimpleNamespace,
+    variables: types.SimpleNamespace,
     media: dict[str, Host],
     on: OnHost,
     send: Callable[..., list[int]],
@@ -396,23 +399,23 @@ def test_half_an_upload_is_never_served(
     host = next(iter(media))
     send((host, "PUT", uploads + "half-replaced.jpg", PICTURE))
     python(
-        on(told.groups["app"][0]),
+        on(variables.groups["app"][0]),
         f"""
         import socket
         for name in ("half-new.jpg", "half-replaced.jpg"):
-            connection = socket.create_connection(({told.addresses[host]!r}, {told.media_upload_port}))
+            connection = socket.create_connection(({variables.addresses[host]!r}, {variables.media_upload_port}))
             connection.sendall(f"PUT {uploads}{{name}} HTTP/1.1\\r\\nHost: media\\r\\nContent-Length: 9000000\\r\\n\\r\\n".encode() + bytes(3000000))
             connection.close()
     """,
     )
     assert ask(host, uploads + "half-new.jpg").status == 404
     assert ask(host, uploads + "half-replaced.jpg").body == PICTURE
-    directory = told.media_root + "/" + uploads.removeprefix(told.site_media_url)
+    directory = variables.media_root + "/" + uploads.removeprefix(variables.site_media_url)
     assert media[host].check_output("ls -A %s | grep half", directory) == "half-replaced.jpg"
 
 
 @pytest.mark.needs(media=2)
-def test_a_host_that_was_away_catches_up(
+def test_a_media_host_fetches_missed_changes_after_a_downtime(
     ask: Ask, media: dict[str, Host], send: Callable[..., list[int]], static: str, uploads: str
 ) -> None:
     *up, away = media
@@ -446,8 +449,8 @@ def test_a_host_that_was_away_catches_up(
 
 
 @pytest.mark.needs(media=2)
-def test_a_name_can_be_used_again_after_a_deletion(
-    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
+def test_a_deleted_name_can_be_uploaded_again(
+    ask: Ask, variables: types.SimpleNamespace, media: dict[str, Host], send: Callable[..., list[int]], uploads: str
 ) -> None:
     first, *_others = media
     again = uploads + "again.jpg"
@@ -457,15 +460,17 @@ def test_a_name_can_be_used_again_after_a_deletion(
     settle(media)
     assert eventually(lambda: [ask(name, again).body for name in media] == [PICTURE] * len(media))
     # A copy that a power cut emptied is not what the others take, however new it is.
-    media[first].check_output("truncate -s 0 %s", told.media_root + "/" + again.removeprefix(told.site_media_url))
+    media[first].check_output(
+        "truncate -s 0 %s", variables.media_root + "/" + again.removeprefix(variables.site_media_url)
+    )
     settle(media)
     assert eventually(lambda: [ask(name, again).body for name in media] == [PICTURE] * len(media))
 
 
-def test_the_access_log_knows_visitor_and_request(
-    ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], on: OnHost, static: str
+def test_the_access_log_has_client_and_request_id(
+    ask: Ask, variables: types.SimpleNamespace, media: dict[str, Host], on: OnHost, static: str
 ) -> None:
-    host, balancer = next(iter(media)), told.groups["lb"][0]
+    host, balancer = next(iter(media)), variables.groups["lb"][0]
     mark = uuid.uuid4().hex
     ask(host, static + "plain.css?by=stranger", X_Forwarded_For="203.0.113.9", X_Request_Id=mark + '"1')
     python(
@@ -473,7 +478,7 @@ def test_the_access_log_knows_visitor_and_request(
         f"""
         import urllib.request
         urllib.request.urlopen(urllib.request.Request(
-            "http://{told.addresses[host]}:{told.media_port}{static}plain.css?by=balancer",
+            "http://{variables.addresses[host]}:{variables.media_port}{static}plain.css?by=balancer",
             headers={{"X-Forwarded-For": "203.0.113.9", "X-Request-Id": "{mark}2"}})).read()
     """,
     )
@@ -491,26 +496,30 @@ def test_the_access_log_knows_visitor_and_request(
     )
 
 
-def test_the_status_of_lighttpd_is_for_this_host_alone(told: types.SimpleNamespace, media: dict[str, Host]) -> None:
+def test_server_status_of_lighttpd_is_allowed_to_localhost_only(
+    variables: types.SimpleNamespace, media: dict[str, Host]
+) -> None:
     for name, host in media.items():
         said = python(
             host,
             f"""
             import urllib.request
-            print(urllib.request.urlopen("http://127.0.0.1:{told.media_status_port}/server-status?auto").read().decode())
+            print(urllib.request.urlopen("http://127.0.0.1:{variables.media_status_port}/server-status?auto").read().decode())
         """,
         )
         assert "Total Accesses:" in said
         with pytest.raises(requests.ConnectionError):
-            requests.get(f"http://{told.addresses[name]}:{told.media_status_port}/server-status", timeout=5)
+            requests.get(f"http://{variables.addresses[name]}:{variables.media_status_port}/server-status", timeout=5)
 
 
-def test_a_restart_cuts_off_nobody(ask: Ask, told: types.SimpleNamespace, media: dict[str, Host], static: str) -> None:
+def test_a_restart_finishes_running_downloads(
+    ask: Ask, variables: types.SimpleNamespace, media: dict[str, Host], static: str
+) -> None:
     name, host = list(media.items())[-1]
     size = 40_000_000
-    host.check_output("truncate -s %s %s", str(size), f"{told.static_root}/tests-tmp/large.bin")
+    host.check_output("truncate -s %s %s", str(size), f"{variables.static_root}/tests-tmp/large.bin")
     with requests.get(
-        f"http://{told.addresses[name]}:{told.media_port}{static}large.bin", stream=True, timeout=10
+        f"http://{variables.addresses[name]}:{variables.media_port}{static}large.bin", stream=True, timeout=10
     ) as download:
         got = len(next(download.iter_content(65536)))
         host.check_output("systemctl restart --no-block lighttpd")

@@ -116,7 +116,7 @@ def test_every_host_runs_exactly_the_declared_plugins(
     assert running == declared
 
 
-def test_every_host_shows_its_network_interfaces(answers: dict[str, dict[str, Any]]) -> None:
+def test_every_host_has_plugins_of_network_interfaces(answers: dict[str, dict[str, Any]]) -> None:
     assert [name for name, plugins in answers.items() if not any(p.startswith("if_") for p in plugins)] == []
 
 
@@ -130,7 +130,7 @@ def test_every_plugin_of_every_host_answers_with_values(answers: dict[str, dict[
     assert silent == []
 
 
-def test_munin_node_answers_the_monitor_alone(host: Host, tier: Tier, addresses: dict[str, tuple[str, int]]) -> None:
+def test_munin_node_answers_the_monitor_only(host: Host, tier: Tier, addresses: dict[str, tuple[str, int]]) -> None:
     def from_here() -> Iterator[str]:
         for address, port in addresses.values():
             try:
@@ -169,7 +169,7 @@ def test_the_master_records_every_plugin_of_every_host(
     assert missing == []
 
 
-def test_runs_go_on_by_themselves(host: Host, run_once: float) -> None:
+def test_a_timer_runs_the_master_every_five_minutes(host: Host, run_once: float) -> None:
     assert host.service("munin-cron.timer").is_enabled
     left = host.check_output("systemctl list-timers munin-cron.timer --output=json")
     # Microseconds since the epoch; the clock of Munin's databases ticks every five minutes.
@@ -178,13 +178,13 @@ def test_runs_go_on_by_themselves(host: Host, run_once: float) -> None:
 
 
 @pytest.mark.needs(monitor=1)
-def test_pages_ask_for_the_password(visitor: requests.Session, web: dict[str, Any]) -> None:
+def test_pages_of_munin_require_the_password(visitor: requests.Session, web: dict[str, Any]) -> None:
     assert visitor.get(web["url"]).status_code == 401
     assert visitor.get(web["url"], auth=("munin", "wrong")).status_code == 401
     assert visitor.get(web["url"] + "static/logo.png").status_code == 401
 
 
-def test_pages_list_every_host_in_its_tier(
+def test_pages_list_every_host_by_tier(
     visitor: requests.Session, web: dict[str, Any], tier: Tier, run_once: float
 ) -> None:
     page = visitor.get(web["url"], auth=web["auth"])
@@ -201,7 +201,7 @@ def test_pages_list_every_host_in_its_tier(
 
 
 @pytest.mark.parametrize("graph", ["load-day", "load-week", "memory-day", "df-year"])
-def test_graphs_are_pictures(
+def test_graphs_are_png_images(
     visitor: requests.Session, web: dict[str, Any], tier: Tier, run_once: float, graph: str
 ) -> None:
     for group, nodes in tier.value("munin_tiers").items():
@@ -212,7 +212,7 @@ def test_graphs_are_pictures(
         assert picture.content.startswith(b"\x89PNG") and len(picture.content) > 2000
 
 
-def test_no_run_draws_a_graph_before_a_request(host: Host, run_once: float) -> None:
+def test_graphs_are_drawn_on_request_only(host: Host, run_once: float) -> None:
     assert (
         host.check_output(
             "find /var/cache/munin/www /var/lib/munin/cgi-tmp -name '*-month.png' -newermt @%s", str(run_once)
@@ -237,7 +237,7 @@ def test_the_overview_has_a_graph_of_every_tier(
 
 @pytest.mark.apart("lb", "monitor")
 @pytest.mark.needs(monitor=1)
-def test_the_key_that_visitors_trust_is_on_balancers_alone(tier: Tier, target: Target) -> None:
+def test_the_private_key_of_the_site_is_on_balancers_only(tier: Tier, target: Target) -> None:
     """The monitor has its own. On a balancer the same search finds it."""
     key = target.on(tier.hosts("lb")[0], f"cat /etc/{target.engine}/site.pem").split("-----")[2].split()[0]
     search = [
@@ -260,12 +260,12 @@ def test_the_key_that_visitors_trust_is_on_balancers_alone(tier: Tier, target: T
         "/var",
     ]
 
-    def found(name: str) -> list[str]:
+    def files_with_key(name: str) -> list[str]:
         return subprocess.run(
             inside(target.container(name), *search), input=key, capture_output=True, text=True, check=False
         ).stdout.splitlines()
 
-    assert {name for name in tier.hosts("all") if found(name)} == set(tier.hosts("lb"))
+    assert {name for name in tier.hosts("all") if files_with_key(name)} == set(tier.hosts("lb"))
     shown = [
         ssl.get_server_certificate(where)
         for where in [
@@ -283,14 +283,14 @@ def test_the_key_that_visitors_trust_is_on_balancers_alone(tier: Tier, target: T
 
 
 @pytest.mark.needs(monitor=1)
-def test_plain_http_is_redirected(visitor: requests.Session, web: dict[str, Any]) -> None:
+def test_http_to_the_monitor_is_redirected(visitor: requests.Session, web: dict[str, Any]) -> None:
     answer = visitor.get(web["http"], allow_redirects=False)
     assert answer.status_code == 301
     assert answer.headers["Location"].startswith("https://")
     assert answer.headers["Location"].endswith("/munin/")
 
 
-def test_a_plugin_added_by_hand_does_not_outlive_a_restart(
+def test_a_restart_of_munin_node_restores_the_declared_plugins(
     host: Host, addresses: dict[str, tuple[str, int]], declared: dict[str, set[str]], tier: Tier
 ) -> None:
     host.check_output("ln -s /usr/share/munin/plugins/users /etc/munin/plugins/users")

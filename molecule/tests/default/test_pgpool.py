@@ -77,7 +77,7 @@ def test_reads_reach_every_database_and_writes_the_primary(
     assert written == {primary(host, facts)}
 
 
-def test_reads_that_tell_their_request_are_balanced_too(host: Host, facts: dict[str, Any]) -> None:
+def test_reads_with_a_request_id_as_comment_are_balanced(host: Host, facts: dict[str, Any]) -> None:
     """The site puts the request's id before each statement, as a comment."""
     once = psql(facts) + " -c '/* request=0123456789abcdef0123456789abcdef */ select inet_server_addr()'"
     where = host.check_output("for i in $(seq 24); do %s & done; wait" % once).split()
@@ -85,7 +85,7 @@ def test_reads_that_tell_their_request_are_balanced_too(host: Host, facts: dict[
     assert set(where) == {database["address"] for database in facts["db"]}
 
 
-def test_a_transaction_reads_what_it_wrote(sql: Callable[..., str], table: str) -> None:
+def test_a_transaction_reads_earlier_writes(sql: Callable[..., str], table: str) -> None:
     for _ in range(10):
         assert (
             sql(
@@ -105,7 +105,7 @@ def test_wrong_passwords_and_other_users_are_refused(host: Host, facts: dict[str
 
 
 @pytest.mark.parametrize("method", ["password", "md5", "none"])
-def test_only_scram_is_spoken(host: Host, facts: dict[str, Any], method: str) -> None:
+def test_only_scram_is_accepted(host: Host, facts: dict[str, Any], method: str) -> None:
     assert host.run(psql(facts, "require_auth=scram-sha-256") + " -c 'select 1'").rc == 0
     refused = host.run(psql(facts, f"require_auth={method}") + " -c 'select 1'")
     assert refused.rc == 2
@@ -116,16 +116,16 @@ def test_only_scram_is_spoken(host: Host, facts: dict[str, Any], method: str) ->
         assert host.run(direct.replace("%s", "scram-sha-256")).rc == 0
 
 
-def test_a_session_beyond_the_limit_waits_instead_of_failing(
-    host: Host, facts: dict[str, Any], sql: Callable[..., str]
-) -> None:
+def test_sessions_over_the_limit_wait(host: Host, facts: dict[str, Any], sql: Callable[..., str]) -> None:
     children = int(sql("pgpool show num_init_children"))
     held = psql(facts) + " -c 'select 1 from pg_sleep(0.5)'"
     said = host.check_output("for i in $(seq %s); do %s & done; wait" % (children + 5, held))
     assert said.split() == ["1"] * (children + 5)
 
 
-def test_all_pools_together_fit_the_databases(host: Host, facts: dict[str, Any], sql: Callable[..., str]) -> None:
+def test_connections_of_all_pgpools_fit_max_connections(
+    host: Host, facts: dict[str, Any], sql: Callable[..., str]
+) -> None:
     children = int(sql("pgpool show num_init_children"))
     room = int(
         sql(
@@ -136,19 +136,19 @@ def test_all_pools_together_fit_the_databases(host: Host, facts: dict[str, Any],
 
 
 @pytest.mark.apart("app", "db")
-def test_only_this_host_is_served(host: Host, facts: dict[str, Any]) -> None:
+def test_pgpool_listens_on_localhost_only(host: Host, facts: dict[str, Any]) -> None:
     pcp_port = 9898
     own = [line.split()[3].rpartition(":") for line in host.check_output("ss -Hltn").splitlines()]
     heard = {(where, int(port)) for where, _, port in own if int(port) in (facts["pool_port"], pcp_port)}
     assert heard == {("127.0.0.1", facts["pool_port"]), ("127.0.0.1", pcp_port)}
 
 
-def test_the_site_cannot_read_the_passwords(host: Host) -> None:
+def test_the_site_cannot_read_the_passwords_of_pgpool(host: Host) -> None:
     for name in ("pool_passwd", "pcppass", "pcp.conf"):
         assert host.run("su -s /bin/sh www-data -c %s", f"cat /etc/pgpool2/{name}").rc != 0
 
 
-def test_pgpool_starts_again_after_a_crash(host: Host, facts: dict[str, Any]) -> None:
+def test_pgpool_restarts_after_a_crash(host: Host, facts: dict[str, Any]) -> None:
     host.check_output("systemctl kill --signal=KILL --kill-whom=main pgpool2")
     deadline = time.monotonic() + 20
     while host.run(psql(facts) + " -c 'select 1'").rc != 0:
@@ -181,7 +181,7 @@ class Session:
         self.process.wait(10)
 
 
-def test_what_one_host_wrote_every_other_reads_at_once(host: Host, facts: dict[str, Any], table: str) -> None:
+def test_a_committed_row_is_read_at_once_on_every_app_host(host: Host, facts: dict[str, Any], table: str) -> None:
     name = host.check_output("hostname")
     writer = Session(name, facts)
     sessions = [writer]

@@ -91,7 +91,7 @@ def picture_of(visitor: requests.Session, tier: Tier) -> tuple[str | None, ...]:
     return search(r'class="picture"[^>]*src="([^"]+)"|src="([^"]+)"[^>]*class="picture"', story.text).group(1, 2)
 
 
-def test_a_page_comes_through_every_hop(visitor: requests.Session, tier: Tier) -> None:
+def test_the_page_and_the_style_sheet_are_served_by_the_virtual_ip(visitor: requests.Session, tier: Tier) -> None:
     page = visitor.get(tier.url, timeout=10)
     assert page.status_code == 200
     # The starter stories come from the database, so the page went all the way down.
@@ -112,7 +112,7 @@ def test_every_app_host_serves_the_same_release(
     assert len({a.json()["release"] for a in answers}) == 1
 
 
-def test_a_session_of_one_app_host_is_good_on_every_other(
+def test_a_session_is_valid_on_every_app_host(
     signed_in: requests.Session, tier: Tier, served_by: Callable[[Iterable[requests.Response]], set[str]]
 ) -> None:
     answers = [signed_in.get(f"{tier.url}/accounts/", timeout=10) for _ in range(12)]
@@ -120,13 +120,13 @@ def test_a_session_of_one_app_host_is_good_on_every_other(
     assert served_by(answers) == set(tier.hosts("app"))
 
 
-def test_a_visitor_reads_what_they_just_wrote(visitor: requests.Session, tier: Tier) -> None:
+def test_a_write_is_read_by_the_next_request(visitor: requests.Session, tier: Tier) -> None:
     """Counting visits is a write and a read per request, on whichever host and database."""
     counts = [visitor.get(f"{tier.url}/visits/?format=json", timeout=10).json()["visits"] for _ in range(20)]
     assert counts == list(range(counts[0], counts[0] + 20))
 
 
-def test_a_picture_uploaded_through_one_app_host_is_on_every_media_host(
+def test_an_uploaded_picture_is_on_every_media_host(
     signed_in: requests.Session, tier: Tier, visitor: requests.Session
 ) -> None:
     path = next(filter(None, picture_of(signed_in, tier)))
@@ -148,14 +148,14 @@ def test_the_balance_sheet_is_computed_once_for_all_app_hosts(
     assert len({sheet["computed_by"] for sheet in sheets}) == 1
 
 
-def test_a_page_that_has_not_changed_is_not_sent_again(visitor: requests.Session, tier: Tier) -> None:
+def test_an_unchanged_page_is_answered_with_304(visitor: requests.Session, tier: Tier) -> None:
     first = visitor.get(tier.url, timeout=10)
     for _ in range(6):
         assert visitor.get(tier.url, headers={"If-None-Match": first.headers["ETag"]}, timeout=10).status_code == 304
 
 
 @pytest.mark.apart("app", "media", "cache", "db")
-def test_nothing_is_written_to_an_app_host_outside_declared_paths(
+def test_requests_write_no_file_outside_declared_paths_of_app_hosts(
     signed_in: requests.Session, tier: Tier, on: OnHost, served_by: Callable[[Iterable[requests.Response]], set[str]]
 ) -> None:
     """Requests of every kind, an upload among them, leave no new file but logs and what services keep in /run."""
@@ -174,7 +174,7 @@ def test_nothing_is_written_to_an_app_host_outside_declared_paths(
         assert changed == "", f"{name} wrote {changed}"
 
 
-def test_no_secret_is_in_a_process_list_or_in_a_log(tier: Tier, on: OnHost) -> None:
+def test_no_secret_is_in_a_command_line_or_a_log(tier: Tier, on: OnHost) -> None:
     """Each secret of the environment, looked for on every host."""
     secrets = tier.value(
         "query('ansible.builtin.vars', 'db_superuser_password', 'db_replication_password', 'db_rewind_password',"
@@ -192,7 +192,7 @@ def test_no_secret_is_in_a_process_list_or_in_a_log(tier: Tier, on: OnHost) -> N
             assert secret not in said, f"{name} tells a secret"
 
 
-def test_a_run_can_be_kept_to_some_roles(tier: Tier) -> None:
+def test_tags_limit_a_run_to_roles(tier: Tier) -> None:
     run = subprocess.run(
         [
             "ansible-playbook",

@@ -39,6 +39,6 @@ def chromium(request: pytest.FixtureRequest) -> None:
 def deploy(make: Make) -> Callable[..., subprocess.CompletedProcess[str]]:
     """deploy(source, …) deploys that directory. Visitors' answers are judged by less than usual: a deploy asks for all of it twice."""
     few = {"site_smoke_most": 10, "site_smoke_sign_in": {}}
-    return lambda source, *words, **values: make(
-        "deploy", f"VARS={json.dumps(few | {'site_source': str(source), **values})}", *words
+    return lambda source, *arguments, **values: make(
+        "deploy", f"VARS={json.dumps(few | {'site_source': str(source), **values})}", *arguments
     )

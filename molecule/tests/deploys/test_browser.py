@@ -26,7 +26,7 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"<title>welcome</title>")
 
-    def log_message(self, *_words: object) -> None:
+    def log_message(self, *_arguments: object) -> None:
         pass
 
 
@@ -87,7 +87,7 @@ def family(process: int) -> list[pathlib.Path]:
     return [pathlib.Path("/proc", str(pid)) for pid in pids]
 
 
-def test_the_browser_is_unprivileged_in_a_sandbox_and_finds_one_site(site: tuple[browser.Site, int]) -> None:
+def test_the_browser_is_unprivileged_in_a_sandbox_and_resolves_a_single_site(site: tuple[browser.Site, int]) -> None:
     one, port = site
     with browser.Browser(one) as window:
         window.open(f"https://{NAME}:{port}/")

@@ -119,7 +119,7 @@ def drained(target: Target) -> list[str]:
     ]
 
 
-def asked(target: Target, known_as: str) -> int:
+def count_requests(target: Target, known_as: str) -> int:
     """How often the app hosts were asked for a page, by its request id."""
     return sum(
         int(target.on(app, f"grep -c ' {known_as} ' /var/log/apache2/access.log || true"))
@@ -127,7 +127,7 @@ def asked(target: Target, known_as: str) -> int:
     )
 
 
-def test_a_release_goes_live_everywhere_and_back_again(
+def test_deploy_and_rollback_switch_every_app_host(
     target: Target,
     tier: Tier,
     visitor: requests.Session,
@@ -154,8 +154,8 @@ def test_a_release_goes_live_everywhere_and_back_again(
         assert style() != before
         page = visitor.get(f"{tier.url}/about/?parts=2", headers={"X-Request-Id": known_as}, timeout=30)
         assert (page.status_code, page.text) == (200, "firstlast")
-        target.await_no_problem(lambda: "" if asked(target, known_as) else "nobody", "app host that was asked")
-        assert asked(target, known_as) == 1
+        target.await_no_problem(lambda: "" if count_requests(target, known_as) else "nobody", "app host that was asked")
+        assert count_requests(target, known_as) == 1
     for host in target.groups["all"]:
         last = ledger(target, host)[-1]
         assert (last["verb"], last["release"], last["result"]) == ("deploy", *new, "live"), host
@@ -174,7 +174,7 @@ def test_a_release_goes_live_everywhere_and_back_again(
     ]
 
 
-def test_an_unwell_release_goes_back_by_itself(
+def test_an_unhealthy_release_is_reverted(
     target: Target,
     make: Make,
     deploy: Callable[..., subprocess.CompletedProcess[str]],
@@ -196,7 +196,7 @@ def test_an_unwell_release_goes_back_by_itself(
     assert ledger(target, target.groups["app"][0])[-1]["result"].startswith("went back:")
 
 
-def test_a_release_that_visitors_find_broken_goes_back_by_itself(
+def test_a_release_that_fails_the_smoke_test_is_reverted(
     target: Target,
     tier: Tier,
     deploy: Callable[..., subprocess.CompletedProcess[str]],
@@ -227,7 +227,7 @@ def test_a_release_that_visitors_find_broken_goes_back_by_itself(
     target.await_healthy()
 
 
-def test_a_release_that_breaks_the_running_one_is_refused(
+def test_a_migration_that_breaks_the_running_release_is_refused(
     target: Target, deploy: Callable[..., subprocess.CompletedProcess[str]], variant: Callable[..., pathlib.Path]
 ) -> None:
     old = current(target)
@@ -298,7 +298,7 @@ def background(target: Target, source: pathlib.Path) -> subprocess.Popen[bytes]:
         )
 
 
-def test_deploys_run_one_at_a_time_and_an_interrupted_deploy_is_finished(
+def test_concurrent_deploys_are_refused_and_an_interrupted_deploy_can_be_repeated(
     target: Target,
     make: Make,
     deploy: Callable[..., subprocess.CompletedProcess[str]],
@@ -335,7 +335,7 @@ def test_deploys_run_one_at_a_time_and_an_interrupted_deploy_is_finished(
 CANARY = {"canary_s": 8, "canary_requests": 40}
 
 
-def test_a_good_canary_is_promoted(
+def test_a_healthy_canary_is_promoted(
     target: Target,
     deploy: Callable[..., subprocess.CompletedProcess[str]],
     served: Callable[[], dict[str, str]],
@@ -352,7 +352,7 @@ def test_a_good_canary_is_promoted(
         assert set(served().values()) == current(target)
 
 
-def test_a_slow_canary_is_taken_back(
+def test_a_slow_canary_is_reverted(
     target: Target,
     deploy: Callable[..., subprocess.CompletedProcess[str]],
     variant: Callable[..., pathlib.Path],
@@ -370,7 +370,7 @@ def test_a_slow_canary_is_taken_back(
     assert "it is slow" in ledger(target, app)[-1]["result"]
 
 
-def test_a_failing_canary_is_taken_back(
+def test_a_failing_canary_is_reverted(
     target: Target,
     deploy: Callable[..., subprocess.CompletedProcess[str]],
     variant: Callable[..., pathlib.Path],
@@ -413,7 +413,7 @@ def test_a_failing_canary_is_taken_back(
     assert {visitor.get(f"{tier.url}/about/", timeout=10).status_code for _ in range(20)} == {200}
 
 
-def test_a_canary_nobody_can_judge_is_refused(target: Target, make: Make) -> None:
+def test_an_invalid_canary_is_refused(target: Target, make: Make) -> None:
     old = current(target)
     for canary, reason in [
         ("nobody", "is neither a host of the app pool"),
@@ -424,7 +424,7 @@ def test_a_canary_nobody_can_judge_is_refused(target: Target, make: Make) -> Non
     assert current(target) == old
 
 
-def test_an_index_that_is_built_concurrently_waits_longer_than_for_a_lock(target: Target) -> None:
+def test_the_lock_timeout_does_not_cancel_a_concurrent_index_build(target: Target) -> None:
     """It keeps nobody waiting meanwhile; cut off, it would leave an index that is not valid."""
     build = "from django.db import connection; connection.cursor().execute('create index concurrently waits on ledger_entry (amount)')"
     with subprocess.Popen(

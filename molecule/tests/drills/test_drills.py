@@ -27,7 +27,7 @@ def table(tier: Tier) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("name", drills.DRILLS)
-def test_drill(target: Target, load: Load, table: pathlib.Path, name: str) -> None:
+def test_the_drill_stays_within_limits(target: Target, load: Load, table: pathlib.Path, name: str) -> None:
     row = drills.measure(target, drills.DRILLS[name], load)
     with table.open("a") as lines:
         print(drills.line(drills.cells(name, row)), file=lines)

@@ -63,7 +63,7 @@ def refused(target: Target, make: Make, node: str, *reason: str) -> None:
     assert stands(target) == before
 
 
-def test_refuses_a_host_that_is_no_database(target: Target, make: Make) -> None:
+def test_failover_refuses_a_host_that_is_no_database(target: Target, make: Make) -> None:
     refused(
         target,
         make,
@@ -74,11 +74,11 @@ def test_refuses_a_host_that_is_no_database(target: Target, make: Make) -> None:
     )
 
 
-def test_refuses_the_primary(target: Target, make: Make) -> None:
+def test_failover_refuses_the_primary(target: Target, make: Make) -> None:
     refused(target, make, target.primary(), "Nothing was touched.", "is the primary already")
 
 
-def test_refuses_a_standby_that_is_behind(target: Target, make: Make) -> None:
+def test_failover_refuses_a_lagging_standby(target: Target, make: Make) -> None:
     standby = target.standby()
     target.stall(standby)
     try:
@@ -96,7 +96,7 @@ def test_refuses_a_standby_that_is_behind(target: Target, make: Make) -> None:
         target.on(standby, "pkill -KILL -f '[p]ostgres.*walreceiver'")
 
 
-def test_gives_up_on_requests_that_do_not_end(target: Target, make: Make) -> None:
+def test_failover_is_cancelled_where_a_request_does_not_end(target: Target, make: Make) -> None:
     app = target.groups["app"][0]
     target.on(
         app,
@@ -108,7 +108,7 @@ def test_gives_up_on_requests_that_do_not_end(target: Target, make: Make) -> Non
         target.on(app, "systemctl stop slow-request")
 
 
-def test_a_dry_run_tells_and_changes_nothing(target: Target, make: Make) -> None:
+def test_dry_run_of_a_failover_names_the_standby_and_changes_nothing(target: Target, make: Make) -> None:
     before, standby = stands(target), target.standby()
     done = make("failover", "CHECK=1")
     assert done.returncode == 0, done.stdout
@@ -116,7 +116,7 @@ def test_a_dry_run_tells_and_changes_nothing(target: Target, make: Make) -> None
     assert stands(target) == before
 
 
-def test_a_converge_leaves_a_failover_alone(target: Target, make: Make) -> None:
+def test_a_converge_does_not_undo_a_failover(target: Target, make: Make) -> None:
     lost, standby = target.primary(), target.standby()
     target.kill(lost)
     try:
@@ -134,7 +134,7 @@ def test_a_converge_leaves_a_failover_alone(target: Target, make: Make) -> None:
     assert stands(target) == before
 
 
-def test_members_of_etcd_that_lost_all_join_the_one_that_is_left(
+def test_etcd_members_without_data_join_the_remaining_member(
     target: Target, make: Make, tier: Tier, visitor: requests.Session
 ) -> None:
     *lost, left = target.groups["quorum"]
@@ -171,7 +171,7 @@ def test_a_stopping_etcd_member_sends_databases_no_error(target: Target, tier: T
     assert set(statuses) == {"200"} and statuses["200"] >= THREADS, statuses
 
 
-def test_a_standby_that_lacks_wal_is_named_with_what_heals_it(target: Target, make: Make) -> None:
+def test_status_prints_the_repair_of_a_standby_that_lacks_wal(target: Target, make: Make) -> None:
     """It was away while the primary wrote more than it keeps for it. What `make status` says then is typed."""
     primary, standby = target.primary(), target.standby()
     target.on(standby, "systemctl stop patroni")

@@ -42,7 +42,7 @@ def healthy_before_and_after(target: Target) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("group", "unit"), SERVICES, ids="-".join)
-def test_comes_back(target: Target, group: str, unit: str) -> None:
+def test_a_killed_service_restarts(target: Target, group: str, unit: str) -> None:
     host = target.groups[group][-1]
     before = show(target, host, unit)
     target.on(host, f"kill -KILL {before['MainPID']}")
@@ -55,7 +55,7 @@ def test_comes_back(target: Target, group: str, unit: str) -> None:
 
 
 @pytest.mark.parametrize(("group", "unit"), SERVICES, ids="-".join)
-def test_has_a_limit_and_a_back_off(target: Target, group: str, unit: str) -> None:
+def test_a_service_has_a_restart_limit_and_a_back_off(target: Target, group: str, unit: str) -> None:
     told = show(target, target.groups[group][-1], unit)
     assert told["Restart"] == "always"
     if unit == "ssh":  # a host nobody can log in to helps nobody: it is tried for ever

@@ -4,7 +4,7 @@ from fixtures import Make
 from target import Target
 
 
-def test_status_of_a_healthy_tier(target: Target, make: Make, healthy: None) -> None:
+def test_status_of_a_healthy_environment(target: Target, make: Make, healthy: None) -> None:
     done = make("status")
     assert done.returncode == 0, done.stdout
     assert "all is well" in done.stdout

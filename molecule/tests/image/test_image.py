@@ -86,7 +86,7 @@ def files_fixture(target: Target, came: dict[str, str]) -> dict[str, dict[str, b
 
 def is_booted(container: str) -> bool:
     """Whether systemd of a container has ended its boot."""
-    return asked(container, "systemctl is-system-running").strip() in ("running", "degraded")
+    return output(container, "systemctl is-system-running").strip() in ("running", "degraded")
 
 
 @pytest.fixture(name="booted", scope="module")
@@ -105,12 +105,12 @@ def booted_fixture(target: Target, came: dict[str, str]) -> Iterator[dict[str, s
         target.docker("rm", "--force", *containers.values())
 
 
-def asked(container: str, words: str) -> str:
+def output(container: str, command: str) -> str:
     """What a shell prints in a container."""
-    return subprocess.run(inside(container, "sh", "-c", words), capture_output=True, text=True, check=False).stdout
+    return subprocess.run(inside(container, "sh", "-c", command), capture_output=True, text=True, check=False).stdout
 
 
-def test_some_hosts_came_from_golden_images_of_their_own_groups(tier: Tier, came: dict[str, str]) -> None:
+def test_hosts_were_created_from_golden_images_of_the_groups(tier: Tier, came: dict[str, str]) -> None:
     assert came
     for host, image in came.items():
         assert image == tier.value("host_image", host)
@@ -132,7 +132,7 @@ def test_an_image_has_no_keys_and_no_identity(files: dict[str, dict[str, bytes]]
         assert f"\n{tier.value('operator_name', tier.value('groups')['all'][0])}:".encode() not in found["etc/passwd"]
 
 
-def test_an_image_has_the_packages_and_none_of_the_secrets(
+def test_an_image_has_the_packages_and_no_secrets(
     files: dict[str, dict[str, bytes]], target: Target, came: dict[str, str]
 ) -> None:
     configured = [
@@ -155,40 +155,40 @@ def test_an_image_has_the_packages_and_none_of_the_secrets(
     ] == []
 
 
-def test_a_boot_starts_nothing_that_the_image_installed(booted: dict[str, str]) -> None:
+def test_a_boot_starts_no_units_of_installed_packages(booted: dict[str, str]) -> None:
     for image, container in booted.items():
-        held = set(asked(container, "ls /run/systemd/generator.early").split())
+        held = set(output(container, "ls /run/systemd/generator.early").split())
         assert {"rsyslog.service", "munin-node.service", "systemd-timesyncd.service", "logrotate.timer"} <= held, image
         up = {
             line.split()[0]
-            for line in asked(
+            for line in output(
                 container, "systemctl list-units --plain --no-legend --state=active,activating,failed"
             ).splitlines()
         }
         assert up & held == set(), image
-        assert [line for line in asked(container, "ss -Hltunp").splitlines() if '"sshd"' not in line] == [], image
-        assert asked(container, "systemctl --failed --plain --no-legend") == "", image
+        assert [line for line in output(container, "ss -Hltunp").splitlines() if '"sshd"' not in line] == [], image
+        assert output(container, "systemctl --failed --plain --no-legend") == "", image
 
 
 def test_released_units_are_enabled_as_packaged_and_not_started(booted: dict[str, str]) -> None:
     for image, container in booted.items():
-        running = asked(
+        running = output(
             container,
             "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1",
         )
-        held = asked(container, "ls /run/systemd/generator.early").split()
-        asked(container, "/etc/systemd/system-generators/image-hold release")
+        held = output(container, "ls /run/systemd/generator.early").split()
+        output(container, "/etc/systemd/system-generators/image-hold release")
         assert (
-            asked(container, "ls -A /etc/systemd/system-generators; ls -A /run/systemd/generator.early 2>/dev/null")
+            output(container, "ls -A /etc/systemd/system-generators; ls -A /run/systemd/generator.early 2>/dev/null")
             == ""
         ), image
         states = dict(
-            line.split()[:2] for line in asked(container, "systemctl list-unit-files --plain --no-legend").splitlines()
+            line.split()[:2] for line in output(container, "systemctl list-unit-files --plain --no-legend").splitlines()
         )
         assert states["rsyslog.service"] == states["logrotate.timer"] == "enabled", image
         assert [unit for unit in held if states.get(unit, "").startswith("masked-runtime")] == [], image
         assert (
-            asked(
+            output(
                 container,
                 "systemctl list-units --plain --no-legend --type=service,socket,timer --state=active | cut -d' ' -f1",
             )
@@ -196,7 +196,7 @@ def test_released_units_are_enabled_as_packaged_and_not_started(booted: dict[str
         ), image
 
 
-def test_every_host_has_keys_and_an_identity_of_its_own(target: Target, came: dict[str, str]) -> None:
+def test_host_keys_and_machine_ids_are_unique(target: Target, came: dict[str, str]) -> None:
     for path in ("/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"):
         told = {host: target.on(host, f"cat {path}").strip() for host in target.groups["all"]}
         assert all(told.values()) and len(set(told.values())) == len(told), path
@@ -204,7 +204,7 @@ def test_every_host_has_keys_and_an_identity_of_its_own(target: Target, came: di
         assert target.on(host, "ls /etc/systemd/system-generators").strip() == "", host
 
 
-def test_hosts_that_came_bare_and_from_an_image_are_the_same(make: Make, target: Target, came: dict[str, str]) -> None:
+def test_hosts_from_images_and_bare_hosts_have_no_differences(make: Make, target: Target, came: dict[str, str]) -> None:
     assert [
         pool for pool, hosts in target.groups.items() if pool != "all" and 0 < len(set(hosts) & set(came)) < len(hosts)
     ], "no pool has both"
@@ -212,7 +212,7 @@ def test_hosts_that_came_bare_and_from_an_image_are_the_same(make: Make, target:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_status_says_that_an_image_is_older_than_its_packages(make: Make, target: Target, came: dict[str, str]) -> None:
+def test_status_reports_an_image_with_outdated_packages(make: Make, target: Target, came: dict[str, str]) -> None:
     host = min(came)
     target.on(host, 'sed -i.as-it-was \'s/"curl"/"curl-of-before"/\' /var/lib/realworld-image')
     try:
@@ -237,7 +237,7 @@ def test_make_image_leaves_current_images_unchanged(make: Make, came: dict[str, 
     assert made() == before
 
 
-def test_a_host_that_was_converged_becomes_no_image(tier: Tier, target: Target, came: dict[str, str]) -> None:
+def test_a_converged_host_is_refused_as_an_image(tier: Tier, target: Target, came: dict[str, str]) -> None:
     host = min(came)
     done = subprocess.run(
         ["ansible-playbook", "-i", tier.inventory, "playbooks/image.yml", "--limit", host],

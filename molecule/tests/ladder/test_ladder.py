@@ -65,7 +65,7 @@ def test_a_single_host_has_every_role(box: Target, tier: Tier, visitor: requests
     assert done.returncode == 0 and "0 differences" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_box_has_its_name_and_keeps_it(box: Target, tier: Tier) -> None:
+def test_cloud_init_keeps_the_hostname_of_the_box(box: Target, tier: Tier) -> None:
     assert box.on("box1", "hostname; cat /etc/hostname").split() == ["box1", "box1"]
     assert box.on("box1", "getent hosts $(hostname)").split() == [tier.address("box1"), "box1"]
     # What cloud-init writes /etc/hosts from, where its settings tell it to.
@@ -74,7 +74,7 @@ def test_the_box_has_its_name_and_keeps_it(box: Target, tier: Tier) -> None:
     ).endswith("manage_etc_hosts: false")
 
 
-def test_debians_own_daemons_were_taken_over(box: Target, tier: Tier) -> None:
+def test_daemons_of_debian_packages_are_replaced(box: Target, tier: Tier) -> None:
     """etcd's cluster is this tier's, its data of before are kept aside, and there is one PostgreSQL: Patroni's."""
     address = tier.address("box1")
     members = box.run(
@@ -100,7 +100,7 @@ def test_debians_own_daemons_were_taken_over(box: Target, tier: Tier) -> None:
     )
 
 
-def test_the_database_gets_a_host_of_its_own(box: Target, tier: Tier, make: Make) -> None:
+def test_the_database_moves_to_a_separate_host(box: Target, tier: Tier, make: Make) -> None:
     """Nobody notices, nor that the only balancer is restarted before; every row and every picture is there afterwards, those of meanwhile, too."""
     kept = "select md5(string_agg(s::text, ' ' order by s.id)) from budget_story s where title !~ '^drill '"
     before = box.sql(kept)
@@ -127,7 +127,7 @@ def test_the_database_gets_a_host_of_its_own(box: Target, tier: Tier, make: Make
     assert target.primary() == "db1" and target.groups["db"] == ["db1"]
 
 
-def test_the_box_is_no_database_any_more(box: Target, tier: Tier, make: Make) -> None:
+def test_the_box_has_no_database_after_the_move(box: Target, tier: Tier, make: Make) -> None:
     for unit in ("patroni", "postgresql"):
         assert box.on("box1", f"systemctl is-active {unit}; true") == "inactive"
     assert not box.on("box1", "ss -Hltn 'sport = :8008'")

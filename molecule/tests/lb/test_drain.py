@@ -51,7 +51,7 @@ def stopped(host: Host, user: str) -> Iterator[None]:
         host.check_output("pkill -CONT -u %s", user)
 
 
-def asked(lb: Balancer, host: str, log: str) -> set[str]:
+def upstream_addresses(lb: Balancer, host: str, log: str) -> set[str]:
     """Addresses of the hosts that a balancer's next requests come to."""
     token = uuid.uuid4().hex
     assert {lb.ask(f"/?{token}").status for _ in range(8)} == {200}
@@ -67,7 +67,7 @@ def test_a_drained_host_finishes_running_requests_and_gets_no_new_requests(
     leaver, others = list(apps)[-1], set(list(apps.values())[:-1])
     first = on(site["balancers"][0]["name"])
     lb, answers = Balancer(tier, site, site["balancers"][0]["address"]), []
-    assert asked(lb, first, log) == set(apps.values())
+    assert upstream_addresses(lb, first, log) == set(apps.values())
     threads = [threading.Thread(target=lambda: answers.append(lb.ask("/", "POST", b"x").status)) for _ in range(POSTS)]
     try:
         with stopped(on(leaver), tier.value("site_name")):
@@ -75,7 +75,7 @@ def test_a_drained_host_finishes_running_requests_and_gets_no_new_requests(
                 thread.start()
             await_true(lambda: 0 < len(answers) < POSTS)
             drained = pools(tier, leaver)
-            await_true(lambda: asked(lb, first, log) == others, 30)
+            await_true(lambda: upstream_addresses(lb, first, log) == others, 30)
             before = len(answers)
             with pytest.raises(subprocess.TimeoutExpired):
                 drained.wait(3)
@@ -84,11 +84,11 @@ def test_a_drained_host_finishes_running_requests_and_gets_no_new_requests(
         for thread in threads:
             thread.join()
         assert answers == [403] * POSTS  # the site's own word about a form without its token
-        assert asked(lb, first, log) == others
+        assert upstream_addresses(lb, first, log) == others
         # So it will be after a restart.
         for balancer in tier.hosts("lb"):
             lines = on(balancer).run(f"grep -rh '{apps[leaver]}:' /etc/{site['engine']}").stdout.splitlines()
             assert [line for line in lines if " down;" not in line and not line.startswith("# ")] == []
     finally:
         done(pools(tier))
-    assert asked(lb, first, log) == set(apps.values())
+    assert upstream_addresses(lb, first, log) == set(apps.values())

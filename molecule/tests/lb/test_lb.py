@@ -38,13 +38,13 @@ def bench_fixture(tier: Tier, site: Site) -> Iterator[Bench]:
 # ------------------------------------------------------------------ the real tier
 
 
-def test_visitors_get_pages_by_the_virtual_ip(tier: Tier, site: Site) -> None:
+def test_pages_are_served_by_the_virtual_ip(tier: Tier, site: Site) -> None:
     answer = Balancer(tier, site, site["vip"]).ask("/")
     assert answer.status == 200
     assert answer.getheader("X-Request-Id")
 
 
-def test_pages_come_from_every_app_host(host: Host, lb: Balancer, log: str, site: Site) -> None:
+def test_pages_are_served_by_every_app_host(host: Host, lb: Balancer, log: str, site: Site) -> None:
     token = uuid.uuid4().hex
     pool = site["pools"]["app"]
     expected = {f"{peer['address']}:{pool['port']}" for peer in pool["hosts"]}
@@ -58,7 +58,7 @@ def test_pages_come_from_every_app_host(host: Host, lb: Balancer, log: str, site
     await_true(reached, 20)
 
 
-def test_files_come_from_every_media_host(host: Host, lb: Balancer, log: str, site: Site) -> None:
+def test_files_are_served_by_every_media_host(host: Host, lb: Balancer, log: str, site: Site) -> None:
     pool = site["pools"]["media"]
     expected = {f"{peer['address']}:{pool['port']}" for peer in pool["hosts"]}
     for url in site["urls"]:
@@ -69,7 +69,7 @@ def test_files_come_from_every_media_host(host: Host, lb: Balancer, log: str, si
         assert set(line["upstream"].split(", ")) == expected
 
 
-def test_healthy_hosts_never_look_failed_under_load(lb: Balancer) -> None:
+def test_no_request_fails_under_load(lb: Balancer) -> None:
     def visit(number: int) -> Iterator[int]:
         connection = http.client.HTTPConnection(lb.name, timeout=30)
         connection.sock = lb.tls()
@@ -89,7 +89,7 @@ def test_healthy_hosts_never_look_failed_under_load(lb: Balancer) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_tls_is_modern(lb: Balancer) -> None:
+def test_only_tls_1_2_and_1_3_are_accepted(lb: Balancer) -> None:
     for version, expected in [
         (ssl.TLSVersion.TLSv1_1, None),
         (ssl.TLSVersion.TLSv1_2, "TLSv1.2"),
@@ -109,27 +109,27 @@ def test_tls_is_modern(lb: Balancer) -> None:
                 assert cipher and cipher[0].startswith(("ECDHE-", "TLS_")) and "CBC" not in cipher[0]
 
 
-def test_plain_http_is_redirected(lb: Balancer) -> None:
+def test_http_is_redirected_to_https(lb: Balancer) -> None:
     answer = lb.ask("/path?query=1", scheme="http")
     port = "" if lb.ports["https"] == 443 else f":{lb.ports['https']}"
     assert (answer.status, answer.getheader("Location")) == (301, f"https://{lb.name}{port}/path?query=1")
 
 
-def test_another_name_is_refused(lb: Balancer) -> None:
+def test_other_host_names_are_refused(lb: Balancer) -> None:
     for name in ["evil.example", lb.name + ".evil.example"]:
         with pytest.raises(ConnectionResetError):
             lb.ask("/", headers={"Host": name}, scheme="http")
         assert lb.ask("/", headers={"Host": name}).status == 421
 
 
-def test_health_is_told_to_balancers(host: Host, lb: Balancer, site: Site) -> None:
+def test_the_balancer_answers_health_checks(host: Host, lb: Balancer, site: Site) -> None:
     assert host.check_output(f"curl -fsS http://127.0.0.1:{lb.ports['http']}{site['health']}") == "ok"
     assert lb.ask(site["health"], scheme="http").status == 204
     with pytest.raises(ConnectionResetError):
         lb.ask(site["health"], headers={"Host": "127.0.0.1"}, scheme="http")
 
 
-def test_logging_goes_on_after_a_rotation(host: Host, lb: Balancer, log: str, site: Site) -> None:
+def test_the_access_log_is_reopened_after_a_rotation(host: Host, lb: Balancer, log: str, site: Site) -> None:
     host.check_output(f"logrotate --force /etc/logrotate.d/{site['engine']}")
     token = uuid.uuid4().hex
     # The engine turns to the new file when it hears of it.
@@ -139,7 +139,7 @@ def test_logging_goes_on_after_a_rotation(host: Host, lb: Balancer, log: str, si
 # ------------------------------------------------------------------ the bench
 
 
-def test_hosts_learn_the_truth_about_a_visitor(bench: Bench) -> None:
+def test_forwarded_headers_of_visitors_are_replaced(bench: Bench) -> None:
     lies = {
         "X-Forwarded-For": "6.6.6.6",
         "X-Real-IP": "6.6.6.6",
@@ -190,13 +190,13 @@ def test_a_valid_request_id_of_a_visitor_is_kept(bench: Bench, claimed: str, kep
 
 
 @pytest.mark.parametrize("path", ["/-/", "/-/health", "/%2d/health", "//-/health", "/./-/health", "/a/../-/health"])
-def test_questions_to_the_hosts_themselves_are_refused(bench: Bench, path: str) -> None:
+def test_internal_paths_are_refused(bench: Bench, path: str) -> None:
     token = uuid.uuid4().hex
     assert bench.ask(f"{path}?{token}").status == 404
     assert token not in bench.hits()
 
 
-def test_pages_are_asked_for_twice_where_nothing_can_have_been_done(bench: Bench) -> None:
+def test_safe_requests_are_retried_and_changes_are_not(bench: Bench) -> None:
     """Where the first host closes the connection or says 503. What it takes too long for it may still be doing. Changes are made once."""
     tokens = {(method, fault): uuid.uuid4().hex for method in METHODS for fault in ("die", "busy", "stall")}
     with concurrent.futures.ThreadPoolExecutor(len(tokens)) as pool:
@@ -210,11 +210,11 @@ def test_pages_are_asked_for_twice_where_nothing_can_have_been_done(bench: Bench
             assert got == (1, {"die": 502, "busy": 503, "stall": 504}[fault]), (method, fault)
 
 
-def test_a_slow_page_is_still_answered(bench: Bench) -> None:
+def test_a_slow_page_is_answered(bench: Bench) -> None:
     assert bench.ask(f"/slow/{uuid.uuid4().hex}").status == 200
 
 
-def test_a_host_that_is_down_costs_nobody_a_change(bench: Bench) -> None:
+def test_changes_succeed_while_a_backend_is_down(bench: Bench) -> None:
     down = bench.pools["app"][:1]
     bench.pause(down)
     try:
@@ -223,7 +223,7 @@ def test_a_host_that_is_down_costs_nobody_a_change(bench: Bench) -> None:
         bench.resume(down)
 
 
-def test_with_every_app_host_down_visitors_are_told_and_files_served(bench: Bench, site: Site) -> None:
+def test_with_every_app_host_down_pages_are_502_and_files_are_served(bench: Bench, site: Site) -> None:
     bench.pause(bench.pools["app"])
     try:
         for method in ["GET", "POST", "DELETE"]:
@@ -237,7 +237,7 @@ def test_with_every_app_host_down_visitors_are_told_and_files_served(bench: Benc
     assert bench.ask("/").status == 200
 
 
-def test_uploads_arrive_whole_up_to_the_limit(bench: Bench, site: Site) -> None:
+def test_uploads_up_to_the_limit_are_complete(bench: Bench, site: Site) -> None:
     limit = site["limit"]
     body = bytes(range(256)) * (limit // 256)
     halves = iter([body[: limit // 2], body[limit // 2 :]])
@@ -248,7 +248,7 @@ def test_uploads_arrive_whole_up_to_the_limit(bench: Bench, site: Site) -> None:
         assert int(told["headers"]["Content-Length"]) == limit
 
 
-def test_larger_uploads_are_refused(bench: Bench, site: Site) -> None:
+def test_uploads_over_the_limit_are_refused(bench: Bench, site: Site) -> None:
     token, size = uuid.uuid4().hex, site["limit"] + 1
     for framing, body in [
         (f"Content-Length: {size}", b""),
@@ -260,5 +260,5 @@ def test_larger_uploads_are_refused(bench: Bench, site: Site) -> None:
     assert token not in bench.hits()
 
 
-def test_files_are_only_read(bench: Bench, site: Site) -> None:
+def test_write_methods_on_files_are_refused(bench: Bench, site: Site) -> None:
     assert {bench.ask(url + "x", method).status for url in site["urls"] for method in METHODS[2:]} == {405}

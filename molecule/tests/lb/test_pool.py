@@ -11,7 +11,7 @@ from tier import Tier
 ASKED = 12
 
 
-def seen(make: Make, name: str) -> Any:
+def statistics(make: Make, name: str) -> Any:
     """{host: (requests, failed)} of a balancer, as the operator reads it."""
     said = make("pool", "MINUTES=30")
     assert said.returncode == 0, said.stdout + said.stderr
@@ -24,7 +24,7 @@ def test_requests_and_failures_are_counted_for_each_host(tier: Tier, on: OnHost,
     balancer = site["balancers"][0]
     lb, broken = Balancer(tier, site, balancer["address"]), site["pools"]["media"]["hosts"][-1]
     apps = [app["name"] for app in site["pools"]["app"]["hosts"]]
-    before = seen(make, balancer["name"])
+    before = statistics(make, balancer["name"])
     assert list(before) == [host["name"] for pool in ("app", "media") for host in site["pools"][pool]["hosts"]]
     assert {lb.ask("/").status for _ in range(ASKED)} == {200}
     on(broken["name"]).check_output("systemctl stop lighttpd")
@@ -38,7 +38,7 @@ def test_requests_and_failures_are_counted_for_each_host(tier: Tier, on: OnHost,
             on(broken["name"]).run(f"curl -so /dev/null {broken['address']}:{site['pools']['media']['port']}").rc == 0
         )
     )
-    after = seen(make, balancer["name"])
+    after = statistics(make, balancer["name"])
     assert sum(after[app][0] - before[app][0] for app in apps) >= ASKED
     assert after[broken["name"]][1] > before[broken["name"]][1]
     assert [app for app in apps if after[app][1] != before[app][1]] == []
@@ -48,6 +48,6 @@ def test_munin_counts_the_answers_to_visitors(tier: Tier, on: OnHost, site: Site
     """By the balancer's log, which not everybody may read."""
     balancer = site["balancers"][0]
     assert Balancer(tier, site, balancer["address"]).ask("/").status == 200
-    seen = on(balancer["name"]).check_output("munin-run answers_bytes; munin-run answers_status")
-    values = {name: float(value) for name, value in re.findall(r"(?m)^(\w+)\.value (\S+)$", seen)}
-    assert values["sent"] > 0 and values["s2"] > 0, seen
+    figures = on(balancer["name"]).check_output("munin-run answers_bytes; munin-run answers_status")
+    values = {name: float(value) for name, value in re.findall(r"(?m)^(\w+)\.value (\S+)$", figures)}
+    assert values["sent"] > 0 and values["s2"] > 0, figures

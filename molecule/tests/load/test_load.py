@@ -7,7 +7,7 @@ from target import Target
 from tier import Tier, output_of
 
 
-def test_a_few_visitors_are_measured(make: Make, target: Target, tier: Tier) -> None:
+def test_make_load_measures_visitors_and_hosts(make: Make, target: Target, tier: Tier) -> None:
     target.await_healthy()
     done = make("load", "USERS=6", "SECONDS=10")
     assert done.returncode == 0, output_of(done)[-3000:]

@@ -50,13 +50,13 @@ def monitor_fixture(target: Target) -> str:
 
 @pytest.fixture(name="kept", scope="module")
 def kept_fixture(target: Target, tier: Tier, monitor: str) -> Callable[..., list[str]]:
-    """kept(words, "app1", "db1") is the lines with these words that the monitor has of some hosts, or of all, rotated yesterday at the most."""
+    """kept(text, "app1", "db1") is the lines with a text that the monitor has of some hosts, or of all, rotated yesterday at the most."""
     directory = tier.value("log_dir")
 
-    def kept(words: str, *hosts: str) -> list[str]:
+    def kept(text: str, *hosts: str) -> list[str]:
         files = [f"{directory}/{host}.log{end}" for host in hosts or target.groups["all"] for end in (".1", "")]
         return target.run(
-            monitor, "sh", "-c", 'words=$1; shift; grep -hsF -e "$words" "$@"; true', "sh", words, *files
+            monitor, "sh", "-c", 'text=$1; shift; grep -hsF -e "$text" "$@"; true', "sh", text, *files
         ).splitlines()
 
     return kept
@@ -101,7 +101,7 @@ def healthy_before_and_after(target: Target) -> Iterator[None]:
     target.await_healthy()
 
 
-def told(line: str) -> float:
+def timestamp(line: str) -> float:
     """When a line was written, in seconds since 1970."""
     return datetime.datetime.fromisoformat(line.partition(" ")[0]).timestamp()
 
@@ -128,7 +128,7 @@ def test_lines_of_every_service_arrive(target: Target, await_lines: Callable[...
     await_lines(wanted)
 
 
-def test_requests_arrive_from_every_host_that_had_a_part_in_them(
+def test_lines_of_a_request_arrive_from_balancers_and_backends(
     target: Target, kept: Callable[..., list[str]], tier: Tier, visitor: requests.Session
 ) -> None:
     """Mostly at once. A line was once seen to come more than 20 s late, just before its host's next one; the monitor asks each host something once a minute."""
@@ -149,7 +149,7 @@ def test_requests_arrive_from_every_host_that_had_a_part_in_them(
             )
 
 
-def test_statements_of_the_database_arrive(target: Target, kept: Callable[..., list[str]]) -> None:
+def test_slow_statements_of_the_database_arrive(target: Target, kept: Callable[..., list[str]]) -> None:
     token = uuid.uuid4().hex
     target.sql(f"select pg_sleep(0.6) /* {token} */")
     primary = target.primary()
@@ -168,13 +168,13 @@ def test_logins_of_every_host_arrive(target: Target, kept: Callable[..., list[st
             f"{words} on {host}"
             for host in target.groups["all"]
             for words in ("Accepted publickey for ", "session opened for user root")
-            if not any(told(line) >= begun - 1 for line in kept(words, host))
+            if not any(timestamp(line) >= begun - 1 for line in kept(words, host))
         )
 
     target.await_no_problem(missing, "line", 30)
 
 
-def test_the_ledger_of_releases_arrives(target: Target, kept: Callable[..., list[str]]) -> None:
+def test_the_release_log_arrives(target: Target, kept: Callable[..., list[str]]) -> None:
     def release_lines(written: str, host: str) -> list[str]:
         return [line for line in kept(written, host) if " releases" in line]
 
@@ -187,7 +187,7 @@ def test_the_ledger_of_releases_arrives(target: Target, kept: Callable[..., list
         )
 
 
-def test_lines_written_while_the_monitor_is_away_arrive(
+def test_lines_written_while_the_monitor_is_down_arrive(
     target: Target, kept: Callable[..., list[str]], tier: Tier, visitor: requests.Session, monitor: str
 ) -> None:
     token = uuid.uuid4().hex[:8]
@@ -226,9 +226,7 @@ def test_lines_written_while_the_monitor_is_away_arrive(
 @pytest.mark.parametrize(
     "damage", ["truncate --size 0", "sed -i 's/;i=[0-9a-f]*;/;i=ffffffff;/; s/;x=.*/;x=1/'"], ids=["empty", "lost"]
 )
-def test_a_power_cut_sends_no_line_twice_and_loses_none(
-    target: Target, kept: Callable[..., list[str]], damage: str
-) -> None:
+def test_a_power_cut_duplicates_and_loses_no_line(target: Target, kept: Callable[..., list[str]], damage: str) -> None:
     host, (before, meanwhile) = target.groups["app"][-1], (uuid.uuid4().hex for _ in range(2))
     target.on(host, f"logger {before}")
     target.wait(lambda: kept(before, host), "line before the power cut", 30)
@@ -240,7 +238,7 @@ def test_a_power_cut_sends_no_line_twice_and_loses_none(
     assert [len(kept(words, host)) for words in (before, meanwhile)] == [1, 1]
 
 
-def test_a_request_is_followed_from_the_balancer_to_the_database(
+def test_make_logs_follows_a_request_from_balancer_to_database(
     target: Target, kept: Callable[..., list[str]], make: Make, tier: Tier, visitor: requests.Session
 ) -> None:
     known_as = uuid.uuid4().hex
@@ -282,12 +280,12 @@ def test_a_request_is_followed_from_the_balancer_to_the_database(
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and missing(done.stdout) == ""
     assert all(known_as in line for line in lines)
-    assert [told(line) for line in lines] == sorted(map(told, lines))
+    assert [timestamp(line) for line in lines] == sorted(map(timestamp, lines))
     hosts = {line.split()[1] for line in lines}
     assert all(hosts & set(target.groups[group]) for group in ("lb", "app", "db")), hosts
 
 
-def test_lines_of_one_host_and_service_are_found(target: Target, await_lines: Callable[..., None], make: Make) -> None:
+def test_make_logs_selects_lines_by_host_and_unit(target: Target, await_lines: Callable[..., None], make: Make) -> None:
     host, other = target.groups["app"][0], target.groups["app"][-1]
     token = uuid.uuid4().hex
     for name in (host, other):
@@ -319,8 +317,8 @@ def answered(address: str, port: int, context: ssl.SSLContext | None = None) -> 
         return False
 
 
-def openssl(*words: str | pathlib.Path) -> None:
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
+def openssl(*arguments: str | pathlib.Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture(name="certified")
@@ -372,7 +370,9 @@ def certified_fixture(tmp_path: pathlib.Path) -> Certified:
     return certified
 
 
-def test_only_hosts_of_the_tier_are_let_in(target: Target, tier: Tier, monitor: str, certified: Certified) -> None:
+def test_rsyslog_accepts_hosts_of_the_environment_only(
+    target: Target, tier: Tier, monitor: str, certified: Certified
+) -> None:
     address, port = tier.address(monitor), tier.value("log_port")
     own = tier.value("[log_ca_certificate, log_ca_key]", host=monitor)
     other = tier.value("[backup_ca_certificate, backup_ca_key]", host=monitor)
@@ -392,7 +392,7 @@ def test_only_hosts_of_the_tier_are_let_in(target: Target, tier: Tier, monitor: 
     assert not answered(address, port, context(certified(host, *other)))
 
 
-def test_hosts_send_their_lines_to_the_monitor_alone(target: Target, tier: Tier, monitor: str) -> None:
+def test_hosts_send_lines_to_the_monitor_only(target: Target, tier: Tier, monitor: str) -> None:
     """What they send to is the monitor by its certificate, whoever has its address."""
     for host in target.groups["all"]:
         if host != monitor:
@@ -457,7 +457,7 @@ def test_logs_of_a_host_are_bounded(target: Target, tier: Tier) -> None:
 # ------------------------------------------------------------------ what visitors asked for
 
 
-def test_the_page_of_requests_is_there_and_asks_for_the_password(
+def test_the_page_of_requests_requires_the_password(
     target: Target,
     kept: Callable[..., list[str]],
     tier: Tier,
@@ -525,4 +525,4 @@ def test_no_secret_is_in_any_log_of_any_host(target: Target, tier: Tier) -> None
         return [f"{host} tells {name}" for name, some in secrets.items() if set(some) & set(found)]
 
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
-        assert [told for some in threads.map(telling, target.groups["all"]) for told in some] == []
+        assert [line for some in threads.map(telling, target.groups["all"]) for line in some] == []

@@ -26,7 +26,7 @@ def services(nagios: Nagios) -> dict[str, set[str]]:
     return found
 
 
-def test_exactly_the_hosts_of_the_inventory_are_watched(nagios: Nagios, target: Target, tier: Tier) -> None:
+def test_nagios_checks_the_hosts_of_the_inventory(nagios: Nagios, target: Target, tier: Tier) -> None:
     declared = tier.value("nagios_checks", nagios.host)
     known = services(nagios)
     assert set(known) == {"tier", *target.groups["all"]}
@@ -78,7 +78,7 @@ def acknowledge(visitor: requests.Session, web: Web, host: str, check: str) -> N
     assert done.status_code == 200 and "successfully submitted" in done.text, done.text[-1500:]
 
 
-def test_alarms_of_single_hosts(
+def test_faults_of_single_hosts_raise_alarms(
     nagios: Nagios,
     target: Target,
     tier: Tier,
@@ -100,25 +100,29 @@ def test_alarms_of_single_hosts(
             visitor,
             page,
             target,
-            lambda told: all(
-                any(one["host"] == name and one["why"].startswith(why) for one in told["wrong"])
+            lambda status: all(
+                any(one["host"] == name and one["why"].startswith(why) for one in status["wrong"])
                 for name, why in wrong.items()
             ),
             "red page",
         )
-        assert time.time() - wave.begun < 60
+        assert time.time() - wave.started < 60
         wave.await_alarms()
 
         def unrepeated() -> dict[Service, str]:
-            left = {} if len(numbers(nagios, wave.begun, host, check, "ops")) >= 2 else {(host, check): "not repeated"}
+            left = (
+                {} if len(numbers(nagios, wave.started, host, check, "ops")) >= 2 else {(host, check): "not repeated"}
+            )
             return (
-                left if numbers(nagios, wave.begun, *escalated, step["tells"]) else left | {escalated: "not escalated"}
+                left
+                if numbers(nagios, wave.started, *escalated, step["tells"])
+                else left | {escalated: "not escalated"}
             )
 
         nagios.check_until_none(unrepeated, "repetition")
-        third = numbers(nagios, wave.begun, *escalated, step["tells"])[0].at
+        third = numbers(nagios, wave.started, *escalated, step["tells"])[0].at
         assert (
-            len([one for one in numbers(nagios, wave.begun, *escalated, step["from"]) if one.at < third - 5])
+            len([one for one in numbers(nagios, wave.started, *escalated, step["from"]) if one.at < third - 5])
             == step["after"] - 1
         )
 
@@ -138,11 +142,13 @@ def test_alarms_of_single_hosts(
             nagios.check_now((host, check))
             time.sleep(4)  # between two looks that could repeat it
         assert numbers(nagios, acknowledged + 1, host, check, "ops") == []
-    monitor_page.await_status(visitor, page, target, lambda told: told["state"] == "well", "page that finds all well")
+    monitor_page.await_status(
+        visitor, page, target, lambda status: status["state"] == "well", "page that finds all well"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in alarms.WAVES if name not in (SINGLE, CUT_OFF)])
-def test_alarms(inject: Inject, name: str) -> None:
+def test_faults_and_repairs_are_notified(inject: Inject, name: str) -> None:
     """The right contacts are told by every way they have, with what to do; children are silent; the recovery is told."""
     with inject(name) as wave:
         wave.await_alarms()
@@ -150,17 +156,17 @@ def test_alarms(inject: Inject, name: str) -> None:
 
 def beat(nagios: Nagios) -> bool:
     """Have a heartbeat, as the timer does every minute; whether one came."""
-    before = len(nagios.sinks.beats)
+    before = len(nagios.sinks.heartbeats)
     nagios.on("systemctl start nagios-heartbeat.service")
-    return len(nagios.sinks.beats) > before
+    return len(nagios.sinks.heartbeats) > before
 
 
-def test_the_heartbeat_goes_on_by_itself(nagios: Nagios, target: Target) -> None:
+def test_a_timer_sends_the_heartbeat(nagios: Nagios, target: Target) -> None:
     """It has, while others tested, or it will."""
-    target.wait(lambda: nagios.sinks.beats, "heartbeat of the timer", 90)
+    target.wait(lambda: nagios.sinks.heartbeats, "heartbeat of the timer", 90)
 
 
-def test_alarms_of_a_monitor_that_is_cut_off(nagios: Nagios, inject: Inject) -> None:
+def test_an_isolated_monitor_keeps_alarms_and_sends_no_heartbeat(nagios: Nagios, inject: Inject) -> None:
     """It tells of nobody but itself, once it can, and has no heartbeat while it cannot."""
     with inject(CUT_OFF) as wave:
         wave.await_alarms()
@@ -171,7 +177,7 @@ def test_alarms_of_a_monitor_that_is_cut_off(nagios: Nagios, inject: Inject) -> 
     assert beat(nagios)
 
 
-def test_no_heartbeat_without_nagios(nagios: Nagios, visitor: requests.Session, web: Web) -> None:
+def test_the_heartbeat_stops_without_nagios(nagios: Nagios, visitor: requests.Session, web: Web) -> None:
     """Neither while it is frozen nor while it is off."""
 
     def alive() -> int:
@@ -214,7 +220,7 @@ def test_a_flapping_service_is_notified_once(nagios: Nagios) -> None:
             if (one.type, one.host, one.check) == (kind, host, check) and one.at >= begun
         ]
 
-    def found(age: int, times: int) -> None:
+    def check_repeatedly(age: int, times: int) -> None:
         nagios.on(f"touch --date '{age} minutes ago' /var/lib/munin/datafile")
         for _ in range(times):
             nagios.check_now((host, check))
@@ -225,7 +231,7 @@ def test_a_flapping_service_is_notified_once(nagios: Nagios) -> None:
         while not heard(kind):
             assert time.monotonic() < deadline, f"no {kind}"
             for one in rounds:
-                found(*one)
+                check_repeatedly(*one)
 
     until("FLAPPINGSTART", (120, 3), (0, 1))  # as many as it takes to be sure, and one that is well
     flaps = heard("FLAPPINGSTART")[0].at
@@ -235,7 +241,7 @@ def test_a_flapping_service_is_notified_once(nagios: Nagios) -> None:
     assert [one for kind in ("PROBLEM", "RECOVERY") for one in heard(kind) if flaps + 2 < one.at < settled - 1] == []
 
 
-def test_pages_ask_for_the_password(visitor: requests.Session, web: Web) -> None:
+def test_pages_of_nagios_require_the_password(visitor: requests.Session, web: Web) -> None:
     url, login = web
     for path in (
         "/cgi-bin/nagios4/status.cgi?host=all",
@@ -247,7 +253,7 @@ def test_pages_ask_for_the_password(visitor: requests.Session, web: Web) -> None
     assert visitor.get(f"{url}/nagios4/", auth=login, timeout=10).status_code == 200
 
 
-def test_notifications_lead_to_a_line_of_the_runbook(visitor: requests.Session, web: Web, nagios: Nagios) -> None:
+def test_the_runbook_has_a_section_for_every_check(visitor: requests.Session, web: Web, nagios: Nagios) -> None:
     url, login = web
     assert visitor.get(f"{url}/runbook", timeout=10).status_code == 401
     shown = visitor.get(f"{url}/runbook", auth=login, timeout=10)
@@ -256,14 +262,14 @@ def test_notifications_lead_to_a_line_of_the_runbook(visitor: requests.Session, 
     assert "&lt;code" not in shown.text and "<code>make reboot LIMIT=HOST</code>" in shown.text
 
 
-def test_the_page_shows_every_host(visitor: requests.Session, web: Web, target: Target) -> None:
+def test_the_status_page_of_nagios_lists_every_host(visitor: requests.Session, web: Web, target: Target) -> None:
     url, login = web
     shown = visitor.get(f"{url}/cgi-bin/nagios4/status.cgi?host=all&limit=0", auth=login, timeout=10)
     assert shown.status_code == 200
     assert [host for host in target.groups["all"] if f"host={host}&" not in shown.text] == []
 
 
-def test_no_secret_is_shown(nagios: Nagios, tier: Tier) -> None:
+def test_no_secret_of_nagios_is_world_readable(nagios: Nagios, tier: Tier) -> None:
     """Who may send to the webhook is nobody's business on the host."""
     for path in ("/etc/nagios4/notify.json", "/etc/msmtprc", "/etc/nagios4/heartbeat.env"):
         assert nagios.on(f"stat -c %a {path}")[-1] == "0"

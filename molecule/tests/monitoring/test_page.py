@@ -19,7 +19,7 @@ AGE = r'<span id="age">, \d+ s ago</span>'
 
 
 @pytest.mark.parametrize("path", ["", "status.json", "index.html", "munin/"])
-def test_the_page_asks_for_the_password(visitor: requests.Session, page: Page, path: str) -> None:
+def test_the_page_requires_the_password(visitor: requests.Session, page: Page, path: str) -> None:
     assert visitor.get(page.url + path, timeout=10).status_code == 401
     assert visitor.get(page.url + path, auth=("munin", "wrong"), timeout=10).status_code == 401
 
@@ -35,7 +35,7 @@ def test_the_page_is_current_and_not_cached(visitor: requests.Session, page: Pag
     assert abs(time.time() - told["at"]) < 60 and set(told["hosts"]) == set(tier.hosts("all"))
 
 
-def test_the_page_renders_and_loads_nothing_from_elsewhere(
+def test_the_page_renders_and_loads_no_external_resource(
     window: Browser, page: Page, tier: Tier, target: Target
 ) -> None:
     """Its script runs under its policy; nothing comes from elsewhere."""
@@ -78,7 +78,7 @@ def test_links_of_the_page_answer(visitor: requests.Session, page: Page, target:
     } == dict.fromkeys(links, 200)
 
 
-def test_an_old_page_shows_that_it_is_blind(page: Page, target: Target, window: Browser) -> None:
+def test_an_outdated_page_is_marked_as_blind(page: Page, target: Target, window: Browser) -> None:
     """An open page notices by itself; so does one that is opened now."""
     monitor = target.groups["monitor"][0]
     window.open(page.url)
@@ -99,7 +99,7 @@ def test_an_old_page_shows_that_it_is_blind(page: Page, target: Target, window: 
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1280])
-def test_nothing_overflows(window: Browser, page: Page, tier: Tier, width: int) -> None:
+def test_no_element_overflows_the_screen(window: Browser, page: Page, tier: Tier, width: int) -> None:
     window.size(width, 844)
     window.open(page.url)
     window.picture(tier.state / f"page-{width}.png")

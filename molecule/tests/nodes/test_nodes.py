@@ -58,7 +58,7 @@ class Standing:
         self.target: Target  # as of the last look()
         self.load: Load | None = None
 
-    def look(self) -> Target:
+    def refresh(self) -> Target:
         """Read anew who is in the tier."""
         self.target = Target(self.inventory)
         if self.load:
@@ -69,7 +69,7 @@ class Standing:
         """Add a host, and await that the tier is whole with it."""
         done = self.make("add-node", f"POOL={pool}", f"NODE={node}")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-        assert node in self.look().groups[pool]
+        assert node in self.refresh().groups[pool]
         self.target.await_healthy()
 
     def remove(self, node: str) -> None:
@@ -77,7 +77,7 @@ class Standing:
         done = self.make("remove-node", f"NODE={node}")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         assert self.inventory.read_text() == self.written
-        self.look().await_healthy()
+        self.refresh().await_healthy()
         assert not self.target.docker("ps", "--all", "--quiet", "--filter", f"name=^{self.target.container(node)}$")
 
     def known(self, node: str, address: str) -> dict[str, set[str]]:
@@ -108,7 +108,7 @@ class Standing:
 def standing(tier: Tier, make: Make) -> Iterator[Standing]:
     """The tier, before and after without a load and as it was."""
     standing = Standing(tier, make)
-    standing.look().await_healthy()
+    standing.refresh().await_healthy()
     yield standing
     assert standing.inventory.read_text() == standing.written
 
@@ -133,7 +133,7 @@ def visitors_unaffected(standing: Standing, load: Load) -> Iterator[None]:
     assert load.lost_and_duplicated(load.commits(begun)) == ([], [])
 
 
-def test_an_app_host(
+def test_an_app_host_is_added_and_removed(
     standing: Standing, tier: Tier, visitor: requests.Session, visitors_unaffected: Unaffected
 ) -> None:
     """The first try is cut off while packages are installed, the second one finishes it; so it is when it goes."""
@@ -164,7 +164,7 @@ def test_an_app_host(
     assert standing.known(node, address) == {}
 
 
-def test_a_media_host(standing: Standing, visitors_unaffected: Unaffected) -> None:
+def test_a_media_host_is_added_and_removed(standing: Standing, visitors_unaffected: Unaffected) -> None:
     """It has what the others have before it is asked, and gets what is uploaded; it dies, and is removed all the same."""
     node = "media3"
     standing.add("media", node)
@@ -192,7 +192,7 @@ def test_a_media_host(standing: Standing, visitors_unaffected: Unaffected) -> No
     assert standing.known(node, address) == {}
 
 
-def test_a_cache_host(standing: Standing, visitors_unaffected: Unaffected) -> None:
+def test_a_cache_host_is_added_and_removed(standing: Standing, visitors_unaffected: Unaffected) -> None:
     node = "cache3"
     standing.add("cache", node)
     target = standing.target
@@ -212,7 +212,7 @@ def test_a_cache_host(standing: Standing, visitors_unaffected: Unaffected) -> No
     assert standing.known(node, address) == {}
 
 
-def test_a_database(standing: Standing, visitors_unaffected: Unaffected) -> None:
+def test_a_database_is_added_and_removed(standing: Standing, visitors_unaffected: Unaffected) -> None:
     """A standby that confirms every commit and is read from. It leaves no member and no slot behind."""
     node = "db3"
     standing.add("db", node)
@@ -234,7 +234,7 @@ def test_a_database(standing: Standing, visitors_unaffected: Unaffected) -> None
         assert node not in sql(host, "select slot_name from pg_replication_slots")
 
 
-def test_a_balancer(standing: Standing, tier: Tier, visitors_unaffected: Unaffected) -> None:
+def test_a_balancer_is_added_and_removed(standing: Standing, tier: Tier, visitors_unaffected: Unaffected) -> None:
     """It answers by its own address, then for the virtual IP, which it hands over when it goes."""
     begun, node = time.time(), "lb3"
     standing.add("lb", node)
@@ -282,7 +282,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("verb", "reason"), REFUSED, ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else ""
 )
-def test_is_refused(standing: Standing, verb: list[str], reason: str) -> None:
+def test_harmful_changes_are_refused(standing: Standing, verb: list[str], reason: str) -> None:
     target = standing.target
     facts = {
         "env": " ".join(target.tier.words),
@@ -300,7 +300,7 @@ def test_is_refused(standing: Standing, verb: list[str], reason: str) -> None:
     assert not target.docker("ps", "--all", "--quiet", "--filter", f"name=^{target.container('app3')}$")
 
 
-def test_the_last_app_host_that_is_well_stays(standing: Standing) -> None:
+def test_removal_of_the_last_healthy_app_host_is_refused(standing: Standing) -> None:
     target = standing.target
     well, *others = target.groups["app"]
     for host in others:

@@ -79,7 +79,7 @@ def mates_fixture(target: Target, faults: Faults) -> Any:
     target.on(host, "dpkg --purge tier-probe; rm -rf /var/tmp/parity")
 
 
-def test_every_planted_fault_is_named_and_then_gone(
+def test_drift_reports_every_planted_fault(
     target: Target, make: Make, tier: Tier, faults: Faults, mates: Any, kernel: str
 ) -> None:
     planted = [(host, *fault) for host, several in faults.items() for fault in several]
@@ -104,7 +104,7 @@ def test_every_planted_fault_is_named_and_then_gone(
     assert all(name.split()[-1] in report for *_rest, name in planted)
 
 
-def test_the_tier_is_like_its_peer_again_and_a_look_changes_nothing(
+def test_parity_reports_no_difference_and_changes_nothing(
     target: Target, make: Make, tier: Tier, state: Callable[[], dict[str, str]]
 ) -> None:
     """As it was after the rebuild, which ends with the same look (molecule/tests/rehearsal)."""

@@ -57,8 +57,8 @@ def bench_fixture(tier: Tier, site: Site) -> Iterator[PerlbalBench]:
 def say_fixture(host: Host, site: Site) -> Callable[..., str]:
     """say("nodes") is what the console answers, as an operator types it."""
 
-    def say(*words: str) -> str:
-        typed = "\\n".join([*words, "quit"])
+    def say(*lines: str) -> str:
+        typed = "\\n".join([*lines, "quit"])
         return host.check_output(
             f"printf '{typed}\\n' | curl -sS -m 5 telnet://127.0.0.1:{site['console_port']} | tr -d '\\r'"
         )
@@ -79,7 +79,9 @@ def upstreams(lb: Balancer, host: Host, log: str) -> set[str]:
     return {line["upstream"] for line in logged(host, token, log)}
 
 
-def test_only_this_machine_reaches_the_console(on: OnHost, lb: Balancer, site: Site, say: Callable[..., str]) -> None:
+def test_the_console_is_allowed_to_localhost_only(
+    on: OnHost, lb: Balancer, site: Site, say: Callable[..., str]
+) -> None:
     assert "version 1.80" in say("version")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((lb.address, site["console_port"]), timeout=5)
@@ -88,7 +90,7 @@ def test_only_this_machine_reaches_the_console(on: OnHost, lb: Balancer, site: S
     assert refused.rc == 1 and "Connection refused" in refused.stderr
 
 
-def test_pools_change_live_on_the_console(
+def test_the_console_changes_pools_without_a_restart(
     host: Host, lb: Balancer, log: str, site: Site, say: Callable[..., str], make: Make
 ) -> None:
     nodes = {f"{app['address']}:{site['pools']['app']['port']}" for app in site["pools"]["app"]["hosts"]}
@@ -116,7 +118,7 @@ def test_pools_change_live_on_the_console(
         assert int(counted[node, "requests"]) > 0 and int(counted[node, "connects"]) >= int(counted[node, "requests"])
 
 
-def test_nonsense_breaks_nothing(bench: PerlbalBench) -> None:
+def test_malformed_requests_do_not_stop_perlbal(bench: PerlbalBench) -> None:
     before = pid(bench.host, bench.unit)
     for raw in NONSENSE:
         for scheme in ("http", "https"):
@@ -199,7 +201,7 @@ def test_a_new_certificate_and_a_new_log_need_no_restart(bench: PerlbalBench) ->
     assert pid(bench.host, bench.unit) == process
 
 
-def test_a_stop_waits_for_the_requests_that_are_under_way(bench: PerlbalBench) -> None:
+def test_a_stop_waits_for_running_requests(bench: PerlbalBench) -> None:
     """A change that takes seconds is answered; who comes meanwhile is not let in."""
     answers = []
     visitor = threading.Thread(target=lambda: answers.append(bench.ask(f"/slow/{uuid.uuid4().hex}", "POST").status))
@@ -213,20 +215,20 @@ def test_a_stop_waits_for_the_requests_that_are_under_way(bench: PerlbalBench) -
     bench.run()
 
 
-def test_perlbal_starts_again_when_killed(host: Host, lb: Balancer) -> None:
+def test_perlbal_restarts_after_a_crash(host: Host, lb: Balancer) -> None:
     before = pid(host)
     host.check_output(f"kill -KILL {before}")
     await_true(lambda: pid(host) not in ("0", before) and host.run("systemctl is-active perlbal").rc == 0, 30)
     assert lb.ask("/").status == 200
 
 
-def test_the_monitor_gets_its_figures(host: Host) -> None:
+def test_the_munin_plugin_has_a_value_for_every_field(host: Host) -> None:
     figures = host.check_output("munin-run perlbal")
     fields = re.findall(r"(?m)^(\S+)\.label", host.check_output("munin-run perlbal config"))
     assert fields and set(re.findall(r"(?m)^(\S+)\.value \d+$", figures)) == set(fields)
 
 
-def test_the_other_engine_is_off_for_good(host: Host) -> None:
+def test_nginx_is_stopped_and_disabled(host: Host) -> None:
     assert host.run("systemctl is-active nginx").stdout.strip() == "inactive"
     assert host.run("systemctl is-enabled nginx").stdout.strip() == "disabled"
     assert host.check_output("systemctl is-enabled perlbal") == "enabled"

@@ -20,14 +20,14 @@ def load_fixture(target: Target) -> Iterator[Load]:
 
 
 @pytest.mark.parametrize("name", ["balancer_stopped", "app_killed"])
-def test_drill(target: Target, load: Load, name: str) -> None:
+def test_the_drill_with_perlbal_stays_within_limits(target: Target, load: Load, name: str) -> None:
     row = drills.measure(target, drills.DRILLS[name], load)
     print(drills.line(drills.cells(name, row)))
     excess = drills.excess(row, drills.DRILLS[name])
     assert not excess, f"{excess}: {row['failures']}"
 
 
-def test_nginx_takes_over_again_without_a_failed_request(
+def test_the_switch_to_nginx_fails_no_request(
     tier: Tier, on: OnHost, make: Make, visitors_unaffected: Unaffected
 ) -> None:
     with visitors_unaffected():

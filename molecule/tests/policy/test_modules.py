@@ -153,7 +153,7 @@ def test_plugins_have_valid_documentation_or_none(path: pathlib.Path) -> None:
     )
 
 
-def test_the_action_files_takes_what_the_module_files_documents() -> None:
+def test_the_action_files_takes_the_documented_options_of_the_module() -> None:
     """Its contents are what the action makes of templates and copies."""
     [valid] = re.findall(r"_VALID_ARGS = frozenset\((.*)\)", (ROOT / "plugins/action/files.py").read_text())
     assert (

@@ -82,7 +82,7 @@ def test_files_named_in_playbooks_exist(path: pathlib.Path) -> None:
     assert [name for name in referred(path) if not (path.parent / name).is_file()] == []
 
 
-def test_plays_that_await_healthy_hosts_know_what_to_ask() -> None:
+def test_plays_that_await_healthy_hosts_load_the_values_of_status() -> None:
     """The values are in vars/status.yml; without it a play fails where it waits."""
     plays = [play for path in PLAYS for play in yaml.safe_load(path.read_text(encoding="utf-8")) if "hosts" in play]
     works = {"restart", "reboot"}
@@ -134,7 +134,7 @@ def spelled(tree: ast.Module) -> list[str]:
     return [f"{line}: {text}" for line, text in sorted(lines)]
 
 
-def test_paths_and_logins_of_environments_are_in_one_package() -> None:
+def test_paths_and_logins_are_spelled_in_the_environment_package() -> None:
     """A test of the repository itself may write down what it expects."""
     files = [
         path for room in ("controller", "plugins", "containers", "molecule") for path in (ROOT / room).rglob("*.py")

@@ -10,9 +10,9 @@ from tier import Tier, output_of
 from visitors import CAUGHT_UP_S
 
 
-def write(target: Target, said: str) -> None:
+def write(target: Target, text: str) -> None:
     """A row that is acknowledged."""
-    target.sql(f"insert into rebuild_test(said) values ('{said}')")
+    target.sql(f"insert into rebuild_test(said) values ('{text}')")
 
 
 def test_a_rebuild_without_yes_is_refused_and_names_the_hosts(target: Target, make: Make) -> None:
@@ -25,13 +25,13 @@ def test_a_rebuild_without_yes_is_refused_and_names_the_hosts(target: Target, ma
     assert target.docker(*running) == before
 
 
-def test_smoke(make: Make) -> None:
+def test_make_smoke_succeeds(make: Make) -> None:
     done = make("smoke")
     assert done.returncode == 0 and "/static/" in done.stdout, output_of(done)
     assert "works, in a browser" in done.stdout, output_of(done)
 
 
-def test_total_loss(target: Target, make: Make, visitor: requests.Session, tier: Tier) -> None:
+def test_rebuild_after_a_total_loss(target: Target, make: Make, visitor: requests.Session, tier: Tier) -> None:
     target.await_healthy()
     kept = target.groups["backup"][0]
     stamp = int(time.time())

@@ -60,7 +60,7 @@ def test_a_rehearsal_has_the_hosts_and_groups_of_the_environment(production: Tar
     assert done.returncode == 0 and "all is well" in done.stdout, output_of(done)
 
 
-def test_staging_becomes_like_production(production: Target, tier: Tier, make: Make) -> None:
+def test_staging_is_rebuilt_from_scrubbed_data_of_production(production: Target, tier: Tier, make: Make) -> None:
     """From nothing, with its release, its pictures and its rows, in which nobody is found again; production stays as it is."""
     done = production.tier.make("backup")
     assert done.returncode == 0, output_of(done)[-3000:]

@@ -10,7 +10,7 @@ from tier import Tier, search
 REPLACED = {"lb": "lb2", "app": "app2", "media": "media2", "cache": "cache2"}
 
 
-def test_the_balancer_answers_with_the_site(tier: Tier) -> None:
+def test_the_replaced_balancer_serves_the_site(tier: Tier) -> None:
     name = tier.value("site_hosts", "lb[0]")[0]
     trust = ssl.create_default_context(cafile=tier.authority)
     with (
@@ -21,13 +21,13 @@ def test_the_balancer_answers_with_the_site(tier: Tier) -> None:
         assert tls.recv(12) == b"HTTP/1.1 200"
 
 
-def test_the_app_host_serves_the_release_of_the_others(tier: Tier, visitor: requests.Session) -> None:
+def test_the_replaced_app_host_serves_the_current_release(tier: Tier, visitor: requests.Session) -> None:
     about = [visitor.get(f"{tier.url}/about/?format=json", timeout=10).json() for _ in range(20)]
     assert {one["node"] for one in about} == set(tier.hosts("app"))
     assert len({one["release"] for one in about}) == 1
 
 
-def test_the_media_host_has_the_files_of_the_others(tier: Tier, on: OnHost) -> None:
+def test_the_replaced_media_host_has_all_files(tier: Tier, on: OnHost) -> None:
     def files(name: str) -> str:
         return on(name).check_output(
             "cd %s && find static media -type f -not -path '*/.*' -exec sha256sum {} + | sort", tier.value("site_root")
@@ -37,7 +37,7 @@ def test_the_media_host_has_the_files_of_the_others(tier: Tier, on: OnHost) -> N
     assert files(REPLACED["media"]) == files(others[0]) != ""
 
 
-def test_the_cache_host_is_in_use(tier: Tier, on: OnHost) -> None:
+def test_the_replaced_cache_host_stores_keys(tier: Tier, on: OnHost) -> None:
     """Keys stored by the site's own settings land on it. Only app hosts may ask it."""
     host = on(tier.hosts("app")[0])
     ask = (

@@ -75,7 +75,7 @@ def test_an_upload_is_served_by_every_media_host(tier: Tier, visitor: requests.S
         ), name
 
 
-def test_every_app_host_proves_its_health(tier: Tier, on: OnHost) -> None:
+def test_every_app_host_is_healthy(tier: Tier, on: OnHost) -> None:
     for name in tier.hosts("app"):
         on(name).check_output(
             "curl --fail --silent --show-error http://%s:%s/-/health", tier.address(name), str(tier.value("app_port"))

@@ -273,7 +273,9 @@ def test_an_unsupported_login_is_refused(variables: dict[str, str]) -> None:
         ),
     ],
 )
-def test_an_environment_knows_its_files(name: str, rehearsed: bool, inventory: str, state: str, make_args: str) -> None:
+def test_files_of_an_environment_have_fixed_paths(
+    name: str, rehearsed: bool, inventory: str, state: str, make_args: str
+) -> None:
     found = Environment.named(name, rehearsed)
     assert (found.inventory, found.state) == (ROOT / inventory, ROOT / state)
     assert (found.name, found.rehearsed, found.make_args) == (name, rehearsed, make_args)
@@ -294,7 +296,7 @@ def test_an_environment_agrees_with_make(args: tuple[Any, ...]) -> None:
     assert [ROOT / word for word in output.split()] == [found.inventory, found.state, found.vault]
 
 
-def test_the_state_directory_of_an_inventory_elsewhere_is_beside_it(tmp_path: pathlib.Path) -> None:
+def test_the_state_directory_of_another_inventory_is_in_the_same_checkout(tmp_path: pathlib.Path) -> None:
     assert Environment(tmp_path / "inventories/x.yml").state == tmp_path / ".state/x"
     assert not Environment(pathlib.Path("/x.yml")).rehearsed
 
@@ -310,7 +312,7 @@ def test_the_state_directory_of_an_inventory_elsewhere_is_beside_it(tmp_path: pa
         (True, True, False, "given"),
     ],
 )
-def test_the_password_of_another_environment_is_its_own(
+def test_another_environment_has_another_password(
     checkout: pathlib.Path, monkeypatch: pytest.MonkeyPatch, other: bool, given: bool, own: bool, expected: str | None
 ) -> None:
     """The variable of this process is that of the environment that make was given."""
@@ -325,7 +327,7 @@ def test_the_password_of_another_environment_is_its_own(
     assert found.password_variable == ({environment.PASSWORD_VARIABLE: str(files[expected])} if expected else {})
 
 
-def test_a_rehearsal_lays_its_variables_over_those_of_the_environment(checkout: pathlib.Path) -> None:
+def test_variables_of_a_rehearsal_replace_those_of_the_environment(checkout: pathlib.Path) -> None:
     rehearsal = Environment(checkout / ".state/x-rehearsal/inventory/x.yml")
     assert rehearsal.declared == {"make_args": "ENV=x REHEARSE=1", "two": 2}
     rehearsal.rehearsal_variables.parent.mkdir(parents=True)

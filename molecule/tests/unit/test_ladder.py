@@ -72,7 +72,7 @@ def test_rungs_match_the_drawings() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_rung_adds_what_the_name_describes(name: str) -> None:
+def test_each_rung_has_the_change_that_the_name_describes(name: str) -> None:
     is_true, hosts = TRUE_FROM[name.partition("-")[2]], set(climb.read(RUNGS[name]).lines)
     assert is_true(jobs(name), hosts)
     for lower in NAMES[: NAMES.index(name)]:

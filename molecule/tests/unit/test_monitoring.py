@@ -1,14 +1,14 @@
-"""Every check has a drill that breaks it and a line that says what to do; what judges and what tells does so rightly."""
+"""Every check has an alarm with its fault and texts for the runbook; limits are compared and notifications sent correctly."""
 
 import json
 import pathlib
-import re
 from typing import Any
 
 import pytest
 from repository import ROOT, load, program
 
 MONITORING = load(ROOT / "group_vars/all/monitoring.yml")
+RUNBOOK = load(ROOT / "group_vars/all/runbook.yml")["nagios_runbook"]
 CHECKS = {*MONITORING["nagios_checks"], "host", "tier"}  # a host's own, and the monitor's way to the tier
 
 
@@ -18,34 +18,23 @@ check_munin = program("roles/nagios/files/check_munin")
 notify = program("roles/nagios/files/nagios-notify")
 
 
-def runbook() -> dict[str, list[str]]:
-    """{check: cells} of the table in docs/monitoring.md."""
-    rows = re.findall(r"(?m)^\| `(\w+)` \| (.+) \|$", (ROOT / "docs/monitoring.md").read_text())
-    assert len(rows) == len(dict(rows)), "a check has two lines"
-    return {check: cells.split(" | ") for check, cells in rows}
-
-
 def test_every_check_has_a_drill() -> None:
     drilled = {alarm.check for wave in alarms.WAVES.values() for alarm in wave}
     assert drilled == CHECKS
 
 
-def test_every_check_has_a_line_of_the_runbook() -> None:
-    lines = runbook()
-    assert set(lines) == CHECKS
-    for check, cells in lines.items():
-        assert len(cells) == 4 and all(cells), f"{check}: of, tells, why and what to do"
+def test_every_check_has_texts_for_the_runbook() -> None:
+    assert set(RUNBOOK) == CHECKS
+    for check, texts in RUNBOOK.items():
+        assert set(texts) == {"meaning", "remedy"} and all(texts.values()), check
 
 
-def test_drills_and_runbook_name_the_notified_contacts() -> None:
+def test_alarms_name_the_notified_contacts() -> None:
     declared = {name: check["tells"] for name, check in MONITORING["nagios_checks"].items()}
     declared |= dict.fromkeys(("host", "tier"), MONITORING["nagios_host_tells"])
-    lines = runbook()
     for wave in alarms.WAVES.values():
         for alarm in wave:
             assert [alarm.contact] == declared[alarm.check], alarm.check
-    for check, contacts in declared.items():
-        assert lines[check][1] == ", ".join(contacts), check
 
 
 def needed(check: str) -> set[str]:
@@ -72,10 +61,9 @@ def test_contacts_and_needs_are_declared() -> None:
         assert {step["from"], step["tells"]} <= set(contacts)
 
 
-def test_a_line_fits_into_a_configuration_of_nagios() -> None:
-    """It is handed on in $-macros, and by a line."""
-    for check, cells in runbook().items():
-        assert "$" not in cells[-1], check
+def test_remedies_contain_no_macro_of_nagios() -> None:
+    """Nagios expands $NAME$ in notes."""
+    assert [check for check, texts in RUNBOOK.items() if "$" in texts["remedy"]] == []
 
 
 @pytest.mark.parametrize(

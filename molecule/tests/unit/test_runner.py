@@ -88,7 +88,7 @@ def test_a_plan_runs_every_step_and_respects_dependencies(some: list[plan.Step])
     assert plan.total(slots) >= max(plan.bounds(some, PROCESSORS).values()) - 1e-6
 
 
-def test_staging_comes_after_all_that_changes_production() -> None:
+def test_staging_follows_all_steps_that_change_production() -> None:
     changing = {name for name, row in DECLARED.items() if row.environments.get("production") == "alone"} - {"rehearsal"}
     assert {"default", "drills", "replaced"} < changing <= DECLARED["rehearsal"].after
     assert DECLARED["parity"].after == {"rehearsal"}
@@ -177,7 +177,10 @@ def test_tests_of_all_steps_or_of_the_chosen_ones_are_expected() -> None:
     assert {test.split()[0] for test in some} == {"static", "perlbal"} and {
         test.split()[0] for test in everything
     } == set(DECLARED) - {"platform", "bake"}
-    assert {test.split()[0] for test in everything if "::test_tls_is_modern" in test} == {"default", "perlbal"}
+    assert {test.split()[0] for test in everything if "::test_only_tls_1_2_and_1_3_are_accepted" in test} == {
+        "default",
+        "perlbal",
+    }
 
 
 def test_hints_are_replaced_by_measured_values() -> None:
@@ -191,6 +194,8 @@ def test_hints_are_replaced_by_measured_values() -> None:
         "static: {seconds: 31, cores: 1.0}",
         "drills: {environments: {production: alone}, after: [default], quiet: true, seconds: 601, cores: 1.3}",
     ]
+    declared = steps.DECLARED.read_text()
+    assert steps.learned(declared, {}) == declared
 
 
 # ------------------------------------------------------------------ steps that are run
@@ -206,12 +211,12 @@ def perform_fixture(tmp_path: pathlib.Path) -> Callable[..., tuple[execution.Run
         before: Callable[[execution.Run], object] = lambda run: None,
     ) -> tuple[execution.Run, list[str]]:
         lines: list[str] = []
-        with usage.Meter(read=dict, ask=dict) as meter:
+        with usage.Meter(read_seconds=dict, read_environments=dict) as meter:
             run = execution.Run(
                 order, lambda row: (["sh", "-c", commands[row.name]], {}), lines.append, tmp_path, PROCESSORS, meter
             )
             before(run)
-            run.go()
+            run.execute()
         return run, lines
 
     return perform
@@ -229,7 +234,7 @@ def test_steps_run_side_by_side_and_their_outputs_do_not_mix(
             "late": "echo late",
         },
     )
-    assert [ended.slot.name for ended in run.ended] == ["one", "late", "other"] and run.broken == []
+    assert [ended.slot.name for ended in run.ended] == ["one", "late", "other"] and run.failed == []
     assert capfd.readouterr().out.split("=== ")[1:] == [
         "one: sh -c echo one begins; sleep 0.5; echo one $TEST_STEP ends >&2\none begins\none one ends\n",
         "late: sh -c echo late\nlate\n",
@@ -252,15 +257,15 @@ def test_after_a_failure_running_steps_end_and_no_step_begins(
 ) -> None:
     order = [step("bad", 1, 0.5), step("beside", 1, 0.5), step("next", 1, 0.5, ["bad"]), step("free", 1, 2.0)]
     run, lines = perform(order, {"bad": "exit 3", "beside": "sleep 1", "next": "true", "free": "true"})
-    assert run.broken == ["bad"] and [ended.slot.name for ended in run.ended] == ["bad", "beside"]
+    assert run.failed == ["bad"] and [ended.slot.name for ended in run.ended] == ["bad", "beside"]
     assert any("bad FAILED (3)" in line for line in lines) and any("beside ended well" in line for line in lines)
 
 
 def test_a_hanging_step_is_killed_with_all_children_after_a_failure(
     perform: Callable[..., tuple[execution.Run, list[str]]], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    monkeypatch.setattr(execution, "GRACE", 0.2)
-    monkeypatch.setattr(execution, "GOODBYE", 0.5)
+    monkeypatch.setattr(execution, "GRACE_S", 0.2)
+    monkeypatch.setattr(execution, "TERMINATION_S", 0.5)
     begun, pid = time.monotonic(), tmp_path / "pid"
     hangs = f"trap '' TERM; setsid sleep 60 & echo $! > {pid}; while true; do sleep 60; done"
     run, _lines = perform([step("bad", 1, 0.5), step("hangs", 1, 0.5)], {"bad": "sleep 0.5; exit 1", "hangs": hangs})
@@ -301,10 +306,10 @@ def test_the_processors_of_the_machine_are_read() -> None:
 
 
 def test_created_removed_and_restarted_containers_are_counted() -> None:
-    looks = iter([{"a": 100.0}, {"a": 103.0, "b": 2.0}, {"b": 5.0}, {"b": 1.0}])
-    meter = usage.Meter(read=lambda: next(looks), ask=lambda: {"a": "red", "b": "green"})
+    readings = iter([{"a": 100.0}, {"a": 103.0, "b": 2.0}, {"b": 5.0}, {"b": 1.0}])
+    meter = usage.Meter(read_seconds=lambda: next(readings), read_environments=lambda: {"a": "red", "b": "green"})
     for expected in ({"red": 3.0, "green": 2.0}, {"red": 3.0, "green": 5.0}, {"red": 3.0, "green": 6.0}):
-        meter.look()
+        meter.update()
         assert meter.used == expected
 
 
@@ -358,8 +363,8 @@ def test_the_last_result_of_a_test_counts(
 ) -> None:
     import run
 
-    monkeypatch.setattr(run, "LEDGER", tmp_path / "tests.jsonl")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "tests.jsonl")
     monkeypatch.setattr(run.steps, "existing", lambda names: {"static t.py::test_a"})
-    run.LEDGER.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run.conclude(["static"], broken) == code
     assert capsys.readouterr().out.splitlines()[-1] == last

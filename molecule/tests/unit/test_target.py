@@ -87,7 +87,7 @@ def test_an_environment_is_healthy_as_status_judges(changes: dict[str, Any], pro
         ("is-system", "degraded", "lb1: degraded"),
     ],
 )
-def test_a_host_is_healthy_as_its_services_answer(word: str, output: str | None, problem: str) -> None:
+def test_a_host_is_healthy_if_services_answer(word: str, output: str | None, problem: str) -> None:
     standing = Standing()
     standing.outputs[word] = output
     assert standing.problem() == problem
