@@ -171,7 +171,7 @@ ADDED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("environment", ["local", "staging", "production"])
 @pytest.mark.parametrize("group", POOLS)
-def test_adding_a_host_changes_its_servers_and_clients(group: str, environment: str) -> None:
+def test_adding_a_host_changes_the_servers_and_clients(group: str, environment: str) -> None:
     expected = {"reference_hosts": "", "cluster_observers": "", "roles": {}, "client_roles": ""} | ADDED[group]
     plan = added(group, f"{group}3", groups_of(environment))
     for field in ("contacted", "reference_hosts", "cluster_observers", "client_roles"):
@@ -245,7 +245,7 @@ REMOVED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("environment", ["local", "staging", "production"])
 @pytest.mark.parametrize("group", POOLS)
-def test_removing_a_host_changes_its_servers_and_clients(group: str, environment: str) -> None:
+def test_removing_a_host_changes_the_servers_and_clients(group: str, environment: str) -> None:
     expected, node = REMOVED[group], f"{group}2"
     plan = removed(group, node, groups_of(environment))
     assert (" ".join(plan.contacted), " ".join(plan.observers)) == (expected["contacted"], expected["observers"])
@@ -316,7 +316,7 @@ def test_a_host_with_other_work_is_reconfigured_like_the_others() -> None:
     assert removed("app", "box1", groups).allow_list_hosts == ["db1", "media1", "cache1"]
 
 
-def test_the_node_is_not_in_its_own_allow_list() -> None:
+def test_the_node_is_not_in_the_allow_list_of_the_node() -> None:
     """The node is in the group until the end, and its services of the group are stopped before."""
     groups = groups_of("ladder/1-one-box")
     groups = with_host(groups, "db", "db1")
@@ -324,7 +324,7 @@ def test_the_node_is_not_in_its_own_allow_list() -> None:
     assert plan.allow_list_roles == {"box1": ["etcd"], "db1": ["patroni"]}
 
 
-def test_a_group_of_one_host_gets_a_second() -> None:
+def test_a_group_of_a_single_host_gets_a_second() -> None:
     plan = added("media", "media2", groups_of("ladder/6-cache"))
     assert changes(plan) == {
         "allow_list_hosts": "media1",
@@ -359,7 +359,7 @@ def test_units_are_listed_for_every_group() -> None:
     assert set(plans.BACKUP_UNITS) <= set(UNITS)
 
 
-def test_kept_releases_are_ordered_with_the_live_one_last() -> None:
+def test_kept_releases_are_ordered_with_the_live_release_last() -> None:
     releases = {
         "app1": {"current": "r5", "previous": "", "kept": ["r5", "r3"]},
         "app2": {"current": "r5", "previous": "r4", "kept": ["r5", "r4", "r3", "r2"]},
@@ -452,7 +452,7 @@ def test_the_last_healthy_balancer_is_not_removed() -> None:
         assert codes(removed("lb", "lb2", health=health)) == ["last_healthy"]
 
 
-def test_the_filter_reads_what_tasks_registered(tmp_path: pathlib.Path) -> None:
+def test_the_filter_reads_registered_results(tmp_path: pathlib.Path) -> None:
     """Of hosts that answered, of an unreachable one and of one without results. The plan is plain data."""
     groups = with_host(groups_of(), "media", "media3")
     release = {"current": "r2", "previous": "r1", "kept": ["r2", "r1"]}
