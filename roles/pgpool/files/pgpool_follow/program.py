@@ -18,7 +18,7 @@ It never promotes anything.
     pgpool-follow status    write the status file that pgpool reads at its start
     pgpool-follow run       follow Patroni for ever
     pgpool-follow await DB  in a planned switchover: bring pgpool to the new primary at once; end when it is there
-    pgpool-follow anew      restart pgpool; end when it has Patroni's primary
+    pgpool-follow restart   restart pgpool; end when it has Patroni's primary
     pgpool-follow spare DB  before a standby stops: detach it as soon as no commit waits for it; end when that is done
 
 Everything is read from /etc/pgpool2/follow.json: databases ([{name, address}], in the order
@@ -158,7 +158,7 @@ def main() -> None:
             write_status(databases)
         case ["run"]:
             follow(databases, pgpool)
-        case ["anew"]:
+        case ["restart"]:
             restart(databases, pgpool)
         case ["await", name] if name in databases.names:
             await_primary(databases, pgpool, name)
