@@ -28,7 +28,7 @@ from controller import ansible, arguments, browser, errors
 from controller.commands import smoke
 from controller.http import request
 from controller.inventory import ROOT, state_of
-from controller.load.analysis import KINDS, TIERS, bottleneck, figures, history, requests
+from controller.load.analysis import KINDS, TITLES, bottleneck, figures, history, requests
 from controller.load.probe import EVERY_S, probe_output, samples, settled, start_probe
 from controller.load.report import (
     HOST_HEAD,
@@ -271,7 +271,7 @@ def run(inventory: pathlib.Path, settings: Mapping[str, Any], args: argparse.Nam
         "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
         "by_tier": tier_rows(settings["tiers"], tiers, hosts),
         "tier_head": TIER_HEAD,
-        "tiers": TIERS,
+        "tiers": TITLES,
         "failures": failures,
         "bottleneck": bottleneck(hosts, settings["tiers"], machine, visitors, settings["containers"]),
         "machine": machine,

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 
 from controller import arguments
 from controller.errors import Refused, exit_code, near
-from controller.inventory import POOLS, ROOT, Facts, Inventory, facts_of, typed, write
+from controller.inventory import ROOT, Facts, Inventory, facts_of, typed, write
+from controller.tiers import POOLS
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller import arguments, environment, query
-from controller.health import ORDER, between, outdated
+from controller.health import between, outdated
 from controller.report import Row, table
+from controller.tiers import GROUPS
 
 POOLS = ["pages", "files", "databases", "caches", "uploads"]
 
@@ -27,10 +28,10 @@ def page(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
     rows: list[Row] = [("host", "tier", "health", "does", "uses (! gets no answer)")]
 
     def order(host: str) -> tuple[int, str]:
-        return next((number for number, group in enumerate(ORDER) if host in groups.get(group, [])), 9), host
+        return next((number for number, group in enumerate(GROUPS) if host in groups.get(group, [])), 9), host
 
     for name in sorted(hosts, key=order):
-        tiers = [group for group in ORDER if name in groups.get(group, [])]
+        tiers = [group for group in GROUPS if name in groups.get(group, [])]
         if name not in answers:
             not_asked = hosts[name].get("not_asked")
             reason = (
