@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Answers = Mapping[str, Mapping[str, Any]]  # {host: what host_status returned}, of those that answered
-ORDER = ["lb", "app", "media", "cache", "db", "quorum", "monitor", "backup"]  # as a request passes them
 CONFIRMING = ("sync_standby", "quorum_standby")  # Patroni's roles of standbys that every commit waits for
 LAG_BYTES = 16 << 20  # a WAL segment: a standby further behind is complained about
 LOGS_S = 60  # seconds that two rsyslogs have to find each other

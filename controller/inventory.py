@@ -8,11 +8,10 @@ from typing import Any
 import yaml
 
 from controller.errors import Refused
+from controller.tiers import GROUPS, POOLS
 from plugins.modules import preflight
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-POOLS = ["lb", "app", "media", "cache", "db"]
-JOBS = [*POOLS, "quorum", "monitor", "backup"]
 Facts = dict[str, Any]  # variables of an environment, as group_vars/ENV/main.yml sets them
 
 
@@ -58,7 +57,7 @@ class Inventory:
 
     def jobs(self, host: str) -> list[str]:
         """All groups of the environment that a host is in."""
-        return [job for job in JOBS if host in self.groups.get(job, [])]
+        return [group for group in GROUPS if host in self.groups.get(group, [])]
 
     def address(self, host: str) -> str:
         """The address of a host, as this machine reaches it."""

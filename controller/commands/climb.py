@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from controller import arguments
 from controller.environment import Environment
 from controller.errors import Refused, exit_code, near
-from controller.inventory import JOBS, ROOT, Inventory, write
+from controller.inventory import ROOT, Inventory, write
+from controller.tiers import GROUPS
 
 # The way up: what others lean on first. App hosts before balancers: Apache starts anew for a balancer that is new, and another host serves meanwhile.
 ORDER = ["db", "media", "app", "lb", "cache"]
@@ -37,8 +38,8 @@ def read(path: pathlib.Path) -> Inventory:
 
 
 def members(inventory: Inventory) -> dict[str, set[str]]:
-    """{job: its hosts}."""
-    return {job: set(inventory.groups.get(job, [])) for job in JOBS}
+    """{group: its hosts}."""
+    return {group: set(inventory.groups.get(group, [])) for group in GROUPS}
 
 
 def known(rungs: Mapping[str, pathlib.Path], name: str) -> pathlib.Path:

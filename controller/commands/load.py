@@ -28,7 +28,7 @@ from controller import ansible, arguments, browser, errors
 from controller.commands import smoke
 from controller.environment import ROOT, Environment
 from controller.http import request
-from controller.load.analysis import KINDS, TIERS, bottleneck, figures, history, requests
+from controller.load.analysis import KINDS, TITLES, bottleneck, figures, history, requests
 from controller.load.probe import EVERY_S, probe_output, samples, settled, start_probe
 from controller.load.report import (
     HOST_HEAD,
@@ -272,7 +272,7 @@ def run(environment: Environment, settings: Mapping[str, Any], args: argparse.Na
         "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
         "by_tier": tier_rows(settings["tiers"], tiers, hosts),
         "tier_head": TIER_HEAD,
-        "tiers": TIERS,
+        "tiers": TITLES,
         "failures": failures,
         "bottleneck": bottleneck(hosts, settings["tiers"], machine, visitors, settings["containers"]),
         "machine": machine,

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from controller import arguments
 from controller.environment import Environment
 from controller.errors import Refused, exit_code, near
-from controller.inventory import POOLS, ROOT, Facts, Inventory, write
+from controller.inventory import ROOT, Facts, Inventory, write
+from controller.tiers import POOLS
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 

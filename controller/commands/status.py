@@ -10,8 +10,9 @@ from typing import Any
 from controller import arguments, query
 from controller.environment import Environment
 from controller.errors import Unusable
-from controller.health import ORDER, outdated, problems_across_hosts
+from controller.health import outdated, problems_across_hosts
 from controller.report import Row, table
+from controller.tiers import GROUPS
 
 POOLS = ["pages", "files", "databases", "caches", "uploads"]
 
@@ -29,10 +30,10 @@ def page(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
     rows: list[Row] = [("host", "tier", "health", "does", "uses (! gets no answer)")]
 
     def order(host: str) -> tuple[int, str]:
-        return next((number for number, group in enumerate(ORDER) if host in groups.get(group, [])), 9), host
+        return next((number for number, group in enumerate(GROUPS) if host in groups.get(group, [])), 9), host
 
     for name in sorted(hosts, key=order):
-        tiers = [group for group in ORDER if name in groups.get(group, [])]
+        tiers = [group for group in GROUPS if name in groups.get(group, [])]
         if name not in answers:
             not_asked = hosts[name].get("not_asked")
             reason = (

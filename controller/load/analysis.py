@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from controller.load.probe import Sample, rate
+from controller.tiers import POOLS, TIERS
 
 Figures = dict[str, Any]  # of a host: see figures()
 Point = tuple[float, float, float]  # seconds since it began, requests a second, 95th percentile in seconds
@@ -27,7 +28,7 @@ class Row(TypedDict):
 # Of a host's processor, memory or time: what is more has nothing left.
 CPU_FULL, IO_FULL, MEMORY_FULL = 0.85, 0.25, 0.95
 WAITING = 0.5  # of those at a door, in the mean
-TIERS = {"lb": "balancers", "app": "app hosts", "media": "media hosts", "cache": "cache", "db": "databases"}
+TITLES = {pool: TIERS[pool]["title"] for pool in POOLS}
 KINDS = {"page": "app", "session": "app", "change": "app", "static": "media", "media": "media"}
 
 
@@ -121,12 +122,12 @@ def bottleneck(
             f"{waiting(known[name], 'pgpool'):.1f} requests waited for a session of pgpool on {name}, and no database was out of processor: "
             f"the pool is too small. group_vars/all/pgpool.yml: pool_children, and db_max_connections"
         )
-    by_tier = {tier: hardest(of(tier), "used" if contained else "cpu") for tier in TIERS if of(tier)}
+    by_tier = {tier: hardest(of(tier), "used" if contained else "cpu") for tier in TITLES if of(tier)}
     if machine and saturated:
         tier = max(by_tier, key=lambda tier_name: known[by_tier[tier_name]]["used"])
         return tier, (
             f"This machine's {machine['cores']:.0f} cores were {machine['cpu']:.0%} busy, and all hosts share them. {by_tier[tier]} used most, "
-            f"{known[by_tier[tier]]['used']:.2f} cores: with machines of their own the {TIERS[tier]} would be out of processor first."
+            f"{known[by_tier[tier]]['used']:.2f} cores: with machines of their own the {TITLES[tier]} would be out of processor first."
         )
     tier = max(by_tier, key=lambda tier_name: known[by_tier[tier_name]]["cpu"])
     figures = known[by_tier[tier]]

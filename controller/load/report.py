@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 
 from controller.inventory import ROOT
-from controller.load.analysis import TIERS, Figures, Point, Row
+from controller.load.analysis import TITLES, Figures, Point, Row
 from controller.report import Row as Cells
 from controller.report import table
 
@@ -32,11 +32,11 @@ def host_rows(
 ) -> list[Cells]:
     """Cells about every host; requests: {host: (requests, failures) as the balancers saw them}."""
     rows: list[Cells] = []
-    for tier in TIERS:
+    for tier in TITLES:
         for name in tiers.get(tier, []):
             figures = hosts.get(name)
             if not figures:
-                rows.append((TIERS[tier], name, "did not tell", "", "", "", "", ""))
+                rows.append((TITLES[tier], name, "did not tell", "", "", "", "", ""))
                 continue
             queues = ", ".join(
                 f"{door} {mean:.1f} (at most {most:.0f})" for door, (mean, most) in figures["queues"].items()
@@ -50,7 +50,7 @@ def host_rows(
             request_count, failed = requests.get(name, (None, None))
             rows.append(
                 (
-                    TIERS[tier],
+                    TITLES[tier],
                     name,
                     f"{part(figures['cpu'])} (most {part(figures['cpu_most'])})",
                     part(figures["memory"]),
@@ -94,7 +94,7 @@ def tier_rows(
 
     lines: list[Cells] = [
         (
-            TIERS[tier],
+            TITLES[tier],
             "requests",
             f"{rows[tier]['requests']}",
             f"{rows[tier]['failures']}",
@@ -109,7 +109,7 @@ def tier_rows(
             title = what if failed else f"{what}, {summed(tier, 'found') / count:.0%} found"
             lines.append(
                 (
-                    TIERS[tier],
+                    TITLES[tier],
                     title,
                     f"{count:.0f}",
                     f"{summed(tier, failed):.0f}" if failed else "-",
@@ -134,7 +134,7 @@ def html(report: Mapping[str, Any]) -> str:
 def terminal_lines(report: Mapping[str, Any]) -> list[str]:
     """The report's lines for a terminal."""
     tier, why = report["bottleneck"]
-    errors = ", ".join(f"{TIERS[name]} {failed} of {count}" for name, (count, failed) in report["errors"].items())
+    errors = ", ".join(f"{TITLES[name]} {failed} of {count}" for name, (count, failed) in report["errors"].items())
     return [
         "",
         f"  {report['title']}",
@@ -147,6 +147,6 @@ def terminal_lines(report: Mapping[str, Any]) -> list[str]:
         "",
         f"  failed     {errors or 'nothing was asked for'}",
         *(f"             {line}" for line in report["failures"][:5]),
-        f"  bottleneck {TIERS.get(tier, tier) or 'none'}: {why}",
+        f"  bottleneck {TITLES.get(tier, tier) or 'none'}: {why}",
         "",
     ]

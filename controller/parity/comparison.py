@@ -5,9 +5,9 @@ import difflib
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 
-from controller.health import ORDER
 from controller.parity.masks import Rule, View
 from controller.parity.model import KINDS, Difference, Side
+from controller.tiers import GROUPS
 
 ABSENT = "none"
 SHOWN_LINES = 60  # of the difference of two files
@@ -153,7 +153,7 @@ def compare(sides: Sequence[Side], declared: Sequence[Rule], derived: Sequence[R
     return sorted(
         differences,
         key=lambda difference: (
-            next((number for number, group in enumerate(ORDER) if difference.tier.startswith(group)), 9),
+            next((number for number, group in enumerate(GROUPS) if difference.tier.startswith(group)), 9),
             difference.tier,
             bool(difference.why),
             KINDS.index(difference.kind),

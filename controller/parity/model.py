@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from controller.health import ORDER
+from controller.tiers import GROUPS
 
 KINDS = [
     "host",
@@ -45,7 +45,7 @@ class Side:
 
     def tier(self, host: str) -> str:
         """The groups of a host, as one word: cache+quorum."""
-        return "+".join(group for group in ORDER if host in self.known["groups"].get(group, ())) or "?"
+        return "+".join(group for group in GROUPS if host in self.known["groups"].get(group, ())) or "?"
 
 
 @dataclasses.dataclass

@@ -48,36 +48,7 @@ LOGS_WAIT = 20 << 20  # bytes of log lines that a monitor has not yet
 PAGE_OLD_S = 120  # seconds: eight looks of the monitor's page
 CLOCKS = ("systemd-timesyncd", "chrony", "ntpsec")  # what sets a host's clock, one of them
 CLOCK_S = 600  # seconds after a boot within which it is set
-UNITS = {  # units that have to be active
-    "all": ["ssh", "systemd-journald", "rsyslog", "munin-node"],
-    "lb": ["keepalived", "balancer-watch", "backend-watch"],  # and the engine
-    "app": ["apache2", "pgpool2", "pgpool-follow"],
-    "media": ["lighttpd", "media-sync.timer", "media-backup.timer"],
-    "cache": ["memcached"],
-    "db": ["patroni", "pgbackrest"],
-    "quorum": ["etcd"],
-    "monitor": [
-        "nginx",
-        "munin-cron.timer",
-        "munin-graph.socket",
-        "nagios4",
-        "fcgiwrap.socket",
-        "nagios-heartbeat.timer",
-        "goaccess.timer",
-        "status-page",
-    ],
-    "backup": [
-        "pgbackrest",
-        "restic-rest-server",
-        "media-forget.timer",
-        "tier-backup-full.timer",
-        "tier-backup-incr.timer",
-        "tier-backup-drill.timer",
-        "tier-backup-look.timer",
-    ],
-}
-# Of those, what a tier without a backup host has not.
-BACKED_UP = {"media-backup.timer", "pgbackrest"}
+UNITS = ["ssh", "systemd-journald", "rsyslog", "munin-node"]  # that are active on every host
 
 
 class Host:
@@ -381,22 +352,22 @@ def check(
     facts: dict[str, Any],
     services_only: bool = False,
 ) -> dict[str, Any]:
-    """Ask this host, by its name in the inventory. groups: {group: hosts}, those that are no tier are passed over; addresses: {host: address}; facts of the tier.
+    """Ask this host, by its name in the inventory. groups: {group: hosts}, those that are no tier are passed over; addresses: {host: address}; facts of the environment.
 
     services_only: whether only the services that others use are asked. {does, sees, wrong, wrong_itself, raw, asked}, as the module host_status
     documents them.
     """
     members = {
-        group: {member: addresses[member] for member in names} for group, names in groups.items() if group in UNITS
+        group: {member: addresses[member] for member in names}
+        for group, names in groups.items()
+        if group in ("all", *facts["tiers"])
     }
     host = Host(members, facts | {"address": addresses[name]})
     tiers = [group for group, names in members.items() if name in names and group != "all"]
     if services_only:
         host.wrong += service_problems(tiers, host.facts)
         return host.result()
-    engine = [facts["lb_engine"]] if "lb" in tiers else []
-    units = {unit for tier in ["all", *tiers] for unit in UNITS[tier]}.union(engine)
-    host.services(sorted(units if members.get("backup") else units - BACKED_UP))
+    host.services(sorted({*UNITS, *facts["active_units"]}))
     host.disks()
     host.logs()
     host.image(tiers)

@@ -5,7 +5,7 @@ import difflib
 import ipaddress
 import pathlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -182,14 +182,6 @@ def declared(root: pathlib.Path) -> dict[str, set[str]]:
     return names
 
 
-def by_group(name: str, groups: Iterable[str], texts: Collection[str]) -> bool:
-    """Whether a name is <group>_<what> and some file looks <what> up for whichever groups a host is in."""
-    for group in groups:
-        if name.startswith(f"{group}_") and any(f"'{name[len(group) :]}'" in text for text in texts):
-            return True
-    return False
-
-
 def names_read(text: str) -> set[str]:
     """The words of a file, without its comments and the names of what it sets."""
     names = set()
@@ -199,7 +191,7 @@ def names_read(text: str) -> set[str]:
     return names
 
 
-def check_variables(root: pathlib.Path, inventory: pathlib.Path, groups: Sequence[str]) -> Iterator[str]:
+def check_variables(root: pathlib.Path, inventory: pathlib.Path) -> Iterator[str]:
     """Yield a complaint for each variable that is set and that nothing reads."""
     sources = [
         p
@@ -207,8 +199,7 @@ def check_variables(root: pathlib.Path, inventory: pathlib.Path, groups: Sequenc
         for p in sorted((root / d).rglob("*"))
         if p.suffix in (".yml", ".j2", ".py") and p.is_file()
     ]
-    texts = {path: path.read_text() for path in sources}
-    read: set[str] = set().union(*map(names_read, texts.values()))
+    read: set[str] = set().union(*(names_read(path.read_text()) for path in sources))
     names = declared(root)
     assigned: list[tuple[pathlib.Path, str, int]] = []
     for path in sorted((root / "group_vars").rglob("*.yml")):
@@ -222,7 +213,7 @@ def check_variables(root: pathlib.Path, inventory: pathlib.Path, groups: Sequenc
                 (pathlib.Path("inventories", inventory.name), name, line) for name, (line, _v) in variables.items()
             ]
     for path, name, line in assigned:
-        if name in names or CONNECTION.match(name) or by_group(name, groups, texts.values()):
+        if name in names or CONNECTION.match(name):
             continue
         if name not in read:
             near = difflib.get_close_matches(name, names.keys() | {n for _p, n, _l in assigned} - {name}, 1)
@@ -248,7 +239,7 @@ def check(
             f"group_vars/{values['env_name']}/main.yml: env_name is '{values['env_name']}', "
             f"the inventory is {inventory.name}"
         )
-    return complaints + list(check_variables(root, inventory, required))
+    return complaints + list(check_variables(root, inventory))
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from fixtures import Make
 from target import Target
 from tier import Tier, output_of
 
+from controller.tiers import POOLS
+
 
 def test_make_load_measures_visitors_and_hosts(make: Make, target: Target, tier: Tier) -> None:
     target.await_healthy()
@@ -20,7 +22,7 @@ def test_make_load_measures_visitors_and_hosts(make: Make, target: Target, tier:
         done
     )
     assert "bottleneck" in done.stdout
-    for host in (host for tier_name in ("lb", "app", "media", "cache", "db") for host in target.groups[tier_name]):
+    for host in (host for tier_name in POOLS for host in target.groups[tier_name]):
         assert re.search(rf" {host} +\d+% ", done.stdout), f"{host} did not tell"
     tiers = {
         line.split("  ")[1]: line

@@ -11,6 +11,8 @@ import pytest
 from repository import ENVIRONMENTS, ROOT, load
 from tier import search
 
+from controller.tiers import TIERS
+
 INVENTORIES = sorted(
     [
         *(ROOT / "inventories").glob("*.yml"),
@@ -116,8 +118,8 @@ def test_specs_match_defaults(role: pathlib.Path) -> None:
 def test_every_variable_a_role_reads_is_declared(role: pathlib.Path) -> None:
     """A name in a template or a task that group_vars or defaults set is in the role's specs."""
     settable = {name for path in [*group_files(), *group_files("local")] for name in load(path) or {}}
-    # What Ansible itself and the house give every role.
-    settable -= {"dry_run_on_fresh_host", "ansible_managed", "ansible_user"}
+    # What Ansible itself and the house give every role; and what none may read (the test after the next).
+    settable -= {"dry_run_on_fresh_host", "ansible_managed", "ansible_user", "tiers"}
     options = {name for entry in specs(role).values() for name in entry}
     text = "\n".join(
         p.read_text() for d in ("tasks", "templates", "handlers") for p in (role / d).rglob("*") if p.is_file()
@@ -129,18 +131,9 @@ def test_every_variable_a_role_reads_is_declared(role: pathlib.Path) -> None:
 
 def test_daemons_that_debian_starts_are_stopped_until_roles_configure_them() -> None:
     """Every service whose unit a role tells something is in a group's list of daemons, but for those that every host has anyway and a socket starts."""
-    lists = [values for path in group_files() for values in [load(path) or {}]]
-    listed = {
-        name
-        for values in lists
-        for key in values
-        if key.endswith("_daemons")
-        for name in values[key]
-        if isinstance(values[key], list)
-    }
-    listed |= {"keepalived"} | {
-        name for values in lists for engine in values.get("lb_engines", {}).values() for name in engine["daemons"]
-    }
+    engines = load(ROOT / "group_vars/lb.yml")["lb_engines"].values()
+    listed = {name for tier in TIERS.values() for name in tier["daemons"] if "{{" not in name}
+    listed |= {name for engine in engines for name in engine["daemons"]}
     pattern = re.compile(r"(?:/etc/systemd/system/(?=[\w-]+[.]service[.]d)|systemd_dropin_service: )([\w-]+)")
     stopped = {name for path in (ROOT / "roles").glob("*/tasks/*.yml") for name in pattern.findall(path.read_text())}
     assert listed == stopped - {"ssh", "rsyslog", "munin-node", "fcgiwrap"}
@@ -150,7 +143,9 @@ def test_daemons_that_debian_starts_are_stopped_until_roles_configure_them() -> 
 def test_roles_name_no_group_and_read_no_other_host(role: pathlib.Path) -> None:
     for path in role.rglob("*"):
         if path.suffix in (".yml", ".j2"):
-            assert not re.search(r"\bgroups\[|\bgroups\.|\bgroup_names\b|\bhostvars\b", path.read_text()), path
+            assert not re.search(
+                r"\bgroups\[|\bgroups\.|\bgroup_names\b|\bhostvars\b|\btiers( \||\.|\[)", path.read_text()
+            ), path
 
 
 def test_private_names_are_used_in_their_role_alone() -> None:

@@ -6,7 +6,8 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from repository import ROOT, load
-from tier import load_plugins
+
+from controller.environment.rendering import load_plugins
 
 APPS, BALANCERS = ["app1", "app2", "app3", "app4"], ["lb1", "lb2"]
 

@@ -5,19 +5,19 @@ import re
 import shutil
 
 import pytest
-import yaml
 from repository import ROOT
 
 from controller.commands import climb, node
 from controller.environment import Environment
 from controller.errors import Refused
-from controller.inventory import JOBS, POOLS, Inventory
+from controller.inventory import Inventory
+from controller.tiers import GROUPS, POOLS, TIERS
 from plugins.modules import preflight
 
 LIVE = ROOT / "inventories/ladder.yml"
 RUNGS = climb.drawings(LIVE)
 NAMES = list(RUNGS)
-PREFLIGHT = yaml.safe_load((ROOT / "playbooks/parts/preflight.yml").read_text())[0]["vars"]
+MAY_BE_EMPTY = [group for group, tier in TIERS.items() if tier["may_be_empty"]]
 FACTS = Environment(LIVE).declared
 # By the name of a rung: what is true from there on, and was not before.
 TRUE_FROM = {
@@ -33,13 +33,13 @@ TRUE_FROM = {
 
 def alone(jobs: dict[str, list[str]], pool: str) -> bool:
     """Whether the hosts of a pool do nothing else, votes apart."""
-    return all(host not in jobs[other] for host in jobs[pool] for other in JOBS if other not in (pool, "quorum"))
+    return all(host not in jobs[other] for host in jobs[pool] for other in GROUPS if other not in (pool, "quorum"))
 
 
 def jobs(name: str) -> dict[str, list[str]]:
     """{job: its hosts} of a drawing."""
     groups = climb.read(RUNGS[name]).groups
-    return {job: groups.get(job, []) for job in JOBS}
+    return {job: groups.get(job, []) for job in GROUPS}
 
 
 def applied(text: str, step: list[str]) -> str:
@@ -59,11 +59,7 @@ def complaints(text: str, tmp_path: pathlib.Path) -> list[str]:
     path = tmp_path / "inventories/ladder.yml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    return list(
-        preflight.check_inventory(
-            path, "ladder", PREFLIGHT["preflight_groups"], FACTS, PREFLIGHT["preflight_may_be_empty"]
-        )
-    )
+    return list(preflight.check_inventory(path, "ladder", GROUPS, FACTS, MAY_BE_EMPTY))
 
 
 def test_rungs_match_the_drawings() -> None:
@@ -95,7 +91,7 @@ def test_a_name_is_the_same_host_on_every_rung() -> None:
 
 def test_the_highest_rung_is_the_tier_of_every_environment() -> None:
     local = Inventory((ROOT / "inventories/local.yml").read_text()).groups
-    assert {job: len(hosts) for job, hosts in jobs(NAMES[-1]).items()} == {job: len(local[job]) for job in JOBS}
+    assert {job: len(hosts) for job, hosts in jobs(NAMES[-1]).items()} == {job: len(local[job]) for job in GROUPS}
 
 
 @pytest.mark.parametrize(("low", "high"), [*zip(NAMES, NAMES[1:]), (NAMES[0], NAMES[-1])])

@@ -282,7 +282,7 @@ def test_the_report_loads_no_external_resources() -> None:
         "hosts": report.host_rows({"app1": host()}, TIERS, {}),
         "host_head": report.HOST_HEAD,
         "errors": {tier: (row["requests"], row["failures"]) for tier, row in tiers.items()},
-        "tiers": analysis.TIERS,
+        "tiers": analysis.TITLES,
         "by_tier": report.tier_rows(TIERS, tiers, {}),
         "tier_head": report.TIER_HEAD,
         "failures": ["2 times page: <b>500</b> /"],

@@ -10,7 +10,8 @@ from repository import ROOT
 
 from controller.commands import node as nodes
 from controller.errors import Refused, exit_code
-from controller.inventory import POOLS, Inventory
+from controller.inventory import Inventory
+from controller.tiers import POOLS
 from inventories import ODD
 
 CONTAINERS = {

@@ -18,6 +18,7 @@ from tier import search
 
 from controller import health
 from controller.environment.rendering import load_plugins
+from controller.tiers import TIERS
 from plugins.module_utils import service_health
 
 FILES = ROOT / "roles/status_page/files"
@@ -56,6 +57,8 @@ CONFIG: dict[str, Any] = {
         "site_host": "x.test",
         "page": {"path": "/", "says": "wel+come"},
     },
+    "titles": {group: tier["title"] for group, tier in TIERS.items()},
+    "uses": {group: tier["uses"] for group, tier in TIERS.items()},
     "links": [{"name": "Munin", "href": "/munin/"}, {"name": "Nagios", "href": "/nagios4/"}],
     "ledger": "/nowhere",
     "releases": 8,
@@ -290,6 +293,11 @@ def test_the_page_loads_no_external_resources_and_escapes_answers() -> None:
         assert shown.count(f'id="{name}"') == 1, name
 
 
+def test_every_group_is_drawn_on_wide_and_narrow_screens() -> None:
+    for _width, bands in (settings.WIDE, settings.NARROW):
+        assert sorted(group for band in bands for group in band) == sorted(TIERS)
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 23])
 def test_the_picture_holds_any_number_of_hosts(count: int) -> None:
     config = CONFIG | {"tiers": CONFIG["tiers"] | {"app": hosts("app", count), "media": hosts("media", 1)}}
@@ -298,8 +306,8 @@ def test_the_picture_holds_any_number_of_hosts(count: int) -> None:
     }
     model = judgement.judge(config, answers, 0)
     assert sentences(model) == ([] if count >= 1 else None)
-    for width, bands in (picture.WIDE, picture.NARROW):
-        drawn = picture.picture(model, width, bands, "x")
+    for width, bands in (settings.WIDE, settings.NARROW):
+        drawn = picture.picture(model, config, width, bands, "x")
         height = int(search(r'viewBox="0 0 \d+ (\d+)"', drawn)[1])
         boxes = [
             tuple(map(int, rectangle))
@@ -431,6 +439,8 @@ def test_the_template_of_the_configuration_has_every_setting_of_the_program(tmp_
         "status_page_health_path": "/h",
         "site_hosts": ["x.test"],
         "site_smoke": [{"path": "/", "says": 'a="\\d'}],
+        "status_page_titles": CONFIG["titles"],
+        "status_page_uses": CONFIG["uses"],
         "status_page_links": CONFIG["links"],
         "status_page_releases": 8,
         "status_page_every_s": 15,
@@ -443,6 +453,7 @@ def test_the_template_of_the_configuration_has_every_setting_of_the_program(tmp_
     config = settings.settings(path)
     assert (
         config["tiers"] == CONFIG["tiers"]
+        and (config["titles"], config["uses"]) == (CONFIG["titles"], CONFIG["uses"])
         and set(config["facts"]) == set(CONFIG["facts"])
         and config["facts"]["page"]["says"] == 'a="\\d'
     )

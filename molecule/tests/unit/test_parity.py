@@ -327,7 +327,7 @@ def test_hosts_of_a_group_are_listed_only_once() -> None:
         ("file", "/etc/systemd/system/memcached.service.d/tier.conf", "set by roles/memcached/tasks/main.yml"),
         ("file", "/etc/newsbudget/site.json", "set by roles/django/templates/site.json.j2"),
         ("file", "/etc/nobody", "nothing in this repository writes it"),
-        ("package", "lighttpd-mod-webdav", "set by group_vars/media.yml:"),
+        ("package", "lighttpd-mod-webdav", "set by group_vars/all/tiers.yml:"),
         ("package", "tier-probe", "nothing in this repository names it"),
         ("port", "tcp <cache>:11211", "set by group_vars/all/ports.yml:"),
         ("pool", "patroni postgresql.parameters.max_connections", "set by roles/patroni/defaults/main.yml:"),

@@ -11,9 +11,8 @@ import yaml
 from repository import ROOT
 from tier import search
 
+from controller.tiers import GROUPS
 from plugins.modules import preflight
-
-GROUPS = yaml.safe_load((ROOT / "playbooks/parts/preflight.yml").read_text())[0]["vars"]["preflight_groups"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import service_health
 import status
 
 from status_page.questions import COMPLAINTS, DISK_FULL, Answers, Plugins
-from status_page.settings import TITLES, Config, Facts
+from status_page.settings import ORDER, Config, Facts
 
 BUSY_S = 1.0  # seconds by which it is run too late where the monitor is too busy to judge anybody's silence
 LOOK_OLD_MIN = 5  # minutes: five looks at the backups
@@ -145,7 +145,7 @@ def busy(answers: Answers) -> bool:
 def look(config: Config, answers: Answers) -> dict[str, Host]:
     """{name: Host} of every host, each by its own answers."""
     hosts: dict[str, Host] = {}
-    for tier in TITLES:
+    for tier in ORDER:
         for member in config["tiers"].get(tier, []):
             host = hosts.setdefault(member["name"], Host(member["name"]))
             host.tiers.append(tier)

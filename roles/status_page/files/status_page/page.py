@@ -8,8 +8,8 @@ import re
 import string
 
 from status_page.judgement import Model
-from status_page.picture import NARROW, WIDE, picture
-from status_page.settings import TITLES, Config
+from status_page.picture import picture
+from status_page.settings import NARROW, ORDER, WIDE, Config
 
 
 def link(name: str) -> str:
@@ -67,7 +67,7 @@ def page(model: Model, config: Config, skeleton: str) -> str:
         "drill": "proven by a restore drill",
     }
     behind = model["backups"].get("wal_behind")
-    tiers = [tier for tier in TITLES if model["tiers"].get(tier)]
+    tiers = [tier for tier in ORDER if model["tiers"].get(tier)]
     # A host in several tiers is shown once, in the first of them.
     shown = {
         tier: [
@@ -104,10 +104,10 @@ def page(model: Model, config: Config, skeleton: str) -> str:
                 '<a href="status.json">JSON</a>',
             ]
         ),
-        "wide": picture(model, *WIDE, "wide"),
-        "narrow": picture(model, *NARROW, "narrow"),
+        "wide": picture(model, config, *WIDE, "wide"),
+        "narrow": picture(model, config, *NARROW, "narrow"),
         "hosts": "".join(
-            f'<h2>{TITLES[tier]}</h2><div class="cards">'
+            f'<h2>{config["titles"][tier]}</h2><div class="cards">'
             + "".join(card(name, model["hosts"][name], graphs[name]) for name in shown[tier])
             + "</div>"
             for tier in tiers

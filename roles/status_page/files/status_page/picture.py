@@ -3,12 +3,7 @@
 import html
 
 from status_page.judgement import Model
-from status_page.settings import TITLES
-
-# (width, bands of tiers) on a wide and on a narrow screen.
-WIDE = (860, [["lb"], ["app", "media"], ["db", "cache"], ["quorum", "monitor", "backup"]])
-NARROW = (360, [["lb"], ["app", "media"], ["db", "cache"], ["quorum", "backup"], ["monitor"]])
-WIRES = [("lb", "app"), ("lb", "media"), ("app", "db"), ("app", "cache"), ("db", "quorum")]
+from status_page.settings import Config
 
 Frame = tuple[float, int, float, int]  # left, top, width, height
 
@@ -43,7 +38,7 @@ def box(name: str, host: Model, tier: str, corner: tuple[float, float], width: f
     return "".join([*drawn, "</a>"])
 
 
-def picture(model: Model, width: int, bands: list[list[str]], kind: str) -> str:
+def picture(model: Model, config: Config, width: int, bands: list[list[str]], kind: str) -> str:
     """The environment as SVG, so many units wide.
 
     A tier is a frame with a box for each host; frames of the same band are beside each other.
@@ -76,7 +71,7 @@ def picture(model: Model, width: int, bands: list[list[str]], kind: str) -> str:
             indent = (wide - each * columns - pad * (columns - 1)) / 2
             drawn.append(
                 f'<rect class="frame" x="{left:.0f}" y="{top}" width="{widths[tier]:.0f}" height="{height}" rx="10"/>'
-                f'<text class="label" x="{left + widths[tier] / 2:.0f}" y="{top + 16}">{TITLES[tier]}</text>'
+                f'<text class="label" x="{left + widths[tier] / 2:.0f}" y="{top + 16}">{config["titles"][tier]}</text>'
             )
             for number, name in enumerate(names):
                 x = left + pad + indent + (number % columns) * (each + pad)
@@ -84,9 +79,8 @@ def picture(model: Model, width: int, bands: list[list[str]], kind: str) -> str:
                 drawn.append(box(name, model["hosts"][name], tier, (x, y), each, box_height))
             left, tallest = left + widths[tier] + gap, max(tallest, height)
         top += tallest + 26
-    for upper, lower in WIRES:
-        if upper in frames and lower in frames:
-            wires.append(wire(frames[upper], frames[lower]))
+    for upper, lowers in config["uses"].items():
+        wires += [wire(frames[upper], frames[lower]) for lower in lowers if upper in frames and lower in frames]
     middle, site = width / 2, model["site"]
     well = site and site["status"] == 200 and site["says"]
     outcome = (

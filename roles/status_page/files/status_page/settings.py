@@ -7,17 +7,10 @@ import typing
 Config = dict[str, typing.Any]  # /etc/status-page.json; its hosts as {tier: [{name, address}]}
 Facts = dict[str, typing.Any]  # addresses and ports, of the same file
 
-# In the order in which a request passes them.
-TITLES = {
-    "lb": "balancers",
-    "app": "app hosts",
-    "media": "media hosts",
-    "db": "databases",
-    "cache": "cache",
-    "quorum": "quorum",
-    "monitor": "monitor",
-    "backup": "backup",
-}
+# (width, bands of tiers) of the picture on a wide and on a narrow screen.
+WIDE = (860, [["lb"], ["app", "media"], ["db", "cache"], ["quorum", "monitor", "backup"]])
+NARROW = (360, [["lb"], ["app", "media"], ["db", "cache"], ["quorum", "backup"], ["monitor"]])
+ORDER = [tier for band in WIDE[1] for tier in band]  # of the page's parts
 
 
 def settings(path: pathlib.Path) -> Config:
