@@ -5,7 +5,7 @@
 # registry is needed and every machine builds the same thing.
 #
 #   image.sh          build what is missing
-#   image.sh remove   remove the images, golden ones too, unless a container still uses them
+#   image.sh remove   remove the images, golden ones too, and what builds have downloaded, unless a container still uses them
 set -eu
 
 here=$(dirname "$(readlink -f "$0")")
@@ -21,6 +21,7 @@ if [ "${1:-}" = remove ]; then
   if [ -z "$(docker ps --all --quiet --filter label=realworld)" ]; then
     docker image ls --quiet --filter 'reference=realworld/golden-*' | xargs --no-run-if-empty docker image rm --force >/dev/null 2>&1 || true
     docker image rm --force realworld/builder:13 realworld/node:13 realworld/debian:13 >/dev/null 2>&1 || true
+    docker volume rm --force realworld-build-cache >/dev/null 2>&1 || true
   fi
   exit 0
 fi

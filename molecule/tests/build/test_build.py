@@ -74,7 +74,8 @@ PyMODINIT_FUNC PyInit_abacus(void) { return PyModule_Create(&module); }
 }
 
 
-Release = tuple[dict[str, str], pathlib.Path, dict[str, Any]]  # variables of the site, artifact, manifest
+Site = dict[str, Any]  # variables of the site
+Release = tuple[Site, pathlib.Path, dict[str, Any]]  # (its site, its artifact, its manifest)
 
 
 def write(directory: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
@@ -90,17 +91,29 @@ def hashed_requirements() -> str:
     return "\n".join(b for b in blocks if re.match(r"(asgiref|django|sqlparse)==", b)) + "\n"
 
 
-def hashed(directory: pathlib.Path) -> dict[str, str]:
+def hashed(directory: pathlib.Path) -> Site:
     project = (
         PROJECT | TEMPLATES | {"shop/settings.py": WITH_TEMPLATES + PATIENT, "requirements.txt": hashed_requirements()}
     )
     return {"site_source": str(write(directory, project))}
 
 
-def unhashed(directory: pathlib.Path) -> dict[str, str]:
-    """A requirement without hashes, and one that exists only as a source archive."""
+# What the build makes itself: a static file, a list of the names that static files got, packages of Node.
+COMMANDS = [
+    {"run": "python -c 'import beads' && echo 'p { color: red }' > shop/static/shop/made.css", "when": "before_static"},
+    {"run": "mkdir -p node_modules/left && touch node_modules/left/pad.js", "when": "before_static"},
+    {
+        "run": "python -m django findstatic shop/made.css && cp $REALWORLD_STATIC_ROOT/staticfiles.json shop/names.json",
+        "when": "after_static",
+    },
+]
+
+
+def unhashed(directory: pathlib.Path) -> Site:
+    """A requirement without hashes, and one that exists only as a source archive; commands, and a secret that is a number."""
     project = PROJECT | {
-        "shop/settings.py": WITH_TEMPLATES + "INSTALLED_APPS.append('beads')\n",
+        "shop/settings.py": WITH_TEMPLATES
+        + "INSTALLED_APPS.append('beads')\nPORT = int(os.environ.get('SHOP_PORT', 1))\n",
         "shop/needed.py": "import abacus\nassert abacus.two() == 2\n",
         "requirements/base.txt": "Django~=5.2.0\n",
         "requirements/site.txt": "-r base.txt\n./vendor/abacus-1.0.tar.gz\n",
@@ -112,7 +125,13 @@ def unhashed(directory: pathlib.Path) -> dict[str, str]:
             member = tarfile.TarInfo(f"abacus-1.0/{name}")
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text.encode()))
-    return {"site_source": str(directory), "site_requirements": "requirements/site.txt"}
+    return {
+        "site_source": str(directory),
+        "site_requirements": "requirements/site.txt",
+        "site_secrets": {"SHOP_KEY": "never in an artifact", "SHOP_PORT": "never in an artifact"},
+        "site_build_environment": {"SHOP_PORT": 8000},
+        "site_build_commands": COMMANDS,
+    }
 
 
 def git(directory: pathlib.Path | str, *arguments: str) -> str:
@@ -131,7 +150,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def repository(directory: pathlib.Path) -> dict[str, str]:
+def repository(directory: pathlib.Path) -> Site:
     """A repository behind HTTP whose tag is good and whose branch has gone on to something that does not build."""
     write(directory, PROJECT | {"requirements.txt": "Django~=5.2.0\n"})
     git(directory, "init", "-q", "-b", "main")
@@ -147,7 +166,7 @@ def repository(directory: pathlib.Path) -> dict[str, str]:
     return {"site_source": f"http://127.0.0.1:{server.server_port}/.git", "site_ref": "v1"}
 
 
-def wheel(directory: pathlib.Path) -> dict[str, str]:
+def wheel(directory: pathlib.Path) -> Site:
     """A wheel that names its own requirements, as `python -m build` makes them."""
     directory.mkdir()
     info = {
@@ -183,7 +202,7 @@ def beside(artifact: pathlib.Path, suffix: str) -> pathlib.Path:
 def build(releases: pathlib.Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the build on a description of a site."""
 
-    def run(site: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    def run(site: Site, *options: str) -> subprocess.CompletedProcess[str]:
         described = {
             "site_name": "shop",
             "site_settings": "shop.settings",
@@ -369,6 +388,16 @@ def test_failed_build_reports_the_reason_and_leaves_no_files(
     assert re.search(r"Release \w+ was not built: " + says, re.sub(r"\s+", " ", done.stdout + done.stderr)), done.stdout
     assert artifacts(releases) == before
     assert not [*releases.glob(".*.tar*")]
+
+
+@pytest.mark.parametrize("release", [unhashed], indirect=True, ids=["unhashed"])
+def test_files_that_commands_write_ship(release: Release) -> None:
+    _site, artifact, manifest = release
+    [css] = [name for name in manifest["files"] if re.fullmatch(r"static/shop/made\.[0-9a-f]{12}\.css", name)]
+    with tarfile.open(artifact) as tar:
+        names = json.loads(read_member(tar, "./src/shop/names.json"))["paths"]
+    assert names["shop/made.css"] == css.removeprefix("static/")
+    assert not [name for name in manifest["files"] if "node_modules" in name]
 
 
 @pytest.mark.parametrize("release", [unhashed], indirect=True, ids=["unhashed"])

@@ -13,81 +13,42 @@ All output is in /out/<site>-<version>.log; if it fails, the last line is one se
 
 import concurrent.futures
 import contextlib
-import gzip
-import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import traceback
 import typing
 
-from build_output import reason
+from build_run import FILES, PIP, SCRATCH, WHEELS, Build, Failed, Log, sha256
+from build_static import collect_static, compress_static, remove_node_modules, run_commands, settings_environment
 
-Build = dict[str, typing.Any]  # the description
-
-FILES = pathlib.Path("/in/files")
 OUT = pathlib.Path("/out")
-SCRATCH = pathlib.Path("/tmp/build")
-WHEELS = SCRATCH / "wheels"
-PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-
-# Text, and fonts and images that are not compressed by themselves.
-COMPRESSIBLE = frozenset(
-    ".css .csv .eot .htm .html .ico .js .json .map .md .mjs .otf .rss .svg .ttf .txt .wasm .webmanifest .xml".split()
-)
+CACHE = pathlib.Path("/cache")
 
 # What the tier's settings import, each with the packages that make adding it unnecessary.
 ADDED = {"psycopg.txt": {"psycopg", "psycopg2", "psycopg2-binary"}, "pymemcache.txt": {"pymemcache"}}
-
-
-class Failed(Exception):
-    """The release cannot be built; says why in one sentence."""
-
-
-class Log:
-    """Runs commands, and writes their output to a file."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self.file = path.open("w", encoding="utf-8")
-
-    def run(self, command: list[str | pathlib.Path], attempt: str, **options: typing.Any) -> str:
-        """Run a command and return its output. Raises Failed: "could not <attempt>: <its last lines>"."""
-        print("$", *command, file=self.file, flush=True)
-        done = subprocess.run(
-            [str(part) for part in command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-            **options,
-        )
-        print(done.stdout, file=self.file, flush=True)
-        if done.returncode:
-            raise Failed(f"could not {attempt}: {reason(done.stdout)}")
-        return str(done.stdout)
-
-    def warn(self, problem: str) -> None:
-        """Write a problem for the operator, although the release can be built."""
-        print(f"Warning: {problem}", file=self.file, flush=True)
-
-
-def sha256(path: pathlib.Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wheel_name(path: pathlib.Path) -> tuple[str, str]:
     """(normalised name, version) of a wheel file."""
     name, version = path.name.split("-")[:2]
     return re.sub(r"[-_.]+", "-", name).lower(), version
+
+
+def use_cache() -> None:
+    """Let pip and npm keep what they download for the next build."""
+    # Not the wheels that pip builds: they depend on Debian's packages and on the date of the source.
+    built = SCRATCH / "built-wheels"
+    built.mkdir()
+    (CACHE / "pip").mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (CACHE / "pip/wheels").symlink_to(built)
+    os.environ.update(PIP_CACHE_DIR=str(CACHE / "pip"), npm_config_cache=str(CACHE / "npm"))
 
 
 def install_packages(log: Log, packages: list[str]) -> None:
@@ -167,126 +128,14 @@ def install_wheels(log: Log, venv: pathlib.Path, wheels: list[pathlib.Path]) -> 
     )
 
 
-def collect_static(log: Log, build: Build, release: pathlib.Path) -> None:
-    """The static files under their hashed names, and a look at the templates that name them."""
-    static = release / "static"
-    static.mkdir()
-    site = SCRATCH / "site.json"
-    site.write_text(
-        json.dumps(
-            {
-                "settings": build["settings"],
-                "environment": build["environment"],
-                "secrets": dict.fromkeys(build["secrets"], "for building only"),
-                "static": build["static"],
-            }
-        ),
-        encoding="utf-8",
-    )
-    python = {
-        "cwd": release / "src",
-        "env": os.environ
-        | {
-            "PYTHONPATH": f"{release / 'src'}:{FILES}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
-            "REALWORLD_SITE": str(site),
-            "REALWORLD_STATIC_ROOT": str(static),
-        },
-    }
-    try:
-        log.run(
-            [release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"],
-            "collect the static files",
-            **python,
-        )
-    except Failed as error:
-        if "Unknown command: 'collectstatic'" not in str(error):
-            raise
-        return  # a site without static files
-    refuse_missing(log, build, release, python)
-
-
-def refuse_missing(log: Log, build: Build, release: pathlib.Path, python: dict[str, typing.Any]) -> None:
-    """Refuse templates of the site that name no static file, as their pages would fail.
-
-    Those of other packages, which may never be used, are a warning.
-    """
-    try:
-        output = log.run(
-            [
-                release / "venv/bin/python",
-                FILES / "build/static_names.py",
-                release / "src",
-                build["settings"].partition(".")[0],
-            ],
-            "look at the templates",
-            **python,
-        )
-    except Failed as error:
-        log.warn(f"{error}. Whether they name static files that are not there is not known")
-        return
-    missing = json.loads(output.splitlines()[-1])
-    refused = []
-    for path, name, own in missing:
-        template = path.removeprefix(f"{release}/")
-        if own:
-            refused.append(f"{template} names {name}")
-        else:
-            log.warn(f"{template} names the static file {name}, which is not there: a page that uses it fails")
-    if refused:
-        more = f"; {len(refused) - 5} more" if refused[5:] else ""
-        raise Failed(
-            f"static files are not there, and pages that use them would fail: {'; '.join(refused[:5])}{more}. "
-            "Where the names are right like that, say manifest_strict: False in the OPTIONS of STORAGES['staticfiles']"
-        )
-
-
-def compress_static(log: Log, static: pathlib.Path) -> None:
-    """A .gz and a .br beside every file that they make smaller."""
-    same: dict[str, list[pathlib.Path]] = {}  # content: the paths that have it, as a plain and a hashed name mostly do
-    for path in sorted(static.rglob("*")):
-        if path.is_file() and path.suffix.lower() in COMPRESSIBLE:
-            same.setdefault(sha256(path), []).append(path)
-    if not same:
-        return
-    first = [paths[0] for paths in same.values()]
-
-    def gzip_file(path: pathlib.Path) -> None:
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
-        brotli = executor.submit(
-            log.run, ["brotli", "--quality=11", "--keep", "--", *first], "compress the static files"
-        )
-        list(executor.map(gzip_file, first))
-        brotli.result()
-    for path, *others in same.values():
-        for suffix in (".gz", ".br"):
-            packed = path.with_name(path.name + suffix)
-            if packed.stat().st_size >= path.stat().st_size:
-                packed.unlink()
-            else:
-                for other in others:
-                    shutil.copyfile(packed, other.with_name(other.name + suffix))
-
-
-def compile_bytecode(log: Log, release: pathlib.Path) -> None:
-    """Bytecode for all code, which the site's user could not write, and which needs no check: releases never change.
+def compile_bytecode(log: Log, python: pathlib.Path, code: pathlib.Path) -> None:
+    """Bytecode for code, which the site's user could not write, and which needs no check: releases never change.
 
     In one process and a fixed order: otherwise two builds of one source differ in a few bytes.
     """
-    compileall: list[str | pathlib.Path] = [
-        release / "venv/bin/python",
-        "-m",
-        "compileall",
-        "-qq",
-        "--invalidation-mode",
-        "unchecked-hash",
-    ]
-    for part in ("venv/lib", "src"):
-        with contextlib.suppress(Failed):  # templates of code and the like; hosts prove what the site imports
-            log.run([*compileall, release / part], "compile", env=os.environ | {"PYTHONHASHSEED": "0"})
+    compileall: list[str | pathlib.Path] = [python, "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+    with contextlib.suppress(Failed):  # templates of code and the like; hosts prove what the site imports
+        log.run([*compileall, code], "compile", env=os.environ | {"PYTHONHASHSEED": "0"})
 
 
 def manifest(log: Log, build: Build, release: pathlib.Path, wheels: list[pathlib.Path]) -> dict[str, typing.Any]:
@@ -352,12 +201,22 @@ def make(log: Log, build: Build) -> None:
     if build["kind"] != "wheel":
         shutil.copytree(unpacked, source, symlinks=True, dirs_exist_ok=True)
 
+    own_node_modules = set(source.rglob("node_modules"))
+
+    use_cache()
     install_packages(log, build["packages"])
     wheels = collect_wheels(log, build, unpacked)
     install_wheels(log, release / "venv", wheels)
+    environment = settings_environment(build, release)
+    python = release / "venv/bin/python"
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        compiled = executor.submit(compile_bytecode, log, release)
-        collect_static(log, build, release)
+        compiled = executor.submit(compile_bytecode, log, python, release / "venv/lib")
+        run_commands(log, build, release, "before_static", environment)
+        collect_static(log, build, release, environment)
+        run_commands(log, build, release, "after_static", environment)
+        remove_node_modules(source, own_node_modules)
+        compiled.result()
+        compiled = executor.submit(compile_bytecode, log, python, source)
         compress_static(log, release / "static")
         compiled.result()
 
@@ -378,6 +237,8 @@ def make(log: Log, build: Build) -> None:
 def main() -> int:
     """Build; return the exit code."""
     build = json.loads(os.environ.pop("BUILD"))
+    build["build_environment"] = {name: str(value) for name, value in build["build_environment"].items()}
+    os.environ.update(build["build_environment"])
     os.umask(0o022)
     path = OUT / f"{build['site']}-{build['version']}.log"
     log = Log(path)

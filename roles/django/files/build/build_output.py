@@ -3,6 +3,8 @@
 import itertools
 import re
 
+# What pip and npm print after the reason: offers of a newer version, and where a copy of the output is.
+AFTER_REASON = re.compile(r"\[notice\]|npm notice|npm (ERR!|error)( *$| A complete log of this run| +/.*_logs/)")
 IGNORED = "Exception ignored"  # Python prints this of an exception that ends nothing
 
 
@@ -28,7 +30,7 @@ def exception(lines: list[str], margin: str) -> tuple[list[str], list[str]]:
 
 def reason(output: str) -> str:
     """The lines of a failed command's output that say why it failed, as one line."""
-    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("[notice]")]
+    lines = [line for line in output.splitlines() if line.strip() and not AFTER_REASON.match(line)]
     message, rest = last_exception(lines)
     errors = [line for line in rest if re.match(r" *(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
     telling = message + errors[-1:] if message else (errors or lines)[-3:]

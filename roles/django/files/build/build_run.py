@@ -1,0 +1,53 @@
+"""What the parts of a build share: its directories, its log, and how a command is run."""
+
+import hashlib
+import pathlib
+import subprocess
+import typing
+
+from build_output import reason
+
+Build = dict[str, typing.Any]  # the description of tasks/build.yml
+
+FILES = pathlib.Path("/in/files")
+SCRATCH = pathlib.Path("/tmp/build")
+WHEELS = SCRATCH / "wheels"
+PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+
+
+class Failed(Exception):
+    """The release cannot be built; says why in one sentence."""
+
+
+class Log:
+    """Runs commands, and writes their output to a file."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.file = path.open("w", encoding="utf-8")
+
+    def run(self, command: list[str | pathlib.Path], attempt: str, **options: typing.Any) -> str:
+        """Run a command and return its output. Raises Failed: "could not <attempt>: <its last lines>"."""
+        print("$", *command, file=self.file, flush=True)
+        done = subprocess.run(
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            **options,
+        )
+        print(done.stdout, file=self.file, flush=True)
+        if done.returncode:
+            raise Failed(f"could not {attempt}: {reason(done.stdout)}")
+        return str(done.stdout)
+
+    def warn(self, problem: str) -> None:
+        """Write a problem for the operator, although the release can be built."""
+        print(f"Warning: {problem}", file=self.file, flush=True)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
