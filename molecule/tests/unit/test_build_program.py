@@ -144,6 +144,7 @@ def log(tmp_path: pathlib.Path) -> Log:
 def description(**values: Any) -> Build:
     """What a build is told, as far as commands of the site need it."""
     return {
+        "directory": "",
         "settings": "shop.settings",
         "static": {"url": "/static/", "storage": "some.Storage"},
         "environment": {"COLOUR": "green", "SIZE": "1"},
@@ -171,6 +172,18 @@ def test_commands_run_in_the_source_with_the_python_of_the_release(release: path
     assert sorted(path.name for path in (release / "src").iterdir()) == ["early"]
     build_static.run_commands(log, description(commands=commands), release, "after_static", environment)
     assert (release / "src/ran").read_text() == f"{release / 'src'} realworld.build_settings red\n"
+
+
+def test_a_project_in_a_directory_of_the_source_runs_there(
+    release: pathlib.Path, log: Log, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_static, "SCRATCH", tmp_path)
+    (release / "src/backend").mkdir()
+    described = description(directory="backend", commands=[{"run": "pwd > here", "when": "before_static"}])
+    environment = build_static.settings_environment(described, release)
+    assert environment["PYTHONPATH"].split(":")[0] == f"{release}/src/backend"
+    build_static.run_commands(log, described, release, "before_static", environment)
+    assert (release / "src/backend/here").read_text() == f"{release}/src/backend\n"
 
 
 def test_a_command_that_fails_is_named_with_the_reason(release: pathlib.Path, log: Log) -> None:

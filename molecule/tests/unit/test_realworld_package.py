@@ -295,9 +295,14 @@ def test_a_release_that_does_not_start_leaves_a_node_that_answers(package: pathl
     assert headers["X-Served-By"] == "app1/r7"
 
 
-def test_a_process_keeps_the_release_of_the_start(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("directory", ["", "backend"])
+def test_a_process_keeps_the_release_of_the_start(
+    package: pathlib.Path, monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
     root = package.parents[1]
-    source = root / "releases/r7/src"
+    source = root / "releases/r7/src" / directory
+    if directory:
+        (root / "site.json").write_text(json.dumps(SITE | {"directory": directory}))
     for name, content in {
         "__init__": "def setup(): pass",
         "core/__init__": "",

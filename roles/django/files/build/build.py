@@ -24,7 +24,7 @@ import tarfile
 import traceback
 import typing
 
-from build_run import FILES, PIP, SCRATCH, WHEELS, Build, Failed, Log, sha256
+from build_run import FILES, PIP, SCRATCH, WHEELS, Build, Failed, Log, project_directory, sha256
 from build_static import collect_static, compress_static, remove_node_modules, run_commands, settings_environment
 
 OUT = pathlib.Path("/out")
@@ -67,6 +67,7 @@ def collect_wheels(log: Log, build: Build, source: pathlib.Path) -> list[pathlib
     # Build backends may write beside the code: not beside the code that is shipped.
     work = SCRATCH / "work"
     shutil.copytree(source, work, symlinks=True)
+    work = project_directory(build, work)
 
     def wheel(arguments: list[str | pathlib.Path], attempt: str) -> None:
         log.run(
@@ -198,6 +199,8 @@ def make(log: Log, build: Build) -> None:
     unpacked = SCRATCH / "source"
     with tarfile.open("/in/source.tar") as tar:
         tar.extractall(unpacked, filter="tar")
+    if not project_directory(build, unpacked).is_dir():
+        raise Failed(f"the source has no directory {build['directory']}: site_directory names it")
     if build["kind"] != "wheel":
         shutil.copytree(unpacked, source, symlinks=True, dirs_exist_ok=True)
 

@@ -12,7 +12,12 @@ Build = dict[str, typing.Any]  # the description of tasks/build.yml
 FILES = pathlib.Path("/in/files")
 SCRATCH = pathlib.Path("/tmp/build")
 WHEELS = SCRATCH / "wheels"
-PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+PIP: list[str | pathlib.Path] = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+
+
+def project_directory(build: Build, source: pathlib.Path) -> pathlib.Path:
+    """Where the project is in its source."""
+    return source / build["directory"]
 
 
 class Failed(Exception):

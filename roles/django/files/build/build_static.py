@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import typing
 
-from build_run import FILES, SCRATCH, Build, Failed, Log, sha256
+from build_run import FILES, SCRATCH, Build, Failed, Log, project_directory, sha256
 
 # Text, and fonts and images that are not compressed by themselves.
 COMPRESSIBLE = frozenset(
@@ -20,6 +20,7 @@ def settings_environment(build: Build, release: pathlib.Path) -> dict[str, str]:
     """The environment in which the project's settings are imported, with the tier's static storage over them."""
     static = release / "static"
     static.mkdir()
+    project = project_directory(build, release / "src")
     site = SCRATCH / "site.json"
     own = build["build_environment"]
     site.write_text(
@@ -34,7 +35,7 @@ def settings_environment(build: Build, release: pathlib.Path) -> dict[str, str]:
         encoding="utf-8",
     )
     return os.environ | {
-        "PYTHONPATH": f"{release / 'src'}:{FILES}",
+        "PYTHONPATH": f"{project}:{FILES}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "DJANGO_SETTINGS_MODULE": "realworld.build_settings",
         "REALWORLD_SITE": str(site),
@@ -44,14 +45,14 @@ def settings_environment(build: Build, release: pathlib.Path) -> dict[str, str]:
 
 def run_commands(log: Log, build: Build, release: pathlib.Path, when: str, environment: dict[str, str]) -> None:
     """The site's own commands before or after its static files are collected. What they write is shipped."""
-    source = release / "src"
+    project = project_directory(build, release / "src")
     path = f"{release / 'venv/bin'}:{os.environ['PATH']}"
     commands = [command["run"] for command in build["commands"] if command["when"] == when]
     for command in commands:
         log.run(
             ["sh", "-ec", command],
             f"run {command!r} of site_build_commands",
-            cwd=source,
+            cwd=project,
             env=environment | {"PATH": path, "VIRTUAL_ENV": str(release / "venv")},
         )
 
@@ -65,7 +66,7 @@ def remove_node_modules(source: pathlib.Path, kept: set[pathlib.Path]) -> None:
 
 def collect_static(log: Log, build: Build, release: pathlib.Path, environment: dict[str, str]) -> None:
     """The static files under their hashed names, and a look at the templates that name them."""
-    python = {"cwd": release / "src", "env": environment}
+    python = {"cwd": project_directory(build, release / "src"), "env": environment}
     try:
         log.run(
             [release / "venv/bin/python", "-m", "django", "collectstatic", "--noinput", "--verbosity", "0"],

@@ -41,13 +41,14 @@ def activate(release: pathlib.Path) -> None:
     the next deploy switched, must not get it from another release.
     """
     venv = release / "venv"
+    project_directory = release / "src" / realworld.site().get("directory", "")  # a description of before has none
     # Debian's own Python packages are not the site's.
-    sys.path[:] = [str(release / "src")] + [path for path in sys.path if not path.endswith("/dist-packages")]
+    sys.path[:] = [str(project_directory)] + [path for path in sys.path if not path.endswith("/dist-packages")]
     site.addsitedir(str(venv / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"))
     sys.prefix = sys.exec_prefix = str(venv)
     sys.executable = str(venv / "bin/python")
     # Where manage.py is run: a project may name its templates from there.
-    os.chdir(release / "src")
+    os.chdir(project_directory)
 
 
 def start(release: pathlib.Path) -> Application:
