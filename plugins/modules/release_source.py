@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tarfile
@@ -23,6 +24,7 @@ description:
 options:
   source: {type: path, required: true, description: "A directory (in a Git working tree: what Git does not ignore), a Git checkout (with commit) or a wheel."}
   commit: {type: str, default: "", description: The commit that is checked out in source.}
+  directory: {type: str, default: "", description: "Where the project is in its source."}
   requirements: {type: str, default: "", description: "Requirements file, relative to the source; beside it for a wheel."}
   build: {type: dict, required: true, description: Values that the artifact depends on.}
   code: {type: list, elements: path, required: true, description: Files of the tier that the artifact depends on.}
@@ -38,6 +40,10 @@ manifest: {type: str, returned: always, description: "sha256 of its manifest, em
 kind: {type: str, returned: unless built, description: "directory, git or wheel."}
 epoch: {type: int, returned: unless built, description: The date of every file in the artifact.}
 packed: {type: str, returned: unless built, description: The packed source.}
+vcs_version:
+  type: str
+  returned: unless built
+  description: "The version that git describe makes of the source, where the project takes its version from there; else empty."
 """
 
 Paths = Mapping[str, pathlib.Path]  # {name in the release: file}
@@ -65,6 +71,13 @@ NOT_SOURCE = {
     "db.sqlite3",
 }
 NOT_SOURCE_ENDINGS = (".pyc", ".log")
+# What takes a project's version from git, by the names that are in its configuration.
+VCS_VERSIONS = re.compile(
+    r"setuptools[-_]scm|use_scm_version|hatch-vcs|\bpbr\b|poetry-dynamic-versioning|uv-dynamic-versioning"
+    r"|(?s:\[tool\.pdm\.version\][^\[]*source *= *[\"']scm)"
+)
+# What git has in place of a file that Git LFS keeps elsewhere, and the most bytes that it may have.
+LFS_POINTER, LFS_POINTER_SIZE = b"version https://git-lfs.github.com/spec/", 1024
 # More of them, in a directory that is in no git working tree: a line for each, a shell's pattern of a name or of a path below the source.
 IGNORE_FILE = ".realworldignore"
 
@@ -192,6 +205,57 @@ def digest(paths: Paths) -> str:
     return total.hexdigest()
 
 
+def refuse_lfs_pointers(source: pathlib.Path, kind: str, paths: Paths) -> None:
+    """Raise ValueError where files are pointers of Git LFS."""
+    pointers = [
+        name
+        for name, path in sorted(paths.items())
+        if path.is_file() and path.stat().st_size <= LFS_POINTER_SIZE and path.read_bytes().startswith(LFS_POINTER)
+    ]
+    if pointers:
+        more = f" and {len(pointers) - 3} more" if pointers[3:] else ""
+        remedy = (
+            f"install git-lfs here (apt-get install git-lfs; git lfs install --skip-repo), remove {source}, and repeat"
+            if kind == "git"
+            else f"git -C {source} lfs pull"
+        )
+        raise ValueError(f"{', '.join(pointers[:3])}{more}: a pointer of Git LFS, and not the file. Fetch it: {remedy}")
+
+
+def vcs_version(source: pathlib.Path, directory: str, commit: str) -> str:
+    """The version that git describe makes of a source, as setuptools-scm does; empty where the project or git has none.
+
+    Raises ValueError, in a sentence, and CalledProcessError.
+    """
+    project = source / directory
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in (project / name for name in ("pyproject.toml", "setup.cfg", "setup.py"))
+        if path.is_file()
+    ]
+    if not any(map(VCS_VERSIONS.search, texts)) or not (commit or known_to_git(source)):
+        return ""
+    try:
+        described = git(project, "describe", "--tags", "--long", "--dirty", "--match", "*[0-9]*").strip()
+    except subprocess.CalledProcessError:  # no tag
+        count = git(project, "rev-list", "--count", "HEAD").strip()
+        described = f"0.0-{count}-g{git(project, 'rev-parse', '--short', 'HEAD').strip()}"
+    return version_of(described)
+
+
+def version_of(described: str) -> str:
+    """A version (PEP 440) of what `git describe --long --dirty` prints: of a tag the tag, else a development version of the next one."""
+    tag, count, commit, dirty = re.fullmatch(r"(.+)-(\d+)-(g[0-9a-f]+)(-dirty)?", described).groups()  # type: ignore[union-attr]
+    match = re.search(r"\d+(?:\.\d+)*(?:[-_.]?(?:a|b|c|rc|alpha|beta|post)[-_.]?\d+)?$", tag)
+    if match is None:
+        raise ValueError(f"The project takes its version from git, and the tag {tag} is no version")
+    version = match[0]
+    if int(count) == 0 and not dirty:
+        return version
+    head, last = re.fullmatch(r"(.*?)(\d+)", version).groups()  # type: ignore[union-attr]
+    return f"{head}{int(last) + 1}.dev{count}+{commit}{'.dirty' if dirty else ''}"
+
+
 def survey(source: pathlib.Path, commit: str, requirements: str) -> tuple[str, Paths, int]:
     """Kind, {name: path} and date of a source. Raises ValueError, in a sentence, and CalledProcessError."""
     if commit:
@@ -246,6 +310,7 @@ def main() -> None:
         argument_spec={
             "source": {"type": "path", "required": True},
             "commit": {"type": "str", "default": ""},
+            "directory": {"type": "str", "default": ""},
             "requirements": {"type": "str", "default": ""},
             "build": {"type": "dict", "required": True},
             "code": {"type": "list", "elements": "path", "required": True},
@@ -274,13 +339,17 @@ def main() -> None:
         module.exit_json(changed=False, **result)
 
     try:
-        kind, paths, epoch = survey(pathlib.Path(os.path.normpath(p["source"])), p["commit"], p["requirements"])
+        source = pathlib.Path(os.path.normpath(p["source"]))
+        kind, paths, epoch = survey(source, p["commit"], p["requirements"])
+        refuse_lfs_pointers(source, kind, paths)
+        described = "" if kind == "wheel" else vcs_version(source, p["directory"], p["commit"])
     except ValueError as error:
         module.fail_json(msg=f"{error}.")
     except subprocess.CalledProcessError as error:
         module.fail_json(msg=f"{' '.join(map(str, error.cmd))}: {error.stderr.strip()}")
     way = hashlib.sha256(json.dumps(p["build"], sort_keys=True).encode())
     way.update(digest({path.name: path for path in map(pathlib.Path, p["code"])}).encode())
+    way.update(described.encode())
     if kind == "git":
         # The commit is what people call it; what it is built with makes it another release too.
         version = f"{p['commit'][:10]}-{way.hexdigest()[:6]}"
@@ -294,7 +363,7 @@ def main() -> None:
         if not module.check_mode:
             artifacts.mkdir(parents=True, exist_ok=True)
             pack(paths, packed)
-        result.update(kind=kind, epoch=epoch, packed=str(packed))
+        result.update(kind=kind, epoch=epoch, packed=str(packed), vcs_version=described)
     module.exit_json(changed=not result["built"], **result)
 
 

@@ -143,6 +143,31 @@ def git(directory: pathlib.Path | str, *arguments: str) -> str:
     ).stdout.strip()
 
 
+def application(directory: pathlib.Path) -> Site:
+    """An application below the top of its source that is no package, with a lock of uv."""
+    packages = []
+    for name, version, hashes in re.findall(
+        r"(?m)^(\w+)==(\S+)((?: \\\n    --hash=sha256:\w+)+)", hashed_requirements()
+    ):
+        files = [
+            f"{{ url = 'https://example.org/{name}-{version}-py3-none-any.whl', hash = '{digest}' }}"
+            for digest in re.findall(r"sha256:\w+", hashes)
+        ]
+        packages.append(
+            f"[[package]]\nname = '{name}'\nversion = '{version}'\nsource = {{ registry = 'https://pypi.org/simple' }}\n"
+            f"wheels = [{', '.join(files)}]\n"
+        )
+    needed = ", ".join(f"{{ name = '{name}' }}" for name in ("asgiref", "django", "sqlparse"))
+    lock = f"version = 1\nrequires-python = '>=3.13'\n{''.join(packages)}[[package]]\nname = 'shop'\nsource = {{ virtual = '.' }}\n"
+    project = PROJECT | {
+        "apps/__init__.py": "",
+        "pyproject.toml": "[project]\nname = 'shop'\nversion = '1'\nrequires-python = '>=3.13'\ndependencies = ['Django', 'asgiref', 'sqlparse']\n",
+        "uv.lock": f"{lock}dependencies = [{needed}]\n",
+    }
+    write(directory, {f"backend/{name}": text for name, text in project.items()})
+    return {"site_source": str(directory), "site_directory": "backend", "site_requirements": "uv.lock"}
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Serves files and does not talk about it."""
 
@@ -150,9 +175,23 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+VERSIONED = """
+[build-system]
+requires = ["setuptools", "setuptools-scm>=8"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "shop"
+dynamic = ["version"]
+[tool.setuptools]
+packages = ["shop"]
+[tool.setuptools_scm]
+version_file = "shop/_version.py"
+"""
+
+
 def repository(directory: pathlib.Path) -> Site:
-    """A repository behind HTTP whose tag is good and whose branch has gone on to something that does not build."""
-    write(directory, PROJECT | {"requirements.txt": "Django~=5.2.0\n"})
+    """A repository behind HTTP whose tag is good and whose branch has gone on to something that does not build; its version is the tag."""
+    write(directory, PROJECT | {"requirements.txt": "Django~=5.2.0\n.\n", "pyproject.toml": VERSIONED})
     git(directory, "init", "-q", "-b", "main")
     git(directory, "add", ".")
     git(directory, "commit", "-q", "-m", "good")
@@ -224,7 +263,9 @@ def build(releases: pathlib.Path) -> Callable[..., subprocess.CompletedProcess[s
     return run
 
 
-@pytest.fixture(scope="module", params=[hashed, unhashed, repository, wheel], ids=lambda kind: kind.__name__)
+@pytest.fixture(
+    scope="module", params=[hashed, unhashed, application, repository, wheel], ids=lambda kind: kind.__name__
+)
 def release(
     request: pytest.FixtureRequest,
     build: Callable[..., subprocess.CompletedProcess[str]],
@@ -264,7 +305,7 @@ def on_a_bare_host(artifact: pathlib.Path, version: str, command: str) -> subpro
             "--env",
             "SHOP_KEY=x",
             "--env",
-            f"PYTHONPATH={place}/src",
+            f"PYTHONPATH={place}/src:{place}/src/backend",
             "--env",
             "DJANGO_SETTINGS_MODULE=shop.settings",
             "realworld/node:13",
@@ -335,6 +376,8 @@ def test_version_names_the_commit_of_the_tag(release: Release) -> None:
     assert manifest["version"].startswith(commit[:10] + "-")
     assert manifest["source"]["commit"] == commit
     assert "src/shop/later.py" not in manifest["files"]
+    assert {"shop": "1"}.items() <= {wheel["name"]: wheel["version"] for wheel in manifest["wheels"]}.items()
+    assert "src/shop/_version.py" in manifest["files"]
 
 
 @pytest.mark.parametrize("release", [hashed, repository], indirect=True, ids=["hashed", "repository"])

@@ -180,3 +180,88 @@ def test_a_special_file_is_refused_by_name(
         source.survey(tmp_path, "", "")
     write(tmp_path, {".realworldignore": "door"})
     assert names(source, tmp_path) == {".realworldignore", "site/a.py"}
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+
+
+def test_pointers_of_git_lfs_are_refused_by_name(
+    source: types.ModuleType, checkout: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    write(checkout, {"static/pic.png": POINTER, "docs/lfs.md": "How: " + POINTER})
+    kind, paths, _epoch = source.survey(checkout, "", "")
+    with pytest.raises(ValueError, match=r"^static/pic.png: a pointer of Git LFS.*git -C .* lfs pull"):
+        source.refuse_lfs_pointers(checkout, kind, paths)
+    with pytest.raises(ValueError, match="apt-get install git-lfs"):
+        source.refuse_lfs_pointers(checkout, "git", paths)
+    write(checkout, {"static/pic.png": "the picture"})
+    source.refuse_lfs_pointers(checkout, kind, paths)
+
+
+@pytest.mark.parametrize(
+    ("described", "version"),
+    [
+        ("v1.2.3-0-g0123abc", "1.2.3"),
+        ("v1.2.3-4-g0123abc", "1.2.4.dev4+g0123abc"),
+        ("v1.2.3-0-g0123abc-dirty", "1.2.4.dev0+g0123abc.dirty"),
+        ("release-2.0-4-g0123abc", "2.1.dev4+g0123abc"),
+        ("1.2rc1-0-g0123abc", "1.2rc1"),
+        ("1.2rc1-3-g0123abc", "1.2rc2.dev3+g0123abc"),
+        ("shop/2026.11-1-g0123abc", "2026.12.dev1+g0123abc"),
+    ],
+)
+def test_a_version_is_made_of_the_nearest_tag(source: types.ModuleType, described: str, version: str) -> None:
+    assert source.version_of(described) == version
+
+
+def test_a_tag_that_is_no_version_is_refused(source: types.ModuleType) -> None:
+    with pytest.raises(ValueError, match="the tag 2nd-try is no version"):
+        source.version_of("2nd-try-0-g0123abc")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("pyproject.toml", "[build-system]\nrequires = ['setuptools', 'setuptools-scm>=8']\n"),
+        (
+            "pyproject.toml",
+            "[tool.hatch.version]\nsource = 'vcs'\n[build-system]\nrequires = ['hatchling', 'hatch-vcs']\n",
+        ),
+        ("pyproject.toml", "[tool.pdm.version]\nsource = 'scm'\n"),
+        ("pyproject.toml", "[build-system]\nrequires = ['poetry-core', 'poetry-dynamic-versioning']\n"),
+        ("setup.py", "setup(setup_requires=['pbr'], pbr=True)\n"),
+        ("setup.py", "setup(use_scm_version=True)\n"),
+    ],
+)
+def test_a_project_with_versions_from_git_gets_one(
+    source: types.ModuleType, checkout: pathlib.Path, file: str, text: str
+) -> None:
+    assert source.vcs_version(checkout, "", "") == ""  # nothing asks for one
+    write(checkout, {f"backend/{file}": text})
+    git(checkout, "add", "backend")
+    git(checkout, "commit", "-q", "-m", "project", "backend")
+    assert source.vcs_version(checkout, "backend", "").startswith("0.1.dev2+g")
+    git(checkout, "tag", "v1.0", "HEAD~1")
+    git(checkout, "checkout", "-q", "--", ".")
+    assert source.vcs_version(checkout, "backend", "").startswith("1.1.dev1+g")
+    assert source.vcs_version(checkout, "backend", "").isascii() and source.vcs_version(checkout, "", "") == ""
+
+
+def test_a_version_from_git_is_part_of_the_name_of_the_release(
+    source: types.ModuleType,
+    checkout: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    execute: Callable[..., Any],
+) -> None:
+    write(checkout, {"pyproject.toml": "[tool.setuptools_scm]\n"})
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "project")
+
+    def named() -> Any:
+        artifacts = str(tmp_path_factory.mktemp("artifacts"))
+        return execute(source, source=str(checkout), build={}, code=[], artifacts=artifacts, site="shop")
+
+    first = named()
+    git(checkout, "tag", "v3")
+    second = named()
+    assert (second["vcs_version"], second["version"] != first["version"]) == ("3", True)

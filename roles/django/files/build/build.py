@@ -24,6 +24,8 @@ import tarfile
 import traceback
 import typing
 
+from build_locks import lock_kind, locked
+from build_project import dependencies, is_package, read_project, refuse_python, version_files
 from build_run import FILES, PIP, SCRATCH, WHEELS, Build, Failed, Log, project_directory, sha256
 from build_static import collect_static, compress_static, remove_node_modules, run_commands, settings_environment
 
@@ -32,6 +34,16 @@ CACHE = pathlib.Path("/cache")
 
 # What the tier's settings import, each with the packages that make adding it unnecessary.
 ADDED = {"psycopg.txt": {"psycopg", "psycopg2", "psycopg2-binary"}, "pymemcache.txt": {"pymemcache"}}
+
+# By which those who take the version of a project from git are given it where there is no git: setuptools-scm and
+# hatch-vcs, pbr, pdm-backend, poetry-dynamic-versioning, uv-dynamic-versioning.
+VERSION_VARIABLES = (
+    "SETUPTOOLS_SCM_PRETEND_VERSION",
+    "PBR_VERSION",
+    "PDM_BUILD_SCM_VERSION",
+    "POETRY_DYNAMIC_VERSIONING_BYPASS",
+    "UV_DYNAMIC_VERSIONING_BYPASS",
+)
 
 
 def wheel_name(path: pathlib.Path) -> tuple[str, str]:
@@ -62,36 +74,87 @@ def install_packages(log: Log, packages: list[str]) -> None:
         )
 
 
-def collect_wheels(log: Log, build: Build, source: pathlib.Path) -> list[pathlib.Path]:
-    """Every package of the site as a wheel; those that only exist as source archives are built here."""
+def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathlib.Path) -> list[pathlib.Path]:
+    """Every package of the site as a wheel; those that only exist as source archives are built here.
+
+    The file that a build writes the project's version to is copied to the project that is shipped.
+    """
     # Build backends may write beside the code: not beside the code that is shipped.
     work = SCRATCH / "work"
     shutil.copytree(source, work, symlinks=True)
     work = project_directory(build, work)
 
-    def wheel(arguments: list[str | pathlib.Path], attempt: str) -> None:
+    # Of the project itself alone: the tools would give every package that is built here its version.
+    own_version = {name: str(build["vcs_version"]) for name in VERSION_VARIABLES if build["vcs_version"]}
+
+    def wheel(
+        arguments: list[str | pathlib.Path],
+        attempt: str,
+        directory: pathlib.Path = WHEELS,
+        version: dict[str, str] | None = None,
+    ) -> None:
         log.run(
-            [*PIP, "wheel", "--quiet", "--wheel-dir", WHEELS, *arguments],
+            [*PIP, "wheel", "--quiet", "--wheel-dir", directory, *arguments],
             attempt,
             cwd=work,
-            env=os.environ | {"SOURCE_DATE_EPOCH": str(build["epoch"])},
+            env=os.environ | (version or {}) | {"SOURCE_DATE_EPOCH": str(build["epoch"])},
         )
 
-    requirements = build["requirements"]
-    if requirements:
-        if not (work / requirements).is_file():
-            raise Failed(f"the source has no {requirements}: site_requirements names it")
-        wheel(["--requirement", requirements], f"get what {requirements} names")
+    requirements, project = build["requirements"], read_project(work)
+    extras, groups = build["extras"], build["dependency_groups"]
+    if requirements and not (work / requirements).is_file():
+        raise Failed(f"the source has no {requirements}: site_requirements names it")
+    if requirements and not lock_kind(requirements) and requirements != "pyproject.toml" and (extras or groups):
+        raise Failed(
+            f"{requirements} knows no site_extras and no site_dependency_groups: "
+            "site_requirements must name a lock, pyproject.toml or nothing"
+        )
+    own_extras = f"[{','.join(extras)}]" if extras else ""
+    own_groups: list[str | pathlib.Path] = [word for name in groups for word in ("--group", name)]
+    package = build["kind"] != "wheel" and is_package(work, project)
+
+    if lock_kind(requirements):
+        for number, lines in enumerate(locked(log, work, requirements, extras, groups)):
+            if lines:
+                listed = SCRATCH / f"locked{number}.txt"
+                listed.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                wheel(
+                    ["--no-deps", *(["--require-hashes"] if number == 0 else []), "--requirement", listed],
+                    f"get what {requirements} names",
+                )
+        if package and project:
+            wheel(["--no-deps", "."], "build the source as a Python package", version=own_version)
+    elif requirements and requirements != "pyproject.toml":
+        names_project = re.search(
+            r"(?m)^(?:(?:-e|--editable) *)?\.(?:\[| *$)", (work / requirements).read_text("utf-8")
+        )
+        wheel(
+            ["--requirement", requirements],
+            f"get what {requirements} names",
+            version=own_version if names_project else None,
+        )
+
     if build["kind"] == "wheel":
         # With requirements, those are everything the wheel needs.
         [own] = work.glob("*.whl")
-        wheel([*(["--no-deps"] if requirements else []), f"./{own.name}"], f"get what {own.name} names")
+        wheel([*(["--no-deps"] if requirements else []), f"./{own.name}{own_extras}"], f"get what {own.name} names")
+    elif requirements == "pyproject.toml" or not requirements and project and not package:
+        listed = SCRATCH / "pyproject.txt"
+        listed.write_text("\n".join(dependencies(project, extras)) + "\n", encoding="utf-8")
+        wheel(["--requirement", listed, *own_groups], "get what pyproject.toml names")
     elif not requirements:
-        if not any((work / name).exists() for name in ("pyproject.toml", "setup.py")):
+        if not project and not (work / "setup.py").exists():
             raise Failed(
                 "the source is no Python package (no pyproject.toml): site_requirements must name a requirements file"
             )
-        wheel(["."], "build the source as a Python package")
+        own_wheel: pathlib.Path | str = "."
+        if own_version:
+            wheel(["--no-deps", "."], "build the source as a Python package", SCRATCH / "own", own_version)
+            [own_wheel] = (SCRATCH / "own").glob("*.whl")
+        wheel([f"{own_wheel}{own_extras}", *own_groups], "build the source as a Python package")
+    for name in version_files(project):
+        if (work / name).is_file():
+            shutil.copyfile(work / name, shipped / name)
 
     names = {wheel_name(path)[0] for path in WHEELS.glob("*.whl")}
     if "django" not in names:
@@ -201,6 +264,7 @@ def make(log: Log, build: Build) -> None:
         tar.extractall(unpacked, filter="tar")
     if not project_directory(build, unpacked).is_dir():
         raise Failed(f"the source has no directory {build['directory']}: site_directory names it")
+    refuse_python(build, project_directory(build, unpacked))
     if build["kind"] != "wheel":
         shutil.copytree(unpacked, source, symlinks=True, dirs_exist_ok=True)
 
@@ -208,7 +272,7 @@ def make(log: Log, build: Build) -> None:
 
     use_cache()
     install_packages(log, build["packages"])
-    wheels = collect_wheels(log, build, unpacked)
+    wheels = collect_wheels(log, build, unpacked, project_directory(build, source))
     install_wheels(log, release / "venv", wheels)
     environment = settings_environment(build, release)
     python = release / "venv/bin/python"

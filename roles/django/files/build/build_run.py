@@ -17,7 +17,7 @@ PIP: list[str | pathlib.Path] = ["python3", "-m", "pip", "--disable-pip-version-
 
 def project_directory(build: Build, source: pathlib.Path) -> pathlib.Path:
     """Where the project is in its source."""
-    return source / build["directory"]
+    return source / str(build["directory"])
 
 
 class Failed(Exception):
