@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -143,9 +144,56 @@ def git(directory: pathlib.Path | str, *arguments: str) -> str:
     ).stdout.strip()
 
 
+TOKEN = "Qk7-only-for-the-index-of-the-tests"
+BEGUN: dict[str, str] = {}  # what Docker tells of the container while it asks the index
+
+
+class Index(http.server.BaseHTTPRequestHandler):
+    """A package index with one wheel, which wants a user and a password."""
+
+    wheel = b""
+
+    def do_GET(self) -> None:
+        """Answer whoever has the password."""
+        expected = "Basic " + base64.b64encode(f"shop:{TOKEN}".encode()).decode()
+        allowed = self.headers.get("Authorization") == expected
+        self.send_response(200 if allowed else 401)
+        if not allowed:
+            self.send_header("WWW-Authenticate", "Basic realm=index")
+        elif not BEGUN:
+            name = f"realworld-build-{os.environ.get('ENV', 'local')}"
+            BEGUN.update({part: docker(part, name) for part in ("inspect", "top", "diff")})
+            # Of every process, and what is left of the file on this machine.
+            BEGUN["environment"] = docker("exec", name, "sh", "-c", "cat /proc/[0-9]*/environ")
+            BEGUN["memory"] = " ".join(path.name for path in pathlib.Path("/dev/shm").glob(f"{name}.*"))
+        found = (
+            b""
+            if not allowed
+            else self.wheel
+            if self.path.endswith(".whl")
+            else b"<a href='till-1.0-py3-none-any.whl'>till-1.0-py3-none-any.whl</a>"
+        )
+        self.send_header("Content-Type", "application/zip" if self.path.endswith(".whl") else "text/html")
+        self.send_header("Content-Length", str(len(found)))
+        self.end_headers()
+        self.wfile.write(found)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+def docker(*arguments: str) -> str:
+    """The output of a command of Docker."""
+    return subprocess.run([*DOCKER, *arguments], check=True, capture_output=True, text=True, errors="replace").stdout
+
+
 def application(directory: pathlib.Path) -> Site:
-    """An application below the top of its source that is no package, with a lock of uv."""
+    """An application below the top of its source that is no package, with a lock of uv, and a package of a private index."""
     packages = []
+    Index.wheel = wheel_file("till", {"till.py": ""}, "")
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Index)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = json.loads(docker("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Gateway"]
     for name, version, hashes in re.findall(
         r"(?m)^(\w+)==(\S+)((?: \\\n    --hash=sha256:\w+)+)", hashed_requirements()
     ):
@@ -157,15 +205,27 @@ def application(directory: pathlib.Path) -> Site:
             f"[[package]]\nname = '{name}'\nversion = '{version}'\nsource = {{ registry = 'https://pypi.org/simple' }}\n"
             f"wheels = [{', '.join(files)}]\n"
         )
-    needed = ", ".join(f"{{ name = '{name}' }}" for name in ("asgiref", "django", "sqlparse"))
+    packages.append(
+        "[[package]]\nname = 'till'\nversion = '1.0'\nsource = { registry = 'https://index.example.org' }\nwheels = "
+        f"[{{ url = 'https://example.org/till-1.0-py3-none-any.whl', hash = 'sha256:{hashlib.sha256(Index.wheel).hexdigest()}' }}]\n"
+    )
+    names = ("asgiref", "django", "sqlparse", "till")
+    needed = ", ".join(f"{{ name = '{name}' }}" for name in names)
     lock = f"version = 1\nrequires-python = '>=3.13'\n{''.join(packages)}[[package]]\nname = 'shop'\nsource = {{ virtual = '.' }}\n"
     project = PROJECT | {
         "apps/__init__.py": "",
-        "pyproject.toml": "[project]\nname = 'shop'\nversion = '1'\nrequires-python = '>=3.13'\ndependencies = ['Django', 'asgiref', 'sqlparse']\n",
+        "pyproject.toml": "[project]\nname = 'shop'\nversion = '1'\nrequires-python = '>=3.13'\ndependencies = ['Django', 'asgiref', 'sqlparse', 'till']\n",
         "uv.lock": f"{lock}dependencies = [{needed}]\n",
     }
     write(directory, {f"backend/{name}": text for name, text in project.items()})
-    return {"site_source": str(directory), "site_directory": "backend", "site_requirements": "uv.lock"}
+    return {
+        "site_source": str(directory),
+        "site_directory": "backend",
+        "site_requirements": "uv.lock",
+        "site_index": {"url": "", "extra_urls": [f"http://{address}:{server.server_port}/simple"]},
+        "site_index_netrc": f"machine {address} login shop password {TOKEN}",
+        "site_build_environment": {"PIP_TRUSTED_HOST": address},
+    }
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -205,21 +265,28 @@ def repository(directory: pathlib.Path) -> Site:
     return {"site_source": f"http://127.0.0.1:{server.server_port}/.git", "site_ref": "v1"}
 
 
-def wheel(directory: pathlib.Path) -> Site:
-    """A wheel that names its own requirements, as `python -m build` makes them."""
-    directory.mkdir()
+def wheel_file(package: str, files: dict[str, str], metadata: str) -> bytes:
+    """The wheel of a package, version 1.0."""
     info = {
-        "shop-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\nRequires-Dist: Django~=5.2.0\n",
-        "shop-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{package}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n{metadata}",
+        f"{package}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "shop-1.0.dist-info/RECORD"
-    with zipfile.ZipFile(directory / "shop-1.0-py3-none-any.whl", "w") as archive:
+    record, content = f"{package}-1.0.dist-info/RECORD", io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
         lines = [f"{record},,"]
-        for name, text in (PROJECT | info).items():
+        for name, text in (files | info).items():
             archive.writestr(name, text)
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
             lines.append(f"{name},sha256={digest},{len(text)}")
         archive.writestr(record, "\n".join(lines) + "\n")
+    return content.getvalue()
+
+
+def wheel(directory: pathlib.Path) -> Site:
+    """A wheel that names its own requirements, as `python -m build` makes them."""
+    directory.mkdir()
+    content = wheel_file("shop", PROJECT, "Requires-Dist: Django~=5.2.0\n")
+    (directory / "shop-1.0-py3-none-any.whl").write_bytes(content)
     return {"site_source": str(directory / "shop-1.0-py3-none-any.whl"), "site_requirements": ""}
 
 
@@ -275,8 +342,10 @@ def release(
     """A release of each kind of project, built once: (its site, its artifact, its manifest)."""
     site = request.param(tmp_path_factory.mktemp("project") / "site")
     before = artifacts(releases)
-    done = build(site)
+    done = build(site, *(["-vvv"] if request.param is application else []))
     assert done.returncode == 0, done.stdout + done.stderr
+    if request.param is application:
+        BEGUN["output"] = done.stdout + done.stderr
     [artifact] = artifacts(releases) - before
     return site, artifact, json.loads(beside(artifact, ".json").read_text())
 
@@ -431,6 +500,23 @@ def test_failed_build_reports_the_reason_and_leaves_no_files(
     assert re.search(r"Release \w+ was not built: " + says, re.sub(r"\s+", " ", done.stdout + done.stderr)), done.stdout
     assert artifacts(releases) == before
     assert not [*releases.glob(".*.tar*")]
+
+
+@pytest.mark.parametrize("release", [application], indirect=True, ids=["application"])
+def test_credentials_of_an_index_reach_the_build_and_nothing_else(release: Release, releases: pathlib.Path) -> None:
+    _site, artifact, manifest = release
+    assert {"till": "1.0"}.items() <= {wheel["name"]: wheel["version"] for wheel in manifest["wheels"]}.items()
+    encoded = base64.b64encode(f"shop:{TOKEN}".encode()).decode()
+    assert set(BEGUN) == {"inspect", "top", "diff", "environment", "memory", "output"}
+    assert "/root/.netrc" in BEGUN["inspect"] and "realworld-build-cache" not in BEGUN["inspect"]
+    assert BEGUN["memory"] == ""
+    for told in BEGUN.values():
+        assert TOKEN not in told and encoded not in told
+    name = artifact.name.removesuffix(".tar.gz")
+    files = [path for path in releases.glob(f"*{name}*") if path.is_file()]
+    assert {path.name.removeprefix(name) for path in files} == {".tar.gz", ".static.tar.gz", ".json", ".log"}
+    content = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in files]
+    assert not [text for text in content if TOKEN.encode() in text or encoded.encode() in text]
 
 
 @pytest.mark.parametrize("release", [unhashed], indirect=True, ids=["unhashed"])

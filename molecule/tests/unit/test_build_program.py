@@ -1,11 +1,13 @@
 """The program that builds a release: what a failure says, and the site's own commands."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
+import build
 import build_static
 import pytest
 from build_output import reason
@@ -198,3 +200,21 @@ def test_packages_of_node_ship_only_if_the_source_has_them(tmp_path: pathlib.Pat
         (directory / "b").mkdir(parents=True)
     build_static.remove_node_modules(tmp_path, {own})
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["b", "front", "node_modules", "vendor"]
+
+
+@pytest.mark.parametrize(
+    ("index", "variables"),
+    [
+        ({"url": "", "extra_urls": []}, {}),
+        ({}, {}),
+        ({"url": "https://a/simple"}, {"PIP_INDEX_URL": "https://a/simple"}),
+        ({"url": "", "extra_urls": ["https://a", "https://b"]}, {"PIP_EXTRA_INDEX_URL": "https://a https://b"}),
+    ],
+)
+def test_pip_asks_the_indexes_of_the_site(
+    monkeypatch: pytest.MonkeyPatch, index: dict[str, Any], variables: dict[str, str]
+) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environment)
+    build.use_indexes({"index": index})
+    assert environment == variables

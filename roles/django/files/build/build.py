@@ -63,6 +63,13 @@ def use_cache() -> None:
     os.environ.update(PIP_CACHE_DIR=str(CACHE / "pip"), npm_config_cache=str(CACHE / "npm"))
 
 
+def use_indexes(build: Build) -> None:
+    """Let pip ask the site's own package indexes. Credentials are in ~/.netrc, and nowhere else."""
+    index = build["index"]
+    variables = {"PIP_INDEX_URL": index.get("url"), "PIP_EXTRA_INDEX_URL": " ".join(index.get("extra_urls") or [])}
+    os.environ.update({name: value for name, value in variables.items() if value})
+
+
 def install_packages(log: Log, packages: list[str]) -> None:
     """Debian packages of the site: what its wheels are built with, and what they load when they run."""
     if packages:
@@ -305,6 +312,7 @@ def main() -> int:
     """Build; return the exit code."""
     build = json.loads(os.environ.pop("BUILD"))
     build["build_environment"] = {name: str(value) for name, value in build["build_environment"].items()}
+    use_indexes(build)
     os.environ.update(build["build_environment"])
     os.umask(0o022)
     path = OUT / f"{build['site']}-{build['version']}.log"
