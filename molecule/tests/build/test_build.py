@@ -473,6 +473,10 @@ def test_same_source_makes_the_same_bytes(
     ("change", "says"),
     [
         ({"requirements.txt": "Django==0.0\n"}, r"could not get what requirements\.txt names: ERROR: .*Django==0\.0"),
+        (
+            {"pyproject.toml": "[project]\nrequires-python = '<3.13'\n"},
+            r"pyproject\.toml wants Python <3\.13, and the hosts have Debian's 3\.13\.\d+: widen it",
+        ),
         ({"requirements.txt": "sqlparse\n"}, r"requirements\.txt does not bring Django"),
         (
             {"shop/static/shop/shop.css": "p { background: url(lost.png) }"},
@@ -483,7 +487,7 @@ def test_same_source_makes_the_same_bytes(
             r"static files are not there, .* src/shop/templates/shop/page\.html names shop/none\.png\. Where .*manifest_strict: False",
         ),
     ],
-    ids=["requirements", "no Django", "static", "template"],
+    ids=["requirements", "Python", "no Django", "static", "template"],
 )
 def test_failed_build_reports_the_reason_and_leaves_no_files(
     build: Callable[..., subprocess.CompletedProcess[str]],

@@ -194,6 +194,20 @@ def test_a_command_that_fails_is_named_with_the_reason(release: pathlib.Path, lo
         build_static.run_commands(log, description(commands=commands), release, "before_static", {})
 
 
+def test_translations_that_are_not_compiled_are_a_warning(release: pathlib.Path, log: Log) -> None:
+    messages = release / "src/shop/locale/de/LC_MESSAGES"
+    messages.mkdir(parents=True)
+    (messages / "django.po").touch()
+    build_static.warn_of_messages(log, release / "src")
+    (messages / "django.mo").touch()
+    build_static.warn_of_messages(log, release / "src")
+    warnings = pathlib.Path(log.file.name).read_text().splitlines()
+    assert len(warnings) == 1
+    assert warnings[0].startswith(
+        "Warning: 1 translations are not compiled, as shop/locale/de/LC_MESSAGES/django.po: let"
+    )
+
+
 def test_packages_of_node_ship_only_if_the_source_has_them(tmp_path: pathlib.Path) -> None:
     own, installed = tmp_path / "vendor/node_modules", tmp_path / "front/node_modules"
     for directory in (own, installed, installed / "a/node_modules"):

@@ -24,10 +24,17 @@ import tarfile
 import traceback
 import typing
 
-from build_locks import lock_kind, locked
+from build_locks import LOCKS, lock_kind, locked
 from build_project import dependencies, is_package, read_project, refuse_python, version_files
 from build_run import FILES, PIP, SCRATCH, WHEELS, Build, Failed, Log, project_directory, sha256
-from build_static import collect_static, compress_static, remove_node_modules, run_commands, settings_environment
+from build_static import (
+    collect_static,
+    compress_static,
+    remove_node_modules,
+    run_commands,
+    settings_environment,
+    warn_of_messages,
+)
 
 OUT = pathlib.Path("/out")
 CACHE = pathlib.Path("/cache")
@@ -120,6 +127,9 @@ def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathli
     own_groups: list[str | pathlib.Path] = [word for name in groups for word in ("--group", name)]
     package = build["kind"] != "wheel" and is_package(work, project)
 
+    unused = [name for name in LOCKS if not requirements and (work / name).is_file()]
+    if unused:
+        log.warn(f"{unused[0]} is not used: let site_requirements name it, and exactly its versions are installed")
     if lock_kind(requirements):
         for number, lines in enumerate(locked(log, work, requirements, extras, groups)):
             if lines:
@@ -133,7 +143,7 @@ def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathli
             wheel(["--no-deps", "."], "build the source as a Python package", version=own_version)
     elif requirements and requirements != "pyproject.toml":
         names_project = re.search(
-            r"(?m)^(?:(?:-e|--editable) *)?\.(?:\[| *$)", (work / requirements).read_text("utf-8")
+            r"(?m)^(?:(?:-e|--editable) *)?\.(?:\[| *$)", (work / requirements).read_text("utf-8", "replace")
         )
         wheel(
             ["--requirement", requirements],
@@ -289,6 +299,7 @@ def make(log: Log, build: Build) -> None:
         collect_static(log, build, release, environment)
         run_commands(log, build, release, "after_static", environment)
         remove_node_modules(source, own_node_modules)
+        warn_of_messages(log, source)
         compiled.result()
         compiled = executor.submit(compile_bytecode, log, python, source)
         compress_static(log, release / "static")

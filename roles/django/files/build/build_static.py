@@ -15,6 +15,8 @@ COMPRESSIBLE = frozenset(
     ".css .csv .eot .htm .html .ico .js .json .map .md .mjs .otf .rss .svg .ttf .txt .wasm .webmanifest .xml".split()
 )
 
+CA = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")  # Node has authorities of its own, and not the machine's
+
 
 def settings_environment(build: Build, release: pathlib.Path) -> dict[str, str]:
     """The environment in which the project's settings are imported, with the tier's static storage over them."""
@@ -53,7 +55,17 @@ def run_commands(log: Log, build: Build, release: pathlib.Path, when: str, envir
             ["sh", "-ec", command],
             f"run {command!r} of site_build_commands",
             cwd=project,
-            env=environment | {"PATH": path, "VIRTUAL_ENV": str(release / "venv")},
+            env=environment | {"PATH": path, "VIRTUAL_ENV": str(release / "venv"), "NODE_EXTRA_CA_CERTS": str(CA)},
+        )
+
+
+def warn_of_messages(log: Log, source: pathlib.Path) -> None:
+    """Warn of translations that nobody compiled: the site would not be translated."""
+    left = sorted(path for path in source.rglob("LC_MESSAGES/*.po") if not path.with_suffix(".mo").exists())
+    if left:
+        log.warn(
+            f"{len(left)} translations are not compiled, as {left[0].relative_to(source)}: let site_build_commands run "
+            "compilemessages before_static, with gettext in site_build_packages"
         )
 
 
