@@ -201,7 +201,7 @@ BACKEND = "[build-system]\nbuild-backend = '%s'\n"
         (BACKEND % "pdm.backend" + "[tool.pdm]\ndistribution = false\n", None, False),
     ],
 )
-def test_an_application_is_told_from_a_package(
+def test_applications_are_distinguished_from_packages(
     tmp_path: pathlib.Path, pyproject: str, file: str | None, package: bool
 ) -> None:
     if file:

@@ -233,7 +233,7 @@ def test_a_tag_that_is_no_version_is_refused(source: types.ModuleType) -> None:
         ("setup.py", "setup(use_scm_version=True)\n"),
     ],
 )
-def test_a_project_with_versions_from_git_gets_one(
+def test_git_describe_makes_the_version_of_a_project(
     source: types.ModuleType, checkout: pathlib.Path, file: str, text: str
 ) -> None:
     assert source.vcs_version(checkout, "", "") == ""  # nothing asks for one
