@@ -1,6 +1,6 @@
 """An environment: where its files are, whether it is rehearsed, its vault, its variables, and how its hosts are logged in to.
 
-Nothing else in Python knows a path of `.state/`, of an inventory or of a vault (molecule/tests/policy/test_rooms.py).
+Nothing else in Python knows a path below `.state/` or a vault's password file (molecule/tests/policy/test_rooms.py).
 """
 
 import dataclasses
@@ -8,8 +8,6 @@ import functools
 import os
 import pathlib
 from typing import Any
-
-import yaml
 
 from controller.environment import rendering
 from controller.environment.login import Login
@@ -126,6 +124,8 @@ class Environment:
     @functools.cached_property
     def declared(self) -> dict[str, Any]:
         """The variables that group_vars/ENV/main.yml sets, unrendered, and make_args: what is known without the vault. Raises OSError."""
+        import yaml  # which most verbs do without
+
         variables = yaml.safe_load((ROOT / "group_vars" / self.name / "main.yml").read_text(encoding="utf-8"))
         laid_over = self.rehearsal_variables
         over = yaml.safe_load(laid_over.read_text(encoding="utf-8")) if laid_over.exists() else {}

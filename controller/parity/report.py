@@ -24,10 +24,10 @@ def short(value: object) -> str:
 
 def page(title: str, differences: Sequence[Difference]) -> str:
     """The lines that are printed."""
-    open_ones = [difference for difference in differences if not difference.why]
-    lines = ["", f"  {title}   {counted(len(open_ones), 'difference')}, {len(differences) - len(open_ones)} declared"]
+    undeclared = [difference for difference in differences if not difference.why]
+    lines = ["", f"  {title}   {counted(len(undeclared), 'difference')}, {len(differences) - len(undeclared)} declared"]
     tier = None
-    for difference in open_ones:
+    for difference in undeclared:
         if difference.tier != tier:
             tier = difference.tier
             lines += ["", f"  {tier}"]
@@ -56,15 +56,15 @@ def html(title: str, sides: Sequence[Side], differences: Sequence[Difference]) -
     """The page to read: one file, without anything from elsewhere."""
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE.read_text())
     tiers: dict[str, list[Difference]] = {}
-    open_ones = [difference for difference in differences if not difference.why]
-    for difference in open_ones:
+    undeclared = [difference for difference in differences if not difference.why]
+    for difference in undeclared:
         tiers.setdefault(difference.tier, []).append(difference)
     return template.render(
         title=title,
         tiers=tiers,
         short=short,
         several=several,
-        differences=open_ones,
+        differences=undeclared,
         declared=[difference for difference in differences if difference.why],
         counted=counted,
         when=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

@@ -165,7 +165,8 @@ def variants(order: list[Step]) -> Iterator[list[Step]]:
         rest = [other for other in order if other is not step]
         for place, other in enumerate(rest):
             yield [*rest[:place], step, *rest[place:]]
-            yield [dataclasses.replace(one, after=one.after | {other.name}) if one is step else one for one in order]
+            held = dataclasses.replace(step, after=step.after | {other.name})
+            yield [held if scheduled is step else scheduled for scheduled in order]
         yield [*rest, step]
 
 

@@ -215,7 +215,7 @@ class Tier:
 
     def address(self, host: str) -> str:
         """Address peers reach a host at."""
-        addresses: dict[str, str] = {one["name"]: one["address"] for one in self.value("all_hosts")}
+        addresses: dict[str, str] = {member["name"]: member["address"] for member in self.value("all_hosts")}
         return addresses[host]
 
     @property

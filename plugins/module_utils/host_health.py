@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SITE_S = 2.5  # seconds the site has, which asks others itself
+SITE_START_S = 10.0  # seconds it has where it may have just been started: the first request imports Django
 DISK_FULL = 0.92  # part of a file system
 LOOK_OLD_S = 300  # seconds: five looks at the backups
 MUNIN_OLD_S = 900  # seconds: three rounds of munin-cron
@@ -335,7 +336,7 @@ def service_problems(tiers: Iterable[str], facts: dict[str, Any]) -> list[str]:
     """Problems of the services that others use of this host, in its tiers. facts: of the environment, with the host's address."""
     address, problems = facts["address"], []
     if "app" in tiers:
-        problems += site_problems(json_get(address, facts["app_port"], "/-/health", SITE_S))
+        problems += site_problems(json_get(address, facts["app_port"], "/-/health", SITE_START_S))
     if "media" in tiers and not all(connects(address, facts[port]) for port in ("media_port", "media_upload_port")):
         problems.append(LIGHTTPD)
     if "cache" in tiers and not connects(address, facts["cache_port"]):

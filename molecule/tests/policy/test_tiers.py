@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible.module_utils import host_health
 from repository import ROOT, load
+from status_page import settings
 
 from controller.commands import climb
 from controller.tiers import GROUPS, POOLS, TIERS
@@ -92,6 +93,12 @@ def test_every_group_has_hosts_and_a_health_question() -> None:
     [environment] = load(ROOT / "inventories/local.yml")["all"]["children"].values()
     assert set(environment["children"]) == set(GROUPS)
     assert {group for group in GROUPS if not hasattr(host_health.Host, group)} == set()
+
+
+def test_every_group_has_a_place_in_the_picture() -> None:
+    """On both screens; a host of a group without a place would not be on the page."""
+    for _width, bands in (settings.WIDE, settings.NARROW):
+        assert sorted(group for band in bands for group in band) == sorted(GROUPS)
 
 
 def test_names_are_not_put_together_from_strings() -> None:
