@@ -374,7 +374,7 @@ def on_a_bare_host(artifact: pathlib.Path, version: str, command: str) -> subpro
             "--env",
             "SHOP_KEY=x",
             "--env",
-            f"PYTHONPATH={place}/src:{place}/src/backend",
+            f"PYTHONPATH={place}/project",
             "--env",
             "DJANGO_SETTINGS_MODULE=shop.settings",
             "realworld/node:13",

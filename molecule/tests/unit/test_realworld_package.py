@@ -302,7 +302,8 @@ def test_a_process_keeps_the_release_of_the_start(
     root = package.parents[1]
     source = root / "releases/r7/src" / directory
     if directory:
-        (root / "site.json").write_text(json.dumps(SITE | {"directory": directory}))
+        source.mkdir(parents=True)
+        (root / "releases/r7/project").symlink_to(f"src/{directory}")
     for name, content in {
         "__init__": "def setup(): pass",
         "core/__init__": "",

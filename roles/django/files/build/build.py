@@ -284,6 +284,8 @@ def make(log: Log, build: Build) -> None:
     refuse_python(build, project_directory(build, unpacked))
     if build["kind"] != "wheel":
         shutil.copytree(unpacked, source, symlinks=True, dirs_exist_ok=True)
+    # Hosts read from the release where the project is: site_directory may be another one for the next release.
+    (release / "project").symlink_to(pathlib.Path("src", build["directory"]))
 
     own_node_modules = set(source.rglob("node_modules"))
 

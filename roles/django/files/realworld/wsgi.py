@@ -41,7 +41,8 @@ def activate(release: pathlib.Path) -> None:
     the next deploy switched, must not get it from another release.
     """
     venv = release / "venv"
-    project_directory = release / "src" / realworld.site().get("directory", "")  # a description of before has none
+    link = release / "project"  # which releases of before have not
+    project_directory = link.resolve() if link.is_symlink() else release / "src"
     # Debian's own Python packages are not the site's.
     sys.path[:] = [str(project_directory)] + [path for path in sys.path if not path.endswith("/dist-packages")]
     site.addsitedir(str(venv / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"))
