@@ -236,7 +236,8 @@ def vcs_version(source: pathlib.Path, directory: str, commit: str) -> str:
     if not any(map(VCS_VERSIONS.search, texts)) or not (commit or known_to_git(source)):
         return ""
     try:
-        described = git(project, "describe", "--tags", "--long", "--dirty", "--match", "*[0-9]*").strip()
+        # Without --dirty, which writes the index and runs filters of the repository.
+        described = git(project, "describe", "--tags", "--long", "--match", "*[0-9]*").strip()
     except subprocess.CalledProcessError:  # no tag
         count = git(project, "rev-list", "--count", "HEAD").strip()
         described = f"0.0-{count}-g{git(project, 'rev-parse', '--short', 'HEAD').strip()}"
@@ -244,16 +245,16 @@ def vcs_version(source: pathlib.Path, directory: str, commit: str) -> str:
 
 
 def version_of(described: str) -> str:
-    """A version (PEP 440) of what `git describe --long --dirty` prints: of a tag the tag, else a development version of the next one."""
-    tag, count, commit, dirty = re.fullmatch(r"(.+)-(\d+)-(g[0-9a-f]+)(-dirty)?", described).groups()  # type: ignore[union-attr]
+    """A version (PEP 440) of what `git describe --long` prints: of a tag the tag, else a development version of the next one."""
+    tag, count, commit = re.fullmatch(r"(.+)-(\d+)-(g[0-9a-f]+)", described).groups()  # type: ignore[union-attr]
     match = re.search(r"\d+(?:\.\d+)*(?:[-_.]?(?:a|b|c|rc|alpha|beta|post)[-_.]?\d+)?$", tag)
     if match is None:
         raise ValueError(f"The project takes its version from git, and the tag {tag} is no version")
     version = match[0]
-    if int(count) == 0 and not dirty:
+    if int(count) == 0:
         return version
     head, last = re.fullmatch(r"(.*?)(\d+)", version).groups()  # type: ignore[union-attr]
-    return f"{head}{int(last) + 1}.dev{count}+{commit}{'.dirty' if dirty else ''}"
+    return f"{head}{int(last) + 1}.dev{count}+{commit}"
 
 
 def survey(source: pathlib.Path, commit: str, requirements: str) -> tuple[str, Paths, int]:

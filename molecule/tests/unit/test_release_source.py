@@ -203,7 +203,6 @@ def test_pointers_of_git_lfs_are_refused_by_name(
     [
         ("v1.2.3-0-g0123abc", "1.2.3"),
         ("v1.2.3-4-g0123abc", "1.2.4.dev4+g0123abc"),
-        ("v1.2.3-0-g0123abc-dirty", "1.2.4.dev0+g0123abc.dirty"),
         ("release-2.0-4-g0123abc", "2.1.dev4+g0123abc"),
         ("1.2rc1-0-g0123abc", "1.2rc1"),
         ("1.2rc1-3-g0123abc", "1.2rc2.dev3+g0123abc"),
@@ -245,6 +244,21 @@ def test_git_describe_makes_the_version_of_a_project(
     git(checkout, "checkout", "-q", "--", ".")
     assert source.vcs_version(checkout, "backend", "").startswith("1.1.dev1+g")
     assert source.vcs_version(checkout, "backend", "").isascii() and source.vcs_version(checkout, "", "") == ""
+
+
+def test_to_take_the_version_from_git_changes_and_runs_nothing(
+    source: types.ModuleType, checkout: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    ran = tmp_path_factory.mktemp("filter") / "ran"
+    write(checkout, {"pyproject.toml": "[tool.setuptools_scm]\n", ".gitattributes": "a.py filter=own\n"})
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "project")
+    git(checkout, "tag", "v1.2")
+    git(checkout, "config", "filter.own.clean", f"touch {ran}; cat")
+    os.utime(checkout / "a.py", (1, 1))  # git has to read the file to know whether the content is another
+    index = (checkout / ".git/index").read_bytes()
+    assert source.vcs_version(checkout, "", "") == "1.2"
+    assert (checkout / ".git/index").read_bytes() == index and not ran.exists()
 
 
 def test_a_version_from_git_is_part_of_the_name_of_the_release(
