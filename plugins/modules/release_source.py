@@ -1,6 +1,9 @@
 #!/usr/bin/python
 """Name the release that a source makes, and pack that source when the release has yet to be built."""
 
+import ast
+import configparser
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -10,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -71,11 +75,17 @@ NOT_SOURCE = {
     "db.sqlite3",
 }
 NOT_SOURCE_ENDINGS = (".pyc", ".log")
-# What takes a project's version from git, by the names that are in its configuration.
-VCS_VERSIONS = re.compile(
-    r"setuptools[-_]scm|use_scm_version|hatch-vcs|\bpbr\b|poetry-dynamic-versioning|uv-dynamic-versioning"
-    r"|(?s:\[tool\.pdm\.version\][^\[]*source *= *[\"']scm)"
+# Packages that take a project's version from git where its build requires them.
+VCS_VERSIONS = {"setuptools-scm", "hatch-vcs", "pbr", "poetry-dynamic-versioning", "uv-dynamic-versioning"}
+# A version (PEP 440) in a tag, after a name and before other words: release, pre-release, post-release, development.
+VERSION = re.compile(
+    r"(?<![\d.])(\d+(?:\.\d+)*)"
+    r"(?:[-_.]?(alpha|a|beta|b|preview|pre|rc|c)[-_.]?(\d*))?"
+    r"(?:[-_.]?(post)[-_.]?(\d*))?"
+    r"(?:[-_.]?(dev)[-_.]?(\d*))?(?![a-z\d.])",
+    re.IGNORECASE,
 )
+PRE_RELEASES = {"alpha": "a", "beta": "b", "preview": "rc", "pre": "rc", "c": "rc"}
 # What git has in place of a file that Git LFS keeps elsewhere, and the most bytes that it may have.
 LFS_POINTER, LFS_POINTER_SIZE = b"version https://git-lfs.github.com/spec/", 1024
 # More of them, in a directory that is in no git working tree: a line for each, a shell's pattern of a name or of a path below the source.
@@ -222,39 +232,109 @@ def refuse_lfs_pointers(source: pathlib.Path, kind: str, paths: Paths) -> None:
         raise ValueError(f"{', '.join(pointers[:3])}{more}: a pointer of Git LFS, and not the file. Fetch it: {remedy}")
 
 
+def requires_vcs(requirements: Iterable[Any]) -> bool:
+    """Whether one of these requirements takes a project's version from git."""
+    names = [re.match(r"[\w.-]*", str(requirement).strip()) for requirement in requirements]
+    return any(re.sub(r"[-_.]+", "-", name[0]).lower() in VCS_VERSIONS for name in names if name)
+
+
+def lookup(table: Any, *names: str) -> Any:
+    """A value in nested tables; None where there is none."""
+    for name in names:
+        table = table.get(name) if isinstance(table, dict) else None
+    return table
+
+
+def setup_arguments(text: str) -> Iterator[tuple[str, Any]]:
+    """(name, value) of what a setup.py passes by name, or has in a dictionary; of a value that is not written there True."""
+    try:
+        nodes = list(ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError):  # the build says it
+        return
+    pairs = [(str(keyword.arg), keyword.value) for keyword in nodes if isinstance(keyword, ast.keyword)]
+    for node in nodes:
+        if isinstance(node, ast.Dict):
+            keys = [str(key.value) if isinstance(key, ast.Constant) else "" for key in node.keys]
+            pairs += zip(keys, node.values)
+    for name, value in pairs:
+        try:
+            yield name, ast.literal_eval(value)
+        except ValueError:
+            yield name, True
+
+
+def takes_version_from_git(project: pathlib.Path) -> bool:
+    """Whether pyproject.toml, setup.cfg or setup.py of a project say that its version comes from git."""
+    texts = {
+        name: (project / name).read_text(encoding="utf-8", errors="replace")
+        for name in ("pyproject.toml", "setup.cfg", "setup.py")
+        if (project / name).is_file()
+    }
+    pyproject: dict[str, Any] = {}
+    with contextlib.suppress(tomllib.TOMLDecodeError):  # the build says it
+        pyproject = tomllib.loads(texts.get("pyproject.toml", ""))
+    setup = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(configparser.Error):
+        setup.read_string(texts.get("setup.cfg", ""))
+    arguments = list(setup_arguments(texts.get("setup.py", "")))
+    return (
+        requires_vcs(lookup(pyproject, "build-system", "requires") or [])
+        or requires_vcs(re.split(r"[\n;]", setup.get("options", "setup_requires", fallback="")))
+        or any(lookup(pyproject, "tool", name) is not None for name in ("setuptools_scm", *VCS_VERSIONS))
+        or lookup(pyproject, "tool", "pdm", "version", "source") == "scm"
+        or lookup(pyproject, "tool", "hatch", "version", "source") == "vcs"
+        or any(name == "use_scm_version" and value or name == "pbr" and value is True for name, value in arguments)
+        or any(
+            requires_vcs([value] if isinstance(value, str) else value)
+            for name, value in arguments
+            if name == "setup_requires" and isinstance(value, (str, list, tuple))
+        )
+    )
+
+
 def vcs_version(source: pathlib.Path, directory: str, commit: str) -> str:
     """The version that git describe makes of a source, as setuptools-scm does; empty where the project or git has none.
 
     Raises ValueError, in a sentence, and CalledProcessError.
     """
     project = source / directory
-    texts = [
-        path.read_text(encoding="utf-8", errors="replace")
-        for path in (project / name for name in ("pyproject.toml", "setup.cfg", "setup.py"))
-        if path.is_file()
-    ]
-    if not any(map(VCS_VERSIONS.search, texts)) or not (commit or known_to_git(source)):
+    if not takes_version_from_git(project) or not (commit or known_to_git(source)):
         return ""
     try:
         # Without --dirty, which writes the index and runs filters of the repository.
         described = git(project, "describe", "--tags", "--long", "--match", "*[0-9]*").strip()
     except subprocess.CalledProcessError:  # no tag
-        count = git(project, "rev-list", "--count", "HEAD").strip()
-        described = f"0.0-{count}-g{git(project, 'rev-parse', '--short', 'HEAD').strip()}"
-    return version_of(described)
+        described = ""
+    if version := version_of(described):
+        return version
+    count = git(project, "rev-list", "--count", "HEAD").strip()
+    return version_of(f"0.0-{count}-g{git(project, 'rev-parse', '--short', 'HEAD').strip()}")
 
 
 def version_of(described: str) -> str:
-    """A version (PEP 440) of what `git describe --long` prints: of a tag the tag, else a development version of the next one."""
-    tag, count, commit = re.fullmatch(r"(.+)-(\d+)-(g[0-9a-f]+)", described).groups()  # type: ignore[union-attr]
-    match = re.search(r"\d+(?:\.\d+)*(?:[-_.]?(?:a|b|c|rc|alpha|beta|post)[-_.]?\d+)?$", tag)
-    if match is None:
-        raise ValueError(f"The project takes its version from git, and the tag {tag} is no version")
-    version = match[0]
-    if int(count) == 0:
-        return version
-    head, last = re.fullmatch(r"(.*?)(\d+)", version).groups()  # type: ignore[union-attr]
-    return f"{head}{int(last) + 1}.dev{count}+{commit}"
+    """A version (PEP 440) of what `git describe --long` prints: of a tag the tag, else a development version of the next one.
+
+    Empty where the tag has no version.
+    """
+    parts = re.fullmatch(r"(.+)-(\d+)-(g[0-9a-f]+)", described)
+    matches = list(VERSION.finditer(parts[1])) if parts else []
+    if not parts or not matches:
+        return ""
+    # A number alone may belong to a name: py3-1.0.
+    match = next((match for match in matches if "." in match[1]), matches[0])
+    release, pre, pre_number, post, post_number, dev, dev_number = (part or "" for part in match.groups())
+    version = release
+    if pre:
+        version += f"{PRE_RELEASES.get(pre.lower(), pre.lower())}{int(pre_number or 0)}"
+    if post:
+        version += f".post{int(post_number or 0)}"
+    count = int(parts[2])
+    if dev:
+        version += f".dev{int(dev_number or 0) + count}"
+    elif count:
+        head, last = re.fullmatch(r"(.*?)(\d+)", version).groups()  # type: ignore[union-attr]
+        version = f"{head}{int(last) + 1}.dev{count}"
+    return f"{version}+{parts[3]}" if count else version
 
 
 def survey(source: pathlib.Path, commit: str, requirements: str) -> tuple[str, Paths, int]:

@@ -207,15 +207,56 @@ def test_pointers_of_git_lfs_are_refused_by_name(
         ("1.2rc1-0-g0123abc", "1.2rc1"),
         ("1.2rc1-3-g0123abc", "1.2rc2.dev3+g0123abc"),
         ("shop/2026.11-1-g0123abc", "2026.12.dev1+g0123abc"),
+        ("v3-0-g0123abc", "3"),
+        ("v2.0.0-beta-0-g0123abc", "2.0.0b0"),
+        ("v2.0.0-beta-2-g0123abc", "2.0.0b1.dev2+g0123abc"),
+        ("2.0-RC.3-0-g0123abc", "2.0rc3"),
+        ("2.0.pre-0-g0123abc", "2.0rc0"),
+        ("2.0a1.post2-0-g0123abc", "2.0a1.post2"),
+        ("v1.2-hotfix-0-g0123abc", "1.2"),
+        ("v1.0.0.dev1-0-g0123abc", "1.0.0.dev1"),
+        ("v1.0.0.dev1-4-g0123abc", "1.0.0.dev5+g0123abc"),
+        ("release-2024-01-15-0-g0123abc", "2024"),
+        ("py3-1.0-0-g0123abc", "1.0"),
+        ("release1.0-0-g0123abc", "1.0"),
+        ("2nd-try-0-g0123abc", ""),
+        ("v1.2.x-0-g0123abc", ""),
+        ("", ""),
     ],
 )
 def test_a_version_is_made_of_the_nearest_tag(source: types.ModuleType, described: str, version: str) -> None:
     assert source.version_of(described) == version
 
 
-def test_a_tag_that_is_no_version_is_refused(source: types.ModuleType) -> None:
-    with pytest.raises(ValueError, match="the tag 2nd-try is no version"):
-        source.version_of("2nd-try-0-g0123abc")
+def test_a_tag_without_a_version_counts_as_none(source: types.ModuleType, checkout: pathlib.Path) -> None:
+    write(checkout, {"pyproject.toml": "[tool.setuptools_scm]\n"})
+    git(checkout, "tag", "2nd-try")
+    assert source.vcs_version(checkout, "", "").startswith("0.1.dev1+g")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("pyproject.toml", "# setuptools-scm would be too much\n[project]\ndependencies = ['pbr', 'hatch-vcs']\n"),
+        ("pyproject.toml", "[project]\ndescription = 'not by [tool.pdm.version] source = \"scm\"'\n"),
+        ("pyproject.toml", "[build-system]\nrequires = ['setuptools', 'pbr-helpers']\n"),
+        ("pyproject.toml", "[tool.setuptools_scm\n"),
+        ("pyproject.toml", "[tool]\npdm = {version = '1'}\nhatch = 'vcs'\n"),
+        ("setup.cfg", "[options]\ninstall_requires =\n    pbr\n# use_scm_version\n"),
+        ("setup.cfg", "setup_requires = pbr\n"),
+        (
+            "setup.py",
+            "# no use_scm_version\nsetup(install_requires=['pbr', 'setuptools_scm'], use_scm_version=False)\n",
+        ),
+        ("setup.py", "setup(extras_require={'pbr': ['pbr'], **more})\n"),
+        ("setup.py", "print 'setuptools_scm'\n"),
+    ],
+)
+def test_a_mere_mention_takes_no_version_from_git(
+    source: types.ModuleType, checkout: pathlib.Path, file: str, text: str
+) -> None:
+    write(checkout, {file: text})
+    assert source.vcs_version(checkout, "", "") == ""
 
 
 @pytest.mark.parametrize(
@@ -230,6 +271,11 @@ def test_a_tag_that_is_no_version_is_refused(source: types.ModuleType) -> None:
         ("pyproject.toml", "[build-system]\nrequires = ['poetry-core', 'poetry-dynamic-versioning']\n"),
         ("setup.py", "setup(setup_requires=['pbr'], pbr=True)\n"),
         ("setup.py", "setup(use_scm_version=True)\n"),
+        ("setup.py", "setup(use_scm_version={'write_to': path}, name=name)\n"),
+        ("setup.py", "setup(**{'setup_requires': ['setuptools_scm[toml]>=6']})\n"),
+        ("setup.cfg", "[options]\nsetup_requires =\n    wheel\n    Setuptools_SCM>=6\n"),
+        ("pyproject.toml", "[tool.hatch.version]\nsource = 'vcs'\n"),
+        ("pyproject.toml", "[tool.poetry-dynamic-versioning]\nenable = true\n"),
     ],
 )
 def test_git_describe_makes_the_version_of_a_project(
