@@ -36,7 +36,9 @@ def is_package(directory: pathlib.Path, project: Project) -> bool:
         return (directory / "setup.py").is_file()
     if str(project["build-system"].get("build-backend", "")).startswith("poetry.") and "packages" not in poetry:
         # Poetry's `install --no-root` is usual where the module that has the project's name is missing.
-        name = re.sub(r"[-.]+", "_", str(project.get("project", {}).get("name") or poetry.get("name", "")))
+        name = canonicalize_name(str(project.get("project", {}).get("name") or poetry.get("name", ""))).replace(
+            "-", "_"
+        )
         return any((directory / path).exists() for path in (name, f"src/{name}", f"{name}.py"))
     return True
 
@@ -81,17 +83,22 @@ def dependencies(project: Project, extras: list[str]) -> list[str]:
 
 
 def poetry_range(written: str) -> str:
-    """A version range as Poetry writes it, in the words of PEP 440: ^3.11 is >=3.11,<4."""
+    """A version range as Poetry writes it, in the words of PEP 440: ^3.11 is >=3.11,<4. Empty where it cannot be read."""
     ranges = []
-    for part in filter(None, re.split(r"[,\s]+(?=[\^~<>=!\d*])", written.strip())):
-        match = re.fullmatch(r"(\^|~)\s*(\d+)(?:\.(\d+))?.*", part)
+    written = re.sub(r"([\^~<>=!])\s+", r"\1", written.strip())  # >= 3.11
+    for part in filter(None, re.split(r"[,\s]+", written)):
+        match = re.fullmatch(r"([\^~])(\d+)(?:\.(\d+))?.*", part)
         if match and (match[1] == "^" or match[3] is None):
-            ranges.append(f">={part.lstrip('^~ ')},<{int(match[2]) + 1}")
-        elif match and not part.startswith("~="):
-            ranges.append(f">={part.lstrip('~ ')},<{match[2]}.{int(match[3]) + 1}")
-        else:
-            ranges.append("" if part == "*" else part if part[0] in "<>=!~" else f"=={part}")
-    return ",".join(filter(None, ranges))
+            ranges.append(f">={part[1:]},<{int(match[2]) + 1}")
+        elif match:
+            ranges.append(f">={part[1:]},<{match[2]}.{int(match[3]) + 1}")
+        elif part != "*":
+            ranges.append(re.sub(r"^=?(?=\d)", "==", part))
+    try:
+        SpecifierSet(",".join(ranges))
+    except InvalidSpecifier:  # Poetry reads more than PEP 440 has: that is no reason to refuse
+        return ""
+    return ",".join(ranges)
 
 
 def python_ranges(directory: pathlib.Path, project: Project) -> dict[str, str]:
