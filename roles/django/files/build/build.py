@@ -52,6 +52,9 @@ VERSION_VARIABLES = (
     "UV_DYNAMIC_VERSIONING_BYPASS",
 )
 
+# The project itself, in a line of a requirements file.
+NAMES_PROJECT = re.compile(r"(?m)^[ \t]*(?:(?:-e|--editable)[ =]*)?(?:\.|\./)(?=\[|[ \t]*(?:;|[ \t]#|\r?$))")
+
 
 def wheel_name(path: pathlib.Path) -> tuple[str, str]:
     """(normalised name, version) of a wheel file."""
@@ -98,7 +101,6 @@ def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathli
     shutil.copytree(source, work, symlinks=True)
     work = project_directory(build, work)
 
-    # Of the project itself alone: the tools would give every package that is built here its version.
     own_version = {name: str(build["vcs_version"]) for name in VERSION_VARIABLES if build["vcs_version"]}
 
     def wheel(
@@ -113,6 +115,12 @@ def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathli
             cwd=work,
             env=os.environ | (version or {}) | {"SOURCE_DATE_EPOCH": str(build["epoch"])},
         )
+
+    def own_wheel() -> pathlib.Path:
+        """The project itself as a wheel, built alone: a tool would give each package that is built with it its version."""
+        wheel(["--no-deps", "."], "build the source as a Python package", SCRATCH / "own", own_version)
+        [path] = (SCRATCH / "own").glob("*.whl")
+        return path
 
     requirements, project = build["requirements"], read_project(work)
     extras, groups = build["extras"], build["dependency_groups"]
@@ -142,14 +150,11 @@ def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathli
         if package and project:
             wheel(["--no-deps", "."], "build the source as a Python package", version=own_version)
     elif requirements and requirements != "pyproject.toml":
-        names_project = re.search(
-            r"(?m)^(?:(?:-e|--editable) *)?\.(?:\[| *$)", (work / requirements).read_text("utf-8", "replace")
-        )
-        wheel(
-            ["--requirement", requirements],
-            f"get what {requirements} names",
-            version=own_version if names_project else None,
-        )
+        text = (work / requirements).read_text("utf-8", "surrogateescape")
+        if own_version and NAMES_PROJECT.search(text):
+            own = own_wheel()
+            (work / requirements).write_text(NAMES_PROJECT.sub(lambda _: str(own), text), "utf-8", "surrogateescape")
+        wheel(["--requirement", requirements], f"get what {requirements} names")
 
     if build["kind"] == "wheel":
         # With requirements, those are everything the wheel needs.
@@ -164,13 +169,18 @@ def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathli
             raise Failed(
                 "the source is no Python package (no pyproject.toml): site_requirements must name a requirements file"
             )
-        own_wheel: pathlib.Path | str = "."
-        if own_version:
-            wheel(["--no-deps", "."], "build the source as a Python package", SCRATCH / "own", own_version)
-            [own_wheel] = (SCRATCH / "own").glob("*.whl")
-        wheel([f"{own_wheel}{own_extras}", *own_groups], "build the source as a Python package")
-    for name in version_files(project):
+        own_source = own_wheel() if own_version else "."
+        wheel([f"{own_source}{own_extras}", *own_groups], "build the source as a Python package")
+    files = version_files(project)
+    missing = [name for name in files if not (work / name).is_file()]
+    if package and own_version and missing:
+        try:
+            own_wheel()  # for these files alone: what is installed, site_requirements names
+        except Failed as error:
+            log.warn(f"{', '.join(missing)} may be missing in the release: {error}")
+    for name in files:
         if (work / name).is_file():
+            (shipped / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(work / name, shipped / name)
 
     names = {wheel_name(path)[0] for path in WHEELS.glob("*.whl")}
