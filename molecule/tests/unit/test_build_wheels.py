@@ -138,3 +138,11 @@ def test_a_project_with_a_version_file_is_not_built(pip: Pip, tmp_path: pathlib.
     (tmp_path / "source/shop/made/_version.py").write_text("own")
     collect(pip, tmp_path, requirements="requirements.txt")
     assert pip.calls == [(["Django"], False, {})]
+
+
+def test_dependency_groups_of_a_wheel_are_refused(pip: Pip, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "source/pyproject.toml").unlink()
+    (tmp_path / "source/shop-1-py3-none-any.whl").touch()
+    with pytest.raises(Failed, match="^a wheel knows no site_dependency_groups: site_requirements must name a lock"):
+        collect(pip, tmp_path, kind="wheel", vcs_version="", dependency_groups=["jobs"])
+    assert pip.calls == []

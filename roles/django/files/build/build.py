@@ -131,6 +131,8 @@ def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathli
             f"{requirements} knows no site_extras and no site_dependency_groups: "
             "site_requirements must name a lock, pyproject.toml or nothing"
         )
+    if build["kind"] == "wheel" and groups and not lock_kind(requirements):
+        raise Failed("a wheel knows no site_dependency_groups: site_requirements must name a lock that has them")
     own_extras = f"[{','.join(extras)}]" if extras else ""
     own_groups: list[str | pathlib.Path] = [word for name in groups for word in ("--group", name)]
     package = build["kind"] != "wheel" and is_package(work, project)
