@@ -21,7 +21,7 @@ if [ "${1:-}" = remove ]; then
   if [ -z "$(docker ps --all --quiet --filter label=realworld)" ]; then
     docker image ls --quiet --filter 'reference=realworld/golden-*' | xargs --no-run-if-empty docker image rm --force >/dev/null 2>&1 || true
     docker image rm --force realworld/builder:13 realworld/node:13 realworld/debian:13 >/dev/null 2>&1 || true
-    docker volume rm --force realworld-build-cache >/dev/null 2>&1 || true
+    docker volume ls --quiet | grep '^realworld-build-cache' | xargs --no-run-if-empty docker volume rm --force >/dev/null 2>&1 || true
   fi
   exit 0
 fi
