@@ -95,7 +95,7 @@ def test_every_group_has_hosts_and_a_health_question() -> None:
     assert {group for group in GROUPS if not hasattr(host_health.Host, group)} == set()
 
 
-def test_every_group_has_a_place_in_the_picture() -> None:
+def test_every_group_is_drawn_in_the_picture() -> None:
     """On both screens; a host of a group without a place would not be on the page."""
     for _width, bands in (settings.WIDE, settings.NARROW):
         assert sorted(group for band in bands for group in band) == sorted(GROUPS)
