@@ -19,6 +19,9 @@ from visitors import Load
 
 from controller.environment import Environment
 
+# Read now: a test may replace the environment of this process until its outcome is recorded.
+RESULTS, STEP = os.environ.get("TEST_RESULTS"), os.environ.get("TEST_STEP")
+
 
 @functools.cache
 def environment(inventory: str | None) -> Tier:
@@ -131,15 +134,14 @@ def visitors_unaffected_fixture(target: Target) -> Unaffected:
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Record each outcome, so that `make test` can tell which tests never ran."""
     report = yield
-    results = os.environ.get("TEST_RESULTS")
-    if results and (report.when == "call" or report.outcome != "passed"):
+    if RESULTS and (report.when == "call" or report.outcome != "passed"):
         crash = getattr(report.longrepr, "reprcrash", None)
         reason = f"{item.name}: {crash.message if crash else report.longrepr}"[:600] if report.failed else ""
-        with open(results, "a", encoding="utf-8") as lines:
+        with open(RESULTS, "a", encoding="utf-8") as lines:
             print(
                 json.dumps(
                     [
-                        os.environ.get("TEST_STEP"),
+                        STEP,
                         f"{item.path.relative_to(ROOT)}::{item.originalname}",
                         report.outcome,
                         reason,
