@@ -332,7 +332,8 @@ def version_of(described: str) -> str:
     if dev:
         version += f".dev{int(dev_number or 0) + count}"
     elif count:
-        head, last = re.fullmatch(r"(.*?)(\d+)", version).groups()  # type: ignore[union-attr]
+        head = version.rstrip("0123456789")
+        last = version[len(head) :]
         version = f"{head}{int(last) + 1}.dev{count}"
     return f"{version}+{parts[3]}" if count else version
 
