@@ -88,6 +88,7 @@ class Target:
         self.engine: str = self.tier.value("lb_engine", self.tier.hosts("lb")[0])
         self.env = env
         self.frozen: set[str] = set()
+        self.unhealthy = ""  # the host that had a problem when all were asked last
         self.groups: dict[str, list[str]] = self.tier.value("groups")
         self.address: dict[str, str] = {host["name"]: host["address"] for host in self.tier.value("all_hosts", app)}
         self.cut_from = ""  # the primary that a standby was cut off from, as long as it is
@@ -240,8 +241,13 @@ class Target:
         _roles, problems = health.problems_across_hosts(self.answers(), self.groups, self.facts, strict=True)
         if problems:
             return problems[0]
+        # A wait asks the host that it waits for: questions to all of them would slow the recovery that is awaited.
+        if self.unhealthy and (problem := self.host_problem(self.unhealthy)):
+            return problem
         with concurrent.futures.ThreadPoolExecutor(len(self.groups["all"])) as threads:
-            return next(filter(None, threads.map(self.host_problem, self.groups["all"])), "")
+            answers = dict(zip(self.groups["all"], threads.map(self.host_problem, self.groups["all"])))
+        self.unhealthy = next((host for host, problem in answers.items() if problem), "")
+        return answers.get(self.unhealthy, "")
 
     def answers(self) -> health.Answers:
         """What databases and balancers answer, as host_status returns it; less than a look from inside costs, while visitors are at it."""

@@ -9,6 +9,7 @@ import http.client
 import http.cookies
 import re
 import secrets
+import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from target import Target, png
 
 CONNECT_S = 1.1  # seconds a visitor waits for a connection: until TCP has asked once more; a browser waits longer
 PATIENCE_S = 40.0  # seconds a visitor waits for an answer: longer than a balancer does
+KEEPALIVE_S = 5  # seconds without a packet after which a visitor's kernel asks whether the connection exists
 PAUSE_S = 0.1  # seconds between two requests of one visitor …
 UPLOAD_PAUSE_S = 0.5  # … who uploads
 CAUGHT_UP_S = 60.0  # seconds a media host has to fetch what it missed
@@ -113,6 +115,9 @@ class Visitor(threading.Thread):
         try:
             connection.connect()
             connection.sock.settimeout(PATIENCE_S)
+            # The virtual IP may move while the visitor waits: its new holder resets the connection when the kernel asks for it.
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
             connection.request(
                 method, path, body, {"Cookie": self.cookies, "Referer": f"https://{vip}/", **(headers or {})}
             )
