@@ -538,7 +538,7 @@ def test_missing_static_files_of_dependencies_are_logged_as_warnings(release: Re
     log = beside(release[1], ".log").read_text()
     assert re.findall("(?m)^Warning: .*$", log) == [
         "Warning: venv/lib/python3.13/site-packages/beads/templates/beads.html names the static file beads.png, "
-        "which is not there: a page that uses it fails"
+        "which is not there: a page that uses it lacks it"
     ]
 
 

@@ -233,6 +233,18 @@ storage.delete(second)
         )
         assert second != uploaded
         assert first == "b'a picture'"
+        # Code that opens a file to write to, asks for its path, or whether its directory exists.
+        assert manage(
+            neighbour,
+            start
+            + """
+with storage.open(name, "a") as file:
+    file.write(" of us")
+import os
+print(storage.open(name, "r").read(), open(storage.path(name)).read(), storage.exists(os.path.dirname(name)), sep="\\n")
+""",
+        ) == ["a picture of us", "a picture of us", "True"]
+        assert manage(host, start + "print(storage.open(name).read())") == ["b'a picture of us'"]
     finally:
         left = manage(host, start + "storage.delete(name); print(storage.exists(name))")
         for media in variables.groups["media"]:

@@ -1,5 +1,7 @@
 """The package that the tier lays over a Django project, as far as it needs no Django."""
 
+import contextlib
+import datetime
 import http.server
 import io
 import json
@@ -137,6 +139,225 @@ def test_a_project_without_the_sessions_app_keeps_the_session_engine(package: pa
     assert settings(package, "SESSION_ENGINE = 'signed'\n")["SESSION_ENGINE"] == "signed"
 
 
+BACKENDS = "django.contrib.sessions.backends"
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        (f"{BACKENDS}.db", f"{BACKENDS}.cached_db"),
+        (f"{BACKENDS}.file", f"{BACKENDS}.cached_db"),
+        (f"{BACKENDS}.signed_cookies", f"{BACKENDS}.signed_cookies"),
+        ("user_sessions.backends.db", "user_sessions.backends.db"),
+    ],
+)
+def test_a_session_engine_that_works_on_many_hosts_is_kept(package: pathlib.Path, engine: str, expected: str) -> None:
+    project = f"INSTALLED_APPS = ['django.contrib.sessions']\nSESSION_ENGINE = {engine!r}\n"
+    assert settings(package, project)["SESSION_ENGINE"] == expected
+
+
+def describe(package: pathlib.Path, **values: Any) -> None:
+    """Add to the description of the site."""
+    (package.parents[1] / "site.json").write_text(json.dumps(SITE | values))
+
+
+def test_settings_of_the_project_are_kept_where_the_site_says_so(package: pathlib.Path) -> None:
+    project = """
+CACHES = {"default": {"BACKEND": "redis"}}
+CSRF_COOKIE_SECURE = False
+INSTALLED_APPS = ["django.contrib.sessions"]
+LOGGING = {"version": 1}
+MEDIA_URL = "https://files.example.net/"
+SESSION_COOKIE_SECURE = False
+SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+STORAGES = {"default": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"bucket_name": "x"}}}
+"""
+    replaced = settings(package, project)
+    own = ["CSRF_COOKIE_SECURE", "LOGGING", "SESSION_COOKIE_SECURE", "SESSION_ENGINE"]
+    describe(package, own_settings=[*own, "CACHES.default", "STORAGES.default"])
+    kept, theirs = settings(package, project), runpy.run_path(str(package.parents[1] / "project/project_settings.py"))
+    for name in (*own, "MEDIA_URL"):
+        assert replaced[name] != theirs[name] and kept[name] == theirs[name], name
+    for name in ("CACHES", "STORAGES"):
+        assert replaced[name]["default"] != theirs[name]["default"] and kept[name]["default"] == theirs[name]["default"]
+    assert "realworld" in kept["STORAGES"]["staticfiles"]["BACKEND"]
+
+
+def test_further_caches_and_databases_are_on_the_tier_where_the_site_says_so(package: pathlib.Path) -> None:
+    describe(package, cache_aliases=["pages", "sessions"], database_aliases=["replica"])
+    loaded = settings(
+        package,
+        """
+INSTALLED_APPS = ["django.contrib.sessions"]
+SESSION_CACHE_ALIAS = "sessions"
+CACHES = {"pages": {"BACKEND": "redis", "KEY_PREFIX": "p", "TIMEOUT": 60}, "sessions": {"BACKEND": "redis"}, "x": {}}
+DATABASES = {"replica": {"ENGINE": "django.db.backends.postgresql", "HOST": "theirs"}, "legacy": {"HOST": "theirs"}}
+""",
+    )
+    caches, databases = loaded["CACHES"], loaded["DATABASES"]
+    assert {alias for alias in caches if caches[alias].get("LOCATION") == SITE["caches"]} == {
+        "default",
+        "pages",
+        "sessions",
+    }
+    assert (caches["pages"]["KEY_PREFIX"], caches["pages"]["TIMEOUT"], caches["x"]) == ("pages.p", 60, {})
+    assert caches["sessions"]["KEY_PREFIX"] == "sessions" and loaded["SESSION_CACHE_ALIAS"] == "sessions"
+    assert databases["replica"] == databases["default"]
+    assert databases["legacy"] == {"HOST": "theirs"}
+
+
+def test_options_of_a_remote_database_do_not_apply_to_pgpool(package: pathlib.Path) -> None:
+    default = settings(
+        package,
+        """
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {
+    "sslmode": "verify-full", "sslrootcert": "system", "channel_binding": "require", "service": "main", "options": "-c x=1"}}}
+""",
+    )["DATABASES"]["default"]
+    assert default["OPTIONS"] == {"options": "-c x=1", "sslmode": "disable", "connect_timeout": 5}
+
+
+def test_types_of_settings_are_kept(package: pathlib.Path) -> None:
+    loaded = settings(package, "ALLOWED_HOSTS = ('a',)\nCSRF_TRUSTED_ORIGINS = ('https://a',)\n")
+    assert loaded["ALLOWED_HOSTS"] == ("example.org", ".example.com", "192.0.2.21")
+    assert loaded["CSRF_TRUSTED_ORIGINS"] == ("https://a", *SITE["origins"])
+
+
+@pytest.mark.parametrize(
+    ("module", "root"), [("settings.py", "/srv/site/releases/r7/static"), ("build_settings.py", "/build/static")]
+)
+def test_settings_that_are_copies_of_a_replaced_one_follow(package: pathlib.Path, module: str, root: str) -> None:
+    loaded = settings(
+        package,
+        """
+import pathlib
+STATIC_ROOT = pathlib.Path("collected")
+COMPRESS_ROOT, MEDIA_ROOT = STATIC_ROOT, pathlib.Path("media")
+STATIC_URL = "/s/"
+COMPRESS_URL, LOGIN_URL = STATIC_URL, "/login/"
+""",
+        module,
+    )
+    assert (loaded["STATIC_ROOT"], loaded["COMPRESS_ROOT"], loaded["MEDIA_ROOT"]) == (
+        pathlib.Path(root),
+        pathlib.Path(root),
+        pathlib.Path("media"),
+    )
+    assert (loaded["STATIC_URL"], loaded["COMPRESS_URL"], loaded["LOGIN_URL"]) == ("/static/", "/static/", "/login/")
+
+
+def test_a_database_is_away_while_static_files_are_collected(package: pathlib.Path) -> None:
+    loaded = settings(
+        package,
+        """
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "x", "OPTIONS": {"timeout": 3}},
+             "geo": {"ENGINE": "django.db.backends.postgresql", "HOST": "192.0.2.9", "OPTIONS": {"pool": True}},
+             "legacy": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+CACHES = {"pages": {"BACKEND": "redis", "LOCATION": "redis://192.0.2.9"}}
+""",
+        "build_settings.py",
+    )
+    from django.conf import settings as configured
+    from django.core.cache import CacheHandler
+    from django.db import OperationalError
+    from django.db.utils import ConnectionHandler
+
+    configured.configure()
+    connections = ConnectionHandler(loaded["DATABASES"])
+    assert set(connections) == {"default", "geo", "legacy"}
+    for alias in connections:
+        with pytest.raises(OperationalError):
+            connections[alias].ensure_connection()
+    caches = CacheHandler(loaded["CACHES"])
+    for alias in ("default", "pages"):
+        caches[alias].set("a", 1)
+        assert caches[alias].get("a") is None
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("postgresql", ["SET lock_timeout = %s"]), ("sqlite", [])])
+def test_only_postgresql_gets_a_lock_timeout(
+    package: pathlib.Path, monkeypatch: pytest.MonkeyPatch, vendor: str, expected: list[str]
+) -> None:
+    executed: list[str] = []
+
+    class Cursor(contextlib.nullcontext[None]):
+        def execute(self, command: str, _values: list[str]) -> None:
+            executed.append(command)
+
+        def __enter__(self) -> Any:
+            return self
+
+    monkeypatch.setenv("REALWORLD_LOCK_TIMEOUT", "5")
+    hurry = settings(package, "")["_hurry"]
+    hurry(connection=types.SimpleNamespace(vendor=vendor, execute_wrappers=[], cursor=Cursor))
+    assert executed == expected
+
+
+@pytest.fixture
+def cache(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A cache of the tier, without a client."""
+    serde = types.SimpleNamespace(pickle_serde=None)
+    client = types.SimpleNamespace(Client=None, HashClient=None, serde=serde)
+    monkeypatch.setitem(sys.modules, "pymemcache", client)
+    monkeypatch.setitem(sys.modules, "pymemcache.serde", serde)
+    from django.conf import settings as configured
+
+    configured.configure()
+    from realworld.cache import TierCache
+
+    return TierCache("192.0.2.41:11211", {"KEY_PREFIX": "news"})
+
+
+@pytest.mark.parametrize("key", ["two words", "a" * 300, "\u00e9" * 140, "line\n", "\x7f"])
+def test_keys_that_memcached_refuses_are_replaced(cache: Any, key: str) -> None:
+    made = cache.make_and_validate_key(key)
+    assert made.isascii() and made.isprintable() and " " not in made and len(made) <= 250
+    assert made == cache.make_and_validate_key(key) != cache.make_and_validate_key(key, version=2)
+
+
+@pytest.mark.parametrize("key", ["story", "a" * 240, "caf\u00e9"])
+def test_other_keys_are_as_django_makes_them(cache: Any, key: str) -> None:
+    assert cache.make_and_validate_key(key) == f"news:1:{key}"
+
+
+def test_a_node_with_a_cache_of_the_project_is_healthy_without_a_ring(package: pathlib.Path) -> None:
+    from django.conf import settings as configured
+    from realworld import health
+
+    configured.configure(CACHES={"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}})
+    health.cache()
+
+
+@pytest.mark.parametrize("module", ["settings.py", "build_settings.py"])
+@pytest.mark.parametrize(("version", "kept"), [((4, 2), False), ((5, 0), False), ((5, 1), True)])
+def test_settings_of_before_django_4_2_do_not_conflict_with_storages(
+    package: pathlib.Path, monkeypatch: pytest.MonkeyPatch, module: str, version: tuple[int, int], kept: bool
+) -> None:
+    import django
+
+    monkeypatch.setattr(django, "VERSION", version)
+    describe(package, own_settings=["STORAGES.default"])
+    loaded = settings(package, "STATICFILES_STORAGE = 'their.Static'\nDEFAULT_FILE_STORAGE = 'their.Media'\n", module)
+    assert ("STATICFILES_STORAGE" in loaded, "DEFAULT_FILE_STORAGE" in loaded) == (kept, kept)
+    assert loaded["STORAGES"]["default"] == {"BACKEND": "their.Media"}
+
+
+def test_settings_of_django_configurations_are_those_of_the_class(
+    package: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as its importer is known: it fills the module that DJANGO_SETTINGS_MODULE names while that is imported."""
+    importer: Any = types.ModuleType("configurations.importer")
+    importer.install = lambda: setattr(importer, "module", os.environ["DJANGO_SETTINGS_MODULE"])
+    monkeypatch.setitem(sys.modules, "configurations", types.ModuleType("configurations"))
+    monkeypatch.setitem(sys.modules, "configurations.importer", importer)
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "realworld.settings")
+    monkeypatch.setenv("DJANGO_CONFIGURATION", "")
+    describe(package, environment={"DJANGO_CONFIGURATION": "Production"})
+    loaded = settings(package, "from configurations.importer import module as MODULE\n")
+    assert loaded["MODULE"] == "project_settings"
+    assert os.environ["DJANGO_SETTINGS_MODULE"] == "realworld.settings"
+
+
 def test_a_project_that_logs_to_files_logs_to_the_journal_at_the_same_levels(package: pathlib.Path) -> None:
     logging = settings(
         package,
@@ -157,28 +378,22 @@ def test_static_files_are_collected_without_database_cache_or_secret(package: pa
     loaded = settings(package, "import os\nKEY = os.environ['TOKEN']\nSECRET_KEY = KEY\n", "build_settings.py")
     assert loaded["SECRET_KEY"] != "t0ken"
     assert loaded["STATIC_ROOT"] == "/build/static"
-    assert loaded["STORAGES"]["staticfiles"] == {"BACKEND": "some.Storage"}
-    assert "dummy" in loaded["DATABASES"]["default"]["ENGINE"]
+    assert loaded["STORAGES"]["staticfiles"]["OPTIONS"]["tier"] == "some.Storage"
+    assert loaded["DATABASES"]["default"]["HOST"] == "/nonexistent"
 
 
 @pytest.mark.parametrize(
-    ("project", "entry", "root"),
+    ("project", "own", "root"),
     [
-        ("", {"BACKEND": "some.Storage"}, str),
+        ("", {"own": "", "options": {}}, str),
         (
             "STORAGES = {'staticfiles': {'BACKEND': 'their.Storage', 'OPTIONS': {'manifest_strict': False}}}\nimport pathlib\nSTATIC_ROOT = pathlib.Path('static')\n",
-            {
-                "BACKEND": "realworld.static_storage.storage",
-                "OPTIONS": {"tier": "some.Storage", "own": "their.Storage", "options": {"manifest_strict": False}},
-            },
+            {"own": "their.Storage", "options": {"manifest_strict": False}},
             pathlib.PosixPath,
         ),
         (
             "STATICFILES_STORAGE = 'their.Storage'\nSTATIC_ROOT = 'static'\n",
-            {
-                "BACKEND": "realworld.static_storage.storage",
-                "OPTIONS": {"tier": "some.Storage", "own": "their.Storage", "options": {}},
-            },
+            {"own": "their.Storage", "options": {}},
             str,
         ),
     ],
@@ -186,10 +401,13 @@ def test_static_files_are_collected_without_database_cache_or_secret(package: pa
 )
 @pytest.mark.parametrize("module", ["settings.py", "build_settings.py"])
 def test_storage_of_static_files_of_a_project_is_kept(
-    package: pathlib.Path, module: str, project: str, entry: Any, root: Any
+    package: pathlib.Path, module: str, project: str, own: Any, root: Any
 ) -> None:
     loaded = settings(package, project, module)
-    assert loaded["STORAGES"]["staticfiles"] == entry
+    assert loaded["STORAGES"]["staticfiles"] == {
+        "BACKEND": "realworld.static_storage.storage",
+        "OPTIONS": {"tier": "some.Storage", "serving": module == "settings.py", **own},
+    }
     assert type(loaded["STATIC_ROOT"]) is root
 
 
@@ -211,6 +429,34 @@ class Lenient(Strict):
     manifest_strict = False
 
 
+class Other:
+    manifest_strict = True
+
+
+class Elsewhere(Strict):
+    """Finds no manifest, as in a release that another class has named the files of."""
+
+    hashed_files: dict[str, str] = {}
+
+
+def static_storage(package: pathlib.Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Any:
+    """The function that creates the storage of static files, without Django."""
+
+    def import_string(name: str) -> Any:
+        if name == "Absent":
+            raise ImportError(name)
+        return globals()[name]
+
+    for name, module in {
+        "django": types.ModuleType("django"),
+        "django.conf": types.SimpleNamespace(settings=types.SimpleNamespace(**settings)),
+        "django.utils": types.ModuleType("django.utils"),
+        "django.utils.module_loading": types.SimpleNamespace(import_string=import_string),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return runpy.run_path(str(package / "static_storage.py"))["storage"]
+
+
 @pytest.mark.parametrize(
     ("own", "options", "setting", "strict", "kept"),
     [
@@ -223,7 +469,9 @@ class Lenient(Strict):
             {"file_permissions_mode": 420},
         ),
         ("Strict", {}, False, False, {}),  # WhiteNoise's
-        ("Lenient", {"bucket": "x"}, None, False, {}),
+        ("Lenient", {"bucket": "x"}, None, False, {"bucket": "x"}),  # a class of the same kind
+        ("Other", {"bucket": "x"}, None, True, {}),
+        ("", {}, None, True, {}),
         ("Lenient", {"manifest_strict": True}, None, True, {}),
         ("Absent", {"bucket": "x"}, None, True, {}),
     ],
@@ -237,27 +485,38 @@ def test_a_missing_static_file_is_handled_as_the_project_declares(
     strict: bool,
     kept: dict[str, int],
 ) -> None:
-    def import_string(name: str) -> Any:
-        if name == "Absent":
-            raise ImportError(name)
-        return {"Strict": Strict, "Lenient": Lenient}[name]
-
-    conf = types.SimpleNamespace(
-        settings=types.SimpleNamespace(**({} if setting is None else {"WHITENOISE_MANIFEST_STRICT": setting}))
+    create = static_storage(
+        package, monkeypatch, **({} if setting is None else {"WHITENOISE_MANIFEST_STRICT": setting})
     )
-    for name, module in {
-        "django": types.ModuleType("django"),
-        "django.conf": conf,
-        "django.utils": types.ModuleType("django.utils"),
-        "django.utils.module_loading": types.SimpleNamespace(import_string=import_string),
-    }.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    storage = runpy.run_path(str(package / "static_storage.py"))["storage"]("Strict", own, options)
+    storage = create("Strict", own, options)
     assert storage.options == kept and storage.stored_name("a.css") == "hashed a.css"
     if strict:
         pytest.raises(ValueError, storage.stored_name, "none.png")
     else:
         assert storage.stored_name("none.png") == "none.png"
+    assert create("Strict", own, options, serving=True).stored_name("none.png") == "none.png"
+
+
+@pytest.mark.parametrize(("own", "lines"), [("Strict", 1), ("Lenient", 0)])
+def test_a_page_that_names_a_missing_static_file_is_logged_once(
+    package: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    own: str,
+    lines: int,
+) -> None:
+    storage = static_storage(package, monkeypatch)("Strict", own, {}, serving=True)
+    assert [storage.stored_name("none.png") for _ in range(2)] == ["none.png"] * 2
+    assert len(caplog.messages) == lines
+
+
+def test_a_release_without_the_manifest_of_the_project_is_served_by_that_of_the_tier(
+    package: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = static_storage(package, monkeypatch)
+    assert isinstance(create("Strict", "Elsewhere", {}), Elsewhere)
+    assert not isinstance(create("Strict", "Elsewhere", {}, serving=True), Elsewhere)
+    assert isinstance(create("Strict", "Lenient", {}, serving=True), Lenient)
 
 
 def ask(package: pathlib.Path, path: str) -> tuple[str, dict[str, str], str]:
@@ -419,6 +678,7 @@ class MediaServer(http.server.ThreadingHTTPServer):
     files: dict[str, bytes]
     directories: set[str]
     requests: list[str | None]
+    modified: str
     at: str
 
 
@@ -432,6 +692,7 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
     def reply(self, status: int, body: bytes = b"") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Last-Modified", self.server.modified)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -449,7 +710,10 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
         self.server.requests.append(self.headers["X-Request-Id"])
         body = self.body()
         if self.path in self.server.files:
-            return self.reply(412 if self.headers["If-None-Match"] == "*" else 204)
+            if self.headers["If-None-Match"] == "*":
+                return self.reply(412)
+            self.server.files[self.path] = body
+            return self.reply(204)
         if self.path.rpartition("/")[0] + "/" not in self.server.directories:
             return self.reply(409)
         self.server.files[self.path] = body
@@ -465,7 +729,8 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.server.files.get(self.path)
-        self.reply(404) if body is None else self.reply(200, body)
+        directory = self.path + "/" in self.server.directories
+        self.reply(301 if directory else 404) if body is None else self.reply(200, body)
 
     do_HEAD = do_GET
 
@@ -473,7 +738,7 @@ class MediaHost(http.server.BaseHTTPRequestHandler):
         self.reply(404 if self.server.files.pop(self.path, None) is None else 204)
 
     def do_PROPFIND(self) -> None:
-        names = [self.path, self.path + "b%20c.txt", self.path + "sub/"]
+        names = [self.path, self.path + "b%20c.txt", self.path + "sub/", self.path + ".sync/"]
         self.reply(
             207,
             b'<D:multistatus xmlns:D="DAV:">'
@@ -490,6 +755,7 @@ def media() -> Iterator[MediaServer]:
     """A media host that has no directory but its root, and its address."""
     server = MediaServer(("127.0.0.1", 0), MediaHost)
     server.files, server.directories, server.requests = {}, {"/", "/media/"}, []
+    server.modified = "Mon, 30 Nov 2026 12:00:00 GMT"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.at = "127.0.0.1:%d" % server.server_port
     yield server
@@ -562,6 +828,132 @@ def test_a_silent_media_host_is_tried_last_for_a_while(
     assert sorted([host, media.at], key=webdav.silent) == [media.at, host]
     monkeypatch.setattr(webdav, "SILENCE", 0)
     assert not webdav.silent(host)
+
+
+@pytest.fixture
+def storage(package: pathlib.Path, media: MediaServer) -> Any:
+    """The storage of uploads, on one media host."""
+    from django.conf import settings as configured
+
+    configured.configure(USE_TZ=True)
+    from realworld.storage import TierMediaStorage
+
+    return TierMediaStorage([media.at], "/media/")
+
+
+@pytest.mark.parametrize(
+    ("before", "mode", "written", "after"),
+    [
+        (None, "wb", b"one", b"one"),
+        (b"before", "wb", b"one", b"one"),
+        (b"before", "w", "caf\u00e9", "caf\u00e9".encode()),
+        (b"before", "ab", b" after", b"before after"),
+        (None, "a", "one", b"one"),
+        (b"before", "r+b", b"BE", b"BEfore"),
+        (b"before", "r+", "BE", b"BEfore"),
+        (None, "xb", b"one", b"one"),
+        (None, "w+b", b"one", b"one"),
+    ],
+)
+def test_a_stored_file_is_written_to(
+    storage: Any, media: MediaServer, before: bytes | None, mode: str, written: str | bytes, after: bytes
+) -> None:
+    if before is not None:
+        media.files["/media/a.txt"] = before
+    with storage.open("a.txt", mode) as file:
+        file.write(written)
+    assert media.files == {"/media/a.txt": after}
+    assert storage.open("a.txt").read() == after
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("rb", b"a,b\nc\n"), ("r", "a,b\nc\n"), ("rt", "a,b\nc\n")])
+def test_a_stored_file_is_read_more_than_once(
+    storage: Any, media: MediaServer, mode: str, expected: str | bytes
+) -> None:
+    media.files["/media/a.csv"] = b"a,b\nc\n"
+    file = storage.open("a.csv", mode)
+    for _ in range(2):
+        with file.open(mode) as opened:
+            assert opened.read() == expected
+    with file.open() as opened:
+        assert list(opened) == expected.splitlines(keepends=True)
+        with pytest.raises((OSError, AttributeError)):
+            opened.write(expected)
+    assert media.files == {"/media/a.csv": b"a,b\nc\n"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "error"),
+    [("none", "rb", FileNotFoundError), ("a", "xb", FileExistsError), ("a", "rwb", ValueError), ("a", "q", ValueError)],
+)
+def test_a_stored_file_that_cannot_be_opened_raises_as_a_file_does(
+    storage: Any, media: MediaServer, name: str, mode: str, error: type[Exception]
+) -> None:
+    media.files["/media/a"] = b""
+    with pytest.raises(error):
+        storage.open(name, mode)
+
+
+def test_the_path_of_a_stored_file_is_that_of_a_copy(
+    storage: Any, media: MediaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media.files["/media/2026/a.txt"] = b"one"
+    path = pathlib.Path(storage.path("2026/a.txt"))
+    assert (path.name, path.read_bytes(), path.stat().st_mode & 0o777) == ("a.txt", b"one", 0o400)
+    media.files["/media/2026/a.txt"], media.modified = b"two", "Mon, 30 Nov 2026 12:00:01 GMT"
+    assert pathlib.Path(storage.path("2026/a.txt")).read_bytes() == b"two"
+    media.files["/media/b.txt"] = b"other"
+    monkeypatch.setattr("realworld.storage.COPIES_KEPT", -1)
+    storage.path("b.txt")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["", "none", "2026"])
+def test_a_path_of_no_file_is_not_implemented(storage: Any, media: MediaServer, name: str) -> None:
+    media.directories.add("/media/2026/")
+    with pytest.raises(NotImplementedError):
+        storage.path(name)
+
+
+def test_a_directory_exists_and_has_no_hidden_names(storage: Any, media: MediaServer) -> None:
+    media.directories.add("/media/2026/")
+    assert storage.exists("2026") and not storage.exists("2027")
+    assert storage.listdir("") == (["sub"], ["b c.txt"])
+
+
+def test_all_times_of_a_stored_file_are_that_of_the_upload(storage: Any, media: MediaServer) -> None:
+    media.files["/media/a"] = b""
+    uploaded = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
+    assert [storage.get_created_time("a"), storage.get_accessed_time("a"), storage.get_modified_time("a")] == [
+        uploaded
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"), [(".env", "_.env"), ("a/.b/c~", "a/_.b/c_"), ("..x", "_..x"), ("a.b", "a.b")]
+)
+def test_names_that_media_hosts_refuse_are_changed(storage: Any, media: MediaServer, name: str, stored: str) -> None:
+    assert storage.save(name, io.BytesIO(b"one")) == stored
+    assert media.files == {f"/media/{stored}": b"one"}
+
+
+def test_a_name_above_the_media_is_refused(storage: Any) -> None:
+    from django.core.exceptions import SuspiciousFileOperation
+
+    with pytest.raises(SuspiciousFileOperation):
+        storage.save("../a", io.BytesIO(b"one"))
+
+
+def test_an_upload_that_can_be_read_once_is_whole_on_every_host(storage: Any, media: MediaServer) -> None:
+    class Stream(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_position: int) -> int:
+            raise io.UnsupportedOperation
+
+    storage.save("new/a.txt", Stream(b"one"))  # the first attempt finds no directory
+    assert media.files == {"/media/new/a.txt": b"one"}
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def collect_static(log: Log, build: Build, release: pathlib.Path, environment: d
 
 
 def refuse_missing(log: Log, build: Build, release: pathlib.Path, python: dict[str, typing.Any]) -> None:
-    """Refuse templates of the site that name no static file, as their pages would fail.
+    """Refuse templates of the site that name no static file, as their pages would lack it.
 
     Those of other packages, which may never be used, are a warning.
     """
@@ -118,11 +118,11 @@ def refuse_missing(log: Log, build: Build, release: pathlib.Path, python: dict[s
         if own:
             refused.append(f"{template} names {name}")
         else:
-            log.warn(f"{template} names the static file {name}, which is not there: a page that uses it fails")
+            log.warn(f"{template} names the static file {name}, which is not there: a page that uses it lacks it")
     if refused:
         more = f"; {len(refused) - 5} more" if refused[5:] else ""
         raise Failed(
-            f"static files are not there, and pages that use them would fail: {'; '.join(refused[:5])}{more}. "
+            f"static files are not there, and pages that use them would lack them: {'; '.join(refused[:5])}{more}. "
             "Where the names are right like that, say manifest_strict: False in the OPTIONS of STORAGES['staticfiles']"
         )
 
@@ -142,7 +142,7 @@ def compress_static(log: Log, static: pathlib.Path) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
         brotli = executor.submit(
-            log.run, ["brotli", "--quality=11", "--keep", "--", *first], "compress the static files"
+            log.run, ["brotli", "--quality=11", "--keep", "--force", "--", *first], "compress the static files"
         )
         list(executor.map(gzip_file, first))
         brotli.result()

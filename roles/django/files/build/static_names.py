@@ -1,4 +1,4 @@
-"""Say which static files the templates of a site name that are not there: each makes its page fail.
+"""Say which static files the templates of a site name that are not there: the page lacks each of them.
 
     static_names.py SOURCE PACKAGE
 

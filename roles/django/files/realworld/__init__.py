@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import re
+import types
 import typing
 
 from realworld import again
@@ -81,24 +82,63 @@ def project_settings(described: Values) -> Values:
     """
     variables = described["environment"] | described["secrets"]
     os.environ.update({name: str(value) for name, value in variables.items()})
-    module = importlib.import_module(described["settings"])
-    return {name: value for name, value in vars(module).items() if name.isupper()}
+    module = importlib.import_module if "DJANGO_CONFIGURATION" not in variables else import_configuration
+    return storages({name: value for name, value in vars(module(described["settings"])).items() if name.isupper()})
 
 
-def like(own: object, path: str | pathlib.Path) -> str | pathlib.Path:
-    """A path of the tier's as the project's own is written: an object, where its code goes on from that, or text."""
-    return pathlib.Path(path) if isinstance(own, pathlib.PurePath) else str(path)
+def import_configuration(name: str) -> types.ModuleType:
+    """A module of settings with the class that DJANGO_CONFIGURATION names, as django-configurations imports it."""
+    tier = os.environ["DJANGO_SETTINGS_MODULE"]
+    os.environ["DJANGO_SETTINGS_MODULE"] = name
+    try:
+        importlib.import_module("configurations.importer").install()
+        return importlib.import_module(name)
+    finally:
+        os.environ["DJANGO_SETTINGS_MODULE"] = tier
 
 
-def static_storage(project: Values, tier: str) -> Values:
-    """The entry of STORAGES for static files: the tier's class, and the project's own options (static_storage.py)."""
-    own = project.get("STORAGES", {}).get("staticfiles") or {"BACKEND": project.get("STATICFILES_STORAGE", "")}
-    if not own["BACKEND"]:
-        return {"BACKEND": tier}
+def storages(project: Values) -> Values:
+    """The project's settings with STORAGES in place of the two settings of before Django 4.2."""
+    import django
+
+    legacy = {"default": "DEFAULT_FILE_STORAGE", "staticfiles": "STATICFILES_STORAGE"}
+    own = {alias: {"BACKEND": project[name]} for alias, name in legacy.items() if project.get(name)}
+    # Django 4.2 and 5.0 refuse them beside STORAGES; later ones ignore them, and the project may read them itself.
+    dropped = legacy.values() if django.VERSION < (5, 1) else ()
+    kept = {name: value for name, value in project.items() if name not in dropped}
+    return kept | {"STORAGES": own | project.get("STORAGES", {})}
+
+
+def like(own: object, value: typing.Any) -> typing.Any:
+    """A value of the tier's in the type of the project's own, which its code goes on from: a path object, a tuple."""
+    kind = pathlib.Path if isinstance(own, pathlib.PurePath) else tuple if isinstance(own, tuple) else None
+    return kind(value) if kind else value
+
+
+def copies(project: Values, name: str, value: str) -> Values:
+    """A setting of the tier's, and those that the project has copied from its own: COMPRESS_ROOT = STATIC_ROOT."""
+    own, suffix = project.get(name) or "", name[name.index("_") :]
+    copied = [other for other in project if own not in ("", "/") and other.endswith(suffix) and project[other] == own]
+    return {other: like(project.get(other), value) for other in [name, *copied]}
+
+
+def static_storage(project: Values, tier: str, serving: bool) -> Values:
+    """The entry of STORAGES for static files: the tier's class or the project's own (static_storage.py)."""
+    own = project["STORAGES"].get("staticfiles") or {"BACKEND": ""}
     return {
         "BACKEND": "realworld.static_storage.storage",
-        "OPTIONS": {"tier": tier, "own": own["BACKEND"], "options": own.get("OPTIONS", {})},
+        "OPTIONS": {"tier": tier, "own": own["BACKEND"], "options": own.get("OPTIONS", {}), "serving": serving},
     }
+
+
+def database_options(database: Values) -> Values | None:
+    """OPTIONS of one of the project's databases that hold wherever it is; None where it is not PostgreSQL."""
+    if "postg" not in database.get("ENGINE", ""):  # also PostGIS, and engines that wrap either
+        return None
+    # The pool on this host does what `pool` does, for all processes together.
+    where = "pool service passfile host hostaddr port dbname user password channel_binding".split()
+    options = database.get("OPTIONS", {})
+    return {name: value for name, value in options.items() if name not in where and not name.startswith("ssl")}
 
 
 class RequestId(logging.Filter):

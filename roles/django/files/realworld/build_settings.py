@@ -15,14 +15,28 @@ globals().update(_project)
 # A release is built once for every environment: nothing of one may get into it.
 DEBUG = False
 SECRET_KEY = "for building only"
-DATABASES = {"default": {"ENGINE": "django.db.backends.dummy"}}
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+# Each behaves as a database that is away, to code that looks at one while it is imported.
+DATABASES = {
+    alias: {
+        "ENGINE": "django.db.backends.postgresql",
+        **({} if alias == "default" and _realworld.database_options(own) is None else own),
+        "NAME": "/nonexistent/none",
+        "HOST": "/nonexistent",
+        "PORT": "",
+        "OPTIONS": _realworld.database_options(own) or {},
+    }
+    for alias, own in ({"default": {}} | _project.get("DATABASES", {})).items()
+}
+CACHES = {
+    alias: {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}
+    for alias in {"default": {}} | _project.get("CACHES", {})
+}
 LOGGING: dict[str, object] = {}
 
-STATIC_URL = _site["static"]["url"]
-STATIC_ROOT = _realworld.like(_project.get("STATIC_ROOT"), _os.environ["REALWORLD_STATIC_ROOT"])
+globals().update(_realworld.copies(_project, "STATIC_URL", _site["static"]["url"]))
+globals().update(_realworld.copies(_project, "STATIC_ROOT", _os.environ["REALWORLD_STATIC_ROOT"]))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    **_project.get("STORAGES", {}),
-    "staticfiles": _realworld.static_storage(_project, _site["static"]["storage"]),
+    **_project["STORAGES"],
+    "staticfiles": _realworld.static_storage(_project, _site["static"]["storage"], serving=False),
 }

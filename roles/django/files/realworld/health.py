@@ -35,11 +35,13 @@ def cache() -> None:
     """The caches remember.
 
     One node of the ring is enough: were one dead node a reason to say no, its death would take
-    every app node out of service.
+    every app node out of service. A cache of the project's own, which all hosts share, would as well.
     """
     from django.conf import settings
     from django.core.cache import cache
 
+    if settings.CACHES["default"]["BACKEND"] != "realworld.cache.TierCache":
+        return
     try:
         for _ in range(len(settings.CACHES["default"]["LOCATION"]) + 1):
             key = "realworld.health." + secrets.token_hex(8)

@@ -4,10 +4,18 @@ import collections.abc
 import datetime
 import email.message
 import email.utils
+import functools
+import hashlib
+import io
 import logging
+import os
+import pathlib
 import posixpath
 import random
+import re
+import shutil
 import tempfile
+import time
 import typing
 import urllib.parse
 
@@ -26,6 +34,58 @@ logger = logging.getLogger(__name__)
 T = typing.TypeVar("T")
 
 IN_MEMORY = 1024 * 1024  # bytes of a file that is read before it goes to a temporary file
+COPIES_KEPT = 3600  # seconds after which a copy that path() has made is removed
+
+_used: dict[pathlib.Path, float] = {}  # {copy that path() has made: when it was last asked for (monotonic seconds)}
+
+
+@functools.cache
+def _copies() -> tempfile.TemporaryDirectory[str]:
+    """The directory of this process for copies of files."""
+    return tempfile.TemporaryDirectory(prefix="realworld-")
+
+
+class StoredFile(File):
+    """A copy of a stored file. What was written to it is stored when it is closed."""
+
+    def __init__(self, storage: "TierMediaStorage", name: str, mode: str) -> None:
+        self.storage = storage
+        self._start(name, mode)
+
+    def _start(self, name: str, mode: str) -> None:
+        if not re.fullmatch(r"[rwxa](?:[bt]?\+?|\+[bt])", mode):
+            raise ValueError(f"invalid mode: {mode!r}")
+        self.writes = mode[0] in "wxa" or "+" in mode
+        if mode[0] == "x" and self.storage.exists(name):
+            raise FileExistsError(f"{name} exists")
+        raw: typing.Any = tempfile.SpooledTemporaryFile(IN_MEMORY)
+        if mode[0] in "ra":
+            try:
+                self.storage.fetch(name, raw)
+            except FileNotFoundError:
+                if mode[0] == "r":
+                    raise
+            raw.seek(0, io.SEEK_END if mode[0] == "a" else io.SEEK_SET)
+        self.raw = raw
+        opened = raw if self.writes else io.BufferedReader(raw)  # which refuses to write
+        super().__init__(opened if "b" in mode else io.TextIOWrapper(opened, "utf-8"), name)
+        self.mode = mode
+
+    def open(self, mode: str | None = None, *_args: typing.Any, **_options: typing.Any) -> "StoredFile":
+        """From its beginning, also after it was closed."""
+        if self.closed:
+            self._start(str(self.name), mode or self.mode)
+        elif self.mode[0] != "a":
+            self.seek(0)
+        return self
+
+    def close(self) -> None:
+        try:
+            if self.writes and not self.closed:
+                self.file.flush()
+                self.storage.upload(str(self.name), File(self.raw), replace=self.mode[0] != "x")
+        finally:
+            super().close()
 
 
 @deconstructible(path="realworld.storage.TierMediaStorage")
@@ -48,7 +108,25 @@ class TierMediaStorage(Storage):
                 continue
         return str(super().save(name, content, max_length))
 
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        # Media hosts refuse hidden files, and copies that editors keep.
+        name = re.sub(r"(^|/)\.(?!\.?(?:/|$))", r"\1_.", str(name).replace("\\", "/"))
+        return str(super().get_available_name(re.sub(r"~$", "_", name), max_length))
+
     def _save(self, name: str, content: File) -> str:
+        seekable = getattr(content, "seekable", None)
+        if seekable is None or seekable():
+            self.upload(name, content)
+            return name
+        with tempfile.SpooledTemporaryFile(IN_MEMORY) as copy:  # it is read once for every host
+            for chunk in content.chunks():
+                copy.write(chunk.encode() if isinstance(chunk, str) else chunk)
+            self.upload(name, File(copy))
+        return name
+
+    def upload(self, name: str, content: File, replace: bool = False) -> None:
+        """Store a file on every media host. Raises webdav.Exists rather than overwrite one, unless replace."""
+
         def chunks() -> collections.abc.Iterator[bytes]:
             for chunk in content.chunks():
                 yield chunk.encode() if isinstance(chunk, str) else chunk
@@ -59,7 +137,7 @@ class TierMediaStorage(Storage):
                 logger.warning("upload of %s passes over %s, which was silent", name, host)
                 continue
             try:
-                webdav.put(host, self._path(name), chunks)
+                webdav.put(host, self._path(name), chunks, replace)
             except webdav.Exists:
                 self._each(stored, webdav.delete, name)
                 raise
@@ -69,19 +147,47 @@ class TierMediaStorage(Storage):
                 stored.append(host)
         if not stored:
             raise OSError(f"no media host took {name}")
-        return name
 
     def _open(self, name: str, mode: str = "rb") -> File:
-        if mode != "rb":
-            raise ValueError("a stored file is replaced with save(), not written to")
+        return StoredFile(self, name, mode)
 
-        def fetch(host: str) -> File:
-            file = tempfile.SpooledTemporaryFile(IN_MEMORY)
-            webdav.get(host, self._path(name), typing.cast(typing.BinaryIO, file))
+    def fetch(self, name: str, file: typing.BinaryIO) -> None:
+        """Write a stored file's content to an open binary file."""
+
+        def get(host: str) -> None:
             file.seek(0)
-            return File(file, name)
+            file.truncate()  # what one host that failed in the middle has sent
+            webdav.get(host, self._path(name), file)
 
-        return self._any(fetch, name)
+        self._any(get, name)
+
+    def path(self, name: str) -> str:
+        """The path of a copy of a file, which cannot be written to and stays for an hour.
+
+        What is no file has none: libraries ask for one to know whether the storage is a directory of this host.
+        """
+        try:
+            if not name:
+                raise FileNotFoundError
+            modified = email.utils.parsedate_to_datetime(self._headers(name)["Last-Modified"]).timestamp()
+        except (FileNotFoundError, IsADirectoryError):
+            raise NotImplementedError(f"{name or 'this storage'} is no file that could be copied") from None
+        stored = self._path(name)
+        copy = pathlib.Path(_copies().name, hashlib.sha256(stored.encode()).hexdigest(), posixpath.basename(stored))
+        now = time.monotonic()
+        _used[copy] = now
+        for other, last in list(_used.items()):
+            if now - last > COPIES_KEPT:
+                shutil.rmtree(other.parent, ignore_errors=True)
+                _used.pop(other, None)
+        if not copy.exists() or copy.stat().st_mtime != modified:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as file:
+                self.fetch(name, typing.cast(typing.BinaryIO, file))
+            os.utime(file.name, (modified, modified))
+            os.chmod(file.name, 0o400)
+            os.replace(file.name, copy)
+        return str(copy)
 
     def delete(self, name: str) -> None:
         if not name:
@@ -94,6 +200,8 @@ class TierMediaStorage(Storage):
             self._headers(name)
         except FileNotFoundError:
             return False
+        except IsADirectoryError:
+            return True
         return True
 
     def size(self, name: str) -> int:
@@ -102,6 +210,9 @@ class TierMediaStorage(Storage):
     def get_modified_time(self, name: str) -> datetime.datetime:
         modified = email.utils.parsedate_to_datetime(self._headers(name)["Last-Modified"])
         return modified if settings.USE_TZ else timezone.make_naive(modified)
+
+    # Media hosts keep one time of each file.
+    get_created_time = get_accessed_time = get_modified_time
 
     def url(self, name: str) -> str:
         return urllib.parse.urljoin(self.base_url, str(filepath_to_uri(name)).lstrip("/"))
@@ -132,6 +243,8 @@ class TierMediaStorage(Storage):
                 return ask(host)
             except FileNotFoundError:
                 missing = True
+            except IsADirectoryError:
+                raise
             except OSError as error:
                 logger.warning("%s: asking the next media host: %s", name, error)
         if missing:

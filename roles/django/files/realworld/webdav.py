@@ -61,6 +61,8 @@ def _request(
 def _expect(response: http.client.HTTPResponse, host: str, method: str, path: str, *statuses: int) -> None:
     if response.status == 404 and 404 not in statuses:
         raise FileNotFoundError(f"{host}: no {path}")
+    if response.status in (301, 308):  # to its name with a slash at the end
+        raise IsADirectoryError(f"{host}: {path} is a directory")
     if response.status not in statuses:
         raise OSError(f"{host}: {method} {path}: {response.status} {response.reason}")
 
@@ -78,10 +80,10 @@ def _make_parents(host: str, path: str) -> None:
         _make_parents(host, path)
 
 
-def put(host: str, path: str, chunks: Chunks) -> None:
-    """Store what chunks() yields, bytes after bytes. Raises Exists rather than overwrite a file."""
+def put(host: str, path: str, chunks: Chunks, replace: bool = False) -> None:
+    """Store what chunks() yields, bytes after bytes. Raises Exists rather than overwrite a file, unless replace."""
     for attempt in (1, 2):
-        with _request(host, "PUT", path, chunks(), {"If-None-Match": "*"}) as response:
+        with _request(host, "PUT", path, chunks(), {} if replace else {"If-None-Match": "*"}) as response:
             if response.status == 412:
                 raise Exists(f"{host}: {path} exists")
             if response.status in (404, 409) and attempt == 1:
@@ -124,6 +126,6 @@ def listdir(host: str, path: str) -> tuple[set[str], set[str]]:
     for entry in answer.iterfind("{DAV:}response"):
         href = urllib.parse.urlsplit(entry.findtext("{DAV:}href", "")).path
         below = urllib.parse.unquote(href).removeprefix(path)
-        if below and not below.startswith("/"):
+        if below and below[0] not in "/.":  # what begins with a dot is not the site's
             (directories if below.endswith("/") else files).add(below.rstrip("/"))
     return directories, files
