@@ -226,7 +226,7 @@ def test_types_of_settings_are_kept(package: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("module", "root"), [("settings.py", "/srv/site/releases/r7/static"), ("build_settings.py", "/build/static")]
 )
-def test_settings_that_are_copies_of_a_replaced_one_follow(package: pathlib.Path, module: str, root: str) -> None:
+def test_settings_that_are_copies_of_a_replaced_setting_follow(package: pathlib.Path, module: str, root: str) -> None:
     loaded = settings(
         package,
         """
