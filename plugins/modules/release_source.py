@@ -34,12 +34,15 @@ options:
   code: {type: list, elements: path, required: true, description: Files of the tier that the artifact depends on.}
   artifacts: {type: path, required: true, description: Directory of the artifacts.}
   site: {type: str, required: true, description: Name of the site.}
-  version: {type: str, default: "", description: Take this version rather than the source's. It must be built.}
+  checks: {type: dict, default: {}, description: "What the site checks a release with: a release that passed other checks has to be checked again. Empty: nothing."}
+  version: {type: str, default: "", description: Take this version rather than the source's. It must be built, and is not checked again.}
 """
 
 RETURN = """
 version: {type: str, returned: always, description: The release's version.}
 built: {type: bool, returned: always, description: Whether its artifact exists.}
+checked: {type: bool, returned: always, description: Whether its artifact exists and passed these checks.}
+checks: {type: str, returned: always, description: "What tells these checks from others."}
 manifest: {type: str, returned: always, description: "sha256 of its manifest, empty unless built."}
 kind: {type: str, returned: unless built, description: "directory, git or wheel."}
 epoch: {type: int, returned: unless built, description: The date of every file in the artifact.}
@@ -386,6 +389,11 @@ def pack(paths: Paths, target: pathlib.Path) -> None:
     partial.rename(target)
 
 
+def passed(record: pathlib.Path, checks: str) -> bool:
+    """Whether a release passed these checks: a line of the file beside its artifact."""
+    return record.exists() and checks in record.read_text(encoding="utf-8").splitlines()
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -398,12 +406,14 @@ def main() -> None:
             "code": {"type": "list", "elements": "path", "required": True},
             "artifacts": {"type": "path", "required": True},
             "site": {"type": "str", "required": True},
+            "checks": {"type": "dict", "default": {}},
             "version": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     p = module.params
     artifacts = pathlib.Path(p["artifacts"])
+    checks = hashlib.sha256(json.dumps(p["checks"], sort_keys=True).encode()).hexdigest() if p["checks"] else ""
 
     def release(version: str) -> dict[str, Any]:
         manifest = artifacts / f"{p['site']}-{version}.json"
@@ -411,6 +421,9 @@ def main() -> None:
         return {
             "version": version,
             "built": built,
+            "checked": built
+            and (p["version"] != "" or not checks or passed(artifacts / f"{p['site']}-{version}.checks", checks)),
+            "checks": checks,
             "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest() if built else "",
         }
 
@@ -446,7 +459,7 @@ def main() -> None:
             artifacts.mkdir(parents=True, exist_ok=True)
             pack(paths, packed)
         result.update(kind=kind, epoch=epoch, packed=str(packed), vcs_version=described)
-    module.exit_json(changed=not result["built"], **result)
+    module.exit_json(changed=not result["checked"], **result)
 
 
 if __name__ == "__main__":

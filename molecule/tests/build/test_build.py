@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
 from controller.environment import ROOT, Environment
 from plugins.modules import release_source
@@ -107,6 +108,28 @@ COMMANDS = [
         "run": "python -m django findstatic shop/made.css && cp $REALWORLD_STATIC_ROOT/staticfiles.json shop/names.json",
         "when": "after_static",
     },
+]
+
+
+# A test of the site that needs the database, and which the check itself writes into the release.
+TESTS = """
+from django.db import connection
+from django.test import TestCase
+
+
+class ServerTests(TestCase):
+    def test_server(self):
+        self.assertEqual(connection.settings_dict["NAME"], "test_shop")
+        self.assertEqual(str(connection.pg_version // 10000), "%s")
+"""
+CHECKS = [
+    {
+        "name": "tests",
+        "run": 'echo "$TESTS" > shop/tests.py && python -m django test --noinput && touch ../static/checked.css',
+        "environment": {
+            "TESTS": TESTS % yaml.safe_load((ROOT / "group_vars/all/databases.yml").read_text())["db_version"]
+        },
+    }
 ]
 
 
@@ -458,15 +481,43 @@ def test_same_source_is_not_built_again(
 
 
 @pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
-def test_same_source_makes_the_same_bytes(
+def test_same_source_makes_the_same_bytes_with_checks(
     release: Release, build: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     site, artifact, _manifest = release
-    first = artifact.read_bytes()
+    files = [artifact, beside(artifact, ".static.tar.gz"), beside(artifact, ".json")]
+    first = [path.read_bytes() for path in files]
     artifact.unlink()
-    done = build(site)
+    done = build(site | {"site_checks": CHECKS})
     assert done.returncode == 0, done.stdout
+    assert [path.read_bytes() for path in files] == first
+    assert "Ran 1 test" in beside(artifact, ".log").read_text()
+    done = build(site | {"site_checks": CHECKS})
+    assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("release", [hashed], indirect=True, ids=["hashed"])
+def test_checks_refuse_a_release_that_was_built_without_them(
+    release: Release, build: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    site, artifact, manifest = release
+    first = artifact.read_bytes()
+    checks = [
+        {"name": "total", "run": "echo 'FAIL: test_total (shop.tests.CartTests.test_total)'; exit 1"},
+        *CHECKS,
+        {"name": "style", "run": "echo no style; exit 1"},
+    ]
+    done = build(site | {"site_checks": checks})
+    assert done.returncode != 0
+    refusal = (
+        rf"Release {manifest['version']} is refused by site_checks: total: test_total \(shop\.tests\.CartTests\.test_total\) \| style: no style\. "
+        r"All output is above \(.*\.checks\.log, exit code 3\)\. It is not deployed\. Correct the site, or site_checks, then: make deploy ENV="
+    )
+    assert re.search(refusal, re.sub(r"\s+", " ", done.stdout + done.stderr)), done.stdout
+    assert "Ran 1 test" in beside(artifact, ".checks.log").read_text()
     assert artifact.read_bytes() == first
+    predicted = build(site | {"site_checks": checks}, "--check")  # the release has not passed them
+    assert predicted.returncode == 0 and "changed=1" in predicted.stdout, predicted.stdout
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def package(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("REALWORLD_SITE", str(tmp_path / "site.json"))
     monkeypatch.setenv("REALWORLD_RELEASE", "/srv/site/releases/r7")
     monkeypatch.setenv("REALWORLD_STATIC_ROOT", "/build/static")
+    monkeypatch.setenv("REALWORLD_MEDIA_ROOT", "/build/media")
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "")
     for name in [name for name in sys.modules if name.split(".")[0] == "django"]:
         monkeypatch.delitem(sys.modules, name)
@@ -382,6 +383,45 @@ def test_static_files_are_collected_without_database_cache_or_secret(package: pa
     assert loaded["DATABASES"]["default"]["HOST"] == "/nonexistent"
 
 
+def test_checks_run_with_the_settings_of_hosts_on_the_services_of_the_build(package: pathlib.Path) -> None:
+    loaded = settings(
+        package,
+        """
+import pathlib
+DEBUG = True
+INSTALLED_APPS = ["django.contrib.sessions"]
+MEDIA_ROOT = pathlib.Path("media")
+DATABASES = {
+    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "x", "TEST": {"NAME": "y"}},
+    "reports": {"ENGINE": "django.db.backends.postgresql", "NAME": "reports", "HOST": "far.example.org",
+                "OPTIONS": {"service": "theirs", "pool": True, "assume_role": "editor"}},
+    "archive": {"ENGINE": "django.db.backends.sqlite3", "NAME": "y"},
+}
+CACHES = {"default": {"BACKEND": "locmem", "KEY_PREFIX": "news"}, "other": {"BACKEND": "theirs"}}
+STORAGES = {"archive": {"BACKEND": "theirs"}}
+""",
+        "check_settings.py",
+    )
+    assert (loaded["DEBUG"], loaded["SECURE_PROXY_SSL_HEADER"][1]) == (False, "https")
+    default, reports = loaded["DATABASES"]["default"], loaded["DATABASES"]["reports"]
+    for database in (default, reports):
+        assert (database["HOST"], database["PORT"], database["USER"]) == ("127.0.0.1", 5432, "site")
+        assert (database["OPTIONS"]["sslmode"], database["CONN_MAX_AGE"]) == ("disable", 0)
+    assert (default["NAME"], default["TEST"], reports["NAME"]) == ("site", {"NAME": "y"}, "reports")
+    assert reports["OPTIONS"] == {"assume_role": "editor", "sslmode": "disable"}
+    assert loaded["DATABASES"]["archive"] == {"ENGINE": "django.db.backends.sqlite3", "NAME": "y"}
+    assert loaded["CACHES"]["default"] == {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "LOCATION": "default",
+        "KEY_PREFIX": "news",
+    }
+    assert loaded["CACHES"]["other"] == {"BACKEND": "theirs"}
+    assert loaded["SESSION_ENGINE"] == "django.contrib.sessions.backends.db"
+    assert loaded["STORAGES"]["default"] == {"BACKEND": "django.core.files.storage.FileSystemStorage"}
+    assert loaded["STORAGES"]["archive"] == {"BACKEND": "theirs"}
+    assert loaded["MEDIA_ROOT"] == pathlib.Path("/build/media")
+
+
 @pytest.mark.parametrize(
     ("project", "own", "root"),
     [
@@ -399,7 +439,7 @@ def test_static_files_are_collected_without_database_cache_or_secret(package: pa
     ],
     ids=["nothing", "options", "setting"],
 )
-@pytest.mark.parametrize("module", ["settings.py", "build_settings.py"])
+@pytest.mark.parametrize("module", ["settings.py", "build_settings.py", "check_settings.py"])
 def test_storage_of_static_files_of_a_project_is_kept(
     package: pathlib.Path, module: str, project: str, own: Any, root: Any
 ) -> None:

@@ -8,12 +8,14 @@ Runs as root in a throwaway container like the hosts (same Debian, same Python),
   /in/files       the role's files: the tier's package, and the requirements it adds
   /out            where the artifact goes
 
-All output is in /out/<site>-<version>.log; if it fails, the last line is one sentence that says why.
+A release that is in /out already is only checked. All output is in /out/<site>-<version>.log, or .checks.log; if it fails, the last line is one
+sentence that says why.
 """
 
 import concurrent.futures
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -24,9 +26,10 @@ import tarfile
 import traceback
 import typing
 
+from build_checks import Refused, run_checks
 from build_locks import LOCKS, lock_kind, locked
 from build_project import dependencies, is_package, read_project, refuse_python, version_files
-from build_run import FILES, PIP, SCRATCH, WHEELS, Build, Failed, Log, project_directory, sha256
+from build_run import FILES, PIP, SCRATCH, WHEELS, Build, Failed, Log, install_packages, project_directory, sha256
 from build_static import (
     collect_static,
     compress_static,
@@ -38,6 +41,7 @@ from build_static import (
 
 OUT = pathlib.Path("/out")
 CACHE = pathlib.Path("/cache")
+REFUSED = 3  # exit code: the release does not pass its checks
 
 # What the tier's settings import, each with the packages that make adding it unnecessary.
 ADDED = {"psycopg.txt": {"psycopg", "psycopg2", "psycopg2-binary"}, "pymemcache.txt": {"pymemcache"}}
@@ -78,17 +82,6 @@ def use_indexes(build: Build) -> None:
     index = build["index"]
     variables = {"PIP_INDEX_URL": index.get("url"), "PIP_EXTRA_INDEX_URL": " ".join(index.get("extra_urls") or [])}
     os.environ.update({name: value for name, value in variables.items() if value})
-
-
-def install_packages(log: Log, packages: list[str]) -> None:
-    """Debian packages of the site: what its wheels are built with, and what they load when they run."""
-    if packages:
-        log.run(["apt-get", "update"], "read Debian's package lists")
-        log.run(
-            ["apt-get", "install", "--yes", "--no-install-recommends", *packages],
-            f"install {' '.join(packages)}",
-            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-        )
 
 
 def collect_wheels(log: Log, build: Build, source: pathlib.Path, shipped: pathlib.Path) -> list[pathlib.Path]:
@@ -282,8 +275,24 @@ def pack(log: Log, build: Build, directory: pathlib.Path, target: pathlib.Path) 
     )
 
 
+def artifact(build: Build, suffix: str) -> pathlib.Path:
+    """A file of the release in /out."""
+    return OUT / f"{build['site']}-{build['version']}{suffix}"
+
+
+def publish(build: Build, suffix: str, content: typing.BinaryIO) -> None:
+    """Write a file of the release into /out: whole or not at all, and as the owner of that directory."""
+    target, owner = artifact(build, suffix), OUT.stat()
+    partial = target.with_name(f".{target.name}.partial")
+    with content, partial.open("wb") as file:
+        shutil.copyfileobj(content, file)
+    os.chown(partial, owner.st_uid, owner.st_gid)
+    partial.chmod(0o644)
+    partial.rename(target)
+
+
 def make(log: Log, build: Build) -> None:
-    """Build everything, then the artifact at once: a build that is killed leaves no half of it."""
+    """Build everything, check it, then write the artifact at once: a build that is killed or refused leaves no half of it."""
     release = pathlib.Path(build["root"], "releases", build["version"])
     source = release / "src"
     source.mkdir(parents=True)
@@ -321,16 +330,34 @@ def make(log: Log, build: Build) -> None:
 
     described = json.dumps(manifest(log, build, release, wheels), indent=1, sort_keys=True) + "\n"
     (release / "manifest.json").write_text(described, encoding="utf-8")
-    name = f"{build['site']}-{build['version']}"
-    owner = OUT.stat()
-    parts = {suffix: OUT / f".{name}{suffix}.partial" for suffix in (".json", ".static.tar.gz", ".tar.gz")}
-    parts[".json"].write_text(described, encoding="utf-8")
-    pack(log, build, release / "static", parts[".static.tar.gz"])
-    pack(log, build, release, parts[".tar.gz"])
-    for suffix, partial in parts.items():  # the artifact itself last: with it the release is built
-        os.chown(partial, owner.st_uid, owner.st_gid)
-        partial.chmod(0o644)
-        partial.rename(OUT / (name + suffix))
+    (SCRATCH / "release.json").write_text(described, encoding="utf-8")
+    pack(log, build, release / "static", SCRATCH / "release.static.tar.gz")
+    pack(log, build, release, SCRATCH / "release.tar.gz")
+    check(log, build, release)
+    for suffix in (".json", ".static.tar.gz", ".tar.gz"):  # the artifact itself last: with it the release is built
+        publish(build, suffix, (SCRATCH / f"release{suffix}").open("rb"))
+
+
+def check(log: Log, build: Build, release: pathlib.Path) -> None:
+    """Run the site's checks, and record that the release passed these. Raises Refused."""
+    if build["checks"]:
+        run_checks(log, build, release)
+        passed = artifact(build, ".checks")
+        earlier = passed.read_text(encoding="utf-8").splitlines() if passed.exists() else []
+        lines = "".join(f"{line}\n" for line in dict.fromkeys([*earlier, build["checks_digest"]]))
+        publish(build, ".checks", io.BytesIO(lines.encode()))
+
+
+def check_built(log: Log, build: Build) -> None:
+    """Check a release that was built before, without or with other checks."""
+    release = pathlib.Path(build["root"], "releases", build["version"])
+    release.mkdir(parents=True)
+    SCRATCH.mkdir()
+    with tarfile.open(artifact(build, ".tar.gz")) as tar:
+        tar.extractall(release, filter="fully_trusted")  # of a build, with links to Debian's Python
+    use_cache()
+    install_packages(log, build["packages"])
+    check(log, build, release)
 
 
 def main() -> int:
@@ -340,15 +367,20 @@ def main() -> int:
     use_indexes(build)
     os.environ.update(build["build_environment"])
     os.umask(0o022)
-    path = OUT / f"{build['site']}-{build['version']}.log"
+    # Not over the log of the build.
+    path = artifact(build, ".checks.log" if build["built"] else ".log")
     log = Log(path)
     os.chown(path, OUT.stat().st_uid, OUT.stat().st_gid)
     try:
-        make(log, build)
+        (check_built if build["built"] else make)(log, build)
+    except Refused as error:
+        print(f"Release {build['version']} is refused by site_checks: {error}. All output is above", file=log.file)
+        return REFUSED
     except Exception as error:
         if not isinstance(error, Failed):
             traceback.print_exc(file=log.file)
-        print(f"Release {build['version']} was not built: {error}. All output is above", file=log.file)
+        attempt = "checked" if build["built"] else "built"
+        print(f"Release {build['version']} was not {attempt}: {error}. All output is above", file=log.file)
         return 1
     return 0
 

@@ -2,9 +2,14 @@
 
 import itertools
 import re
+import textwrap
 
 # What pip and npm print after the reason: offers of a newer version, and where a copy of the output is.
 AFTER_REASON = re.compile(r"\[notice\]|npm notice|npm (ERR!|error)( *$| A complete log of this run| +/.*_logs/)")
+# What failed, as unittest (Django's too) names a test, as pytest does in its summary, and as Django's system checks name a problem.
+FAILED_TEST = re.compile(
+    r"(?:FAIL|ERROR|UNEXPECTED SUCCESS): (\S+ \(.+)|(?:FAILED|ERROR) (\S+\.py\b.*)|(\S+: \(\w+\.[A-Z]\d+\) .+)"
+)
 IGNORED = "Exception ignored"  # Python prints this of an exception that ends nothing
 
 
@@ -35,3 +40,13 @@ def reason(output: str) -> str:
     errors = [line for line in rest if re.match(r" *(ERROR|error|E|fatal|\w+(\.\w+)*(Error|Exception)):", line)]
     telling = message + errors[-1:] if message else (errors or lines)[-3:]
     return "; ".join(line.strip() for line in telling) or "it did not say why"
+
+
+def failed_tests(output: str) -> str:
+    """The tests that a failed check names, at most five, or else the lines that say why it failed; as one line."""
+    matches = filter(None, map(FAILED_TEST.fullmatch, output.splitlines()))
+    names = list(
+        dict.fromkeys(textwrap.shorten(match[match.lastindex or 0], 160, placeholder=" …") for match in matches)
+    )
+    more = f"; {len(names) - 5} more" if names[5:] else ""
+    return "; ".join(names[:5]) + more or reason(output)

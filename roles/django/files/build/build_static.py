@@ -8,14 +8,12 @@ import pathlib
 import shutil
 import typing
 
-from build_run import FILES, SCRATCH, Build, Failed, Log, project_directory, sha256
+from build_run import FILES, SCRATCH, Build, Failed, Log, commands_environment, project_directory, sha256
 
 # Text, and fonts and images that are not compressed by themselves.
 COMPRESSIBLE = frozenset(
     ".css .csv .eot .htm .html .ico .js .json .map .md .mjs .otf .rss .svg .ttf .txt .wasm .webmanifest .xml".split()
 )
-
-CA = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")  # Node has authorities of its own, and not the machine's
 
 
 def settings_environment(build: Build, release: pathlib.Path) -> dict[str, str]:
@@ -48,14 +46,13 @@ def settings_environment(build: Build, release: pathlib.Path) -> dict[str, str]:
 def run_commands(log: Log, build: Build, release: pathlib.Path, when: str, environment: dict[str, str]) -> None:
     """The site's own commands before or after its static files are collected. What they write is shipped."""
     project = project_directory(build, release / "src")
-    path = f"{release / 'venv/bin'}:{os.environ['PATH']}"
     commands = [command["run"] for command in build["commands"] if command["when"] == when]
     for command in commands:
         log.run(
             ["sh", "-ec", command],
             f"run {command!r} of site_build_commands",
             cwd=project,
-            env=environment | {"PATH": path, "VIRTUAL_ENV": str(release / "venv"), "NODE_EXTRA_CA_CERTS": str(CA)},
+            env=environment | commands_environment(release),
         )
 
 
