@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import types
@@ -246,6 +247,36 @@ def test_passed_checks_are_recorded_beside_the_release(
     with pytest.raises(build_checks.Refused):
         build.check(log, description({"name": "tests", "run": "false"}, checks_digest="89ab"), tmp_path)
     assert record.read_text() == "0123\n4567\n"
+
+
+def test_a_built_release_is_checked_from_the_artifact_and_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    out, built = tmp_path / "out", tmp_path / "built"
+    out.mkdir()
+    (built / "src").mkdir(parents=True)
+    (built / "venv/bin").mkdir(parents=True)
+    (built / "venv/bin/python3").symlink_to("/usr/bin/python3")
+    subprocess.run(["tar", "-czf", out / "shop-1.tar.gz", "-C", built, "."], check=True)
+    (out / "shop-1.log").write_text("of the build\n")
+    before = (out / "shop-1.tar.gz").read_bytes()
+    check = {"name": "python", "run": "touch written; readlink $VIRTUAL_ENV/bin/python3; exit 4"}
+    described = description(check, directory="", built=True, root=str(tmp_path / "srv"), packages=[], index={})
+    monkeypatch.setenv("BUILD", json.dumps(described | {"build_environment": {}}))
+    for name, path in {"OUT": out, "CACHE": tmp_path / "cache", "SCRATCH": tmp_path / "work"}.items():
+        monkeypatch.setattr(build, name, path)
+    for variable in ("PIP_CACHE_DIR", "npm_config_cache"):
+        monkeypatch.setenv(variable, "")
+    umask = os.umask(0o022)
+    try:
+        assert build.main() == build.REFUSED == 3  # tasks/collect.yml reads it
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "srv/releases/1/src/written").exists()
+    last = (out / "shop-1.checks.log").read_text().splitlines()[-1]
+    assert last == "Release 1 is refused by site_checks: python: /usr/bin/python3. All output is above"
+    assert (out / "shop-1.tar.gz").read_bytes() == before and (out / "shop-1.log").read_text() == "of the build\n"
+    assert sorted(path.name for path in out.iterdir()) == ["shop-1.checks.log", "shop-1.log", "shop-1.tar.gz"]
 
 
 def test_other_checks_check_a_release_again_without_a_new_build(

@@ -119,6 +119,9 @@ def check_environment(build: Build, release: pathlib.Path, port: int) -> dict[st
         "REALWORLD_SITE": str(site),
         "REALWORLD_RELEASE": str(release),
         "REALWORLD_MEDIA_ROOT": str(media),
+        "PIP_PYTHON": str(
+            release / "venv/bin/python"
+        ),  # `pip install` adds to the release's packages, which are packed
     }
     return os.environ | variables | commands_environment(release)
 
