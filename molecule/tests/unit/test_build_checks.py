@@ -142,8 +142,10 @@ def description(*checks: dict[str, Any], **values: Any) -> Build:
 def test_checks_run_in_the_project_with_the_settings_of_the_hosts(
     release: pathlib.Path, scratch: pathlib.Path, log: Log
 ) -> None:
-    check = {"name": "tests", "run": "python", "environment": {"COLOUR": "red", "SIZE": 3}}
+    check = {"name": "tests", "run": "python; env > variables", "environment": {"COLOUR": "red", "SIZE": 3}}
     build_checks.run_checks(log, description(check), release)
+    variables = (release / "src/backend/variables").read_text().splitlines()
+    assert {"PGPORT=5433", "PGUSER=shop", f"PIP_PYTHON={release}/venv/bin/python"} <= set(variables)
     assert (release / "src/backend/ran").read_text() == f"{release}/src/backend realworld.check_settings red 3\n"
     site = json.loads((scratch / "check.json").read_text())
     assert site["database"]["port"] == 5433 and site["secrets"] == {"SHOP_KEY": "for building only"}

@@ -119,6 +119,8 @@ def check_environment(build: Build, release: pathlib.Path, port: int) -> dict[st
         "REALWORLD_SITE": str(site),
         "REALWORLD_RELEASE": str(release),
         "REALWORLD_MEDIA_ROOT": str(media),
+        # For psql: a check may use the server without Django, as the superuser postgres, too.
+        **{"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": build["site"], "PGDATABASE": build["site"]},
         "PIP_PYTHON": str(
             release / "venv/bin/python"
         ),  # `pip install` adds to the release's packages, which are packed
