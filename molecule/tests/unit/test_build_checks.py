@@ -193,6 +193,16 @@ def test_checks_that_take_too_long_are_ended_with_their_children(release: pathli
     assert not (release / "src/backend/later").exists()
 
 
+def test_a_check_for_which_no_time_is_left_refuses_the_release(
+    monkeypatch: pytest.MonkeyPatch, release: pathlib.Path, log: Log
+) -> None:
+    clock = iter((0.0, 1.0, 60.0))  # the first check ends at the last moment
+    monkeypatch.setattr(build_checks, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    checks = [{"name": "tests", "run": "true"}, {"name": "later", "run": "sleep 300"}]
+    with pytest.raises(build_checks.Refused, match="^later: all checks together took longer than 60 s"):
+        build_checks.run_checks(log, description(*checks), release)
+
+
 def test_the_server_of_the_checks_is_removed_also_if_they_fail(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:

@@ -121,9 +121,8 @@ def check_environment(build: Build, release: pathlib.Path, port: int) -> dict[st
         "REALWORLD_MEDIA_ROOT": str(media),
         # For psql: a check may use the server without Django, as the superuser postgres, too.
         **{"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": build["site"], "PGDATABASE": build["site"]},
-        "PIP_PYTHON": str(
-            release / "venv/bin/python"
-        ),  # `pip install` adds to the release's packages, which are packed
+        # `pip install` adds to the packages of the release, which is packed.
+        "PIP_PYTHON": str(release / "venv/bin/python"),
     }
     return os.environ | variables | commands_environment(release)
 
@@ -167,10 +166,9 @@ def run_checks(log: Log, build: Build, release: pathlib.Path) -> None:
             try:
                 problem = run_check(log, check["run"], end - time.monotonic(), cwd=directory, env=environment | own)
             except subprocess.TimeoutExpired:
-                problem = f"all checks together took longer than {limit} s (site_checks_timeout)"
+                failed.append(f"{check['name']}: all checks together took longer than {limit} s (site_checks_timeout)")
+                break
             if problem:
                 failed.append(f"{check['name']}: {problem}")
-            if time.monotonic() >= end:
-                break
     if failed:
         raise Refused(" | ".join(failed))
