@@ -4,7 +4,7 @@
 # before anything is read or run. (VARS alone takes everything: it is never expanded, and is what -e of Ansible takes.)
 WORDS_APART := DRILL PART SINCE STEPS TESTS TO
 WORDS := ADDRESS ANYWAY BREAKING CANARY CHECK ENV FROM FULL HOST IMAGE LIMIT MINUTES MITOGEN NAME NODE POOL REF REHEARSE RELEASE RENEW REQUEST RUNG \
-  SECONDS START TAGS UNIT USERS VERBOSE WITH YES
+  SECONDS SITE START TAGS UNIT USERS VERBOSE WITH YES
 HASH := \#
 define NEWLINE
 
@@ -123,7 +123,7 @@ endif
 
 # ------------------------------------------------------------------ verbs
 
-.PHONY: converge site up image secrets secret summary
+.PHONY: converge site site-check up image secrets secret summary
 converge: ## build: Build all of ENV, or bring it back to its declared state
 ifdef CHECK
 	@$(MAKE) --no-print-directory standing site
@@ -154,6 +154,11 @@ else
 	@[ -n '$(LIMIT)' ] || { echo "Which machine, bare and in inventories/$(ENV).yml already? make image ENV=$(ENV) LIMIT=app3" >&2; exit 2; }
 	@$(PLAY) playbooks/image.yml
 endif
+
+# By the modules that the build reads with, and without bytecode beside files that roles copy.
+site-check: ready ## look: Show what a Django project needs here, from its files alone: SITE=path or URL, or ENV's site_source
+	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH='$(CURDIR):$(CURDIR)/roles/django/files/build' python -m controller.commands.site_check \
+	  $(if $(SITE),--site='$(SITE)',--inventory $(INVENTORY) $(if $(VARS),-e "$$VARS"))
 
 secrets: ready ## build: Create the missing secrets of ENV in group_vars/ENV/vault.yml (Ansible Vault); RENEW=1: renew the site's certificate
 	@$(QUIET) ansible-playbook -i $(INVENTORY) playbooks/secrets.yml
