@@ -218,10 +218,10 @@ class Crawl:
             self.wrong["static file"] = "No page links to a static file"
         return self
 
-    def failed(self) -> list[str]:
-        """Ids of the requests that the site itself failed at."""
-        answers = [answer for _kind, answer, _by in self.answers.values() if isinstance(answer, Answer)]
-        return [answer.request for answer in answers if answer.status >= 500 and answer.request]
+    def failed(self) -> dict[str, str]:
+        """{path: id of the request} of those that the site itself failed at."""
+        answers = {path: answer for path, (_kind, answer, _by) in self.answers.items() if isinstance(answer, Answer)}
+        return {path: answer.request for path, answer in answers.items() if answer.status >= 500 and answer.request}
 
 
 def rows(crawl: Crawl) -> list[Row]:

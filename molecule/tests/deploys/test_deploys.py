@@ -220,6 +220,8 @@ def test_a_release_that_fails_the_smoke_test_is_reverted(
         done
     ), output_of(done)[-3000:]
     assert "; Nobody can sign in at /accounts/login/" in output_of(done), output_of(done)[-3000:]
+    [request_id] = set(re.findall(r"The page /about/ is not there: 500, request ([0-9a-f]+)", output_of(done)))
+    assert re.search(rf"app\d, request {request_id}:\s+Traceback .*AssertionError", output_of(done), re.S)
     assert "Every app host serves what it served before" in output_of(done)
     assert current(target) == old and drained(target) == []
     assert set(served()) == set(target.groups["app"]) and set(served().values()) == old

@@ -366,12 +366,12 @@ def served(tmp_path: pathlib.Path) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("pages", "wrong", "failed"),
     [
-        ({"/": "welcome"}, [], []),
-        ({"/": "welcome", "/in": ""}, [], []),  # nothing is known of what it says: a redirect is an answer
-        ({"/in": "welcome"}, ["The page /in is not there: 302, request ab12"], []),
-        ({"/": "", "/none": ""}, ["The page /none is not there: 404, request ab12"], []),
-        ({"/wrong": "welcome"}, ["The page /wrong does not say welcome: 200, request ab12"], []),
-        ({"/broken": ""}, ["The page /broken is not there: 500, request ab12"], ["ab12"]),
+        ({"/": "welcome"}, [], {}),
+        ({"/": "welcome", "/in": ""}, [], {}),  # nothing is known of what it says: a redirect is an answer
+        ({"/in": "welcome"}, ["The page /in is not there: 302, request ab12"], {}),
+        ({"/": "", "/none": ""}, ["The page /none is not there: 404, request ab12"], {}),
+        ({"/wrong": "welcome"}, ["The page /wrong does not say welcome: 200, request ab12"], {}),
+        ({"/broken": ""}, ["The page /broken is not there: 500, request ab12"], {"/broken": "ab12"}),
     ],
 )
 def test_a_converge_requests_the_pages_and_follows_no_link(served: Any, pages: Any, wrong: Any, failed: Any) -> None:
@@ -393,6 +393,46 @@ def test_a_converge_requests_the_pages_and_follows_no_link(served: Any, pages: A
     result = json.loads(done.stdout)
     assert (list(result["wrong"].values()), result["failed"]) == (wrong, failed)
     assert set(Pages.paths) == set(pages) and len(Pages.paths) == len(pages)
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_reverted_release_is_reported_with_the_last_traceback_of_each_request(logged: bool) -> None:
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.template import Templar, trust_as_template
+
+    load_plugins()
+    [play] = [play for play in load(ROOT / "playbooks/parts/rollout.yml") if play["name"] == "Roll out the release"]
+    [facts] = [task for task in play["tasks"] if task["name"] == "Record the result of the rollout"]
+    rules = load(ROOT / "playbooks/vars/rollout.yml")
+    texts = {name: rules[name] for name in ("rollout_failed_requests", "rollout_logged", "rollout_newline")}
+    texts["rollout_message"] = facts["ansible.builtin.set_fact"]["rollout_message"]
+    hosts = {"app1": {"skipped": True}, "app2": {"tracebacks": {"ab12": ["Traceback (most recent call last):", "x"]}}}
+    variables = {name: trust_as_template(text) for name, text in texts.items()} | {
+        "rollout_smoke_before": {"/b": "y"},
+        "__smoke": {"rc": 0, "stdout": json.dumps({"failed": {"/a": "ab12", "/b": "cd34"}})},
+        "groups": {"app": list(hosts)},
+        "hostvars": {
+            name: {"inventory_hostname": name, "__rollout_errors": result if logged else {}}
+            for name, result in hosts.items()
+        },
+        "rollout_reason": "visitors miss what they got before. The page /a is not there: 500, request ab12",
+        "drain_kept": [],
+        "django_version": "1f",
+        "make_args": "ENV=local",
+    }
+    message = Templar(loader=DataLoader(), variables=variables).template(trust_as_template("{{ rollout_message }}"))
+    assert message.splitlines() == [
+        "Release 1f was taken back: visitors miss what they got before. The page /a is not there: 500, request ab12. "
+        "Every app host serves what it served before. "
+        + ("Details: make logs ENV=local REQUEST=ab12" if logged else "Details: journalctl -t apache2 on the host."),
+        *(["app2, request ab12:", "Traceback (most recent call last):", "x"] if logged else []),
+    ]
+
+
+def test_a_deploy_ends_with_the_pages_of_visitors_and_a_converge_checks_them_once() -> None:
+    assert load(ROOT / "playbooks/deploy.yml")[-1]["ansible.builtin.import_playbook"] == "parts/visitors.yml"
+    imports = {play.get("ansible.builtin.import_playbook"): play for play in load(ROOT / "playbooks/site.yml")}
+    assert imports["deploy.yml"]["vars"] == {"visitors_hosts": "lb:!lb"} and "vars" not in imports["parts/visitors.yml"]
 
 
 def test_settings_of_the_smoke_test_are_declared() -> None:
