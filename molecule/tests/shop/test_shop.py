@@ -59,6 +59,23 @@ def test_sessions_of_the_shop_are_valid_on_every_app_host(tier: Tier, visitor: r
     assert looks == [str(n) for n in range(1, 13)]
 
 
+def test_extensions_of_the_shop_exist_before_its_migrations(tier: Tier, on: OnHost) -> None:
+    def sql(role: str, statement: str) -> str:
+        return on(tier.hosts("db")[0]).check_output(
+            "runuser -u postgres -- psql -qAtX -p %s -U %s -d shop -c %s", str(tier.value("db_port")), role, statement
+        )
+
+    sql("shop", "create extension if not exists semver")  # what a migration types: no superuser's privilege is needed
+    assert sql("postgres", "select extname from pg_extension where extowner = 10 order by 1").split() == [
+        "cube",  # earthdistance requires it
+        "earthdistance",
+        "pg_stat_statements",
+        "plpgsql",
+        "semver",
+        "unaccent",
+    ]
+
+
 def test_an_upload_is_served_by_every_media_host(tier: Tier, visitor: requests.Session) -> None:
     answer = visitor.post(
         f"{tier.url}/photo", data={"item": "A jar of honey"}, files={"photo": ("jar.txt", b"golden")}, timeout=10

@@ -39,10 +39,12 @@ def scrub(backups: Backups, rules: list[Rule]) -> dict[str, typing.Any]:
         site = backups.config["database"]["dbname"]
         with contextlib.closing(scratch.connect(site)) as connection, connection:
             counts = apply(connection, rules)
-            # What is a superuser's the other environment has already.
+            # The other environment has these already, and there a superuser owns all of site_extensions.
             with connection.cursor() as cursor:
                 cursor.execute(
-                    "select extname from pg_extension join pg_roles on pg_roles.oid = extowner where rolsuper"
+                    "select extname from pg_extension join pg_roles on pg_roles.oid = extowner"
+                    " where rolsuper or extname = any(%s)",
+                    [backups.config["extensions"]],
                 )
                 extensions = [f"--exclude-extension={name}" for (name,) in cursor.fetchall()]
         run(
