@@ -6,6 +6,11 @@ from typing import Any
 
 NAME = re.compile(r"[a-z_][a-z0-9_-]{0,62}")  # of an extension, as its control file is called
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # Debian's policy
+COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+TABLE = re.compile(rf"({COLUMN.pattern}\.)?{COLUMN.pattern}")
+KEEP = re.compile(r"[0-9]{1,5} (minute|hour|day|week|month|year)s?")  # an interval of PostgreSQL
+REQUIRED, OPTIONAL = {"table", "column", "keep"}, {"batch", "if_exists"}  # keys of a rule
+MOST = 100_000  # rows of a batch
 
 Extension = str | Mapping[str, str]  # a name, or {"name", "package"}
 
@@ -56,6 +61,32 @@ def extension_problems(extensions: Any, known: Mapping[str, str], refused: Seque
     return problems
 
 
+def retention_problems(rules: Any) -> list[str]:
+    """Sentences about rules of site_retention that are wrong."""
+    if not isinstance(rules, list):
+        return ["site_retention must be a list, as [{table: django_session, column: expire_date, keep: 0 days}]."]
+    problems = []
+    for rule in rules:
+        if not isinstance(rule, Mapping) or not REQUIRED <= set(rule) <= REQUIRED | OPTIONAL:
+            problems.append(
+                f"site_retention: {rule} must have {', '.join(sorted(REQUIRED))}, and may have {', '.join(sorted(OPTIONAL))}."
+            )
+            continue
+        subject = f"site_retention: {rule['table']}"
+        batch = rule.get("batch", 1)
+        if not TABLE.fullmatch(str(rule["table"])):
+            problems.append(f"{subject} is no name of a table, as visits or archive.visits.")
+        if not COLUMN.fullmatch(str(rule["column"])):
+            problems.append(f"{subject}: {rule['column']!r} is no name of a column.")
+        if not KEEP.fullmatch(str(rule["keep"])):
+            problems.append(f"{subject}: keep {rule['keep']!r} is no time, as 14 days or 36 hours.")
+        if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= MOST:
+            problems.append(f"{subject}: batch {batch!r} must be a number of rows from 1 to {MOST}.")
+        if not isinstance(rule.get("if_exists", False), bool):
+            problems.append(f"{subject}: if_exists must be true or false.")
+    return problems
+
+
 class FilterModule:
     """What templates may call."""
 
@@ -65,4 +96,5 @@ class FilterModule:
             "extension_names": extension_names,
             "extension_packages": extension_packages,
             "extension_problems": extension_problems,
+            "retention_problems": retention_problems,
         }

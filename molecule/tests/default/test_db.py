@@ -74,6 +74,26 @@ def test_commits_wait_for_remote_apply_on_every_standby(
         assert sql("select status from pg_stat_wal_receiver") == "streaming"
 
 
+def test_expired_sessions_are_removed_by_the_primary_alone(
+    host: Host, facts: dict[str, Any], sql: Callable[..., str]
+) -> None:
+    sessions = "public.django_session"
+    if is_primary(host, facts):
+        sql(
+            f"insert into {sessions} select 'retention_' || day, '', now() + day * interval '1 day' from generate_series(-3, 1) day"
+            " on conflict do nothing",
+            facts["site"],
+        )
+    host.check_output("systemctl start site-retention")
+    log = host.check_output("journalctl --unit=site-retention --output=cat --no-pager --lines=20")
+    if is_primary(host, facts):
+        left = sql(f"delete from {sessions} where session_key like 'retention_%' returning session_key", facts["site"])
+        assert left == "retention_1" and "django_session: " in log
+    else:
+        assert "this database is a standby" in log
+    assert host.check_output("systemctl is-active site-retention.timer") == "active"
+
+
 def test_every_database_host_has_the_database_of_the_site(sql: Callable[..., str], facts: dict[str, Any]) -> None:
     assert sql(f"select count(*) from pg_database where datname = '{facts['site']}'") == "1"
 

@@ -59,7 +59,7 @@ def test_sessions_of_the_shop_are_valid_on_every_app_host(tier: Tier, visitor: r
     assert looks == [str(n) for n in range(1, 13)]
 
 
-def test_extensions_of_the_shop_exist_before_its_migrations(tier: Tier, on: OnHost) -> None:
+def test_site_extensions_of_the_shop_exist(tier: Tier, on: OnHost) -> None:
     def sql(role: str, statement: str) -> str:
         return on(tier.hosts("db")[0]).check_output(
             "runuser -u postgres -- psql -qAtX -p %s -U %s -d shop -c %s", str(tier.value("db_port")), role, statement

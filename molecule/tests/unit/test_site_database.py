@@ -51,3 +51,41 @@ def test_wrong_extensions_are_refused_and_bring_no_package(extensions: Any, mess
 def test_no_extension_is_both_known_and_refused() -> None:
     assert not set(KNOWN) & set(REFUSED)
     assert list(KNOWN) == sorted(KNOWN) and REFUSED == sorted(REFUSED)
+
+
+RULE = {"table": "django_session", "column": "expire_date", "keep": "0 days"}
+SITE = yaml.safe_load((ROOT / "group_vars/all/site.yml").read_text())
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        SITE["site_retention"],
+        [RULE | {"table": "archive.Visits", "keep": "1 month", "batch": 5, "if_exists": False}],
+    ],
+)
+def test_good_rules_of_retention_have_no_problem(rules: Any) -> None:
+    assert site_database.retention_problems(rules) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (RULE, "must be a list"),
+        (["django_session"], "must have column, keep, table"),
+        ([{"table": "visits"}], "must have column, keep, table"),
+        ([RULE | {"where": "true"}], "may have batch, if_exists"),
+        ([RULE | {"table": 'visits"; drop table "visits'}], "no name of a table"),
+        ([RULE | {"table": "a.b.c"}], "no name of a table"),
+        ([RULE | {"column": "day\n"}], "no name of a column"),
+        ([RULE | {"keep": 14}], "keep 14 is no time"),
+        ([RULE | {"keep": "-1 days"}], "is no time"),
+        ([RULE | {"batch": 0}], "batch 0 must be"),
+        ([RULE | {"batch": True}], "batch True must be"),
+        ([RULE | {"if_exists": "yes"}], "if_exists must be"),
+    ],
+)
+def test_wrong_rules_of_retention_are_refused(rules: Any, message: str) -> None:
+    [problem] = site_database.retention_problems(rules)
+    assert message in problem
