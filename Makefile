@@ -1,10 +1,10 @@
 # The operator's commands. `make help` lists them; README.md explains them.
 
 # Words that people type reach shells, command lines and templates: a word with a character that means something there is refused,
-# before anything is read or run. (VARS alone takes everything: it is never expanded, and is what -e of Ansible takes.)
+# before anything is read or run. (VARS and CMD take everything: they are never expanded. VARS is what -e of Ansible takes, CMD what make manage runs.)
 WORDS_APART := DRILL PART SINCE STEPS TESTS TO
-WORDS := ADDRESS ANYWAY BREAKING CANARY CHECK ENV FROM FULL HOST IMAGE LIMIT MINUTES MITOGEN NAME NODE POOL REF REHEARSE RELEASE RENEW REQUEST RUNG \
-  SECONDS SITE START TAGS UNIT USERS VERBOSE WITH YES
+WORDS := ADDRESS ANYWAY BREAKING CANARY CHECK DETACH ENV FROM FULL HOST ID IMAGE LIMIT MINUTES MITOGEN NAME NODE POOL REF REHEARSE RELEASE RENEW REQUEST RUNG \
+  SECONDS SITE START STOP TAGS UNIT USERS VERBOSE WITH YES
 HASH := \#
 define NEWLINE
 
@@ -18,7 +18,7 @@ $(foreach name,$(WORDS) $(WORDS_APART),$(if $(findstring $(NEWLINE),$(value $(na
 $(foreach name,$(WORDS),$(if $(word 2,$(value $(name))),$(call refuse,$(name),a space)))
 
 # A dry run of a verb that has none is refused: nothing is run for real because CHECK=1 was ignored.
-WITHOUT_CHECK := up secrets reboot upgrade down drill drills
+WITHOUT_CHECK := up secrets reboot upgrade manage shell dbshell down drill drills
 $(if $(CHECK),$(foreach verb,$(filter $(WITHOUT_CHECK),$(MAKECMDGOALS)),$(error Nothing was touched. make $(verb) has no dry run: leave CHECK= out)))
 $(if $(filter-out 1,$(RENEW)),$(error Nothing was touched. RENEW=$(RENEW) is not known: RENEW=1 renews the certificate))
 
@@ -72,6 +72,9 @@ export ANSIBLE_DEPRECATION_WARNINGS := false
 else
 unexport ANSIBLE_STRATEGY
 endif
+
+# As it was typed, for the program of make manage.
+override export CMD := $(value CMD)
 
 PLAY = ansible-playbook -i $(INVENTORY) $(if $(LIMIT),--limit '$(LIMIT)') $(if $(TAGS),--tags '$(TAGS)') $(if $(CHECK),--check --diff) $(if $(VARS),-e "$$VARS")
 # What changes an environment: one at a time.
@@ -211,6 +214,20 @@ logs: ready ## look: Print lines of all hosts in order of time: REQUEST=id, HOST
 	@python -m controller.commands.logs --inventory $(INVENTORY) $(if $(REQUEST),--request='$(REQUEST)') $(if $(HOST),--host='$(HOST)') \
 	  $(if $(UNIT),--unit='$(UNIT)') $(if $(SINCE),--since='$(SINCE)') $(if $(VARS),-e "$$VARS")
 
+MANAGE = python -m controller.commands.manage --inventory $(INVENTORY) $(if $(HOST),--host='$(HOST)')
+
+manage: ready ## change: Run a management command on an app host, with limits: CMD='migrate --plan' HOST=app2, DETACH=1 does not wait, STOP=id ends one
+	@$(MANAGE) $(if $(DETACH),--detach) $(if $(STOP),--stop='$(STOP)') run
+
+jobs: ready ## look: List the runs of make manage, or show one with its output: ID=…
+	@python -m controller.commands.jobs --inventory $(INVENTORY) $(if $(ID),--id='$(ID)')
+
+shell: ready ## change: Open Django's shell on an app host: HOST=app2
+	@$(MANAGE) shell
+
+dbshell: ready ## change: Open psql in the site's database on an app host, as the site's user: HOST=app2
+	@$(MANAGE) dbshell
+
 failover: ready ## change: Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
 
@@ -285,7 +302,7 @@ else
 	@echo "down: the containers, network and secrets of $(ENV)$(if $(filter 1,$(REHEARSE)), as it was rehearsed) are gone."
 endif
 
-.PHONY: deploy rollback releases reboot upgrade status parity drift pool logs failover backup restore restore-drill smoke rebuild add-node remove-node climb
+.PHONY: deploy rollback releases reboot upgrade status parity drift pool logs manage jobs shell dbshell failover backup restore restore-drill smoke rebuild add-node remove-node climb
 .PHONY: drill drills down
 
 # ------------------------------------------------------------------ tests

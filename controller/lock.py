@@ -15,12 +15,13 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from controller.environment import Environment
 from controller.errors import Unusable
 
 PATIENCE = 15  # seconds a host has to answer
+RELEASE_S = 5  # seconds a host has to end the session that holds its lock
 # A file that every host has and nobody else locks. What is held is told by the process that holds it.
 HOLD = r"""
 exec 9</etc/hostname
@@ -57,6 +58,21 @@ def take(environment: Environment, verb: str) -> tuple[dict[str, subprocess.Pope
                 "Its lock ends with it: type the same again then."
             )
     return held, ""
+
+
+def release(held: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    """Give the locks back before this process ends."""
+    for process in held.values():
+        assert process.stdin
+        process.stdin.close()
+    for process in held.values():
+        try:
+            process.wait(RELEASE_S)
+        except subprocess.TimeoutExpired:  # a host that cannot be reached
+            process.kill()
+            process.wait()
+        assert process.stdout
+        process.stdout.close()
 
 
 def main() -> int:

@@ -163,3 +163,8 @@ class Environment:
     def ssh(self, host: str, session: bool = True) -> list[str]:
         """Words of an ssh to a host, on a connection of its own, which has 5 s to stand (login.command). Raises Unusable."""
         return ssh_command(self.hosts[host].login, connect_s=5, session=session)
+
+    def terminal(self, host: str) -> list[str]:
+        """Words of an ssh that gives the program on the host this terminal, where there is one. Raises Unusable."""
+        first, *others = self.ssh(host)
+        return [first, "-t", *others]

@@ -11,6 +11,7 @@ PASSING = [
     "ssh@*",
     "run-*",
     "session-*",
+    "site-job@[0-9]*",
 ]  # units that come and go with who logs in
 
 

@@ -7,10 +7,11 @@ import os
 import pathlib
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.site_jobs import releases_in_use
 
 DOCUMENTATION = """
 module: release
@@ -24,6 +25,7 @@ options:
   version: {type: str, required: true, description: The release.}
   manifest: {type: str, default: "", description: "sha256 of its manifest as it was built, if known."}
   keep: {type: int, required: true, description: "Releases to keep, the current and the previous one included."}
+  jobs: {type: path, description: "The directory of the jobs (make manage): the releases of those that run are kept besides."}
   archive: {type: path, description: "The artifact, on this host. Removed when it has been unpacked."}
   prove: {type: list, elements: str, default: [], description: "A command that must succeed with RELEASE=<its directory>."}
 """
@@ -45,8 +47,8 @@ def linked(link: pathlib.Path) -> str:
     return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
 
 
-def state_of(root: pathlib.Path, version: str, keep: int) -> dict[str, Any]:
-    """What is on this host (see RETURN)."""
+def state_of(root: pathlib.Path, version: str, keep: int, in_use: Collection[str] = ()) -> dict[str, Any]:
+    """What is on this host (see RETURN). in_use: releases that are kept besides."""
     releases = root / "releases"
     current, previous = linked(root / "current"), linked(root / "previous")
     live = current == version
@@ -62,6 +64,7 @@ def state_of(root: pathlib.Path, version: str, keep: int) -> dict[str, Any]:
     bound = {version, current if current != version else previous} - {""}
     kept = [name for name in names if name in bound]
     kept += [name for name in names if name not in bound][: max(0, keep - len(bound))]
+    kept += [name for name in names if name in in_use and name not in kept]
     here = releases / version
     return {
         "current": current,
@@ -147,6 +150,7 @@ def main() -> None:
             "version": {"type": "str", "required": True},
             "manifest": {"type": "str", "default": ""},
             "keep": {"type": "int", "required": True},
+            "jobs": {"type": "path"},
             "archive": {"type": "path"},
             "prove": {"type": "list", "elements": "str", "default": []},
         },
@@ -156,7 +160,8 @@ def main() -> None:
     root = pathlib.Path(p["root"])
     if not (root / "releases").is_dir() and not module.check_mode:
         module.fail_json(msg=f"There is no {root}/releases on this host: converge it before you deploy to it.")
-    state = state_of(root, p["version"], p["keep"])
+    in_use = releases_in_use(p["jobs"]) if p["jobs"] else set()
+    state = state_of(root, p["version"], p["keep"], in_use)
     directory = root / "releases" / p["version"]
     if state["complete"] and p["manifest"] and sha256(directory / "manifest.json") != p["manifest"]:
         module.fail_json(
@@ -170,7 +175,7 @@ def main() -> None:
         os.utime(partial)  # its age as a release of this host
         partial.rename(directory)
         os.unlink(p["archive"])
-        state = state_of(root, p["version"], p["keep"])
+        state = state_of(root, p["version"], p["keep"], in_use)
     module.exit_json(changed=changed, **state)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import secrets
 import socket
 import ssl
@@ -264,6 +265,31 @@ def test_the_virtual_ip_moves_to_the_configured_interface(target: Target, make: 
 def booted(target: Target, host: str) -> str:
     """When a host's systemd came up."""
     return target.on(host, "systemctl show -P UserspaceTimestamp")
+
+
+def test_a_job_outlives_the_connection_and_prevents_a_reboot_of_the_host(target: Target, make: Make) -> None:
+    """By another connection it is listed, refuses the reboot, is read in the logs by its id, and is ended."""
+    host = target.groups["app"][-1]
+    code = "import time; print('begun €', flush=True); time.sleep(600)"
+    detached = make("manage", f'CMD=shell --no-imports -v 0 -c "{code}"', f"HOST={host}", "DETACH=1")
+    assert detached.returncode == 0, output_of(detached)
+    match = re.search(r"Job (\S+) runs on (\S+)\. ", detached.stderr)
+    assert match and match[2] == host
+    job = match[1]
+    refused = make("reboot", f"LIMIT={host}")
+    assert refused.returncode and f"Nothing was touched. On {host} a command runs" in output_of(refused)
+    monitor = target.groups["monitor"][0]
+    target.wait(lambda: target.try_on(monitor, f"grep '{job} begun' /var/log/tier/{host}.log"), "line of the job", 60)
+    assert make("logs", f"REQUEST={job}", f"HOST={host}").returncode == 0
+    stopped = make("manage", f"STOP={job}")
+    assert (stopped.returncode, stopped.stdout) == (0, "begun €\n"), output_of(stopped)
+    assert f"{job} on {host}: stopped after" in stopped.stderr
+    failed = make("manage", "CMD=check 'no such app'")
+    assert failed.returncode and "No installed app with label 'no such app'" in failed.stdout, output_of(failed)
+    listed = [line.split() for line in make("jobs").stdout.splitlines()]
+    assert [row[1:3] for row in listed if row[:1] == [job]] == [[host, "stopped"]]
+    assert listed[-2][2] == "failed" and listed[-2][6] == "1"
+    assert target.on(host, "systemctl --failed --plain --no-legend") == ""
 
 
 def test_make_reboot_reboots_every_host(target: Target, make: Make, visitors_unaffected: Unaffected) -> None:

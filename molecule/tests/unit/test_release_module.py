@@ -128,6 +128,17 @@ def test_current_previous_and_newest_releases_are_kept(
     assert answer["kept"] == kept and sorted(answer["stale"]) == sorted(stale)
 
 
+def test_the_release_of_a_running_job_is_kept_besides(
+    call: Callable[..., Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age, name in enumerate(["v1", "v2", "v3", "v4"]):
+        (tmp_path / "site/releases" / name).mkdir()
+        os.utime(tmp_path / "site/releases" / name, (age, age))
+    monkeypatch.setattr(release, "releases_in_use", lambda directory: {"v1"} if directory == "/jobs" else set())
+    assert call(version="v4", jobs="/jobs")["kept"] == ["v4", "v3", "v1"]
+    assert call(version="v4")["kept"] == ["v4", "v3"]
+
+
 def test_a_release_is_live_after_a_restart_of_the_site(call: Callable[..., Any], tmp_path: pathlib.Path) -> None:
     started = tmp_path / "site/tier/realworld/wsgi.py"
     started.parent.mkdir(parents=True)
