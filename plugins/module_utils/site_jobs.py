@@ -56,10 +56,10 @@ def state(result: Mapping[str, Any] | None, runs: bool) -> str:
 
 
 def read(path: pathlib.Path) -> Any:
-    """What a file has as JSON; None where there is no file."""
+    """What a file has as JSON; None where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
