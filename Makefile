@@ -3,8 +3,8 @@
 # Words that people type reach shells, command lines and templates: a word with a character that means something there is refused,
 # before anything is read or run. (VARS and CMD take everything: they are never expanded. VARS is what -e of Ansible takes, CMD what make manage runs.)
 WORDS_APART := DRILL PART SINCE STEPS TESTS TO
-WORDS := ADDRESS ANYWAY BREAKING CANARY CHECK DETACH ENV FROM FULL HOST ID IMAGE LIMIT MINUTES MITOGEN NAME NODE POOL REF REHEARSE RELEASE RENEW REQUEST RUNG \
-  SECONDS SITE START STOP TAGS UNIT USERS VERBOSE WITH YES
+WORDS := ADDRESS ANYWAY BREAKING CANARY CHECK DETACH ENV FOR FROM FULL HOST ID IMAGE LIMIT MINUTES MITOGEN NAME NODE OFF POOL READONLY REF REHEARSE RELEASE \
+  RENEW REQUEST RUNG SECONDS SITE START STOP TAGS UNIT USERS VERBOSE WITH YES
 HASH := \#
 define NEWLINE
 
@@ -16,6 +16,8 @@ $(foreach name,$(WORDS) $(WORDS_APART),$(foreach character,$(MEANING),$(if $(fin
 $(foreach name,$(filter-out LIMIT,$(WORDS) $(WORDS_APART)),$(if $(findstring &,$(value $(name))),$(call refuse,$(name),&)))
 $(foreach name,$(WORDS) $(WORDS_APART),$(if $(findstring $(NEWLINE),$(value $(name))),$(call refuse,$(name),a new line)))
 $(foreach name,$(WORDS),$(if $(word 2,$(value $(name))),$(call refuse,$(name),a space)))
+# MESSAGE is a sentence for visitors, and takes all but what make itself expands.
+$(if $(findstring $$,$(value MESSAGE)),$(call refuse,MESSAGE,$$))
 
 # A dry run of a verb that has none is refused: nothing is run for real because CHECK=1 was ignored.
 WITHOUT_CHECK := up secrets reboot upgrade manage shell dbshell down drill drills
@@ -230,6 +232,10 @@ dbshell: ready ## change: Open psql in the site's database on an app host, as th
 
 failover: ready ## change: Switch ENV's primary, planned, without a failed request: make failover NODE=db2
 	@$(CHANGE) playbooks/failover.yml $(if $(NODE),-e failover_to='$(NODE)')
+
+maintenance: ready ## change: Show visitors a page of maintenance: FOR=20m MESSAGE='…', READONLY=1: they can read; OFF=1 ends it; alone: print the state
+	@python -m controller.commands.maintenance --inventory $(INVENTORY) $(if $(FOR),--for='$(FOR)') --message="$$MESSAGE" \
+	  $(if $(READONLY),--readonly='$(READONLY)') $(if $(OFF),--off='$(OFF)') $(if $(LIMIT),--limit='$(LIMIT)') $(if $(CHECK),--check) $(if $(VARS),-e "$$VARS")
 
 backup: ready ## change: Back ENV's databases and uploads up now, besides the schedule: FULL=1
 	@$(CHANGE) playbooks/backup.yml $(if $(FULL),-e backup_kind=full)

@@ -85,6 +85,13 @@ def problems_across_hosts(
         wrong.insert(
             0, f"{facts['lb_vip']} is held by {', '.join(holders) or 'nobody'}. On a balancer: journalctl -u keepalived"
         )
+    maintenance = [
+        answers[name]["raw"]["maintenance"]
+        for name in groups.get("lb", [])
+        if "maintenance" in answers.get(name, {}).get("raw", {})
+    ]
+    if any(state != maintenance[0] for state in maintenance):
+        wrong.append(f"The balancers differ about maintenance: make maintenance {facts['make_args']}")
     releases = {name: answers[name]["raw"].get("release") for name in groups.get("app", []) if name in answers}
     if len(set(filter(None, releases.values()))) > 1:
         wrong.append(f"The app hosts serve different releases: make deploy {facts['make_args']}")

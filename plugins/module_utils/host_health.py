@@ -31,6 +31,7 @@ from ansible.module_utils.service_health import (
     MEMCACHED,
     PGPOOL,
     etcd_problems,
+    maintenance_state,
     patroni_problems,
     pgpool_nodes,
     site_problems,
@@ -174,6 +175,10 @@ class Host:
         holds = bool(output("ip", "-oneline", "address", "show", "to", facts["lb_vip"]).strip())
         self.raw["holds"] = holds
         self.does["lb"] = f"holds {facts['lb_vip']}" if holds else "stands by"
+        self.raw["maintenance"] = maintenance = maintenance_state(time.time())
+        if maintenance:
+            mode = "read-only maintenance" if maintenance["readonly"] else "maintenance"
+            self.does["lb"] += f", {mode} until {time.strftime('%H:%M:%S UTC', time.gmtime(maintenance['until']))}"
         self.raw["balances"] = http_get("127.0.0.1", facts["lb_http_port"], facts["lb_health_path"])[0] == 200
         if not self.raw["balances"]:
             self.wrong.append(f"its {facts['lb_engine']} does not answer: systemctl status {facts['lb_engine']}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+import time
 from collections.abc import Mapping
 
 TYPE_CHECKING = False  # what is only for a type checker is not imported (host_health.py)
@@ -42,3 +45,21 @@ def pgpool_nodes(output: str) -> list[dict[str, Any]]:
     """The databases of a pgpool, as {address, up, primary}; output: of pcp_node_info --all."""
     nodes = (line.split() for line in output.splitlines())
     return [{"address": node[0], "up": node[2] in ("1", "2"), "primary": node[6] == "primary"} for node in nodes]
+
+
+def maintenance_state(now: float, path: str = "/etc/maintenance/state.json") -> dict[str, Any]:
+    """{since, until, readonly, message} of maintenance on this balancer, moments in seconds since the epoch; {} where there is none now."""
+    file = pathlib.Path(path)
+    written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return written if written.get("until", 0) > now else {}
+
+
+def maintenance_answer() -> dict[str, Any]:
+    """What make maintenance asks of a balancer, as {state: of maintenance_state}."""
+    return {"state": maintenance_state(time.time())}
+
+
+def maintenance_left(health: str) -> tuple[str, int]:
+    """(closed or readonly, seconds that are left), by a balancer's answer to the others; ("", 0) where there is no maintenance."""
+    mode, _colon, seconds = health.strip().partition(":")
+    return (mode, int(seconds)) if mode in ("closed", "readonly") and seconds.isdigit() else ("", 0)

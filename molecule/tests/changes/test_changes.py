@@ -7,10 +7,12 @@ import secrets
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from ansible.parsing.vault import VaultLib
+from balancer import Balancer, Site, await_true
 from fixtures import Make, Unaffected
 from target import Target, try_run
 from tier import Tier, output_of
@@ -259,6 +261,76 @@ def test_the_virtual_ip_moves_to_the_configured_interface(target: Target, make: 
         done = make("site", "LIMIT=lb", "TAGS=keepalived")
     assert done.returncode == 0, done.stdout[-3000:]
     assert interfaces() == first
+    target.await_healthy()
+
+
+def test_maintenance_ends_by_itself_without_a_broken_connection(
+    target: Target, make: Make, tier: Tier, site: Site
+) -> None:
+    """A converge keeps it, an allowed address passes, Nagios has a downtime for as long, and balancers agree about its end."""
+    lbs, monitor = target.groups["lb"], target.groups["monitor"][0]
+    entry = Balancer(tier, site, site["vip"])
+    allowed = target.tier.address(lbs[0])
+    converge = ("site", "LIMIT=lb", "TAGS=nginx", f"VARS={json.dumps({'maintenance_addresses': [f'{allowed}/32']})}")
+    statuses: set[int] = set()
+    ended = threading.Event()
+    failures: list[str] = []
+
+    def visit() -> None:
+        while not ended.is_set():
+            try:
+                statuses.add(entry.ask("/").status)
+            except OSError as error:
+                failures.append(repr(error))
+
+    def downtimes() -> int:
+        return int(target.on(monitor, "grep -c '^servicedowntime {' /var/lib/nagios4/status.dat || true"))
+
+    def from_allowed(url: str) -> str:
+        options = f"-sk -o /dev/null -w '%{{http_code}}' --interface {allowed}"
+        name, port = site["names"][0], site["https_port"]
+        return target.on(lbs[0], f"curl {options} --resolve {name}:{port}:{allowed} https://{name}:{port}{url}")
+
+    refused = make("maintenance", "FOR=99h")
+    assert refused.returncode != 0 and "Nothing was touched." in output_of(refused), output_of(refused)
+    done = make(*converge)
+    assert done.returncode == 0, done.stdout[-3000:]
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    try:
+        done = make("maintenance", "FOR=10m", "READONLY=1")
+        assert done.returncode == 0, output_of(done)
+        refusal = entry.ask("/", "POST", "x=1")
+        assert refusal.status == 503 and "nothing can be changed" in refusal.text
+        assert 500 <= int(refusal.headers["Retry-After"]) <= 610
+        assert entry.ask("/").status == 200
+        done = make(*converge)
+        assert done.returncode == 0 and changed(done) == set(), done.stdout[-3000:]
+        assert entry.ask("/", "POST", "x=1").status == 503
+        assert statuses == {200}
+        done = make("maintenance", "FOR=40s", "MESSAGE=It's <b>late</b>")
+        assert done.returncode == 0, output_of(done)
+        closed = entry.ask("/")
+        assert closed.status == 503 and "It&#39;s &lt;b&gt;late&lt;/b&gt;" in closed.text
+        assert closed.headers["Cache-Control"] == "no-store" and 0 < int(closed.headers["Retry-After"]) <= 50
+        assert entry.ask(site["urls"][0]).status == 503
+        assert from_allowed("/") == "200"
+        assert "It's <b>late</b>" in output_of(make("maintenance"))
+        await_true(lambda: downtimes() > 0, 30)
+        await_true(lambda: entry.ask("/").status == 200, 60)
+        await_true(lambda: downtimes() == 0, 60)
+        done = make("maintenance", "FOR=10m")
+        assert done.returncode == 0 and entry.ask("/").status == 503, output_of(done)
+        done = make("maintenance", "OFF=1")
+        assert done.returncode == 0 and entry.ask("/").status == 200, output_of(done)
+        await_true(lambda: downtimes() == 0, 60)
+    finally:
+        make("maintenance", "OFF=1")
+        ended.set()
+        visitor.join()
+    assert failures == [] and statuses == {200, 503}
+    done = make("site", "LIMIT=lb", "TAGS=nginx")
+    assert done.returncode == 0, done.stdout[-3000:]
     target.await_healthy()
 
 

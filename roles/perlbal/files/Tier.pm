@@ -9,6 +9,7 @@ no warnings qw(deprecated redefine);
 use IO::Socket::SSL ();
 use IO::Socket::UNIX ();
 use Perlbal;
+use Perlbal::Plugin::Tier::Maintenance ();
 use Perlbal::Plugin::Tier::Request qw(%set %under_way $log $unavailable);
 use Scalar::Util qw(refaddr);
 use Socket ();
@@ -17,7 +18,7 @@ use Time::HiRes qw(time);
 my (%names, @files);
 
 $Perlbal::HTTPHeaders::HTTPCode->{$_->[0]} = $_->[1] for [301, 'Moved Permanently'], [405, 'Method Not Allowed'],
-    [413, 'Content Too Large'], [421, 'Misdirected Request'], [502, 'Bad Gateway'], [504, 'Gateway Timeout'];
+    [413, 'Content Too Large'], [421, 'Misdirected Request'], [502, 'Bad Gateway'], [503, 'Service Unavailable'], [504, 'Gateway Timeout'];
 
 # ------------------------------------------------------------------ what Perlbal calls
 
@@ -105,9 +106,10 @@ sub finish {
     Perlbal::run_manage_command("shutdown graceful $set{finish_s}");
 }
 
-# Ten times a second: who has waited for too long?
+# Ten times a second: who has waited for too long, and has maintenance begun or ended?
 sub watch {
     my $now = time;
+    Perlbal::Plugin::Tier::Maintenance::renew();
     $_->late for grep { $_->{deadline} && $_->{deadline} < $now } values %under_way;
     Danga::Socket->AddTimer(0.1, \&watch);
 }
@@ -125,12 +127,17 @@ sub route {
         # This machine's own questions; then those of the other balancers.
         return $request->answer($request->{quiet} ? (200, [], "ok\n") : 404) if $request->{visitor} eq '127.0.0.1';
         return $client->close('not our name') unless $names{$name};
-        return $request->answer(204) if $request->{quiet};
+        if ($request->{quiet}) {
+            my $maintenance = Perlbal::Plugin::Tier::Maintenance::in_force();
+            return $maintenance ? $request->answer(200, [], $maintenance) : $request->answer(204);
+        }
         return $request->answer(301, [Location => "https://$name$set{port_suffix}" . $headers->request_uri]);
     }
     return $request->answer(421) unless $names{$name};
     # Each app host's questions about itself.
     return $request->answer(404) if $path =~ m{^/-/};
+    my @closed = Perlbal::Plugin::Tier::Maintenance::refusal($request->{visitor}, $headers->request_method);
+    return $request->answer(@closed) if @closed;
     my $file = $request->{file} = grep { index($path, $_) == 0 } @files;
     return $request->answer(405, [Allow => 'GET, HEAD']) if $file && !$request->{reads};
     $request->hand_to($file ? 'media' : 'app');

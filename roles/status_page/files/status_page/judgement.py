@@ -40,10 +40,22 @@ class Host:
         self.raw["holds"] = None if held is None else held > 0
         if answer is None or not 200 <= answer[0] < 300:
             self.wrong.append("its engine does not answer: systemctl status nginx perlbal keepalived")
-        if held is None:
-            self.describe("lb", "who knows whether it holds the virtual IP")
-        else:
-            self.describe("lb", f"holds {facts['lb_vip']}" if held else "stands by")
+        lines = [
+            "who knows whether it holds the virtual IP"
+            if held is None
+            else f"holds {facts['lb_vip']}"
+            if held
+            else "stands by"
+        ]
+        if answer is not None:
+            self.raw["maintenance"], left = service_health.maintenance_left(answer[1])
+            if left:
+                mode = "read-only" if self.raw["maintenance"] == "readonly" else "maintenance"
+                self.raw["maintenance_words"] = (
+                    f"{mode}, {left} s left" if left < 120 else f"{mode}, {-(-left // 60)} min left"
+                )
+                lines.append(self.raw["maintenance_words"])
+        self.describe("lb", *lines)
 
     def app(self, answer: Answer, munin: Plugins, config: Config) -> None:
         """An app host, with its pgpool."""
@@ -207,6 +219,8 @@ def together(config: Config, hosts: dict[str, Host], answers: Answers) -> list[s
     url = f"https://{facts['lb_vip']}{facts['page']['path']}"
     if site is None:
         wrong.insert(0, f"{url} does not answer: visitors get nothing. make status {facts['make_args']}")
+    elif site["status"] == 503 and any(host.raw.get("maintenance") == "closed" for host in balancers):
+        pass  # what visitors get is the page of maintenance
     elif site["status"] != 200 or not site["says"]:
         but = "" if site["says"] else " and does not say what it should"
         wrong.insert(0, f"{url} answers {site['status']}{but}. make smoke {facts['make_args']}")
@@ -233,6 +247,9 @@ def judge(config: Config, answers: Answers, now: float, releases: list[Release] 
         "at": int(now),
         "environment": facts["env_name"],
         "state": state,
+        "maintenance": next(
+            (host.raw["maintenance_words"] for host in hosts.values() if "maintenance_words" in host.raw), ""
+        ),
         "wrong": wrong,
         "site": answers.get(("site", "")),
         "vip": facts["lb_vip"],

@@ -22,7 +22,8 @@ def verdict(model: Model) -> tuple[str, str]:
     count = len(model["wrong"])
     if model["state"] == "blind":
         return "Blind", "blind"
-    return ("All is well", "good") if not count else (f"{count} thing{'' if count == 1 else 's'} wrong", "bad")
+    text, kind = ("All is well", "good") if not count else (f"{count} thing{'' if count == 1 else 's'} wrong", "bad")
+    return f"{text} ({model['maintenance']})" if model["maintenance"] else text, kind
 
 
 def card(name: str, host: Model, graphs: str) -> str:
