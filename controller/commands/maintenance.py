@@ -93,6 +93,13 @@ def report(answers: Mapping[str, Mapping[str, Any]], make_args: str) -> str:
     return "\n".join(lines)
 
 
+def current(environment: Environment) -> str:
+    """The state of every balancer, as lines. Raises Refused where none answered."""
+    asked: dict[str, dict[str, Any]] = {name: {} for name in environment.groups["lb"]}
+    answers = query.ask(environment, query.modules("service_health"), "maintenance_answer", asked)
+    return report(answers, environment.make_args)
+
+
 def run(argv: Sequence[str]) -> int:
     """Do what the words of a command line say; the exit code. Raises Refused."""
     parser = arguments.parser_of(__doc__)
@@ -108,8 +115,7 @@ def run(argv: Sequence[str]) -> int:
     make_args = environment.declared["make_args"]
     wanted = request(args, make_args)
     if wanted is None:
-        asked: dict[str, dict[str, Any]] = {name: {} for name in environment.groups["lb"]}
-        print(report(query.ask(environment, query.modules("service_health"), "maintenance_answer", asked), make_args))
+        print(current(environment))
         return 0
     options = [*(["--limit", args.limit] if args.limit else []), *(["--check", "--diff"] if args.check else [])]
     extra = [*arguments.extra_vars(args), "-e", json.dumps({"maintenance_request": wanted})]
@@ -122,7 +128,10 @@ def run(argv: Sequence[str]) -> int:
         str(ROOT / "playbooks" / "maintenance.yml"),
     ]
     lock = [] if args.check else [sys.executable, "-m", "controller.lock", str(args.inventory), "make maintenance"]
-    return subprocess.run([*lock, *playbook], check=False, cwd=ROOT).returncode
+    code = subprocess.run([*lock, *playbook], check=False, cwd=ROOT).returncode
+    if not code and not args.check:
+        print(current(environment))
+    return code
 
 
 if __name__ == "__main__":

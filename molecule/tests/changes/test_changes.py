@@ -298,39 +298,35 @@ def test_maintenance_ends_by_itself_without_a_broken_connection(
     visitor = threading.Thread(target=visit)
     visitor.start()
     try:
-        done = make("maintenance", "FOR=10m", "READONLY=1")
+        done = make("maintenance", "FOR=10m", "MESSAGE=It's <b>late</b>")
+        assert done.returncode == 0 and "It's <b>late</b>" in output_of(done), output_of(done)
+        closed = entry.ask("/")
+        assert closed.status == 503 and "It&#39;s &lt;b&gt;late&lt;/b&gt;" in closed.text
+        assert closed.headers["Cache-Control"] == "no-store" and 500 <= int(closed.headers["Retry-After"]) <= 610
+        assert entry.ask(site["urls"][0]).status == 503
+        assert from_allowed("/") == "200"
+        await_true(lambda: downtimes() > 0, 30)
+        done = make(*converge)
+        assert done.returncode == 0 and changed(done) == set(), done.stdout[-3000:]
+        assert entry.ask("/").status == 503
+        done = make("maintenance", "OFF=1")
+        assert done.returncode == 0 and entry.ask("/").status == 200, output_of(done)
+        await_true(lambda: downtimes() == 0, 30)
+        done = make("maintenance", "FOR=30s", "READONLY=1")
         assert done.returncode == 0, output_of(done)
         refusal = entry.ask("/", "POST", "x=1")
         assert refusal.status == 503 and "nothing can be changed" in refusal.text
-        assert 500 <= int(refusal.headers["Retry-After"]) <= 610
         assert entry.ask("/").status == 200
-        done = make(*converge)
-        assert done.returncode == 0 and changed(done) == set(), done.stdout[-3000:]
-        assert entry.ask("/", "POST", "x=1").status == 503
-        assert statuses == {200}
-        done = make("maintenance", "FOR=40s", "MESSAGE=It's <b>late</b>")
-        assert done.returncode == 0, output_of(done)
-        closed = entry.ask("/")
-        assert closed.status == 503 and "It&#39;s &lt;b&gt;late&lt;/b&gt;" in closed.text
-        assert closed.headers["Cache-Control"] == "no-store" and 0 < int(closed.headers["Retry-After"]) <= 50
-        assert entry.ask(site["urls"][0]).status == 503
-        assert from_allowed("/") == "200"
-        assert "It's <b>late</b>" in output_of(make("maintenance"))
-        await_true(lambda: downtimes() > 0, 30)
-        await_true(lambda: entry.ask("/").status == 200, 60)
-        await_true(lambda: downtimes() == 0, 60)
-        done = make("maintenance", "FOR=10m")
-        assert done.returncode == 0 and entry.ask("/").status == 503, output_of(done)
-        done = make("maintenance", "OFF=1")
-        assert done.returncode == 0 and entry.ask("/").status == 200, output_of(done)
-        await_true(lambda: downtimes() == 0, 60)
+        await_true(lambda: entry.ask("/", "POST", "x=1").status != 503, 60)
+        await_true(lambda: downtimes() == 0, 30)
+        assert output_of(make("maintenance")).count("no maintenance") == len(lbs)
     finally:
-        make("maintenance", "OFF=1")
         ended.set()
         visitor.join()
-    assert failures == [] and statuses == {200, 503}
-    done = make("site", "LIMIT=lb", "TAGS=nginx")
+        make("maintenance", "OFF=1")
+        done = make("site", "LIMIT=lb", "TAGS=nginx")
     assert done.returncode == 0, done.stdout[-3000:]
+    assert failures == [] and statuses == {200, 503}
     target.await_healthy()
 
 

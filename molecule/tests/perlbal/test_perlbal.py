@@ -234,15 +234,18 @@ def test_nginx_is_stopped_and_disabled(host: Host) -> None:
     assert host.check_output("systemctl is-enabled perlbal") == "enabled"
 
 
-def test_maintenance_is_read_without_a_restart_and_ends_by_itself(lb: Balancer, host: Host, make: Make) -> None:
+def test_maintenance_is_read_without_a_restart_and_ends_by_itself(
+    tier: Tier, site: Site, on: OnHost, make: Make
+) -> None:
+    lb, host = Balancer(tier, site, site["vip"]), on(site["balancers"][0]["name"])
     process = pid(host)
     done = make("maintenance", "FOR=10m", "READONLY=1")
     assert done.returncode == 0, done.stdout[-3000:]
     assert (lb.ask("/").status, lb.ask("/", "POST", "x=1").status) == (200, 503)
-    done = make("maintenance", "FOR=30s", "MESSAGE=Back <soon>")
+    done = make("maintenance", "FOR=20s", "MESSAGE=Back <soon>")
     assert done.returncode == 0, done.stdout[-3000:]
     closed = lb.ask("/")
     assert closed.status == 503 and "Back &lt;soon&gt;" in closed.text
-    assert closed.headers["Cache-Control"] == "no-store" and 0 < int(closed.headers["Retry-After"]) <= 40
+    assert closed.headers["Cache-Control"] == "no-store" and 0 < int(closed.headers["Retry-After"]) <= 30
     await_true(lambda: lb.ask("/").status == 200, 60)
     assert pid(host) == process

@@ -67,3 +67,8 @@ def test_few_requests_set_no_limits(plugin: types.ModuleType, monkeypatch: pytes
 def test_client_errors_are_no_failures(plugin: types.ModuleType, status: str, failed: str) -> None:
     """Nobody is paged because somebody asks for HTTP/9."""
     assert plugin.values("failed", [{"status": status}]) == {"failed": failed}
+
+
+def test_pages_of_maintenance_are_not_counted_as_failed(plugin: types.ModuleType) -> None:
+    refused = [{"status": "503", "upstream": ""}, {"status": "503", "upstream": "192.0.2.1:80"}, {"status": "200"}, {}]
+    assert [plugin.failed({"status": "200"} | answer) for answer in refused] == [False, True, False, False]

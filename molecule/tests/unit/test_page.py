@@ -231,6 +231,18 @@ def test_each_problem_is_shown_with_a_sentence(changes: Any, sentence: str) -> N
     assert "1 thing wrong" in shown or "things wrong" in shown
 
 
+def test_maintenance_is_shown_and_the_page_of_maintenance_is_no_problem() -> None:
+    closed = {"lb__lb1": (200, "closed:600\n"), "lb__lb2": (200, "closed:600\n")}
+    model = judged(**closed, site__={"status": 503, "seconds": 0.1, "says": False})
+    assert sentences(model) == [] and model["maintenance"] == "maintenance, 10 min left"
+    assert page.verdict(model) == ("All is well (maintenance, 10 min left)", "good")
+    assert model["hosts"]["lb2"]["does"]["lb"] == "stands by, maintenance, 10 min left"
+    readonly = judged(lb__lb1=(200, "readonly:20"), lb__lb2=(200, "readonly:20"))
+    assert readonly["maintenance"] == "read-only, 20 s left"
+    failed = judged(lb__lb2=(200, "closed:600\n"))
+    assert sentences(failed) == ["The balancers differ about maintenance: make maintenance ENV=x"]
+
+
 def test_a_fault_is_shown_once() -> None:
     for changes in ({"munin__media1": None, "media__media1": None}, {"quorum__cache1": None}, {"munin__lb1": None}):
         assert len(sentences(judged(**changes))) == 1, sentences(judged(**changes))
