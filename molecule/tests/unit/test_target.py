@@ -27,7 +27,7 @@ class Standing(Target):
             "media": ["media1"],
             "quorum": ["db1"],
         }
-        self.address = ADDRESSES
+        self.address, self.unhealthy = ADDRESSES, ""
         self.facts = {"lb_vip": "192.0.2.9", "make_args": "ENV=x", "app_port": 8000, "etcd_metrics_port": 2381}
         self.held, self.leaders, self.cluster, self.files = ["lb1"], ["db1"], CLUSTER, True
         self.outputs: dict[str, str | None] = {

@@ -105,6 +105,9 @@ def check_environment(build: Build, release: pathlib.Path, port: int) -> dict[st
                 "secrets": {name: "for building only" for name in build["secrets"] if name not in own},
                 # As long as a real one, which `check --deploy` wants.
                 "secret_key": "for checks only, and on no host: " * 2,
+                "own_settings": build["own_settings"],
+                "cache_aliases": build["cache_aliases"],
+                "database_aliases": build["database_aliases"],
                 "database": {"name": build["site"], "password": "none", "port": port},
                 "caches": ["127.0.0.1:1"],
                 "media": {"hosts": ["127.0.0.1:1"], "url": build["media_url"]},
