@@ -153,4 +153,4 @@ def follow(directory: str, job: str, offset: int, wait_s: float) -> dict[str, An
         while not (path / "result.json").exists() and os.stat(path / "output").st_size <= offset:
             if time.monotonic() >= until:
                 break
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # between two looks at the output: nothing tells when the job writes
